@@ -1,0 +1,38 @@
+"""Every registry of mmprune, one line each: the table of contents of what can be extended.
+
+Registries with a parent fall back to mmengine's, so a config may mix
+``mmprune.``, ``mmcls.`` and mmengine's own names. A registry lists what it has
+once the modules in its ``locations`` are imported, which it does by itself.
+"""
+
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import LOOPS as MMENGINE_LOOPS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+# How many channels, and which: StructurePruner and its children.
+PRUNERS = Registry('pruner', scope='mmprune', locations=['mmprune.pruners'])
+# Which channels of a group weigh most.
+IMPORTANCE = Registry('importance', scope='mmprune', locations=['mmprune.importance'])
+# Name of a grad_fn -> function(grad_fn) that reads it into plain data.
+BACKWARD_PARSERS = Registry(
+    'backward parser', scope='mmprune', locations=['mmprune.trace.parsers']
+)
+# Operation of a traced node -> function that carries channel labels through it.
+CHANNEL_RULES = Registry('channel rule', scope='mmprune', locations=['mmprune.channels.rules'])
+# Module type -> function that mends the attributes its forward reads.
+SLICERS = Registry('slicer', scope='mmprune', locations=['mmprune.deploy.slicers'])
+
+# Algorithms (AutoSlim), deployed networks, distillers.
+MODELS = Registry(
+    'model', parent=MMENGINE_MODELS, scope='mmprune', locations=['mmprune.models']
+)
+# Search loops.
+LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='mmprune', locations=['mmprune.engine'])
+# Hooks.
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmprune', locations=['mmprune.engine'])
+# Datasets.
+DATASETS = Registry(
+    'dataset', parent=MMENGINE_DATASETS, scope='mmprune', locations=['mmprune.datasets']
+)
