@@ -1,0 +1,186 @@
+"""Reading checkpoints: without running code from them, and only if they fit.
+
+mmengine 0.11 reads local checkpoints with ``weights_only=False``: it runs
+whatever a file tells it to. What mmengine writes next to the weights is plain
+data except for ``HistoryBuffer``, so a short list of allowed classes is enough
+to read all of it safely.
+"""
+
+import os
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.model import is_model_wrapper
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
+
+from mmprune.errors import InputError, MissingFileError
+
+# How many wrong layers an error message lists.
+_LISTED = 5
+_NUMPY_TYPES = ('bool', 'uint8', 'int32', 'int64', 'float16', 'float32', 'float64')
+
+
+def read_checkpoint(
+    path: str | os.PathLike[str], map_location: str | torch.device | None = 'cpu'
+) -> dict[str, Any]:
+    """Read a checkpoint that mmengine has written, or a bare state dict.
+
+    Args:
+        path: The file.
+        map_location: As in :func:`torch.load`.
+
+    Returns:
+        What is in the file. The weights are under ``state_dict``, also if the
+        file is a bare state dict; a prefix ``module.``, which distributed
+        training leaves, is taken off their names.
+
+    Raises:
+        MissingFileError: If there is no such file.
+        InputError: If it is not a checkpoint, is cut off, or holds something
+            other than weights and plain data.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        what = 'is a folder' if file.is_dir() else 'does not exist'
+        raise MissingFileError(f'{path}: the checkpoint {what}.')
+    torch.serialization.add_safe_globals(_allowed_globals())
+    try:
+        content = torch.load(file, map_location=map_location, weights_only=True)
+    except (RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
+        raise InputError(f'{path}: {_diagnose(file, error)}') from error
+    checkpoint = content if isinstance(content, Mapping) else {}
+    weights = checkpoint.get('state_dict')
+    if weights is None and checkpoint and all(isinstance(v, Tensor) for v in checkpoint.values()):
+        checkpoint, weights = {}, checkpoint
+    if not isinstance(weights, Mapping):
+        raise InputError(
+            f'{path}: holds no weights; a checkpoint is a dict with the key "state_dict", or a '
+            f'state dict itself, but this is a {type(content).__name__}'
+            + (f' with the keys {sorted(map(str, checkpoint))[:_LISTED]}.' if checkpoint else '.')
+        )
+    return {
+        **checkpoint,
+        'state_dict': {re.sub(r'^module\.', '', key): value for key, value in weights.items()},
+    }
+
+
+def check_fit(
+    model: nn.Module, weights: Mapping[str, Tensor], path: str | os.PathLike[str]
+) -> None:
+    """Refuse weights that would leave a part of a model as it was initialised.
+
+    Weights that the model has no place for are no error: a supernet's
+    checkpoint may hold a distiller that a test does not build.
+
+    Args:
+        model: The model, plain or wrapped for distributed training.
+        weights: A state dict.
+        path: The file that the weights come from, for the message.
+
+    Raises:
+        InputError: Names the file and the first layers that are missing or
+            have another shape, with both shapes.
+    """
+    expected = _network_of(model).state_dict()
+    wrong = [
+        f'{key}: missing in the file'
+        if key not in weights
+        else f'{key}: shape {tuple(weights[key].shape)} in the file, '
+        f'{tuple(tensor.shape)} in the model'
+        for key, tensor in expected.items()
+        if isinstance(tensor, Tensor) and (key not in weights or weights[key].shape != tensor.shape)
+    ]
+    if not wrong:
+        return
+    unknown = [key for key in weights if key not in expected]
+    listed = '\n  '.join(wrong[:_LISTED])
+    raise InputError(
+        f'{path}: does not fit the model: {len(wrong)} of its {len(expected)} tensors are missing '
+        f'or have another shape, and {len(unknown)} of {len(weights)} in the file have no place in '
+        f'it{" (such as " + unknown[0] + ")" if unknown else ""}.\n  {listed}'
+        + (f'\n  ... and {len(wrong) - _LISTED} more' if len(wrong) > _LISTED else '')
+        + '\nGive the config that the checkpoint was trained with.'
+    )
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Load a checkpoint's weights into a model, all of them or none.
+
+    Args:
+        model: The model, plain or wrapped for distributed training.
+        path: The checkpoint.
+
+    Returns:
+        The checkpoint, as :func:`read_checkpoint` returns it.
+
+    Raises:
+        InputError: As :func:`read_checkpoint` and :func:`check_fit` do; the
+            model is as it was then.
+    """
+    checkpoint = read_checkpoint(path)
+    check_fit(model, checkpoint['state_dict'], path)
+    _network_of(model).load_state_dict(checkpoint['state_dict'], strict=False)
+    return checkpoint
+
+
+def make_mmengine_load_safely() -> None:
+    """Have mmengine's runner read local checkpoints with :func:`read_checkpoint`."""
+    # mmengine logs the name of the loader without its first ten letters.
+    CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
+
+
+def load_from_local(filename: str, map_location: str | torch.device | None) -> dict[str, Any]:
+    """Read a checkpoint, in the form in which mmengine registers loaders."""
+    return read_checkpoint(filename, map_location)
+
+
+def _network_of(model: nn.Module) -> nn.Module:
+    """Take off the wrapper that distributed training puts around a model."""
+    network = model.module if is_model_wrapper(model) else model
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def _statistics_method(owner: object, name: str) -> Callable[..., Any]:
+    """Stand in for ``getattr``, which a pickled HistoryBuffer calls for its own methods."""
+    method = HistoryBuffer.__dict__.get(name)
+    if owner is not HistoryBuffer or not callable(method):
+        raise pickle.UnpicklingError(f'a checkpoint may not look up {name!r} of {owner!r}')
+    return method
+
+
+# torch knows what is allowed by these names (the last one since torch 2.5).
+_statistics_method.__module__ = 'builtins'
+_statistics_method.__name__ = _statistics_method.__qualname__ = 'getattr'
+
+
+def _allowed_globals() -> list[Any]:
+    """List what an mmengine checkpoint may hold beyond tensors and containers."""
+    # Where these live in numpy is a matter of its version; a pickled object knows.
+    reconstruct, scalar = (value.__reduce__()[0] for value in (np.empty(0), np.float64(0)))
+    dtypes = [type(np.dtype(name)) for name in _NUMPY_TYPES]
+    return [HistoryBuffer, _statistics_method, reconstruct, scalar, np.ndarray, np.dtype, *dtypes]
+
+
+def _diagnose(file: Path, error: Exception) -> str:
+    """Say why torch could not read a file, and what to do, in one sentence each."""
+    if not is_zipfile(file):
+        return (
+            f'not a checkpoint, or cut off: its {file.stat().st_size} bytes are no complete '
+            'archive. Give a file that mmengine or torch.save has written, or write it anew.'
+        )
+    # torch goes on to explain how the check can be turned off; what it refused is enough.
+    refused = re.search(r'GLOBAL [\w.]+', str(error))
+    what = refused.group().removeprefix('GLOBAL ') if refused else str(error).splitlines()[0]
+    return (
+        f'holds more than weights and plain data ({what}), and mmprune runs no code from a '
+        "checkpoint. Save the weights alone: torch.save({'state_dict': model.state_dict()}, file)."
+    )
