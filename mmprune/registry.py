@@ -5,9 +5,12 @@ Registries with a parent fall back to mmengine's, so a config may mix
 once the modules in its ``locations`` are imported, which it does by itself.
 """
 
+from typing import Any
+
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
+from mmengine.registry import MODEL_WRAPPERS as MMENGINE_MODEL_WRAPPERS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
@@ -28,6 +31,13 @@ SLICERS = Registry('slicer', scope='mmprune', locations=['mmprune.deploy.slicers
 MODELS = Registry(
     'model', parent=MMENGINE_MODELS, scope='mmprune', locations=['mmprune.models']
 )
+# Wrappers for training on several devices.
+MODEL_WRAPPERS = Registry(
+    'model wrapper',
+    parent=MMENGINE_MODEL_WRAPPERS,
+    scope='mmprune',
+    locations=['mmprune.models'],
+)
 # Search loops.
 LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='mmprune', locations=['mmprune.engine'])
 # Hooks.
@@ -36,3 +46,14 @@ HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmprune', locations=['mmp
 DATASETS = Registry(
     'dataset', parent=MMENGINE_DATASETS, scope='mmprune', locations=['mmprune.datasets']
 )
+
+
+def table(registry: Registry) -> dict[str, Any]:
+    """All entries of a registry by name, its own locations imported first.
+
+    Plain dict look-ups instead of ``Registry.get``: keys are names of autograd nodes
+    and operations, of which most are expected to be missing, and a missing key must
+    not be searched for in other packages.
+    """
+    registry.import_from_location()
+    return registry.module_dict

@@ -1,0 +1,7 @@
+"""From a traced network to the channels that live or die together."""
+
+from mmprune.channels.constraints import EqualBlocks
+from mmprune.channels.groups import ChannelGroup, Member, build_groups
+from mmprune.channels.propagate import Labelling, propagate
+
+__all__ = ['ChannelGroup', 'EqualBlocks', 'Labelling', 'Member', 'build_groups', 'propagate']

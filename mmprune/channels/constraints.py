@@ -1,0 +1,112 @@
+"""What a mask of a channel group must obey beyond its length, and how to obey it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_array
+
+IntArray = np.ndarray
+BoolArray = np.ndarray
+
+
+@dataclass(frozen=True)
+class EqualBlocks:
+    """Every row of ``blocks`` (count, size), of channel numbers, keeps equally many.
+
+    Source: a convolution with groups, a normalisation by groups, a view that cuts the
+    channels into blocks: all of them need blocks of one size in the deployed network.
+    """
+
+    blocks: IntArray
+    reason: str
+
+    @property
+    def is_partition(self) -> bool:
+        """Whether no channel is in two places."""
+        return len(np.unique(self.blocks)) == self.blocks.size
+
+    def counts(self, mask: BoolArray) -> IntArray:
+        """Kept channels of every block."""
+        return mask[self.blocks].sum(axis=1)
+
+    def holds(self, mask: BoolArray) -> bool:
+        """Whether ``mask`` keeps equally many, and at least one, in every block."""
+        counts = self.counts(mask)
+        return bool(counts[0] > 0 and (counts == counts[0]).all())
+
+
+def select(scores: np.ndarray, count: int, constraints: tuple[EqualBlocks, ...]) -> BoolArray:
+    """The mask of about ``count`` channels with the highest scores that obeys ``constraints``.
+
+    Without constraints exactly ``count`` channels (at least 1) are kept, ties going to
+    the lower channel number. Blocks round the count to a multiple of their number, at
+    least one per block.
+
+    Args:
+        scores: One float per channel, (C,).
+        count: How many channels to keep.
+        constraints: What the mask must obey.
+
+    Raises:
+        ValueError: A score is NaN.
+    """
+    if np.isnan(scores).any():
+        raise ValueError(
+            f'{int(np.isnan(scores).sum())} of {len(scores)} channel scores are NaN: are there '
+            'NaN weights in the model?'
+        )
+    mask = np.zeros(len(scores), bool)
+    if not constraints:
+        best = np.argsort(-scores, kind='stable')
+        mask[best[: max(1, min(count, len(scores)))]] = True
+        return mask
+    first = constraints[0]
+    if len(constraints) == 1 and first.is_partition and first.blocks.size == len(scores):
+        rows, size = first.blocks.shape
+        each = max(1, min(size, round_half_up(count / rows)))
+        best = np.argsort(-scores[first.blocks], axis=1, kind='stable')[:, :each]
+        mask[np.take_along_axis(first.blocks, best, axis=1)] = True
+        return mask
+    return _select_by_program(scores, count, constraints)
+
+
+def round_half_up(value: float) -> int:
+    """Nearest whole number, halves upward: 2.5 gives 3, unlike ``round``."""
+    return int(np.floor(value + 0.5))
+
+
+def _select_by_program(
+    scores: np.ndarray, count: int, constraints: tuple[EqualBlocks, ...]
+) -> BoolArray:
+    """An integer program: choose channels, stay close to ``count``, obey every block."""
+    size = len(scores)
+    spread = float(np.ptp(scores)) or 1.0
+    gain = (scores - scores.min()) / spread / (2 * size)  # all gains together: under 1/2
+    # Variables: x (one per channel), and the distance of their number from ``count``.
+    cost = np.concatenate([-gain, [1.0]])
+    rows, lower, upper = [], [], []
+    for constraint in constraints:
+        incidence = np.stack([np.bincount(b, minlength=size) for b in constraint.blocks])
+        rows += [incidence[1:] - incidence[:1], incidence[:1]]
+        lower += [np.zeros(len(incidence) - 1), np.ones(1)]
+        upper += [np.zeros(len(incidence) - 1), np.full(1, np.inf)]
+    matrix = np.concatenate(rows)
+    matrix = np.concatenate([matrix, np.zeros((len(matrix), 1))], axis=1)
+    total = np.ones((1, size))
+    distance = np.block([[total, np.full((1, 1), -1.0)], [total, np.full((1, 1), 1.0)]])
+    result = milp(
+        cost,
+        integrality=np.concatenate([np.ones(size), [0]]),
+        bounds=Bounds(np.zeros(size + 1), np.concatenate([np.ones(size), [np.inf]])),
+        constraints=[
+            LinearConstraint(csr_array(matrix), np.concatenate(lower), np.concatenate(upper)),
+            LinearConstraint(distance, [-np.inf, count], [count, np.inf]),
+        ],
+        options={'mip_rel_gap': 1e-6},
+    )
+    if result.x is None:
+        raise RuntimeError(f'no mask obeys {[c.reason for c in constraints]}: {result.message}')
+    return result.x[:size] > 0.5

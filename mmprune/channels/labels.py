@@ -1,0 +1,189 @@
+"""Channel labels, and what is learned about them while they travel.
+
+A *label* is an integer that stands for one channel. A traced tensor carries its labels
+as *factors*: integer arrays of the tensor's rank in which a dim is either of the
+tensor's size or 1 (constant along it). An element of the tensor exists in a subnet if
+all its labels do. A convolution's weight has two factors, one along its outputs and one
+along its inputs; a feature map usually has one, of shape (1, C, 1, 1).
+
+Negative labels stand for positions that are always kept: label ``-k`` says that they
+are fixed for ``LabelBook.reasons[k]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+IntArray = np.ndarray
+Axes = tuple[int, ...]
+
+KERNEL = 'position in a kernel'
+"""Why labels of a convolution's kernel dims stay; not worth a line in a report."""
+
+
+def axes_of(factor: IntArray) -> Axes:
+    """The dims along which a factor varies."""
+    return tuple(dim for dim, size in enumerate(factor.shape) if size > 1)
+
+
+def squeeze_constant(factor: IntArray) -> IntArray:
+    """The same factor with size 1 along every dim on which it does not vary."""
+    for dim in axes_of(factor):
+        first = factor.take([0], axis=dim)
+        if (factor == first).all():
+            factor = first
+    return factor
+
+
+@dataclass
+class Value:
+    """The labels of one traced tensor.
+
+    Attributes:
+        shape: Shape of the tensor.
+        factors: Label arrays, no two of which vary along the same set of dims.
+        fixed: Negative label with the reason why dims without a factor cannot shrink.
+        parameter: Name of the parameter that this is, if only transposed.
+    """
+
+    shape: tuple[int, ...]
+    factors: list[IntArray]
+    fixed: int = -1
+    parameter: str | None = None
+
+    def along(self, dim: int) -> list[IntArray]:
+        """The factors that vary along ``dim``."""
+        return [f for f in self.factors if f.shape[dim] > 1]
+
+
+@dataclass
+class Site:
+    """Labels along the input or output channels of one non-pass operation or norm."""
+
+    layer: str
+    role: str
+    labels: IntArray
+    node: int
+
+
+@dataclass
+class EqualCounts:
+    """Rows of labels of which every valid subnet keeps equally many."""
+
+    rows: IntArray
+    reason: str
+
+
+@dataclass
+class LabelBook:
+    """All that one pass over the graph says about labels.
+
+    ``canonical`` maps the label of every parameter position to the representative that
+    the passes before this one have found for it.
+    """
+
+    canonical: IntArray
+    reasons: list[str] = field(default_factory=lambda: ['', 'not traced to any layer'])
+    sites: list[Site] = field(default_factory=list)
+    constraints: list[EqualCounts] = field(default_factory=list)
+    pins: list[tuple[IntArray, str]] = field(default_factory=list)
+    _unions: list[tuple[IntArray, IntArray]] = field(default_factory=list)
+
+    def fixed(self, reason: str) -> int:
+        """A negative label for positions that are always kept, with the reason."""
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        return -self.reasons.index(reason)
+
+    def pin(self, labels: IntArray, reason: str) -> None:
+        """These channels are never removed."""
+        labels = np.unique(labels)
+        self.pins.append((labels[labels >= 0], reason))
+
+    def unite(self, first: IntArray, second: IntArray) -> None:
+        """Channels at the same place of the two (broadcast) arrays live or die together."""
+        first, second = np.broadcast_arrays(first, second)
+        differ = first != second
+        if not differ.any():
+            return
+        first, second = first[differ], second[differ]
+        for one, other in ((first, second), (second, first)):
+            for label in np.unique(other[other < 0]):
+                self.pin(one[other == label], self.reasons[-label])
+        both = (first >= 0) & (second >= 0)
+        if both.any():
+            self._unions.append((first[both], second[both]))
+
+    def equal_counts(self, rows: IntArray, reason: str) -> None:
+        """Every row of ``rows`` (blocks, size) keeps the same number of channels."""
+        if len(rows) > 1 and not (np.sort(rows, axis=1) == np.sort(rows[:1], axis=1)).all():
+            self.constraints.append(EqualCounts(rows, reason))
+
+    def add_site(self, layer: str, role: str, labels: IntArray, node: int) -> None:
+        """Note the labels along a layer's ``in`` or ``out`` channels."""
+        self.sites.append(Site(layer, role, labels, node))
+
+    def merged(self) -> tuple[IntArray, bool]:
+        """``canonical`` after this pass's unions, and whether they brought anything new."""
+        size = len(self.canonical)
+        if not self._unions:
+            return self.canonical, False
+        first = np.concatenate([pair[0] for pair in self._unions])
+        second = np.concatenate([pair[1] for pair in self._unions])
+        graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(size, size))
+        count, component = connected_components(graph, directed=False)
+        # The smallest label stands for its component, so that order says something.
+        smallest = np.full(count, size)
+        np.minimum.at(smallest, component, np.arange(size))
+        return smallest[component][self.canonical], True
+
+
+def align(value: Value, rank: int) -> tuple[tuple[int, ...], list[IntArray]]:
+    """Shape and factors of ``value`` broadcast to ``rank`` dims by leading ones."""
+    lead = (1,) * (rank - len(value.shape))
+    return lead + value.shape, [f.reshape(lead + f.shape) for f in value.factors]
+
+
+def meet(values: Sequence[Value], shape: tuple[int, ...], book: LabelBook, where: str) -> Value:
+    """Labels of a tensor whose elements each need the elements at its place in all ``values``.
+
+    Factors that vary along the same dims are united. A factor that meets a tensor which
+    has elements but no labels along its dims is pinned.
+    """
+    aligned = [(value, *align(value, len(shape))) for value in values]
+    chosen: dict[Axes, IntArray] = {}
+    for _, _, factors in aligned:
+        for factor in factors:
+            first = chosen.setdefault(axes_of(factor), factor)
+            book.unite(first, factor)
+    for axes, factor in chosen.items():
+        for value, full_shape, factors in aligned:
+            own = {axes_of(f): f for f in factors}
+            extent = {dim for dim in axes if full_shape[dim] > 1}
+            if axes in own or not extent:
+                continue
+            covering = [f for a, f in own.items() if extent & set(a)]
+            covered = {dim for f in covering for dim in axes_of(f)}
+            if not extent <= covered or not covered <= set(axes):
+                book.pin(factor, f'{where}: it meets a tensor that {book.reasons[-value.fixed]}')
+                continue
+            for other in covering:
+                carriers = [fs for _, _, fs in aligned if any(f is factor for f in fs)]
+                explained = any(axes_of(f) == axes_of(other) for fs in carriers for f in fs)
+                if not explained:
+                    book.unite(factor, other)
+    widest = max(values, key=lambda v: (int(np.prod(v.shape)), -v.fixed), default=None)
+    return Value(shape, list(chosen.values()), widest.fixed if widest else -1)
+
+
+def pin_all(values: Iterable[Value | None], book: LabelBook, reason: str) -> None:
+    """Pin everything that reaches an operation."""
+    for value in values:
+        if value is not None:
+            for factor in value.factors:
+                book.pin(factor, reason)

@@ -1,0 +1,238 @@
+"""Carry labels through a traced network until they say nothing new."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmprune.channels.labels import (
+    EqualCounts,
+    IntArray,
+    LabelBook,
+    Site,
+    Value,
+    axes_of,
+    pin_all,
+    squeeze_constant,
+)
+from mmprune.registry import CHANNEL_RULES, table
+from mmprune.trace.trace_graph import Edge, TraceGraph, TraceNode
+
+MAX_PASSES = 20
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What is known about the channels of a network when labels have come to rest.
+
+    Attributes:
+        tensors: Parameter or buffer name -> its label arrays, of the tensor's rank.
+        shapes: Parameter or buffer name -> its shape.
+        sites: Labels along the channels of layers, in order of execution.
+        constraints: Blocks of labels that keep equally many.
+        pins: (labels, reason) of channels that stay.
+    """
+
+    tensors: Mapping[str, list[IntArray]]
+    shapes: Mapping[str, tuple[int, ...]]
+    sites: list[Site]
+    constraints: list[EqualCounts]
+    pins: list[tuple[IntArray, str]]
+    num_labels: int
+
+
+def propagate(
+    graph: TraceGraph,
+    pinned_layers: Iterable[str] = (),
+    ties: Iterable[tuple[str, str]] = (),
+) -> Labelling:
+    """Label every channel of every parameter and carry the labels through the graph.
+
+    One pass visits every node once, in topological order. Rules unite labels on the way;
+    the next pass starts from the united ones, and the last pass is the one that unites
+    nothing more. What it pins and constrains is the result.
+
+    Args:
+        graph: The traced network.
+        pinned_layers: Layers whose output channels stay, by name prefix.
+        ties: Pairs of layers whose output channels are to be pruned together.
+    """
+    leaves = _Leaves(graph)
+    canonical = np.arange(leaves.num_labels)
+    for _ in range(MAX_PASSES):
+        book = LabelBook(canonical)
+        _one_pass(graph, leaves, book)
+        _pin_unreached(graph, leaves, book)
+        _tie(ties, book)
+        canonical, changed = book.merged()
+        if not changed:
+            break
+    else:
+        raise RuntimeError(
+            f'the channel labels of this network do not come to rest in {MAX_PASSES} passes; '
+            'please report the network'
+        )
+    _pin_layers(pinned_layers, book)
+    tensors = {name: leaves.factors(name, canonical, squeeze=False) for name in leaves.offsets}
+    tensors.update(_buffers(graph, book, leaves))
+    shapes = {**leaves.shapes, **{n: (len(f[0].ravel()),) for n, f in tensors.items()
+                                  if n not in leaves.shapes}}
+    return Labelling(tensors, shapes, book.sites, book.constraints, book.pins, leaves.num_labels)
+
+
+class _Leaves:
+    """The label ranges of the dims of every parameter."""
+
+    def __init__(self, graph: TraceGraph) -> None:
+        self.shapes = dict(graph.parameters)
+        self.groups = _weight_groups(graph)
+        self.offsets: dict[str, list[tuple[tuple[int, ...], int]]] = {}
+        self.num_labels = 0
+        for name, shape in self.shapes.items():
+            self.offsets[name] = []
+            for dim, size in enumerate(shape):
+                if size > 1:
+                    self.offsets[name].append(((dim,), self.num_labels))
+                    self.num_labels += size * (self.groups.get(name, 1) if dim == 1 else 1)
+
+    def factors(self, name: str, canonical: IntArray, squeeze: bool = True) -> list[IntArray]:
+        """The label arrays of a parameter, one per dim, united labels put in."""
+        shape, groups = self.shapes[name], self.groups.get(name, 1)
+        factors = []
+        for (dim,), offset in self.offsets[name]:
+            rank_shape = [1] * len(shape)
+            rank_shape[dim] = shape[dim]
+            if dim == 1 and groups > 1:
+                rows = canonical[offset : offset + shape[1] * groups].reshape(groups, -1)
+                rank_shape[0] = shape[0]
+                factor = np.repeat(rows, shape[0] // groups, axis=0).reshape(rank_shape)
+            else:
+                factor = canonical[offset : offset + shape[dim]].reshape(rank_shape)
+            if squeeze:
+                factor = squeeze_constant(factor)
+            if axes_of(factor):
+                factors.append(factor)
+        return factors
+
+
+def _weight_groups(graph: TraceGraph) -> dict[str, int]:
+    """Weights of grouped convolutions, in which every block of outputs has its own inputs.
+
+    The weight is looked for behind operations that keep its shape (cast, standardisation).
+    """
+    found: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.op != 'conv' or node.attrs['groups'] == 1 or node.inputs[1] is None:
+            continue
+        start = graph.nodes[node.inputs[1][0]]
+        weight_shape = start.shapes[node.inputs[1][1]]
+        if weight_shape[1] == 1:
+            continue
+        pending, seen = [start], {start.id}
+        while pending:
+            current = pending.pop()
+            if current.op == 'parameter' and current.shapes[0] == weight_shape:
+                found[current.attrs['name']] = node.attrs['groups']
+            for edge in current.inputs:
+                if edge is not None and edge[0] not in seen:
+                    parent = graph.nodes[edge[0]]
+                    if parent.shapes[edge[1]] == weight_shape:
+                        seen.add(parent.id)
+                        pending.append(parent)
+    return found
+
+
+def _one_pass(graph: TraceGraph, leaves: _Leaves, book: LabelBook) -> None:
+    rules = table(CHANNEL_RULES)
+    values: dict[Edge, Value] = {}
+    uses = _use_counts(graph)
+    network_input = book.fixed('is an input of the network')
+    for node in graph.nodes:
+        if node.op == 'parameter':
+            name = node.attrs['name']
+            factors = leaves.factors(name, book.canonical)
+            alone = book.fixed(f'needs all channels of {name} at once')
+            outputs = [Value(node.shapes[0], factors, alone, name)]
+        elif node.op == 'input':
+            outputs = [Value(node.shapes[0], [], network_input)]
+        else:
+            inputs = [None if edge is None else values[edge] for edge in node.inputs]
+            outputs = _apply(node, inputs, rules, book)
+        for index, value in enumerate(outputs):
+            values[node.id, index] = value
+        for edge in node.inputs:
+            if edge is not None:
+                uses[edge] -= 1
+                if not uses[edge]:
+                    del values[edge]
+    for edge in graph.outputs:
+        pin_all([values[edge]], book, 'output of the network')
+    for call in graph.calls:
+        reason = f'module {call.module} has parameters that the graph does not reach'
+        pin_all([values.get(edge) for edge in (*call.inputs, *call.outputs)], book, reason)
+
+
+def _use_counts(graph: TraceGraph) -> dict[Edge, int]:
+    """How often every edge is read; edges that are asked for later count once more."""
+    uses: dict[Edge, int] = {}
+    kept = [*graph.outputs, *(e for c in graph.calls for e in (*c.inputs, *c.outputs))]
+    for edge in [e for node in graph.nodes for e in node.inputs] + kept:
+        if edge is not None:
+            uses[edge] = uses.get(edge, 0) + 1
+    return uses
+
+
+def _apply(
+    node: TraceNode, inputs: list[Value | None], rules: Mapping, book: LabelBook
+) -> list[Value]:
+    rule = rules.get(node.op)
+    if rule is None:
+        unknown = f'{node.source}, which mmprune does not know, in {node.module or "the root"}'
+        pin_all(inputs, book, f'goes through {unknown}')
+        fixed = book.fixed(f'comes from {unknown}')
+        return [Value(shape, [], fixed) for shape in node.shapes]
+    outputs = rule(node, inputs, book)
+    return outputs if isinstance(outputs, list) else [outputs]
+
+
+def _pin_unreached(graph: TraceGraph, leaves: _Leaves, book: LabelBook) -> None:
+    """Layers with both reached and unreached parameters keep what they have."""
+    owners = {name.rpartition('.')[0] for name in graph.unreached}
+    for name in leaves.offsets:
+        if name.rpartition('.')[0] in owners:
+            for factor in leaves.factors(name, book.canonical):
+                book.pin(factor, f'a parameter beside {name} is not reached by the graph')
+
+
+def _tie(ties: Iterable[tuple[str, str]], book: LabelBook) -> None:
+    """Unite the output channels of layers that the user has tied."""
+    for names in ties:
+        found = [[s.labels for s in book.sites if s.layer == n and s.role != 'in'] for n in names]
+        for name, sites in zip(names, found, strict=True):
+            if not sites:
+                raise ValueError(f"cannot tie '{name}': no traced layer has this name")
+        sizes = [len(sites[0]) for sites in found]
+        if len(set(sizes)) > 1:
+            raise ValueError(f'cannot tie {names}: they have {sizes} output channels')
+        for sites in found[1:]:
+            book.unite(found[0][0], sites[0])
+
+
+def _pin_layers(prefixes: Iterable[str], book: LabelBook) -> None:
+    for prefix in prefixes:
+        for site in book.sites:
+            if site.role != 'in' and site.layer.startswith(prefix):
+                book.pin(site.labels, f"excluded by except_start_keys '{prefix}'")
+
+
+def _buffers(graph: TraceGraph, book: LabelBook, leaves: _Leaves) -> dict[str, list[IntArray]]:
+    """Running statistics carry the labels of the norm that keeps them."""
+    found = {}
+    labels = {site.node: site.labels for site in book.sites if site.role == 'norm'}
+    for node in graph.nodes:
+        for name in node.attrs.get('buffers', ()):
+            if node.id in labels:
+                found[name] = [labels[node.id]]
+    return found

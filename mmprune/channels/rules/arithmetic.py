@@ -1,0 +1,81 @@
+"""Rules of element-wise operations, reductions, softmax, pooling and resampling."""
+
+from __future__ import annotations
+
+from mmprune.channels.labels import LabelBook, Value, meet
+from mmprune.registry import CHANNEL_RULES
+from mmprune.trace.trace_graph import TraceNode
+
+
+def without(value: Value, dims: set[int], book: LabelBook, reason: str) -> list:
+    """The factors of ``value`` that do not vary along ``dims``; the others are pinned."""
+    kept = []
+    for factor in value.factors:
+        if any(factor.shape[dim] > 1 for dim in dims):
+            book.pin(factor, reason)
+        else:
+            kept.append(factor)
+    return kept
+
+
+@CHANNEL_RULES.register_module(name='elementwise')
+def elementwise(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    constants = node.attrs.get('constants', {})
+    values = [value for value in inputs if value is not None]
+    for index, value in enumerate(inputs):
+        if value is None and index in constants:
+            values.append(Value(constants[index], [], book.fixed('is a constant')))
+    result = meet(values, node.shapes[0], book, node.where)
+    if len(values) == 1:
+        result.parameter = values[0].parameter if values[0].shape == node.shapes[0] else None
+    return result
+
+
+@CHANNEL_RULES.register_module(name='reduce')
+def reduce(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
+    (value,) = (v for v in inputs if v is not None)
+    rank = len(value.shape)
+    dims = node.attrs['dims']
+    reduced = set(range(rank)) if not dims else {dim % rank for dim in dims}
+    reason = f'{node.where} takes the {node.attrs["how"]} over the channels'
+    factors = without(value, reduced, book, reason)
+    if not node.attrs['keepdim']:
+        kept = [dim for dim in range(rank) if dim not in reduced]
+        factors = [f.reshape([f.shape[dim] for dim in kept]) for f in factors]
+    return [Value(shape, list(factors), value.fixed) for shape in node.shapes]
+
+
+@CHANNEL_RULES.register_module(name='softmax')
+def softmax(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    (value,) = (v for v in inputs if v is not None)
+    dim = node.attrs['dim'] % len(value.shape)
+    factors = without(value, {dim}, book, f'{node.where} normalises over the channels')
+    return Value(value.shape, factors, value.fixed)
+
+
+def _spatial(node: TraceNode, inputs: list[Value | None], book: LabelBook, dims: int) -> Value:
+    """Pooling or resampling over the last ``dims`` dims."""
+    value = inputs[0]
+    assert value is not None
+    rank = len(value.shape)
+    space = set(range(rank - dims, rank))
+    factors = without(value, space, book, f'{node.where} moves a window over the channels')
+    for other in inputs[1:]:
+        if other is not None:
+            without(other, set(range(len(other.shape))), book, f'{node.where} samples by it')
+    return Value(node.shapes[0], factors, value.fixed)
+
+
+@CHANNEL_RULES.register_module(name='spatial')
+def spatial(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    return _spatial(node, inputs, book, 2)
+
+
+@CHANNEL_RULES.register_module(name='spatial1d')
+def spatial1d(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    return _spatial(node, inputs, book, 1)
+
+
+@CHANNEL_RULES.register_module(name='spatial3d')
+def spatial3d(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    return _spatial(node, inputs, book, 3)

@@ -1,0 +1,180 @@
+"""Rules of convolutions and matrix products: a sum over one dim of both factors."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmprune.channels.labels import KERNEL, IntArray, LabelBook, Value, axes_of, meet, pin_all
+from mmprune.registry import CHANNEL_RULES
+from mmprune.trace.trace_graph import TraceNode
+
+
+def layer_of(node: TraceNode, weight: Value | None) -> str:
+    """The layer that a product belongs to: the owner of its weight, else where it ran."""
+    if weight is not None and weight.parameter is not None:
+        return weight.parameter.rpartition('.')[0]
+    return node.module
+
+
+def channels_along(value: Value, dim: int, book: LabelBook) -> IntArray:
+    """Labels along ``dim``, one per position; fixed ones where there is no factor."""
+    for factor in value.along(dim):
+        if axes_of(factor) == (dim,):
+            return factor.ravel()
+    return np.full(value.shape[dim], value.fixed)
+
+
+@CHANNEL_RULES.register_module(name='conv')
+def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """Data (N, C, *space); weight (O, C / groups, *kernel), transposed (C, O / groups, ...)."""
+    data, weight, bias = (*inputs, None)[:3]
+    if weight is None or data is None:
+        pin_all(inputs, book, f'{node.where}: its weight or its input is a constant')
+        return Value(node.shapes[0], [], book.fixed(f'comes from {node.where}'))
+    groups, transposed = node.attrs['groups'], node.attrs['transposed']
+    for factor in [f for dim in range(2, len(weight.shape)) for f in weight.along(dim)]:
+        book.pin(factor, KERNEL)
+    for factor in data.factors:
+        if axes_of(factor) != (1,):
+            book.pin(factor, f'{node.where} convolves along the channels')
+    inside = channels_along(data, 1, book)
+    out = _transposed_conv(weight, inside, groups, book, node) if transposed else _plain_conv(
+        weight, inside, groups, book, node
+    )
+    if bias is not None:
+        book.unite(out, channels_along(bias, 0, book))
+    layer = layer_of(node, weight)
+    book.add_site(layer, 'in', inside, node.id)
+    book.add_site(layer, 'out', out, node.id)
+    shape = [1] * len(node.shapes[0])
+    shape[1] = len(out)
+    factors = [out.reshape(shape)] if len(out) > 1 else []
+    return Value(node.shapes[0], factors, weight.fixed)
+
+
+def _plain_conv(
+    weight: Value, inside: IntArray, groups: int, book: LabelBook, node: TraceNode
+) -> IntArray:
+    """Unite input channels with the weight's inputs; return the labels of the outputs."""
+    outputs, per_group = weight.shape[:2]
+    out = channels_along(weight, 0, book)
+    if per_group > 1:
+        columns = _weight_inputs(weight, book)
+        rows = np.repeat(inside.reshape(groups, per_group), outputs // groups, axis=0)
+        book.unite(columns, rows)
+    elif groups > 1:
+        book.unite(out, np.repeat(inside, outputs // groups))
+    if groups > 1 and per_group > 1:
+        reason = f'{node.where} has {groups} groups of equal size'
+        book.equal_counts(inside.reshape(groups, -1), reason)
+        if outputs > groups:
+            book.equal_counts(out.reshape(groups, -1), reason)
+        else:
+            book.pin(out, f'{node.where} has one output channel per group')
+    return out
+
+
+def _weight_inputs(weight: Value, book: LabelBook) -> IntArray:
+    """Labels of the weight's inputs, (O or 1, C / groups)."""
+    for factor in weight.along(1):
+        if set(axes_of(factor)) <= {0, 1}:
+            return factor.reshape(factor.shape[:2])
+    return np.full((1, weight.shape[1]), weight.fixed)
+
+
+def _transposed_conv(
+    weight: Value, inside: IntArray, groups: int, book: LabelBook, node: TraceNode
+) -> IntArray:
+    inputs, per_group = weight.shape[:2]
+    rows = channels_along(weight, 0, book)
+    book.unite(rows, inside)
+    if per_group == 1 and groups > 1:
+        # Every group gives one output: it lives as long as any of the group's inputs.
+        out = rows.reshape(groups, -1)[:, 0]
+        book.unite(rows.reshape(groups, -1), out[:, None])
+        return out
+    columns = _weight_inputs(weight, book)
+    if groups == 1:
+        return columns[0] if len(columns) == 1 else np.full(per_group, weight.fixed)
+    out = np.broadcast_to(columns, (inputs, per_group))[:: inputs // groups].ravel()
+    reason = f'{node.where} has {groups} groups of equal size'
+    book.equal_counts(out.reshape(groups, -1), reason)
+    if inputs > groups:
+        book.equal_counts(inside.reshape(groups, -1), reason)
+    else:
+        book.pin(inside, f'{node.where} has one input channel per group')
+    return out
+
+
+@CHANNEL_RULES.register_module(name='matmul')
+def matmul(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """(..., n, k) times (..., k, m)."""
+    left, right = inputs
+    if left is None or right is None:
+        known = left if left is not None else right
+        _pin_contracted(known, -1 if right is None else -2, book, node)
+        return Value(node.shapes[0], [], book.fixed(f'comes from {node.where}'))
+    rank = len(node.shapes[0])
+    contracted, kept_left = _by_axis(left, rank - 1)
+    summed, kept_right = _by_axis(right, rank - 2)
+    ours = [f.swapaxes(-1, -2) for f in contracted]
+    _unite_contracted(ours, left, summed, right, book, node)
+    sides = []
+    for value, factors, dim in ((left, kept_left, rank - 1), (right, kept_right, rank - 2)):
+        shape = list(node.shapes[0])
+        shape[dim] = 1
+        sides.append(Value(tuple(shape), factors, value.fixed))
+    result = meet(sides, node.shapes[0], book, node.where)
+    weight = right if right.parameter is not None else left
+    layer = layer_of(node, weight)
+    book.add_site(layer, 'in', channels_along(left, rank - 1, book), node.id)
+    book.add_site(layer, 'out', channels_along(result, rank - 1, book), node.id)
+    return result
+
+
+@CHANNEL_RULES.register_module(name='addmm')
+def addmm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """What is added, then the two factors of the product."""
+    product = matmul(node, inputs[1:], book)
+    if inputs[0] is None:
+        return product
+    return meet([product, inputs[0]], node.shapes[0], book, node.where)
+
+
+def _by_axis(value: Value, dim: int) -> tuple[list[IntArray], list[IntArray]]:
+    """Factors that vary along ``dim``, and those that do not."""
+    varying = value.along(dim)
+    return varying, [f for f in value.factors if f.shape[dim] == 1]
+
+
+def _pin_contracted(value: Value | None, dim: int, book: LabelBook, node: TraceNode) -> None:
+    pin_all([value], book, f'{node.where} multiplies it by a constant')
+
+
+def _unite_contracted(
+    ours: list[IntArray],
+    left: Value,
+    theirs: list[IntArray],
+    right: Value,
+    book: LabelBook,
+    node: TraceNode,
+) -> None:
+    """Unite the labels along the dim that is summed over; both are (..., k, 1 or n)."""
+    for factor in [*ours, *theirs]:
+        if factor.shape[-1] > 1:
+            book.pin(factor, f'{node.where} mixes its channels with its positions')
+    plain_ours = [f for f in ours if f.shape[-1] == 1]
+    plain_theirs = [f for f in theirs if f.shape[-1] == 1]
+    if plain_ours and plain_theirs:
+        for one in plain_ours:
+            for other in plain_theirs:
+                book.unite(one, other)
+    else:
+        for factor in plain_ours:
+            book.pin(factor, f'{node.where}: the other factor {book.reasons[-right.fixed]}')
+        for factor in plain_theirs:
+            book.pin(factor, f'{node.where}: the other factor {book.reasons[-left.fixed]}')
+    for factor in [*plain_ours, *plain_theirs]:
+        if len(axes_of(factor)) > 1:
+            rows = np.moveaxis(factor, -2, -1).reshape(-1, factor.shape[-2])
+            book.equal_counts(rows, f'{node.where} is one product per block')

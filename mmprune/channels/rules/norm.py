@@ -1,0 +1,73 @@
+"""Rules of normalisation layers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmprune.channels.labels import IntArray, LabelBook, Value, axes_of, meet, pin_all
+from mmprune.channels.rules.contraction import channels_along
+from mmprune.registry import CHANNEL_RULES
+from mmprune.trace.trace_graph import TraceNode
+
+
+def _as_channels(value: Value, rank: int) -> Value:
+    """A (C,) weight or bias seen as (1, C, 1, ...)."""
+    shape = (1, *value.shape, *(1,) * (rank - 2))
+    return Value(shape, [f.reshape(1, -1, *(1,) * (rank - 2)) for f in value.factors], value.fixed)
+
+
+def _norm_layer(node: TraceNode, inputs: list[Value | None]) -> str:
+    named = [v.parameter for v in inputs[1:] if v is not None and v.parameter is not None]
+    return named[0].rpartition('.')[0] if named else node.module
+
+
+@CHANNEL_RULES.register_module(name='batch_norm')
+def batch_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """Statistics per channel, over batch and space: every channel stands for itself."""
+    data = inputs[0]
+    if data is None:
+        pin_all(inputs, book, f'{node.where} normalises a constant')
+        return Value(node.shapes[0], [], book.fixed(f'comes from {node.where}'))
+    rank = len(data.shape)
+    values = [data] + [_as_channels(v, rank) for v in inputs[1:] if v is not None]
+    result = meet(values, node.shapes[0], book, node.where)
+    labels = channels_along(result, 1, book)
+    book.add_site(_norm_layer(node, inputs), 'norm', labels, node.id)
+    return result
+
+
+@CHANNEL_RULES.register_module(name='group_norm')
+def group_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
+    """Statistics over the kept channels of every group, of which each keeps equally many."""
+    data = inputs[0]
+    result = batch_norm(node, inputs, book)
+    groups = node.attrs['groups']
+    labels = channels_along(result, 1, book)
+    if data is not None and groups > 1:
+        book.equal_counts(labels.reshape(groups, -1), f'{node.where} has {groups} equal groups')
+    return [result, *(Value(shape, [], -1) for shape in node.shapes[1:])]
+
+
+@CHANNEL_RULES.register_module(name='layer_norm')
+def layer_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
+    """Statistics over the kept channels of the last dims."""
+    if inputs[0] is None:
+        pin_all(inputs, book, f'{node.where} normalises a constant')
+        return [Value(shape, [], book.fixed(f'comes from {node.where}')) for shape in node.shapes]
+    values = [value for value in inputs if value is not None]
+    result = meet(values, node.shapes[0], book, node.where)
+    rank, normalized = len(result.shape), len(node.attrs['normalized_shape'])
+    inner = set(range(rank - normalized, rank))
+    for factor in result.factors:
+        varying = set(axes_of(factor))
+        if varying & inner and not varying <= inner:
+            _equal_rows(factor, normalized, book, node)
+        if len(varying & inner) > 1:
+            book.pin(factor, f'{node.where} normalises over several dims of channels')
+    book.add_site(_norm_layer(node, inputs), 'norm', channels_along(result, rank - 1, book), node.id)
+    return [result, *(Value(shape, [], -1) for shape in node.shapes[1:])]
+
+
+def _equal_rows(factor: IntArray, normalized: int, book: LabelBook, node: TraceNode) -> None:
+    size = int(np.prod(factor.shape[-normalized:]))
+    book.equal_counts(factor.reshape(-1, size), f'{node.where} normalises blocks of channels')

@@ -1,0 +1,319 @@
+"""Rules of operations that move data: labels move as the data does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from mmprune.channels.labels import (
+    IntArray,
+    LabelBook,
+    Value,
+    axes_of,
+    pin_all,
+    squeeze_constant,
+)
+from mmprune.channels.rules.arithmetic import without
+from mmprune.registry import CHANNEL_RULES
+from mmprune.trace.trace_graph import TraceNode
+
+Move = Callable[[IntArray], IntArray]
+
+
+def _single(inputs: list[Value | None]) -> Value:
+    (value,) = (v for v in inputs if v is not None)
+    return value
+
+
+def _moved(value: Value, move: Move, shape: tuple[int, ...], keep_name: bool = False) -> Value:
+    """Apply ``move`` to every factor."""
+    factors = [squeeze_constant(move(factor)) for factor in value.factors]
+    name = value.parameter if keep_name else None
+    return Value(shape, [f for f in factors if axes_of(f)], value.fixed, name)
+
+
+def _blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[range, range]]:
+    """Smallest runs of old and new dims that hold the same number of elements."""
+    blocks, i, j = [], 0, 0
+    while i < len(old) or j < len(new):
+        first_i, first_j = i, j
+        left = old[i] if i < len(old) else 1
+        right = new[j] if j < len(new) else 1
+        i, j = min(i + 1, len(old)), min(j + 1, len(new))
+        while left != right:
+            if left < right:
+                left, i = left * old[i], i + 1
+            else:
+                right, j = right * new[j], j + 1
+        blocks.append((range(first_i, i), range(first_j, j)))
+    return blocks
+
+
+@CHANNEL_RULES.register_module(name='view')
+def view(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """A dim that is cut in two keeps the same number of channels in every block."""
+    value, new = _single(inputs), node.shapes[0]
+    blocks = _blocks(value.shape, new)
+    factors = []
+    for factor in value.factors:
+        full, target = list(factor.shape), [1] * len(new)
+        for old_dims, new_dims in blocks:
+            if any(factor.shape[dim] > 1 for dim in old_dims):
+                for dim in old_dims:
+                    full[dim] = value.shape[dim]
+                for dim in new_dims:
+                    target[dim] = new[dim]
+        moved = squeeze_constant(np.broadcast_to(factor, full).reshape(target))
+        axes = axes_of(moved)
+        if len(axes) > len(axes_of(factor)):
+            reason = f'{node.where} cuts the channels into blocks'
+            order = [dim for dim in range(len(new)) if dim != axes[-1]] + [axes[-1]]
+            book.equal_counts(moved.transpose(order).reshape(-1, new[axes[-1]]), reason)
+        if axes:
+            factors.append(moved)
+    return Value(new, factors, value.fixed)
+
+
+@CHANNEL_RULES.register_module(name='expand')
+def expand(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    value, shape = _single(inputs), node.shapes[0]
+    lead = (1,) * (len(shape) - len(value.shape))
+    return _moved(value, lambda f: f.reshape(lead + f.shape), shape)
+
+
+@CHANNEL_RULES.register_module(name='repeat')
+def repeat(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """A dim repeated r times holds r equal blocks; a dim of size 1 becomes constant."""
+    value, shape, repeats = _single(inputs), node.shapes[0], node.attrs['repeats']
+    lead = (1,) * (len(shape) - len(value.shape))
+
+    def tile(factor: IntArray) -> IntArray:
+        factor = factor.reshape(lead + factor.shape)
+        return np.tile(factor, [r if s > 1 else 1 for r, s in zip(repeats, factor.shape)])
+
+    return _moved(value, tile, shape)
+
+
+@CHANNEL_RULES.register_module(name='transpose')
+def transpose(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    dim0, dim1 = node.attrs['dim0'], node.attrs['dim1']
+    if len(node.shapes[0]) < 2:
+        return _single(inputs)
+    return _moved(_single(inputs), lambda f: f.swapaxes(dim0, dim1), node.shapes[0], True)
+
+
+@CHANNEL_RULES.register_module(name='permute')
+def permute(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    dims = node.attrs['dims']
+    return _moved(_single(inputs), lambda f: f.transpose(dims), node.shapes[0], True)
+
+
+@CHANNEL_RULES.register_module(name='cat')
+def cat(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    shape = node.shapes[0]
+    dim = node.attrs['dim'] % len(shape)
+    values = [v for v in inputs if v is not None]
+    missing = shape[dim] - sum(v.shape[dim] for v in values)
+    if len(values) < len(inputs):
+        constant = list(shape)
+        constant[dim] = missing
+        fixed = book.fixed('is a constant')
+        position = next(i for i, v in enumerate(inputs) if v is None)
+        values.insert(position, Value(tuple(constant), [], fixed))
+        if sum(v is None for v in inputs) > 1:
+            pin_all(values, book, f'{node.where} joins it with several constants')
+            return Value(shape, [], fixed)
+    return _join(node, values, dim, shape, book)
+
+
+def _join(
+    node: TraceNode, values: list[Value], dim: int, shape: tuple[int, ...], book: LabelBook
+) -> Value:
+    """Concatenate along ``dim``: factors along it are strung together, others are united."""
+    joined_axes = {axes_of(f) for v in values for f in v.along(dim)}
+    factors: list[IntArray] = []
+    for axes in joined_axes:
+        pieces = []
+        for value in values:
+            own = [f for f in value.along(dim) if axes_of(f) == axes]
+            size = [n if d in axes else 1 for d, n in enumerate(value.shape)]
+            if own:
+                pieces.append(own[0])
+            elif value.shape[dim] == 1 and [f for f in value.factors if axes_of(f) == _but(axes, dim)]:
+                (same,) = [f for f in value.factors if axes_of(f) == _but(axes, dim)]
+                pieces.append(np.broadcast_to(same, size))
+            else:
+                pieces.append(np.full(size, value.fixed))
+        factors.append(np.concatenate(pieces, axis=dim))
+    others = {axes_of(f) for v in values for f in v.factors if f.shape[dim] == 1}
+    for axes in others:
+        own = [[f for f in v.factors if axes_of(f) == axes] for v in values]
+        (first, *_) = [fs[0] for fs in own if fs]
+        for value, found in zip(values, own, strict=True):
+            if found:
+                book.unite(first, found[0])
+            else:
+                book.pin(first, f'{node.where} joins it with a tensor that '
+                         f'{book.reasons[-value.fixed]}')
+        factors.append(first)
+    return Value(shape, factors, values[0].fixed)
+
+
+def _but(axes: tuple[int, ...], dim: int) -> tuple[int, ...]:
+    return tuple(axis for axis in axes if axis != dim)
+
+
+@CHANNEL_RULES.register_module(name='stack')
+def stack(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """A concatenation along a new dim."""
+    shape = node.shapes[0]
+    dim = node.attrs['dim'] % len(shape)
+    if any(v is None for v in inputs):
+        pin_all(inputs, book, f'{node.where} stacks it with a constant')
+        return Value(shape, [], book.fixed('is stacked with a constant'))
+    values = [
+        Value(
+            (*v.shape[:dim], 1, *v.shape[dim:]), [np.expand_dims(f, dim) for f in v.factors], v.fixed
+        )
+        for v in inputs
+        if v is not None
+    ]
+    return _join(node, values, dim, shape, book)
+
+
+@CHANNEL_RULES.register_module(name='split')
+def split(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
+    """Equal chunks keep equally many channels; unequal ones are pinned."""
+    value = _single(inputs)
+    dim = node.attrs['dim'] % len(value.shape)
+    sizes = [shape[dim] for shape in node.shapes]
+    for factor in value.along(dim):
+        if len(set(sizes)) > 1:
+            book.pin(factor, f'{node.where} cuts the channels at fixed places {sizes}')
+        else:
+            rows = np.moveaxis(factor, dim, 0).reshape(len(sizes), -1)
+            book.equal_counts(rows, f'{node.where} cuts the channels into equal chunks')
+    stops = np.cumsum(sizes)
+    return [
+        _moved(value, _cut(dim, stop - size, stop), shape)
+        for shape, size, stop in zip(node.shapes, sizes, stops, strict=True)
+    ]
+
+
+def _cut(dim: int, start: int, stop: int, step: int = 1) -> Move:
+    def move(factor: IntArray) -> IntArray:
+        if factor.shape[dim] == 1:
+            return factor
+        index = [slice(None)] * factor.ndim
+        index[dim] = slice(start, stop, step)
+        return factor[tuple(index)]
+
+    return move
+
+
+@CHANNEL_RULES.register_module(name='slice')
+def slice_(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """A slice that leaves the channels whole, or pins them."""
+    value = _single(inputs)
+    dim = node.attrs['dim'] % len(value.shape)
+    start, stop, step = (node.attrs[name] for name in ('start', 'end', 'step'))
+    if node.shapes[0][dim] != value.shape[dim]:
+        for factor in value.along(dim):
+            book.pin(factor, f'{node.where} takes the channels {start}:{stop} by number')
+    return _moved(value, _cut(dim, start, stop, step), node.shapes[0])
+
+
+@CHANNEL_RULES.register_module(name='select')
+def select(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """One position of a dim; a channel taken by its number pins them all."""
+    value = _single(inputs)
+    dim = node.attrs['dim'] % len(value.shape)
+    _pin_single(value, dim, book, node)
+
+    def move(factor: IntArray) -> IntArray:
+        return factor.take(node.attrs['index'] if factor.shape[dim] > 1 else 0, axis=dim)
+
+    return _moved(value, move, node.shapes[0])
+
+
+@CHANNEL_RULES.register_module(name='unbind')
+def unbind(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
+    value = _single(inputs)
+    dim = node.attrs['dim'] % len(value.shape)
+    _pin_single(value, dim, book, node)
+    return [
+        _moved(value, lambda f, i=i: f.take(i if f.shape[dim] > 1 else 0, axis=dim), shape)
+        for i, shape in enumerate(node.shapes)
+    ]
+
+
+def _pin_single(value: Value, dim: int, book: LabelBook, node: TraceNode) -> None:
+    """Pin factors along ``dim`` alone; blocks of channels along it stay in step by counts."""
+    for factor in value.along(dim):
+        if axes_of(factor) == (dim,):
+            book.pin(factor, f'{node.where} takes channels by their number')
+        else:
+            rows = np.moveaxis(factor, dim, 0).reshape(factor.shape[dim], -1)
+            book.equal_counts(rows, f'{node.where} takes blocks of channels')
+
+
+@CHANNEL_RULES.register_module(name='flip')
+def flip(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    return _moved(_single(inputs), lambda f: np.flip(f, node.attrs['dims']), node.shapes[0])
+
+
+@CHANNEL_RULES.register_module(name='roll')
+def roll(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    value = _single(inputs)
+    dims = {dim % len(value.shape) for dim in node.attrs['dims']} or set(range(len(value.shape)))
+    factors = without(value, dims, book, f'{node.where} rolls the channels by a fixed number')
+    return Value(node.shapes[0], factors, value.fixed)
+
+
+@CHANNEL_RULES.register_module(name='pad')
+def pad(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """Padding around the channels adds fixed ones; elsewhere it changes no label."""
+    value, widths = _single(inputs), node.attrs['pad']
+    rank = len(value.shape)
+    fixed = book.fixed(f'is padding of {node.where}')
+    around = {rank - 1 - i // 2: widths[i : i + 2] for i in range(0, len(widths), 2)}
+
+    def move(factor: IntArray) -> IntArray:
+        amounts = [around.get(d, (0, 0)) if factor.shape[d] > 1 else (0, 0) for d in range(rank)]
+        if any(width < 0 for pair in amounts for width in pair):
+            book.pin(factor, f'{node.where} crops the channels')
+            amounts = [(0, 0)] * rank
+            factor = factor[tuple(slice(0, 1) for _ in range(rank))]
+        return np.pad(factor, amounts, constant_values=fixed)
+
+    return _moved(value, move, node.shapes[0])
+
+
+@CHANNEL_RULES.register_module(name='pixel_shuffle')
+def pixel_shuffle(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """(..., C r r, H, W) to (..., C, H r, W r): the r r channels of one output go together."""
+    value, factor = _single(inputs), node.attrs['factor']
+    channels = node.shapes[0][-3]
+    factors = []
+    for labels in value.factors:
+        if axes_of(labels) != (len(value.shape) - 3,):
+            book.pin(labels, f'{node.where} shuffles pixels of channels')
+            continue
+        rows = labels.reshape(channels, factor * factor)
+        book.unite(rows, rows[:, :1])
+        factors.append(rows[:, 0].reshape((1,) * (len(value.shape) - 3) + (channels, 1, 1)))
+    return Value(node.shapes[0], [f for f in factors if axes_of(f)], value.fixed)
+
+
+@CHANNEL_RULES.register_module(name='pixel_unshuffle')
+def pixel_unshuffle(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """(..., C, H r, W r) to (..., C r r, H, W): every channel becomes r r of them."""
+    value, factor = _single(inputs), node.attrs['factor']
+    rank = len(value.shape)
+    factors = without(value, {rank - 2, rank - 1}, book, f'{node.where} shuffles pixels')
+    repeated = [
+        np.repeat(f, factor * factor, axis=rank - 3) if f.shape[rank - 3] > 1 else f
+        for f in factors
+    ]
+    return Value(node.shapes[0], repeated, value.fixed)

@@ -1,0 +1,20 @@
+"""Backward parsers: from one autograd node to one operation in mmprune's words.
+
+The contract of a parser, the same for all of them:
+
+    parser(grad_fn) -> (op, attrs)
+
+``grad_fn`` is the autograd node; ``op`` names a channel rule; ``attrs`` is a dict of
+plain numbers and tuples, dims wrapped to their signed value. The tracer adds inputs
+and shapes by itself. ``attrs['buffer_tensors']`` may hold tensors that are buffers of
+the model (running statistics); the tracer replaces them by their names under
+``attrs['buffers']``. For example, for ``y = torch.cat([a, b], dim=-3)``:
+
+    BACKWARD_PARSERS['CatBackward0'](y.grad_fn) == ('cat', {'dim': -3})
+
+A parser is found by the node's full name, or by its name without trailing digits.
+"""
+
+from mmprune.trace.parsers import arithmetic, layers, shapes
+
+__all__ = ['arithmetic', 'layers', 'shapes']

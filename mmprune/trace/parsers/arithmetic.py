@@ -1,0 +1,72 @@
+"""Arithmetic: element-wise operations, reductions, softmax and matrix products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mmprune.trace.parsers.saved import Parsed, parser, plain, register
+
+# One output element from the elements at the same place of every input, after broadcasting.
+register(
+    'elementwise',
+    'AddBackward', 'SubBackward', 'RsubBackward', 'NegBackward', 'AddcmulBackward',
+    'AddcdivBackward', 'LerpBackward', 'WhereBackward', 'MaskedFillBackward',
+    'MaximumBackward', 'MinimumBackward', 'Atan2Backward',
+    # one input
+    'AbsBackward', 'AcosBackward', 'AliasBackward', 'AsinBackward', 'AtanBackward',
+    'CeluBackward', 'ClampBackward', 'ClampMaxBackward', 'ClampMinBackward', 'CloneBackward',
+    'ContiguousBackward', 'CopyBackwards', 'CosBackward', 'DetachBackward', 'EluBackward',
+    'ErfBackward', 'ExpBackward', 'Expm1Backward', 'FloorBackward', 'CeilBackward',
+    'RoundBackward', 'SignBackward', 'GeluBackward', 'HardshrinkBackward',
+    'HardsigmoidBackward', 'HardswishBackward', 'HardtanhBackward', 'LeakyReluBackward',
+    'LogBackward', 'Log1PBackward', 'Log2Backward', 'Log10Backward', 'LogSigmoidBackward',
+    'MishBackward', 'NativeDropoutBackward', 'FusedDropoutBackward', 'ReciprocalBackward',
+    'ReluBackward', 'Relu6Backward', 'RreluWithNoiseBackward', 'RsqrtBackward', 'SeluBackward',
+    'SigmoidBackward', 'SiluBackward', 'SinBackward', 'SoftplusBackward', 'SoftshrinkBackward',
+    'SqrtBackward', 'TanhBackward', 'TanBackward', 'SinhBackward', 'CoshBackward',
+    'ThresholdBackward', 'ToCopyBackward', 'PowBackward', 'NanToNumBackward',
+)  # fmt: skip
+
+
+@parser('MulBackward', 'DivBackward')
+def _scale(grad_fn: Any) -> Parsed:
+    """A product or quotient; a constant factor's shape is known only where it was saved."""
+    saved = [getattr(grad_fn, f'_saved_{side}', None) for side in ('other', 'self')]
+    constants = {
+        side: tuple(tensor.shape)
+        for side, (tensor, (producer, _)) in enumerate(
+            zip(saved, reversed(grad_fn.next_functions), strict=False)
+        )
+        if isinstance(tensor, torch.Tensor) and producer is None
+    }
+    # index of the constant input -> its shape
+    return 'elementwise', {'constants': {1 - side: shape for side, shape in constants.items()}}
+
+
+@parser('PreluKernelBackward')
+def _prelu(grad_fn: Any) -> Parsed:
+    return 'elementwise', {}
+
+
+def _reduce(grad_fn: Any) -> Parsed:
+    """A reduction over the saved dims, or over all where none was saved."""
+    dim = plain(getattr(grad_fn, '_saved_dim', None))
+    keepdim = bool(getattr(grad_fn, '_saved_keepdim', False))
+    name = grad_fn.name().rpartition(':')[2].rstrip('0123456789').removesuffix('Backward')
+    dims = (dim,) if isinstance(dim, int) else dim
+    return 'reduce', {'dims': dims, 'keepdim': keepdim, 'how': name.lower()}
+
+
+for _name in (
+    'MeanBackward', 'SumBackward', 'MaxBackward', 'MinBackward', 'AmaxBackward',
+    'AminBackward', 'ProdBackward', 'LinalgVectorNormBackward', 'NormBackward',
+    'VarBackward', 'StdBackward', 'VarMeanBackward', 'StdMeanBackward', 'LogsumexpBackward',
+):  # fmt: skip
+    parser(_name)(_reduce)
+
+register('softmax', 'SoftmaxBackward', 'LogSoftmaxBackward', dim='dim')
+register('matmul', 'MmBackward', 'BmmBackward')
+# inputs: what is added, then the two factors
+register('addmm', 'AddmmBackward', 'BaddbmmBackward')

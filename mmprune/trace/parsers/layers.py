@@ -1,0 +1,59 @@
+"""Layers with weights of their own, and what moves a window over space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmprune.trace.parsers.saved import Parsed, parser, register
+
+
+@parser(
+    'ConvolutionBackward', 'ConvolutionOverrideableBackward', 'ThnnConv2DBackward',
+    'SlowConv2DBackward', 'SlowConv3DBackward', 'MkldnnConvolutionBackward',
+    'CudnnConvolutionBackward', 'CudnnConvolutionTransposeBackward', 'ConvDepthwise2DBackward',
+    'ConvDepthwise3DBackward', 'MiopenConvolutionBackward', 'NnpackSpatialConvolutionBackward',
+)  # fmt: skip
+def _convolution(grad_fn: Any) -> Parsed:
+    """Inputs: data (N, C, *space), weight, bias."""
+    transposed = getattr(grad_fn, '_saved_transposed', 'Transpose' in grad_fn.name())
+    return 'conv', {
+        'groups': int(getattr(grad_fn, '_saved_groups', 1)),
+        'transposed': bool(transposed),
+    }
+
+
+@parser(
+    'NativeBatchNormBackward', 'CudnnBatchNormBackward', 'MiopenBatchNormBackward',
+    'NativeBatchNormLegitBackward', 'NativeBatchNormLegitNoTrainingBackward',
+    'BatchNormImplBackward', 'BatchNormWithUpdateBackward',
+)  # fmt: skip
+def _batch_norm(grad_fn: Any) -> Parsed:
+    """Inputs: data (N, C, *space), weight, bias; each of the last two may be missing."""
+    statistics = [getattr(grad_fn, f'_saved_running_{name}', None) for name in ('mean', 'var')]
+    return 'batch_norm', {'buffer_tensors': tuple(s for s in statistics if s is not None)}
+
+
+register('layer_norm', 'NativeLayerNormBackward', normalized_shape='normalized_shape')
+register('group_norm', 'NativeGroupNormBackward', groups='group')
+
+# The last two dims are space; every other dim is kept as it is.
+register(
+    'spatial',
+    'AvgPool2DBackward', 'AdaptiveAvgPool2DBackward', 'MaxPool2DWithIndicesBackward',
+    'AdaptiveMaxPool2DBackward', 'FractionalMaxPool2DBackward',
+    'UpsampleNearest2DBackward', 'UpsampleNearestExact2DBackward', 'UpsampleBilinear2DBackward',
+    'UpsampleBicubic2DBackward', 'UpsampleBilinear2DAaBackward', 'UpsampleBicubic2DAaBackward',
+    'GridSampler2DBackward', 'CudnnGridSamplerBackward',
+    'ReflectionPad2DBackward', 'ReplicationPad2DBackward',
+)  # fmt: skip
+register(
+    'spatial1d',
+    'UpsampleNearest1DBackward', 'UpsampleLinear1DBackward', 'ReflectionPad1DBackward',
+    'ReplicationPad1DBackward', 'MaxPool1DBackward',
+)  # fmt: skip
+register(
+    'spatial3d',
+    'AvgPool3DBackward', 'AdaptiveAvgPool3DBackward', 'MaxPool3DWithIndicesBackward',
+    'AdaptiveMaxPool3DBackward', 'UpsampleNearest3DBackward', 'UpsampleTrilinear3DBackward',
+    'ReplicationPad3DBackward', 'ReflectionPad3DBackward',
+)  # fmt: skip

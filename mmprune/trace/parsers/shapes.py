@@ -1,0 +1,40 @@
+"""Operations that only move data: views, permutations, joins and cuts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmprune.trace.parsers.saved import Parsed, parser, plain, register
+
+# Same elements in the same order: the output's shape says everything.
+register(
+    'view',
+    'ViewBackward', 'UnsafeViewBackward', 'ReshapeAliasBackward', 'UnsqueezeBackward',
+    'SqueezeBackward', 'FlattenBackward', 'UnflattenBackward', 'ReshapeBackward',
+)  # fmt: skip
+register('expand', 'ExpandBackward')
+register('transpose', 'TransposeBackward', dim0='dim0', dim1='dim1')
+register('permute', 'PermuteBackward', dims='dims')
+register('cat', 'CatBackward', dim='dim')
+register('stack', 'StackBackward', dim='dim')
+register('split', 'SplitBackward', dim='dim')
+register('split', 'SplitWithSizesBackward', dim='dim')
+register('unbind', 'UnbindBackward', dim='dim')
+register('select', 'SelectBackward', dim='dim', index='index')
+register('slice', 'SliceBackward', dim='dim', start='start', end='end', step='step')
+register('pad', 'ConstantPadNdBackward', pad='pad')
+register('roll', 'RollBackward', dims='dims', shifts='shifts')
+register('flip', 'FlipBackward', dims='dims')
+register('repeat', 'RepeatBackward', repeats='repeats')
+register('pixel_shuffle', 'PixelShuffleBackward', factor='upscale_factor')
+register('pixel_unshuffle', 'PixelUnshuffleBackward', factor='downscale_factor')
+
+
+@parser('TBackward')
+def _t(grad_fn: Any) -> Parsed:
+    return 'transpose', {'dim0': -1, 'dim1': -2}
+
+
+@parser('ChunkBackward')
+def _chunk(grad_fn: Any) -> Parsed:
+    return 'split', {'dim': plain(grad_fn._saved_dim)}

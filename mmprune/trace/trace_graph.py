@@ -1,0 +1,91 @@
+"""The traced network as data: nodes, in an order in which producers come first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Edge = tuple[int, int]
+"""(node id, which of the node's outputs)."""
+
+
+@dataclass(frozen=True)
+class TraceNode:
+    """One operation of the forward pass.
+
+    Attributes:
+        id: Position in ``TraceGraph.nodes``.
+        op: What it does, in mmprune's words (``conv``, ``matmul``, ``view``...):
+            the key of its channel rule. ``parameter``, ``input`` for leaves.
+        inputs: Producer of every input; None where the input is a constant.
+        shapes: Shape of every output.
+        attrs: What the channel rule needs beyond shapes (dims, groups...).
+        source: Name of the autograd node that it was read from.
+        module: Dotted name of the innermost module in which it ran, '' for the root.
+    """
+
+    id: int
+    op: str
+    inputs: tuple[Edge | None, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    attrs: Mapping[str, Any]
+    source: str
+    module: str
+
+    @property
+    def where(self) -> str:
+        """Operation and place, for messages."""
+        return f'{self.source} in {self.module or "the root module"}'
+
+
+@dataclass(frozen=True)
+class ModuleCall:
+    """Tensors that went in and out of one call of a module that owns parameters."""
+
+    module: str
+    inputs: tuple[Edge, ...]
+    outputs: tuple[Edge, ...]
+
+
+@dataclass(frozen=True)
+class TraceGraph:
+    """Everything the later stages know about a network.
+
+    Attributes:
+        nodes: In topological order.
+        outputs: The edges that leave the network.
+        parameters: Shape of every parameter that the graph reaches, by its first name.
+        aliases: First name of a tied parameter -> all its names.
+        unreached: Parameters that the graph does not reach -> why.
+        calls: Calls of modules that own unreached parameters.
+        opaque: Names of autograd nodes without parser -> the modules they ran in.
+    """
+
+    nodes: tuple[TraceNode, ...]
+    outputs: tuple[Edge, ...]
+    parameters: Mapping[str, tuple[int, ...]]
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unreached: Mapping[str, str] = field(default_factory=dict)
+    calls: tuple[ModuleCall, ...] = ()
+    opaque: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def consumers(self) -> dict[str, list[str]]:
+        """Parameter name -> modules whose forward reads it, in order of use."""
+        names = {node.id: node.attrs['name'] for node in self.nodes if node.op == 'parameter'}
+        found: dict[str, dict[str, None]] = {name: {} for name in names.values()}
+        for node in self.nodes:
+            for edge in node.inputs:
+                if edge is not None and edge[0] in names:
+                    found[names[edge[0]]].setdefault(node.module)
+            for name in node.attrs.get('buffers', ()):
+                found.setdefault(name, {}).setdefault(node.module)
+        return {name: list(modules) for name, modules in found.items()}
+
+    def __str__(self) -> str:
+        lines = [f'TraceGraph: {len(self.nodes)} nodes, {len(self.parameters)} parameters']
+        for node in self.nodes:
+            inputs = ', '.join('const' if e is None else f'%{e[0]}' for e in node.inputs)
+            shapes = ' '.join('x'.join(map(str, shape)) for shape in node.shapes)
+            lines.append(f'%{node.id} = {node.op}({inputs}) -> {shapes}  [{node.where}]')
+        return '\n'.join(lines)

@@ -1,0 +1,294 @@
+"""Run a model once and read the autograd graph that the run leaves behind."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as module_globals
+from torch.utils._pytree import tree_leaves, tree_map
+
+from mmprune.registry import BACKWARD_PARSERS, table
+from mmprune.trace.model_state import untouched
+from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode
+
+DemoInput = torch.Tensor | tuple | list | Mapping | Callable[[nn.Module], Any]
+GradFn = Any
+"""A node of torch's autograd graph; torch gives it no public type."""
+
+
+class TraceError(RuntimeError):
+    """The model could not be run, or its run left nothing to read."""
+
+
+def run_model(model: nn.Module, demo_input: DemoInput) -> Any:
+    """Call ``model`` on a tensor, a tuple of arguments, a dict of keywords, or by a callable."""
+    if isinstance(demo_input, torch.Tensor):
+        return model(demo_input)
+    if isinstance(demo_input, tuple | list):
+        return model(*demo_input)
+    if isinstance(demo_input, Mapping):
+        return model(**demo_input)
+    if callable(demo_input):
+        return demo_input(model)
+    raise TypeError(
+        'demo_input must be a tensor, a tuple of arguments, a dict of keywords or a '
+        f'callable(model), not {type(demo_input).__name__}'
+    )
+
+
+def describe_input(demo_input: DemoInput) -> str:
+    """Shapes of a demo input, for messages."""
+    if callable(demo_input) and not isinstance(demo_input, torch.Tensor):
+        return 'the given callable'
+    tensors = [x for x in tree_leaves(demo_input) if isinstance(x, torch.Tensor)]
+    shapes = ', '.join(f'{"x".join(map(str, x.shape))} {x.dtype}' for x in tensors)
+    return f'a demo input of {shapes or "no tensor"}'
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """Every tensor in nested containers and plain objects (data samples), in order."""
+    found: list[torch.Tensor] = []
+    pending, seen = [value], set()
+    while pending:
+        item = pending.pop()
+        if isinstance(item, torch.Tensor):
+            found.append(item)
+        elif item is not None and id(item) not in seen:
+            seen.add(id(item))
+            if isinstance(item, Mapping):
+                pending.extend(reversed(list(item.values())))
+            elif isinstance(item, tuple | list | set):
+                pending.extend(reversed(list(item)))
+            elif not isinstance(item, nn.Module | str | bytes) and hasattr(item, '__dict__'):
+                pending.extend(reversed(list(vars(item).values())))
+    return found
+
+
+class _CallRecorder:
+    """Which module is running at which autograd sequence number, by global forward hooks."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.names = {module: name for name, module in model.named_modules()}
+        self.stack = ['']
+        self.starts = [0]
+        self.running = ['']
+        self.calls: list[tuple[str, list[torch.Tensor], list[torch.Tensor]]] = []
+
+    def _mark(self) -> None:
+        self.starts.append(torch.autograd._get_sequence_nr())
+        self.running.append(self.stack[-1])
+
+    def enter(self, module: nn.Module, args: tuple) -> None:
+        if module in self.names:
+            self.stack.append(self.names[module])
+            self._mark()
+
+    def leave(self, module: nn.Module, args: tuple, output: Any) -> None:
+        if module in self.names:
+            if module._parameters:
+                self.calls.append((self.stack[-1], tensors_in(args), tensors_in(output)))
+            self.stack.pop()
+            self._mark()
+
+    def module_at(self, sequence: int) -> str:
+        """Innermost module running when the node of this sequence number was made."""
+        return self.running[bisect.bisect_right(self.starts, sequence) - 1]
+
+    def __enter__(self) -> _CallRecorder:
+        self.handles = [
+            module_globals.register_module_forward_pre_hook(self.enter),
+            module_globals.register_module_forward_hook(self.leave),
+        ]
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def trace(model: nn.Module, demo_input: DemoInput) -> TraceGraph:
+    """Trace one forward pass of ``model``, which is left as it was.
+
+    The pass runs in eval mode with gradients on; every parameter and every float
+    input requires grad, so that the graph shows frozen layers too.
+
+    Args:
+        model: Any module.
+        demo_input: A tensor, a tuple of arguments, a dict of keywords, or
+            ``callable(model) -> outputs``. The batch size does not matter.
+
+    Raises:
+        TraceError: The model fails on the demo input, or returns no tensor that
+            depends on a parameter.
+    """
+    with untouched(model):
+        model.eval()
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+        demo_input, input_leaves = _differentiable(demo_input)
+        with torch.enable_grad(), _CallRecorder(model) as recorder:
+            try:
+                outputs = run_model(model, demo_input)
+            except Exception as error:
+                raise TraceError(
+                    f'{type(model).__name__} cannot be run on {describe_input(demo_input)}: '
+                    f'{type(error).__name__}: {error}. It failed in module '
+                    f"'{recorder.stack[-1]}'. Give a demo_input that the model accepts."
+                ) from error
+        return _GraphReader(model, recorder, input_leaves).read(tensors_in(outputs))
+
+
+def _differentiable(demo_input: DemoInput) -> tuple[DemoInput, list[torch.Tensor]]:
+    """Copies of the float tensors of a demo input that require grad."""
+    leaves: list[torch.Tensor] = []
+
+    def copy(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            value = value.detach().clone().requires_grad_(True)
+            leaves.append(value)
+        return value
+
+    if isinstance(demo_input, torch.Tensor | tuple | list | Mapping):
+        return tree_map(copy, demo_input), leaves
+    return demo_input, leaves
+
+
+class _GraphReader:
+    """Turns grad_fns into TraceNodes. Holds the grad_fns alive while it does."""
+
+    def __init__(
+        self, model: nn.Module, recorder: _CallRecorder, input_leaves: Iterable[torch.Tensor]
+    ) -> None:
+        self.recorder = recorder
+        self.input_ids = {id(leaf) for leaf in input_leaves}
+        self.names: dict[int, list[str]] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            self.names.setdefault(id(parameter), []).append(name)
+        self.parameter_shapes = {
+            names[0]: tuple(parameter.shape)
+            for names, parameter in zip(self.names.values(), model.parameters(), strict=True)
+        }
+        self.buffer_names = {
+            (buffer.data_ptr(), buffer.shape): name for name, buffer in model.named_buffers()
+        }
+        self.parsers = table(BACKWARD_PARSERS)
+        self.ids: dict[GradFn, int] = {}
+
+    def read(self, outputs: list[torch.Tensor]) -> TraceGraph:
+        """Build the graph that ends in ``outputs``."""
+        roots = [t.grad_fn for t in outputs if t.grad_fn is not None]
+        if not roots:
+            raise TraceError(
+                'the output of the model does not depend on any of its parameters: there is '
+                'nothing to trace. Is the forward pass under torch.no_grad, or are the '
+                'outputs detached?'
+            )
+        order = _topological(roots)
+        self.ids = {grad_fn: index for index, grad_fn in enumerate(order)}
+        nodes = tuple(self._read_node(grad_fn) for grad_fn in order)
+        reached = {node.attrs['name'] for node in nodes if node.op == 'parameter'}
+        unreached = {
+            name: 'not part of the autograd graph of the outputs (never used in eval mode, '
+            'used under no_grad, or detached)'
+            for name in self.parameter_shapes
+            if name not in reached
+        }
+        opaque: dict[str, dict[str, None]] = {}
+        for node in nodes:
+            if node.op == 'opaque':
+                opaque.setdefault(node.source, {}).setdefault(node.module)
+        return TraceGraph(
+            nodes=nodes,
+            outputs=tuple(self._edge(t.grad_fn, t.output_nr) for t in outputs if t.grad_fn),
+            parameters={n: s for n, s in self.parameter_shapes.items() if n in reached},
+            aliases={n[0]: tuple(n) for n in self.names.values() if len(n) > 1},
+            unreached=unreached,
+            calls=tuple(self._calls_of({name.rpartition('.')[0] for name in unreached})),
+            opaque={source: tuple(modules) for source, modules in opaque.items()},
+        )
+
+    def _edge(self, grad_fn: GradFn, output: int) -> Edge:
+        return (self.ids[grad_fn], output)
+
+    def _read_node(self, grad_fn: GradFn) -> TraceNode:
+        source = grad_fn.name().rpartition(':')[2]
+        attrs: dict[str, Any] = {}
+        if source == 'AccumulateGrad':
+            variable = grad_fn.variable
+            names = self.names.get(id(variable))
+            shapes: tuple[tuple[int, ...], ...] = (tuple(variable.shape),)
+            module = ''
+            if names:
+                op, attrs = 'parameter', {'name': names[0]}
+            else:
+                op = 'input' if id(variable) in self.input_ids else 'opaque'
+        else:
+            shapes = tuple(tuple(m.shape) for m in grad_fn._input_metadata)
+            module = self.recorder.module_at(grad_fn._sequence_nr())
+            op, attrs = self._parse(source, grad_fn)
+        return TraceNode(
+            id=self.ids[grad_fn],
+            op=op,
+            inputs=tuple(
+                None if parent is None else (self.ids[parent], output)
+                for parent, output in grad_fn.next_functions
+            ),
+            shapes=shapes,
+            attrs=attrs,
+            source=source,
+            module=module,
+        )
+
+    def _parse(self, source: str, grad_fn: GradFn) -> tuple[str, dict[str, Any]]:
+        parser = self.parsers.get(source) or self.parsers.get(source.rstrip('0123456789'))
+        if parser is None:
+            return 'opaque', {}
+        op, attrs = parser(grad_fn)
+        buffers = attrs.pop('buffer_tensors', ())
+        names = [self.buffer_names.get((b.data_ptr(), b.shape)) for b in buffers]
+        if names:
+            attrs['buffers'] = tuple(name for name in names if name is not None)
+        return op, attrs
+
+    def _calls_of(self, modules: set[str]) -> Iterable[ModuleCall]:
+        def edges(tensors: list[torch.Tensor]) -> tuple[Edge, ...]:
+            return tuple(
+                self._edge(t.grad_fn, t.output_nr) for t in tensors if t.grad_fn in self.ids
+            )
+
+        for name, inputs, outputs in self.recorder.calls:
+            if name in modules:
+                yield ModuleCall(name, edges(inputs), edges(outputs))
+
+
+def _topological(roots: list[GradFn]) -> list[GradFn]:
+    """All grad_fns behind ``roots``, producers first, ties by order of execution."""
+    order: list[GradFn] = []
+    done: set[GradFn] = set()
+    stack: list[tuple[GradFn, bool]] = [(root, False) for root in reversed(roots)]
+    while stack:
+        grad_fn, expanded = stack.pop()
+        if expanded:
+            order.append(grad_fn)
+        elif grad_fn not in done:
+            done.add(grad_fn)
+            stack.append((grad_fn, True))
+            stack.extend(
+                (parent, False)
+                for parent, _ in grad_fn.next_functions
+                if parent is not None and parent not in done
+            )
+    sequences = {g: -1 if not g.next_functions else g._sequence_nr() for g in order}
+    executed = sorted(order, key=sequences.__getitem__)
+    position = {grad_fn: index for index, grad_fn in enumerate(executed)}
+    in_order = all(
+        position[parent] < position[grad_fn]
+        for grad_fn in executed
+        for parent, _ in grad_fn.next_functions
+        if parent is not None
+    )
+    return executed if in_order else order
