@@ -178,9 +178,11 @@ def _diagnose(file: Path, error: Exception) -> str:
             'archive. Give a file that mmengine or torch.save has written, or write it anew.'
         )
     # torch goes on to explain how the check can be turned off; what it refused is enough.
-    refused = re.search(r'GLOBAL [\w.]+', str(error))
-    what = refused.group().removeprefix('GLOBAL ') if refused else str(error).splitlines()[0]
+    refused = re.search(r'GLOBAL ([\w.]+)', str(error))
+    if refused is None:
+        return f'cannot be read ({str(error).splitlines()[0]}). Write it anew.'
     return (
-        f'holds more than weights and plain data ({what}), and mmprune runs no code from a '
-        "checkpoint. Save the weights alone: torch.save({'state_dict': model.state_dict()}, file)."
+        f'holds more than weights and plain data ({refused.group(1)}), and mmprune runs no code '
+        "from a checkpoint. Save the weights alone: torch.save({'state_dict': model.state_dict()}, "
+        'file).'
     )
