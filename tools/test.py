@@ -1,0 +1,72 @@
+"""Measure a checkpoint on the test data of its config, and print the metrics."""
+
+import argparse
+import os
+
+from mmengine.config import DictAction
+
+from mmprune.engine.run import evaluate
+from mmprune.errors import exit_on_input_error
+
+EXAMPLES = """examples:
+  python tools/test.py configs/digits/resnet_small_digits.py out/epoch_20.pth
+  python tools/test.py resnet_small_digits.py out/epoch_20.pth --out out/metrics.json
+  mim test mmprune resnet_small_digits.py --checkpoint out/epoch_20.pth
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        'config', metavar='CONFIG', help="a config file; one of mmprune's is found by its name too"
+    )
+    parser.add_argument(
+        'checkpoint', metavar='CHECKPOINT', help='a checkpoint with weights for the whole model'
+    )
+    parser.add_argument(
+        '--work-dir',
+        metavar='DIR',
+        help='where the log goes (default: work_dirs/<name of the config>)',
+    )
+    parser.add_argument('--out', metavar='FILE', help='write the metrics to this JSON file too')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='values to set in the config, as in test_dataloader.batch_size=32; write a list as '
+        '"[1,2]", in quotes and without spaces',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm'],
+        default='none',
+        help='what started this process and its siblings (default: none, a single process)',
+    )
+    # torch.distributed.launch passes one of the two, by version.
+    parser.add_argument('--local-rank', '--local_rank', type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.local_rank is not None:
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def main() -> None:
+    """Test, or say in one message what is wrong with the input."""
+    args = parse_args()
+    with exit_on_input_error():
+        evaluate(
+            args.config,
+            args.checkpoint,
+            args.work_dir,
+            args.out,
+            args.cfg_options,
+            args.launcher,
+        )
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,74 @@
+"""Train the model of a config: a supernet, a deployed network, or any network of mmcls."""
+
+import argparse
+import os
+
+from mmengine.config import DictAction
+
+from mmprune.engine.run import train
+from mmprune.errors import exit_on_input_error
+
+EXAMPLES = """examples:
+  python tools/train.py configs/digits/resnet_small_digits.py
+  python tools/train.py resnet_small_digits.py --work-dir out --cfg-options train_cfg.max_epochs=3
+  python tools/train.py resnet_small_digits.py --work-dir out --resume
+  mim train mmprune resnet_small_digits.py --work-dir out
+  torchrun --nproc_per_node=2 tools/train.py resnet_small_digits.py --launcher pytorch
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        'config', metavar='CONFIG', help="a config file; one of mmprune's is found by its name too"
+    )
+    parser.add_argument(
+        '--work-dir',
+        metavar='DIR',
+        help='where checkpoints and logs go (default: work_dirs/<name of the config>)',
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='FILE',
+        help='go on from this checkpoint, or, without FILE, from the newest in the work '
+        'directory; if there is none, training starts anew',
+    )
+    parser.add_argument(
+        '--amp', action='store_true', help='train in mixed precision (needs an accelerator)'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='values to set in the config, as in train_cfg.max_epochs=3 model.backbone.depth=34; '
+        'write a list as "[1,2]", in quotes and without spaces',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm'],
+        default='none',
+        help='what started this process and its siblings (default: none, a single process)',
+    )
+    # torch.distributed.launch passes one of the two, by version.
+    parser.add_argument('--local-rank', '--local_rank', type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.local_rank is not None:
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def main() -> None:
+    """Train, or say in one message what is wrong with the input."""
+    args = parse_args()
+    with exit_on_input_error():
+        train(args.config, args.work_dir, args.resume, args.amp, args.cfg_options, args.launcher)
+
+
+if __name__ == '__main__':
+    main()
