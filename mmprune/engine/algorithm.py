@@ -1,0 +1,95 @@
+"""From a config and a checkpoint to an algorithm that is ready to be worked with."""
+
+import os
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import FUNCTIONS, init_default_scope
+from torch.utils.data import DataLoader, Subset
+
+from mmprune.checkpoint import load_weights
+from mmprune.engine.randomness import seeded
+from mmprune.errors import InputError
+from mmprune.models import AutoSlim, Recalibration
+from mmprune.registry import DATASETS, MODELS
+
+
+def build_algorithm(cfg: Config, checkpoint: str | os.PathLike[str]) -> AutoSlim:
+    """Build the supernet of a config and load its weights and masks.
+
+    Args:
+        cfg: Its ``model`` is an AutoSlim that is not retraining.
+        checkpoint: A checkpoint of that supernet.
+
+    Returns:
+        The algorithm on the CPU, in eval mode, at the width that the checkpoint holds.
+
+    Raises:
+        InputError: If the config has no supernet, or the checkpoint is none of it.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmcls'))
+    model = deepcopy(cfg.model)
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    algorithm = MODELS.build(model)
+    check_is_supernet(algorithm, str(cfg.filename))
+    load_weights(algorithm, checkpoint)
+    algorithm.architecture.eval()
+    return algorithm
+
+
+def check_is_supernet(model: Any, config: str) -> None:
+    """Raise InputError if ``model`` has no widths to choose from."""
+    if not isinstance(model, AutoSlim):
+        raise InputError(
+            f'{config}: its model is a {type(model).__name__}, which has no subnets; wrap it as '
+            "model=dict(type='mmprune.AutoSlim', architecture=<this model>, pruner=...)."
+        )
+    if not model.is_slimmable:
+        raise InputError(
+            f'{config}: its model has retraining=True, so it is one subnet already; '
+            'use the config of the supernet.'
+        )
+
+
+def calibration_batches(cfg: Config, recalibration: Recalibration) -> list[Any]:
+    """Return the training batches for a subnet's norm statistics, the same at every call.
+
+    The images are drawn from the dataset of ``train_dataloader``, without its
+    sampler, and transformed by its pipeline under a fixed seed, so that the
+    search, the tools and every process of a distributed run see the same ones.
+
+    Args:
+        cfg: The config with ``train_dataloader``.
+        recalibration: How many batches, how large, and which.
+
+    Returns:
+        Batches as the dataloader collates them; none if ``num_batches`` is 0.
+
+    Raises:
+        InputError: If batches are wanted and the config has no ``train_dataloader``.
+    """
+    if recalibration.num_batches == 0:
+        return []
+    config = cfg.get('train_dataloader')
+    if not config:
+        raise InputError(
+            f'{cfg.filename}: subnets get their batch-norm statistics from training images, but '
+            'the config has no train_dataloader; add one, or turn this off by '
+            'model.recalibration=dict(num_batches=0).'
+        )
+    init_default_scope(cfg.get('default_scope', 'mmcls'))
+    batch_size = recalibration.batch_size or config['batch_size']
+    collate = dict(config.get('collate_fn') or dict(type='pseudo_collate'))
+    kind = collate.pop('type')
+    function = FUNCTIONS.get(kind) if isinstance(kind, str) else kind
+    with seeded(recalibration.seed):
+        dataset = DATASETS.build(deepcopy(config['dataset']))
+        order = torch.randperm(len(dataset))[: recalibration.num_batches * batch_size]
+        loader = DataLoader(
+            Subset(dataset, order.tolist()), batch_size, collate_fn=partial(function, **collate)
+        )
+        return list(loader)

@@ -1,0 +1,93 @@
+"""ONNX files of deployed networks, checked by running them."""
+
+import importlib.util
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from mmprune.errors import InputError
+
+# Two float32 programs that sum in different orders agree about as well as this.
+_TOLERANCE = 1e-4
+
+
+def export_onnx(network: nn.Module, example: Tensor, path: str | os.PathLike[str]) -> float:
+    """Write a network as ONNX, and compare what onnxruntime computes with torch.
+
+    Args:
+        network: A plain network in eval mode, on the CPU.
+        example: An input, shape (N, C, H, W). The file takes any N.
+        path: The file to write.
+
+    Returns:
+        The largest difference between the outputs, relative to the largest output.
+
+    Raises:
+        InputError: If onnx, onnxscript or onnxruntime is not installed, or the
+            outputs differ by more than 1e-4.
+    """
+    missing = [
+        name for name in ('onnx', 'onnxscript', 'onnxruntime') if not importlib.util.find_spec(name)
+    ]
+    if missing:
+        raise InputError(
+            f'Writing ONNX needs {", ".join(missing)}: pip install "mmprune[onnx]", or leave out '
+            '--onnx.'
+        )
+    # With one sample the exporter would take the batch size for a constant.
+    inputs = torch.cat([example, example.flip(-1)])
+    with _quiet_exporter():
+        torch.onnx.export(
+            network,
+            (inputs,),
+            str(path),
+            input_names=['input'],
+            dynamic_shapes=({0: torch.export.Dim('batch')},),
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+    with torch.no_grad():
+        expected = [output.numpy() for output in tree_leaves(network(inputs))]
+    error = _relative_error(expected, _run(path, inputs))
+    if error > _TOLERANCE:
+        raise InputError(
+            f'The ONNX file computes something else than torch: the relative error is {error:.1e}, '
+            f'and {_TOLERANCE:.0e} is allowed. Nothing was written; leave out --onnx.'
+        )
+    return error
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Hide what the exporter says about itself: operators of torchvision, its own deprecations."""
+    logger = logging.getLogger('torch.onnx')
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', category=FutureWarning, module='copyreg')
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _run(path: str | os.PathLike[str], inputs: Tensor) -> list[Any]:
+    import onnxruntime  # optional, and slow to import
+
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    return list(session.run(None, {'input': inputs.numpy()}))
+
+
+def _relative_error(expected: list[Any], found: list[Any]) -> float:
+    scale = max(float(np.abs(value).max()) for value in expected)
+    pairs = zip(expected, found, strict=True)
+    return max(float(np.abs(a - b).max()) for a, b in pairs) / max(scale, 1e-12)

@@ -1,0 +1,57 @@
+"""Tables that the tools print."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from mmprune.engine.search import SearchResult
+
+
+def show(table: Table) -> None:
+    """Print a table, in full width also where the output is not a terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    console.print(table)
+
+
+def results_table(full_cost: dict[str, int], results: Sequence[SearchResult], metric: str) -> Table:
+    """Return what a search has found: a row per budget.
+
+    Args:
+        full_cost: MACs and parameters of the full network.
+        results: What was found.
+        metric: Name of the metric that was compared.
+    """
+    table = Table(title='Subnets found')
+    for heading in ('budget', 'MACs', 'of full', 'parameters', 'of full', metric):
+        table.add_column(heading, justify='right')
+    table.add_column('channel config', overflow='fold')
+    for result in results:
+        table.add_row(
+            result.budget,
+            f'{result.macs:,}',
+            f'{result.macs / full_cost["macs"]:.1%}',
+            f'{result.params:,}',
+            f'{result.params / full_cost["params"]:.1%}',
+            f'{result.metric:.4f}',
+            result.channel_cfg,
+        )
+    return table
+
+
+def before_and_after_table(title: str, rows: dict[str, tuple[int, int]]) -> Table:
+    """Return a comparison of the full network and a subnet.
+
+    Args:
+        title: Of the table.
+        rows: By name of the quantity: its value before and after.
+    """
+    table = Table(title=title)
+    table.add_column('')
+    for heading in ('full network', 'subnet', 'kept'):
+        table.add_column(heading, justify='right')
+    for name, (before, after) in rows.items():
+        table.add_row(name, f'{before:,}', f'{after:,}', f'{after / before:.1%}')
+    return table

@@ -1,0 +1,137 @@
+"""Greedy slimming: drop what hurts least, again and again."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.progress import Progress
+from torch import Tensor
+
+from mmprune.engine.search.budget import Budget, Cost
+from mmprune.engine.search.history import Evaluation
+from mmprune.engine.search.search_loop import SearchLoop, Subnet
+from mmprune.errors import InputError
+from mmprune.registry import LOOPS
+
+Bins = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Width:
+    """A subnet that is described by how many bins each group keeps."""
+
+    bins: Bins
+    subnet: Subnet
+    cost: Cost
+    origin: str
+
+
+@LOOPS.register_module()
+class GreedySearchLoop(SearchLoop):
+    """AutoSlim's greedy slimming (Yu and Huang, "AutoSlim", 2019, section 3.3).
+
+    Every group's channels are cut into bins. From the full width, each round
+    evaluates all the subnets that have one bin less in one group, and goes on
+    from the best of them, until the first target is met; from there to the
+    next one. Of equally good candidates the cheapest is taken, so that no
+    round is spent on a bin that saves nothing.
+
+    Args:
+        args: As in :class:`SearchLoop`.
+        targets: The budgets: MACs, or fractions of the full network's (0 < x <= 1).
+        max_channel_bins: Bins per group, 2 or more.
+        min_channel_bins: No group keeps fewer bins than this. Narrower than the
+            narrowest width in training makes no sense.
+        kwargs: As in :class:`SearchLoop`.
+
+    Raises:
+        InputError: If there is no target, one is not above 0 or cannot be
+            reached, or the numbers of bins make no sense.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        targets: Sequence[float],
+        max_channel_bins: int = 12,
+        min_channel_bins: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if not 1 <= min_channel_bins < max_channel_bins:
+            raise InputError(
+                'A greedy search needs 1 <= min_channel_bins < max_channel_bins, got '
+                f'{min_channel_bins} and {max_channel_bins}.'
+            )
+        if not targets:
+            raise InputError('A greedy search needs at least one target, got none.')
+        self.max_channel_bins = max_channel_bins
+        self.min_channel_bins = min_channel_bins
+        budgets = [Budget.of({'macs': target}, self.full_cost) for target in targets]
+        self.budgets = sorted(budgets, key=lambda budget: -(budget.macs or 0))
+        self.budgets[-1].check_reachable(self._width_of_all(min_channel_bins).cost)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the course of this search depends on.
+
+        The targets are not in it: a search may be resumed with more of them.
+        """
+        return {
+            'max_channel_bins': self.max_channel_bins,
+            'min_channel_bins': self.min_channel_bins,
+        }
+
+    def search(self, progress: Progress) -> Iterator[tuple[Budget, Subnet, Evaluation]]:
+        """Yield the subnet at which each target is first met, widest first."""
+        width = self._width_of_all(self.max_channel_bins)
+        evaluation = self.evaluate(width.subnet, width.origin, width.cost)
+        to_save = width.cost['macs'] - (self.budgets[-1].macs or 0)
+        task = progress.add_task('greedy slimming', total=max(to_save, 1), note='')
+        rounds = 0
+        for budget in self.budgets:
+            while not budget.fits(width.cost):
+                rounds += 1
+                width, evaluation = self._best_narrower(width, rounds)
+                progress.update(
+                    task,
+                    completed=self.full_cost['macs'] - width.cost['macs'],
+                    note=f'round {rounds}: {self.metric} {evaluation.metric:.4f}',
+                )
+            yield budget, width.subnet, evaluation
+
+    def _best_narrower(self, width: _Width, rounds: int) -> tuple[_Width, Evaluation]:
+        """Evaluate what is one bin narrower in one group; return the best."""
+        candidates = []
+        for space_id, bins in width.bins.items():
+            kept = int(bins.sum())
+            # With more bins than channels some bins are empty: drop until something goes.
+            for fewer in range(kept - 1, self.min_channel_bins - 1, -1):
+                narrower = self._width(
+                    {**width.bins, space_id: _first(bins, fewer)},
+                    f'round {rounds}, {space_id} to {fewer} of {self.max_channel_bins} bins',
+                )
+                if narrower.subnet[space_id].sum() < width.subnet[space_id].sum():
+                    candidates.append(narrower)
+                    break
+        evaluated = [
+            (candidate, self.evaluate(candidate.subnet, candidate.origin, candidate.cost))
+            for candidate in candidates
+        ]
+        return min(evaluated, key=lambda pair: self.rank(pair[1]))
+
+    def _width_of_all(self, kept: int) -> _Width:
+        """Return the subnet that keeps this many bins of every group."""
+        full = self.pruner.get_max_channel_bins(self.max_channel_bins)
+        bins = {space_id: _first(ones, kept) for space_id, ones in full.items()}
+        return self._width(bins, f'{kept} of {self.max_channel_bins} bins everywhere')
+
+    def _width(self, bins: Bins, origin: str) -> _Width:
+        subnet = self.pruner.bins_to_subnet(bins, self.max_channel_bins)
+        return _Width(bins, subnet, self.pruner.cost(subnet), origin)
+
+
+def _first(bins: Tensor, kept: int) -> Tensor:
+    """Return bins of the same length of which the first ``kept`` are 1."""
+    narrower = bins.new_zeros(bins.shape)
+    narrower[:kept] = 1
+    return narrower

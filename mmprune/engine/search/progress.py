@@ -1,0 +1,48 @@
+"""A progress bar that lets log lines pass above it."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+@contextmanager
+def search_progress(logger: logging.Logger, is_shown: bool = True) -> Iterator[Progress]:
+    """Show a progress bar on the standard error while a search runs.
+
+    The logger's console handlers write through the bar meanwhile, so that a
+    line for every candidate scrolls above it. Nothing is drawn where the
+    output is not a terminal.
+
+    Args:
+        logger: The logger whose lines must not tear the bar.
+        is_shown: Whether this process shows anything.
+    """
+    columns = (
+        TextColumn('{task.description}'),
+        BarColumn(),
+        TextColumn('{task.percentage:>3.0f}%'),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn('{task.fields[note]}'),
+    )
+    console = Console(stderr=True)
+    progress = Progress(*columns, console=console, disable=not (is_shown and console.is_terminal))
+    consoles = [
+        (handler, handler.stream)
+        for handler in logger.handlers
+        if isinstance(handler, logging.StreamHandler)
+        and not isinstance(handler, logging.FileHandler)
+    ]
+    with progress:
+        try:
+            for handler, stream in consoles:
+                # While the bar is live, rich has put its own streams into sys.
+                handler.setStream(sys.stderr if stream is sys.__stderr__ else sys.stdout)
+            yield progress
+        finally:
+            for handler, stream in consoles:
+                handler.setStream(stream)

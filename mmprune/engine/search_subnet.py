@@ -1,0 +1,69 @@
+"""What tools/search_subnet.py does."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmprune.checkpoint import load_weights, read_checkpoint
+from mmprune.config import load_config
+from mmprune.engine.algorithm import check_is_supernet
+from mmprune.engine.report import results_table, show
+from mmprune.engine.run import build_runner
+from mmprune.engine.search import SearchLoop, SearchResult
+from mmprune.errors import InputError
+
+
+def search_subnet(
+    config: str | os.PathLike[str] | Config,
+    checkpoint: str | os.PathLike[str],
+    work_dir: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    cfg_options: dict[str, Any] | None = None,
+    launcher: str = 'none',
+) -> list[SearchResult]:
+    """Search a trained supernet for the best subnets under the config's budgets.
+
+    The config's ``search_cfg`` is a search loop in LOOPS, and runs in the place
+    of its validation loop, with ``val_dataloader`` and ``val_evaluator`` unless
+    it has its own.
+
+    Args:
+        config: A config with an AutoSlim model and ``search_cfg``.
+        checkpoint: The supernet's checkpoint.
+        work_dir: Where the history, the channel configs and the log go; by
+            default the config's ``work_dir``, or ``work_dirs/<config>_search``.
+        resume: Go on from the history in the work directory.
+        cfg_options: Values to set in the config, by dotted key.
+        launcher: ``'none'``, ``'pytorch'`` or ``'slurm'``: several processes share
+            the validation images of each candidate.
+
+    Returns:
+        One result per budget, in the order in which they were found.
+
+    Raises:
+        InputError: If the config has no ``search_cfg``, the checkpoint does not
+            fit, a budget cannot be met, or there is no history to resume.
+    """
+    cfg = load_config(config, cfg_options)
+    for key in ('search_cfg', 'val_dataloader', 'val_evaluator'):
+        if not cfg.get(key):
+            raise InputError(
+                f'{cfg.filename}: a search needs {key}, for example search_cfg='
+                "dict(type='mmprune.GreedySearchLoop', targets=[0.5, 0.25])."
+            )
+    cfg.val_cfg = dict(cfg.search_cfg, resume=resume)
+    chosen = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}_search'
+    cfg.work_dir = str(Path(chosen).expanduser().resolve())
+    cfg.load_from, cfg.resume = None, False
+    read_checkpoint(checkpoint)
+    runner = build_runner(cfg, launcher)
+    check_is_supernet(getattr(runner.model, 'module', runner.model), str(cfg.filename))
+    load_weights(runner.model, checkpoint)
+    runner.val()
+    loop = runner.val_loop
+    if not isinstance(loop, SearchLoop):
+        raise InputError(f'{cfg.filename}: search_cfg is a {type(loop).__name__}, not a search.')
+    show(results_table(loop.full_cost, loop.results, loop.metric))
+    return loop.results

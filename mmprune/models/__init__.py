@@ -1,0 +1,20 @@
+"""Algorithms, their distillers and losses, and deployed networks."""
+
+from mmprune.models.autoslim import AutoSlim, Recalibration, demo_input
+from mmprune.models.autoslim_ddp import AutoSlimDDP
+from mmprune.models.deployed import deployed_model
+from mmprune.models.distillers import SelfDistiller
+from mmprune.models.losses import KLDivergence
+from mmprune.models.norm_statistics import kept_norm_statistics, recalibrate_norm_statistics
+
+__all__ = [
+    'AutoSlim',
+    'AutoSlimDDP',
+    'KLDivergence',
+    'Recalibration',
+    'SelfDistiller',
+    'demo_input',
+    'deployed_model',
+    'kept_norm_statistics',
+    'recalibrate_norm_statistics',
+]

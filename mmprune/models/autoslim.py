@@ -1,0 +1,221 @@
+"""AutoSlim: one network trained at many widths, then searched for the best of them."""
+
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import is_distributed
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+from mmprune.deploy.channel_cfg import as_channel_cfg
+from mmprune.errors import InputError
+from mmprune.models.distillers import SelfDistiller
+from mmprune.models.norm_statistics import (
+    kept_norm_statistics,
+    norms_with_statistics,
+    recalibrate_norm_statistics,
+)
+from mmprune.models.sandwich import LABELLED, sandwich_step
+from mmprune.registry import MODELS, PRUNERS
+
+ChannelCfg = str | Path | dict[str, Any]
+
+
+@MODELS.register_module()
+class AutoSlim(BaseModel):
+    """A slimmable network: every width of ``architecture`` that ``pruner`` can set.
+
+    Yu and Huang, "AutoSlim: Towards One-Shot Architecture Search for Channel
+    Numbers", 2019. Training follows the sandwich rule with in-place
+    distillation; a search loop (``GreedySearchLoop``, ``EvolutionSearchLoop``)
+    then looks for subnets under a budget, and ``tools/deploy_subnet.py`` writes
+    one of them as a plain network. With ``retraining=True`` and a
+    ``channel_cfg`` the model *is* that plain network, trained from scratch.
+
+    The network's weights are under ``architecture.`` in the state dict, masks
+    included; names in channel configs are relative to ``architecture``.
+
+    Args:
+        architecture: The network, or its config (any mmengine model, such as
+            mmcls's ``ImageClassifier``).
+        pruner: The pruner, or its config in PRUNERS.
+        distiller: What teaches the narrower widths, or its config
+            (:class:`~mmprune.models.distillers.SelfDistiller`). None: every
+            width learns from the labels.
+        num_sample_training: Widths trained per step: the widest, the narrowest
+            and this many less two random ones.
+        input_shape: Shape of the input on which the network is traced and its
+            cost is counted, as (N, C, H, W), or (C, H, W) for one sample.
+        bn_training_mode: Let the norms use each batch's own statistics in
+            validation and test too, as MMRazor 0.x has it. The running
+            statistics stay as they are. Search and deployment never do this.
+        retraining: Train the subnet of ``channel_cfg`` instead of all widths.
+        channel_cfg: The subnet to retrain: a file or its contents.
+        recalibration: How the search and the tools compute a subnet's norm
+            statistics: the fields of :class:`Recalibration`.
+        data_preprocessor: For a network's config that brings none of its own.
+        init_cfg: As in mmengine.
+
+    Raises:
+        InputError: If ``num_sample_training`` is below 2, ``channel_cfg`` does
+            not go with ``retraining``, or a distiller's module is unknown.
+        NotImplementedError: If ``channel_cfg`` is a list of several subnets.
+    """
+
+    def __init__(
+        self,
+        architecture: dict[str, Any] | nn.Module,
+        pruner: Any,
+        distiller: Any = None,
+        num_sample_training: int = 4,
+        input_shape: Sequence[int] = (1, 3, 224, 224),
+        bn_training_mode: bool = False,
+        retraining: bool = False,
+        channel_cfg: ChannelCfg | list[ChannelCfg] | None = None,
+        recalibration: dict[str, Any] | None = None,
+        data_preprocessor: dict[str, Any] | nn.Module | None = None,
+        init_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        network = _build_network(architecture, data_preprocessor)
+        # The network's own preprocessor is shared: mmcls puts batch augmentations into it.
+        preprocessor = getattr(network, 'data_preprocessor', data_preprocessor)
+        super().__init__(data_preprocessor=preprocessor, init_cfg=init_cfg)
+        if num_sample_training < 2:
+            raise InputError(
+                'num_sample_training counts the widest and the narrowest width, so it is '
+                f'2 or more, got {num_sample_training}'
+            )
+        if retraining != (channel_cfg is not None):
+            raise InputError(
+                'retraining=True and channel_cfg=<file> belong together, got '
+                f'retraining={retraining}, channel_cfg={channel_cfg}'
+            )
+        self.num_sample_training = num_sample_training
+        self.bn_training_mode = bn_training_mode
+        self.demo_input = demo_input(input_shape)
+        self.recalibration = Recalibration(**(recalibration or {}))
+        # Plain names mean mmprune's own, whatever the config's default scope.
+        if isinstance(pruner, dict):
+            pruner = PRUNERS.build({'_scope_': 'mmprune', **pruner})
+        if isinstance(distiller, dict):
+            distiller = MODELS.build({'_scope_': 'mmprune', **distiller})
+        self.pruner = pruner
+        self.distiller: SelfDistiller | None = None if retraining else distiller
+        self.is_slimmable = not retraining
+        if channel_cfg is not None:
+            if isinstance(channel_cfg, list):
+                raise NotImplementedError(
+                    f'channel_cfg lists {len(channel_cfg)} subnets, but retraining several jointly '
+                    'is not implemented: give one, and train each in a run of its own.'
+                )
+            self.architecture = pruner.deploy_subnet(network, as_channel_cfg(channel_cfg))
+            return
+        self.architecture = network
+        if self.distiller is not None:
+            self.distiller.check(network)
+        pruner.prepare_from_supernet(network, demo_input=self.demo_input)
+
+    def forward(
+        self, inputs: Tensor, data_samples: list[Any] | None = None, mode: str = 'tensor'
+    ) -> Any:
+        """Run the network at the width that is set; see ``BaseModel.forward`` of mmengine.
+
+        Args:
+            inputs: A batch, shape (N, ...).
+            data_samples: The labels, for ``mode='loss'``.
+            mode: 'tensor', 'predict' or 'loss'.
+
+        Raises:
+            RuntimeError: If another wrapper than AutoSlimDDP trains the supernet
+                in several processes: it would train one width only.
+        """
+        if mode == 'loss' and self.is_slimmable and self.training and is_distributed():
+            raise RuntimeError(
+                'Distributed training of AutoSlim needs its own wrapper: put '
+                "model_wrapper_cfg=dict(type='mmprune.AutoSlimDDP') into the config."
+            )
+        return self.architecture(inputs, data_samples, mode='loss' if mode == LABELLED else mode)
+
+    def train_step(self, data: Any, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
+        """Train on one batch; see :func:`mmprune.models.sandwich.sandwich_step`."""
+        if self.is_slimmable:
+            return sandwich_step(self, self, data, optim_wrapper)
+        return super().train_step(data, optim_wrapper)
+
+    def val_step(self, data: Any) -> list[Any]:
+        """Predict a batch at the width that is set, leaving the running statistics as they are."""
+        if not self.bn_training_mode:
+            return super().val_step(data)
+        with kept_norm_statistics(self.architecture):
+            return super().val_step(data)
+
+    def test_step(self, data: Any) -> list[Any]:
+        """Predict a batch, as :meth:`val_step` does."""
+        return self.val_step(data)
+
+    def train(self, mode: bool = True) -> 'AutoSlim':
+        """Set training mode; with ``bn_training_mode`` the norms are in it always."""
+        super().train(mode)
+        if not mode and self.bn_training_mode:
+            for norm in norms_with_statistics(self.architecture):
+                norm.train()
+        return self
+
+    def recalibrate(self, batches: Iterable[Any]) -> int:
+        """Give the width that is set norm statistics of its own, and go to eval mode.
+
+        Args:
+            batches: Training batches as the dataloader gives them. They are
+                preprocessed as in testing: no mixing of images.
+
+        Returns:
+            How many samples the statistics were taken over.
+        """
+        self.architecture.eval()
+        inputs = (self.data_preprocessor(batch, False)['inputs'] for batch in batches)
+        return recalibrate_norm_statistics(self.architecture, inputs)
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """Which training images a subnet's norm statistics are computed over.
+
+    Attributes:
+        num_batches: How many batches. 0: subnets keep the supernet's statistics.
+        batch_size: Images per batch; None means the training dataloader's.
+        seed: Of the choice of images and of their random transforms.
+    """
+
+    num_batches: int = 16
+    batch_size: int | None = None
+    seed: int = 0
+
+
+def demo_input(input_shape: Sequence[int]) -> Tensor:
+    """Return the input on which a network is traced, the same at every call.
+
+    Args:
+        input_shape: (N, C, H, W), or (C, H, W) for one sample.
+    """
+    shape = tuple(input_shape)
+    if len(shape) == 3:
+        shape = (1, *shape)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _build_network(
+    architecture: dict[str, Any] | nn.Module,
+    data_preprocessor: dict[str, Any] | nn.Module | None,
+) -> nn.Module:
+    """Return the network with a data preprocessor, its own one before the given one."""
+    if isinstance(architecture, nn.Module):
+        return architecture
+    config = deepcopy(dict(architecture))
+    if data_preprocessor is not None:
+        config.setdefault('data_preprocessor', data_preprocessor)
+    return MODELS.build(config)

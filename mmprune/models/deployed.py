@@ -1,0 +1,67 @@
+"""A deployed network, built from a config."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mmprune.deploy.channel_cfg import as_channel_cfg
+from mmprune.registry import MODELS, PRUNERS
+
+
+def deployed_model(
+    model: dict[str, Any],
+    channel_cfg: str | Path | dict[str, Any],
+    data_preprocessor: dict[str, Any] | None = None,
+) -> nn.Module:
+    """Build the plain, smaller network that a channel config describes.
+
+    In a config: ``model=dict(type='mmprune.DeployedModel', model=<the original
+    network>, channel_cfg=<file>)``. What comes back is the original's own
+    class with fewer channels and its own names in the state dict; nothing is
+    traced, and nothing of mmprune is in it.
+
+    Weights that the original's config would load (``init_cfg`` of type
+    Pretrained, ``pretrained``) have the full network's shapes and are left out:
+    load the deployed checkpoint instead.
+
+    Args:
+        model: Config of the original network in MODELS.
+        channel_cfg: The channel config: a file, or its contents.
+        data_preprocessor: For a ``model`` that brings none of its own, as a
+            Runner fills it in.
+
+    Raises:
+        FileNotFoundError, ValueError: If the channel config cannot be read or
+            does not fit the network; the message names the file and the layer.
+    """
+    config = _without_pretrained(deepcopy(dict(model)))
+    if data_preprocessor is not None:
+        config.setdefault('data_preprocessor', data_preprocessor)
+    network = MODELS.build(config)
+    # Deploying needs no trace, so any pruner will do.
+    pruner = PRUNERS.build(dict(_scope_='mmprune', type='RatioPruner', ratios=[1.0]))
+    return pruner.deploy_subnet(network, as_channel_cfg(channel_cfg))
+
+
+MODELS.register_module(name='DeployedModel', module=deployed_model)
+
+
+def _without_pretrained(config: Any) -> Any:
+    """Return ``config`` without the settings that load weights from a file."""
+    if isinstance(config, dict):
+        return type(config)(
+            {
+                key: _without_pretrained(value)
+                for key, value in config.items()
+                if key != 'pretrained' and not (key == 'init_cfg' and _is_pretrained(value))
+            }
+        )
+    if isinstance(config, list | tuple):
+        return type(config)(_without_pretrained(value) for value in config)
+    return config
+
+
+def _is_pretrained(init_cfg: Any) -> bool:
+    return isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'

@@ -1,0 +1,97 @@
+"""The running statistics of batch norms: set aside, put back, and computed anew.
+
+A supernet has one set of running statistics and many widths, and a width's
+activations are distributed in its own way, so a subnet is evaluated with
+statistics of its own: reset, and averaged over some training batches (Yu and
+Huang, "Universally Slimmable Networks and Improved Training Techniques", 2019,
+section 3.3). Nothing in this module changes a weight.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+
+def norms_with_statistics(model: nn.Module) -> list[_NormBase]:
+    """Return the norm layers of ``model`` that hold running statistics, in order."""
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, _NormBase) and module.running_mean is not None
+    ]
+
+
+@contextmanager
+def kept_norm_statistics(model: nn.Module) -> Iterator[None]:
+    """Put the running statistics back at the end, whatever happened to them inside.
+
+    Args:
+        model: Its norm layers' running means, variances and batch counts are kept.
+    """
+    buffers = [
+        buffer
+        for norm in norms_with_statistics(model)
+        for buffer in (norm.running_mean, norm.running_var, norm.num_batches_tracked)
+        if buffer is not None
+    ]
+    saved = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, saved, strict=True):
+                buffer.copy_(value)
+
+
+@torch.no_grad()
+def recalibrate_norm_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
+    """Replace the running statistics by those of ``batches``, exactly.
+
+    The new mean and variance are the averages of the batches' means and
+    variances, weighted by the number of samples in each, so that a short last
+    batch counts for what it is. Everything but the norms is in eval mode
+    meanwhile: the statistics are those which the network meets in use.
+
+    Args:
+        model: The network, with the subnet set that is to be calibrated.
+        batches: Inputs of ``model``, each of shape (N, ...); consumed once.
+
+    Returns:
+        How many samples the statistics were taken over.
+
+    Raises:
+        ValueError: If there are norms with statistics and no batches; the
+            statistics are as they were then.
+    """
+    norms = norms_with_statistics(model)
+    if not norms:
+        return 0
+    iterator = iter(batches)
+    first = next(iterator, None)
+    if first is None:
+        raise ValueError('Recalibrating batch norms needs at least one batch, got none.')
+
+    modes = {module: module.training for module in model.modules()}
+    momenta = [norm.momentum for norm in norms]
+    seen = 0
+    try:
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.train()
+        batch: Tensor | None = first
+        while batch is not None:
+            seen += len(batch)
+            for norm in norms:
+                norm.momentum = len(batch) / seen
+            model(batch)
+            batch = next(iterator, None)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, mode in modes.items():
+            module.training = mode
+    return seen

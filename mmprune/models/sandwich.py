@@ -1,0 +1,140 @@
+"""One training step of a slimmable network: several widths, one optimizer step."""
+
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from mmengine.dist import broadcast, is_distributed
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+from mmprune.models.norm_statistics import kept_norm_statistics
+
+if TYPE_CHECKING:
+    from mmprune.models.autoslim import AutoSlim
+
+# The mode in which AutoSlim.forward computes the losses of labelled data inside a step.
+LABELLED = 'labelled'
+
+
+class Sampler(Protocol):
+    """What is needed of a pruner to draw a width."""
+
+    def sample_subnet(self) -> dict[str, Tensor]:
+        """Return a random subnet."""
+
+
+def sandwich_step(
+    algorithm: 'AutoSlim', model: nn.Module, data: Any, optim_wrapper: OptimWrapper
+) -> dict[str, Tensor]:
+    """Train the widest, the narrowest and some random widths on one batch.
+
+    The sandwich rule with in-place distillation (Yu and Huang, "Universally
+    Slimmable Networks and Improved Training Techniques", 2019, sections 3.1
+    and 3.2): the widest learns from the labels, and teaches the others by its
+    detached outputs. Each width's backward pass follows its forward pass, so
+    that one graph is held in memory at a time; the gradients add up and the
+    optimizer steps once. Without a distiller every width learns from labels.
+
+    Only the widest leaves a trace in the norms' running statistics: a mixture
+    over widths would fit none of them. Afterwards the widest is set.
+
+    Args:
+        algorithm: The model with pruner, distiller and network.
+        model: What the forward passes go through: ``algorithm`` itself or its
+            wrapper for training on several devices.
+        data: A batch as the dataloader gives it.
+        optim_wrapper: Does the backward passes, so that mixed precision,
+            gradient accumulation and clipping work as configured.
+
+    Returns:
+        The losses to log, by ``<width>.<name>``, and their sum as ``loss``.
+    """
+    batch = algorithm.data_preprocessor(data, True)
+    device = next(algorithm.parameters()).device
+    num_random = algorithm.num_sample_training - 2
+    widths = ['max_subnet', 'min_subnet', *(f'random_subnet{i + 1}' for i in range(num_random))]
+
+    logs: dict[str, Tensor] = {}
+    total = torch.zeros((), device=device)
+    with ExitStack() as statistics:
+        try:
+            for index, width in enumerate(widths):
+                if index == 1:
+                    statistics.enter_context(kept_norm_statistics(algorithm.architecture))
+                _set_width(algorithm, width, device)
+                is_last = index == len(widths) - 1
+                with optim_wrapper.optim_context(model), _synchronised(model, is_last):
+                    losses = _losses(algorithm, model, batch, is_widest=index == 0)
+                loss, log = algorithm.parse_losses(losses)
+                logs.update({f'{width}.{name}': value for name, value in log.items()})
+                total = total + loss.detach()
+                if is_last:
+                    optim_wrapper.update_params(loss)
+                else:
+                    _accumulate(optim_wrapper, loss)
+        finally:
+            if algorithm.distiller is not None:
+                algorithm.distiller.clear()
+            algorithm.pruner.set_max_channel()
+    return {'loss': total, **logs}
+
+
+def _set_width(algorithm: 'AutoSlim', width: str, device: torch.device) -> None:
+    if width == 'max_subnet':
+        algorithm.pruner.set_max_channel()
+    elif width == 'min_subnet':
+        algorithm.pruner.set_min_channel()
+    else:
+        algorithm.pruner.set_subnet(shared_random_subnet(algorithm.pruner, device))
+
+
+def _losses(
+    algorithm: 'AutoSlim', model: nn.Module, batch: dict[str, Any], is_widest: bool
+) -> dict[str, Tensor]:
+    """Run the width that is set; return its losses, and record the teacher if it is one."""
+    distiller = algorithm.distiller
+    if distiller is None:
+        return model(**batch, mode=LABELLED)
+    if is_widest:
+        with distiller.teacher(algorithm.architecture):
+            return model(**batch, mode=LABELLED)
+    with distiller.student(algorithm.architecture):
+        model(**batch, mode='tensor')
+    return distiller.loss()
+
+
+def _synchronised(model: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+    """Hold gradients back from the other processes until the last width of the step."""
+    no_sync = getattr(model, 'no_sync', None)
+    return nullcontext() if is_last or no_sync is None else no_sync()
+
+
+def _accumulate(optim_wrapper: OptimWrapper, loss: Tensor) -> None:
+    """Add the gradients of ``loss`` without counting a step of gradient accumulation.
+
+    The count is what the wrapper's loss scale and its next optimizer step go
+    by, and it counts batches; here several backward passes belong to one.
+    """
+    count = optim_wrapper._inner_count
+    optim_wrapper.backward(optim_wrapper.scale_loss(loss))
+    optim_wrapper._inner_count = count
+
+
+def shared_random_subnet(pruner: Sampler, device: torch.device) -> dict[str, Tensor]:
+    """Return a random subnet, the same in every process: the first one's.
+
+    Args:
+        pruner: Draws the subnet.
+        device: Where the processes exchange tensors.
+    """
+    subnet = pruner.sample_subnet()
+    if not is_distributed():
+        return subnet
+    flat = torch.cat([mask.flatten() for mask in subnet.values()]).to(device)
+    broadcast(flat)
+    parts = flat.split([mask.numel() for mask in subnet.values()])
+    return {
+        space_id: part.view_as(mask).to(mask.device)
+        for (space_id, mask), part in zip(subnet.items(), parts, strict=True)
+    }

@@ -1,0 +1,78 @@
+"""Search a trained supernet for the best subnets under the budgets of a config."""
+
+import argparse
+import os
+
+from mmengine.config import DictAction
+
+from mmprune.engine.search_subnet import search_subnet
+from mmprune.errors import exit_on_input_error
+
+EPILOG = """\
+The config needs `search_cfg`, for example
+  search_cfg = dict(type='mmprune.GreedySearchLoop', targets=[0.5, 0.25], max_channel_bins=12)
+with targets as MACs or as fractions of the full network's, or an `mmprune.EvolutionSearchLoop`
+with `constraints=dict(macs=..., params=...)`.
+
+Into the work directory go
+  search_history.jsonl   every candidate: its channels, cost and metric; --resume goes on from it
+  subnet_<budget>.yaml   the channel config found for each budget, for tools/deploy_subnet.py
+  search_results.json    the list of them
+
+examples:
+  python tools/search_subnet.py configs/autoslim/autoslim_resnet_small_digits.py \\
+      work_dirs/autoslim_resnet_small_digits/epoch_20.pth
+  python tools/search_subnet.py CONFIG CHECKPOINT --cfg-options search_cfg.targets="[300e6]"
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config with an AutoSlim model and search_cfg')
+    parser.add_argument('checkpoint', help='checkpoint of the trained supernet')
+    parser.add_argument(
+        '--work-dir', help='where results go (default: work_dirs/<config name>_search)'
+    )
+    parser.add_argument(
+        '--resume', action='store_true', help='go on from the history in the work directory'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='set values of the config by dotted key',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm'],
+        default='none',
+        help='what started this process and its siblings (default: none, a single process)',
+    )
+    # torch.distributed.launch passes one of the two, by version.
+    parser.add_argument('--local-rank', '--local_rank', type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.local_rank is not None:
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def main() -> None:
+    """Run the command line."""
+    args = parse_args()
+    with exit_on_input_error():
+        search_subnet(
+            args.config,
+            args.checkpoint,
+            args.work_dir,
+            args.resume,
+            args.cfg_options,
+            args.launcher,
+        )
+
+
+if __name__ == '__main__':
+    main()
