@@ -90,7 +90,8 @@ def _read(file: Path, name: str) -> Config:
         json.JSONDecodeError,
         yaml.YAMLError,
     ) as error:
+        reason = str(error).rstrip('!.')
         raise InputError(
-            f'{name}: not a config file: {error}. A config is a Python, YAML or JSON file of '
+            f'{name}: not a config file: {reason}. A config is a Python, YAML or JSON file of '
             'settings, such as configs/digits/resnet_small_digits.py.'
         ) from error

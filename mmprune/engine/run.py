@@ -128,9 +128,8 @@ def build_runner(cfg: Config, launcher: str = 'none') -> Runner:
     make_mmengine_load_safely()
     cfg.launcher = launcher
     _check_launcher(launcher)
-    if launcher == 'pytorch' and not _has_accelerator() and not is_distributed():
-        # mmengine would ask for a CUDA device whatever the backend.
-        torch.distributed.init_process_group('gloo')
+    if launcher == 'pytorch' and not _has_accelerator():
+        _prepare_cpu_processes(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
@@ -152,6 +151,18 @@ def _check_launcher(launcher: str) -> None:
             '--launcher slurm: mmengine gives each slurm task a GPU, and torch sees none here. '
             'On CPUs, run torchrun with --launcher pytorch inside of srun.'
         )
+
+
+def _prepare_cpu_processes(cfg: Config) -> None:
+    """Set what mmengine takes for granted to be CUDA's when there are several processes."""
+    if not is_distributed():
+        torch.distributed.init_process_group('gloo')
+    default = {
+        'type': 'MMDistributedDataParallel',
+        'broadcast_buffers': False,
+        'find_unused_parameters': cfg.get('find_unused_parameters', False),
+    }
+    cfg.model_wrapper_cfg = {'device_ids': None, **cfg.get('model_wrapper_cfg', default)}
 
 
 def _require(cfg: Config, purpose: str, keys: tuple[str, ...]) -> None:
