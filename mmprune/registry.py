@@ -25,7 +25,7 @@ BACKWARD_PARSERS = Registry(
 # Operation of a traced node -> function that carries channel labels through it.
 CHANNEL_RULES = Registry('channel rule', scope='mmprune', locations=['mmprune.channels.rules'])
 # Module type -> function that mends the attributes its forward reads.
-SLICERS = Registry('slicer', scope='mmprune', locations=['mmprune.deploy.slicers'])
+SLICERS = Registry('slicer', scope='mmprune', locations=['mmprune.layers.slicers'])
 
 # Algorithms (AutoSlim), deployed networks, distillers.
 MODELS = Registry(

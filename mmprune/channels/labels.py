@@ -72,6 +72,20 @@ class Site:
 
 
 @dataclass
+class Product:
+    """The multiply-adds of one convolution or matrix product, as a product of counts.
+
+    MACs = ``constant`` times, for every (labels, divisor) in ``counts``, the number of kept
+    labels divided by the divisor. Labels below 0 always count.
+    """
+
+    layer: str
+    node: int
+    constant: int
+    counts: list[tuple[IntArray, int]]
+
+
+@dataclass
 class EqualCounts:
     """Rows of labels of which every valid subnet keeps equally many."""
 
@@ -90,6 +104,7 @@ class LabelBook:
     canonical: IntArray
     reasons: list[str] = field(default_factory=lambda: ['', 'not traced to any layer'])
     sites: list[Site] = field(default_factory=list)
+    products: list[Product] = field(default_factory=list)
     constraints: list[EqualCounts] = field(default_factory=list)
     pins: list[tuple[IntArray, str]] = field(default_factory=list)
     _unions: list[tuple[IntArray, IntArray]] = field(default_factory=list)
@@ -127,6 +142,20 @@ class LabelBook:
     def add_site(self, layer: str, role: str, labels: IntArray, node: int) -> None:
         """Note the labels along a layer's ``in`` or ``out`` channels."""
         self.sites.append(Site(layer, role, labels, node))
+
+    def add_product(
+        self,
+        layer: str,
+        node: int,
+        output: Value,
+        constant: int,
+        counts: list[tuple[IntArray, int]],
+    ) -> None:
+        """Note a product that takes ``constant`` times ``counts`` MACs per output element."""
+        labelled = {dim for factor in output.factors for dim in axes_of(factor)}
+        free = [size for dim, size in enumerate(output.shape) if dim not in labelled]
+        counts = counts + [(factor.ravel(), 1) for factor in output.factors]
+        self.products.append(Product(layer, node, constant * int(np.prod(free)), counts))
 
     def merged(self) -> tuple[IntArray, bool]:
         """``canonical`` after this pass's unions, and whether they brought anything new."""

@@ -11,6 +11,7 @@ from mmprune.channels.labels import (
     EqualCounts,
     IntArray,
     LabelBook,
+    Product,
     Site,
     Value,
     axes_of,
@@ -31,6 +32,7 @@ class Labelling:
         tensors: Parameter or buffer name -> its label arrays, of the tensor's rank.
         shapes: Parameter or buffer name -> its shape.
         sites: Labels along the channels of layers, in order of execution.
+        products: Multiply-adds of convolutions and matrix products, as counts of labels.
         constraints: Blocks of labels that keep equally many.
         pins: (labels, reason) of channels that stay.
     """
@@ -38,6 +40,7 @@ class Labelling:
     tensors: Mapping[str, list[IntArray]]
     shapes: Mapping[str, tuple[int, ...]]
     sites: list[Site]
+    products: list[Product]
     constraints: list[EqualCounts]
     pins: list[tuple[IntArray, str]]
     num_labels: int
@@ -79,7 +82,7 @@ def propagate(
     tensors.update(_buffers(graph, book, leaves))
     shapes = {**leaves.shapes, **{n: (len(f[0].ravel()),) for n, f in tensors.items()
                                   if n not in leaves.shapes}}
-    return Labelling(tensors, shapes, book.sites, book.constraints, book.pins, leaves.num_labels)
+    return Labelling(tensors, shapes, book.sites, book.products, book.constraints, book.pins, leaves.num_labels)
 
 
 class _Leaves:

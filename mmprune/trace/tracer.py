@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules import module as module_globals
 from torch.utils._pytree import tree_leaves, tree_map
 
+from mmprune.errors import InputError
 from mmprune.registry import BACKWARD_PARSERS, table
 from mmprune.trace.model_state import untouched
 from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode
@@ -20,7 +21,7 @@ GradFn = Any
 """A node of torch's autograd graph; torch gives it no public type."""
 
 
-class TraceError(RuntimeError):
+class TraceError(InputError):
     """The model could not be run, or its run left nothing to read."""
 
 

@@ -49,7 +49,37 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     shape = [1] * len(node.shapes[0])
     shape[1] = len(out)
     factors = [out.reshape(shape)] if len(out) > 1 else []
-    return Value(node.shapes[0], factors, weight.fixed)
+    result = Value(node.shapes[0], factors, weight.fixed)
+    _count_conv(node, data, weight, inside, result, layer, book)
+    return result
+
+
+def _count_conv(
+    node: TraceNode,
+    data: Value,
+    weight: Value,
+    inside: IntArray,
+    result: Value,
+    layer: str,
+    book: LabelBook,
+) -> None:
+    """MACs of a convolution: every output element sums over its group's inputs and the kernel.
+
+    A transposed one is counted from its input elements, each of which is spread over its
+    group's outputs and the kernel.
+    """
+    groups, transposed = node.attrs['groups'], node.attrs['transposed']
+    kernel = int(np.prod(weight.shape[2:]))
+    divisor = groups if len(inside) > groups or groups == 1 else len(inside)
+    counts = [(inside, divisor)]
+    if divisor == len(inside) > 1:
+        counts = []  # depthwise: one input channel per group, however many groups stay
+    if not transposed:
+        book.add_product(layer, node.id, result, kernel, counts)
+        return
+    space = data.shape[0] * int(np.prod(data.shape[2:]))
+    flat = Value((space, result.shape[1]), [f.reshape(1, -1) for f in result.factors])
+    book.add_product(layer, node.id, flat, kernel, counts)
 
 
 def _plain_conv(
@@ -129,6 +159,10 @@ def matmul(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     layer = layer_of(node, weight)
     book.add_site(layer, 'in', channels_along(left, rank - 1, book), node.id)
     book.add_site(layer, 'out', channels_along(result, rank - 1, book), node.id)
+    summed_over = max([*contracted, *summed], key=np.size, default=None)
+    size = left.shape[-1]
+    counts = [] if summed_over is None else [(summed_over.ravel(), summed_over.size // size)]
+    book.add_product(layer, node.id, result, 1 if counts else size, counts)
     return result
 
 

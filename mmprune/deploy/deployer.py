@@ -1,0 +1,171 @@
+"""Cut a plain, smaller network out of a model by a channel config."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmprune.channels.constraints import BoolArray
+from mmprune.deploy.channel_cfg import ChannelCfg, entry_mask, tensor_mask
+from mmprune.execution import local_tensors, release
+from mmprune.execution.instrument import STATE
+from mmprune.layers import Cut, cut_of_masks, known_masks, mended_attributes
+from mmprune.layers.layer import CONVS, NORMS, TRANSPOSED_CONVS
+
+
+@dataclass
+class _ModulePlan:
+    """What one module becomes: the cuts of its tensors, its number of channels."""
+
+    cuts: dict[str, Cut] = field(default_factory=dict)
+    channels: int | None = None
+
+
+def deploy(model: nn.Module, cfg: ChannelCfg) -> nn.Module:
+    """A new plain network with the channels that ``cfg`` keeps; ``model`` stays as it is.
+
+    Args:
+        model: The network that the config was made for: a supernet or the plain original.
+        cfg: A channel config. Layers that it does not name stay whole.
+
+    Returns:
+        A network of the same classes whose tensors have storage of their own.
+
+    Raises:
+        ChannelCfgError: The config does not fit the model.
+    """
+    modules = dict(model.named_modules())
+    plans = {
+        name: _plan(cfg, name, entry, _find(cfg, name, modules))
+        for name, entry in cfg.layers().items()
+    }
+    copied = copy.deepcopy(model, _memo_of_parts(model, plans, cfg))
+    release(copied)
+    for name, plan in plans.items():
+        module = copied.get_submodule(name)
+        shapes = {local: tuple(t.shape) for local, t in local_tensors(module).items()}
+        for attribute, value in mended_attributes(module, shapes, plan.channels).items():
+            setattr(module, attribute, value)
+    return copied
+
+
+def _find(cfg: ChannelCfg, name: str, modules: Mapping[str, nn.Module]) -> nn.Module:
+    if name not in modules:
+        similar = [n for n in modules if n.rpartition('.')[2] == name.rpartition('.')[2]][:3]
+        hint = f'; the model has, for example, {similar}' if similar else ''
+        hint = hint or f"; the model's parts are {[n for n in modules if n and '.' not in n]}"
+        raise cfg.error(name, f'the model has no such layer{hint}')
+    return modules[name]
+
+
+def _raw(module: nn.Module, attribute: str) -> Any:
+    """An attribute's full-size value, also while a subnet is set."""
+    state = module.__dict__.get(STATE)
+    mended = state.attributes if state is not None else {}
+    return mended.get(attribute, getattr(module, attribute))
+
+
+def raw_channels(module: nn.Module, side: str) -> int | None:
+    """Full number of ``in`` or ``out`` channels of a module; None if its type has no such."""
+    if isinstance(module, (*CONVS, *TRANSPOSED_CONVS)):
+        return int(_raw(module, f'{side}_channels'))
+    if isinstance(module, nn.Linear):
+        return int(_raw(module, f'{side}_features'))
+    if isinstance(module, NORMS) and side == 'out':
+        names = ('num_features', 'num_channels', 'normalized_shape')
+        value = next(_raw(module, n) for n in names if hasattr(module, n))
+        return int(value if isinstance(value, int) else value[0])
+    return None
+
+
+def _plan(
+    cfg: ChannelCfg, name: str, entry: Mapping[str, Any], module: nn.Module
+) -> _ModulePlan:
+    """Read one entry against its module."""
+    masks: dict[str, BoolArray | None] = {}
+    for side in ('in', 'out'):
+        mask = masks[side] = entry_mask(cfg, name, entry, side)
+        raw = raw_channels(module, side)
+        if mask is not None and raw is None:
+            kind = type(module).__name__
+            raise cfg.error(name, f'has {side}_channels, but the layer is a {kind}')
+        if mask is not None and len(mask) != raw:
+            raise cfg.error(
+                name, f'raw_{side}_channels is {len(mask)}, but the layer has {raw}: this config '
+                'was made for another model'
+            )  # fmt: skip
+    tensors = local_tensors(module)
+    try:
+        wanted = known_masks(module, masks['in'], masks['out']) if any(
+            m is not None for m in masks.values()
+        ) else {}
+    except ValueError as error:
+        raise cfg.error(name, str(error)) from error
+    for local, parts in entry.get('tensors', {}).items():
+        if local not in tensors:
+            raise cfg.error(name, f"the layer has no parameter '{local}'")
+        for key, part in parts.items():
+            mask = tensor_mask(cfg, name, local, key, part)
+            wanted.setdefault(local, []).append(
+                _spread(cfg, name, local, tensors[local], key, mask)
+            )
+    cuts = {}
+    for local, own in wanted.items():
+        try:
+            cuts[local] = cut_of_masks(tuple(tensors[local].shape), own)
+        except ValueError as error:
+            raise cfg.error(name, f'{local}: {error}') from error
+    out = masks['out']
+    return _ModulePlan(cuts, None if out is None else int(out.sum()))
+
+
+def _spread(
+    cfg: ChannelCfg, name: str, local: str, tensor: torch.Tensor, key: str, mask: BoolArray
+) -> BoolArray:
+    """A flat mask over the dims of ``key``, as an array of the tensor's rank."""
+    dims = [int(dim) for dim in str(key).split(',')]
+    if max(dims) >= tensor.dim():
+        raise cfg.error(name, f"'{local}' has {tensor.dim()} dims, the config cuts dim {max(dims)}")
+    shape = [size if dim in dims else 1 for dim, size in enumerate(tensor.shape)]
+    if int(np.prod(shape)) != len(mask):
+        raise cfg.error(
+            name, f"'{local}' has {int(np.prod(shape))} positions along dims {key}, "
+            f'the config says {len(mask)}'
+        )  # fmt: skip
+    return mask.reshape(shape)
+
+
+def _memo_of_parts(
+    model: nn.Module, plans: Mapping[str, _ModulePlan], cfg: ChannelCfg
+) -> dict[int, Any]:
+    """A deepcopy memo that maps every tensor to its kept part, so nothing is copied whole."""
+    memo: dict[int, Any] = {}
+    shapes: dict[int, tuple[str, tuple[int, ...]]] = {}
+    for name, module in model.named_modules():
+        cuts = plans[name].cuts if name in plans else {}
+        for local, tensor in local_tensors(module).items():
+            cut = cuts.get(local)
+            new_shape = cut.shape if cut is not None else tuple(tensor.shape)
+            place, other = shapes.setdefault(id(tensor), (f'{name}.{local}', new_shape))
+            if other != new_shape:
+                raise cfg.error(
+                    name, f'{local} is shared with {place}, but they become {new_shape} and {other}'
+                )
+            if id(tensor) not in memo:
+                memo[id(tensor)] = _part(tensor, cut)
+    return memo
+
+
+def _part(tensor: torch.Tensor, cut: Cut | None) -> torch.Tensor:
+    with torch.no_grad():
+        part = tensor.detach() if cut is None else cut(tensor.detach())
+        part = part.clone(memory_format=torch.contiguous_format)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(part, requires_grad=tensor.requires_grad)
+    return part

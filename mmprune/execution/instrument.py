@@ -1,0 +1,233 @@
+"""Patch a model's modules so that they can run as any of its subnets."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmprune.channels.constraints import BoolArray
+from mmprune.channels.labels import IntArray
+from mmprune.channels.propagate import Labelling
+from mmprune.execution.kept_norm import KeptNorm
+from mmprune.execution.swap import Multiply, Swap
+from mmprune.layers import Layer, cut_of_masks, mended_attributes
+from mmprune.trace import TraceGraph
+
+STATE = '_mmprune'
+"""Name of the attribute that an instrumented module carries."""
+
+
+@dataclass
+class Instrument:
+    """What mmprune keeps on one module; copied along when the module is.
+
+    Attributes:
+        original: The forward that stood on the instance itself, if any.
+        swaps: Tensors to replace during this module's forward.
+        attributes: The module's own values of attributes that are mended now.
+        kept_norm: The channels that its normalisation sees, if not all of them.
+        masks: Names of the mask buffers that mmprune has registered on the module.
+    """
+
+    original: Callable[..., Any] | None = None
+    swaps: list[Swap] = field(default_factory=list)
+    attributes: dict[str, Any] = field(default_factory=dict)
+    kept_norm: torch.Tensor | None = None
+    masks: list[str] = field(default_factory=list)
+
+
+def is_instrumented(module: nn.Module) -> bool:
+    """Whether the module itself carries mmprune's state."""
+    return STATE in module.__dict__
+
+
+def _forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """The patched forward: the module's own one, on the subnet's tensors."""
+    state: Instrument = self.__dict__[STATE]
+    run = state.original or MethodType(type(self).forward, self)
+    if not state.swaps and state.kept_norm is None:
+        return run(*args, **kwargs)
+    norm = contextlib.nullcontext() if state.kept_norm is None else KeptNorm(state.kept_norm)
+    entered = []
+    try:
+        for swap in state.swaps:
+            swap.enter()
+            entered.append(swap)
+        with norm:
+            return run(*args, **kwargs)
+    finally:
+        for swap in reversed(entered):
+            swap.leave()
+
+
+_forward.__name__ = 'forward'
+
+
+def instrument(module: nn.Module) -> Instrument:
+    """The module's instrument, made and its forward patched on first use."""
+    if not is_instrumented(module):
+        module.__dict__[STATE] = Instrument(module.__dict__.get('forward'))
+        module.__dict__['forward'] = MethodType(_forward, module)
+    return module.__dict__[STATE]
+
+
+def release(model: nn.Module) -> None:
+    """Take every trace of mmprune off a model: forwards, masks, mended attributes."""
+    for module in model.modules():
+        state: Instrument | None = module.__dict__.pop(STATE, None)
+        if state is not None:
+            module.__dict__.pop('forward', None)
+            if state.original is not None:
+                module.__dict__['forward'] = state.original
+            for name, value in state.attributes.items():
+                setattr(module, name, value)
+            for name in state.masks:
+                del module._buffers[name]
+
+
+@dataclass(frozen=True)
+class PrunableTensor:
+    """A parameter or buffer that loses something in some subnet.
+
+    Attributes:
+        name: Its first dotted name.
+        shape: Its full shape.
+        factors: Its label arrays.
+        owners: (module, local name) of every place that holds it.
+        is_buffer: Whether it is a buffer.
+        consumers: Names of the modules whose forward reads it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    factors: list[IntArray]
+    owners: list[tuple[nn.Module, str]]
+    is_buffer: bool
+    consumers: list[str]
+
+
+def prunable_tensors(
+    model: nn.Module, graph: TraceGraph, labelling: Labelling, prunable: BoolArray
+) -> list[PrunableTensor]:
+    """The tensors of ``model`` that have a prunable label, (num_labels,) bool."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    buffers = {name for name, _ in model.named_buffers()}
+    consumers = graph.consumers()
+    found = []
+    for name, factors in labelling.tensors.items():
+        if any(prunable[factor[factor >= 0]].any() for factor in factors):
+            places = [place.rpartition('.') for place in graph.aliases.get(name, (name,))]
+            found.append(
+                PrunableTensor(
+                    name=name,
+                    shape=labelling.shapes[name],
+                    factors=factors,
+                    owners=[(modules[owner], local) for owner, _, local in places],
+                    is_buffer=name in buffers,
+                    consumers=consumers[name],
+                )
+            )
+    return found
+
+
+def kept_norms(
+    graph: TraceGraph, labelling: Labelling, prunable: BoolArray
+) -> dict[str, IntArray]:
+    """Module name -> labels of the channels over which its normalisation takes statistics."""
+    return {
+        graph.nodes[site.node].module: site.labels
+        for site in labelling.sites
+        if graph.nodes[site.node].op in ('layer_norm', 'group_norm')
+        and prunable[site.labels[site.labels >= 0]].any()
+    }
+
+
+class Execution:
+    """A supernet's switch: runs ``model`` as the subnet of the labels that are alive."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, Layer],
+        tensors: list[PrunableTensor],
+        norms: Mapping[str, IntArray],
+        mode: str,
+    ) -> None:
+        self.modules = dict(model.named_modules())
+        self.layers = layers
+        self.tensors = tensors
+        self.norms = norms
+        self.mode = mode
+        for tensor in tensors:
+            for name in tensor.consumers:
+                instrument(self.modules[name])
+        for name in (*layers, *norms):
+            instrument(self.modules[name])
+
+    def apply(self, alive: BoolArray) -> None:
+        """Run from now on as the subnet whose labels are ``alive``, (num_labels,)."""
+        states = {n: m.__dict__[STATE] for n, m in self.modules.items() if is_instrumented(m)}
+        for name, state in states.items():
+            state.swaps, state.kept_norm = [], None
+            for attribute, value in state.attributes.items():
+                setattr(self.modules[name], attribute, value)
+            state.attributes = {}
+        if self.mode == 'slice':
+            self._slice(alive, states)
+        else:
+            self._mask(alive, states)
+
+    def _slice(self, alive: BoolArray, states: Mapping[str, Instrument]) -> None:
+        shapes: dict[str, tuple[int, ...]] = {}
+        for tensor in self.tensors:
+            cut = cut_of_masks(tensor.shape, [kept(alive, f) for f in tensor.factors])
+            shapes[tensor.name] = cut.shape
+            if not cut.is_whole:
+                swap = Swap(tensor.owners, cut, tensor.is_buffer)
+                for name in tensor.consumers:
+                    states[name].swaps.append(swap)
+        for name, layer in self.layers.items():
+            module = self.modules[name]
+            own = {
+                local: shapes.get(f'{name}.{local}' if name else local, tuple(tensor.shape))
+                for local, tensor in local_tensors(module).items()
+            }
+            outputs = layer.outputs
+            channels = None if outputs is None else int(kept(alive, outputs).sum())
+            for attribute, value in mended_attributes(module, own, channels).items():
+                states[name].attributes[attribute] = getattr(module, attribute)
+                setattr(module, attribute, value)
+
+    def _mask(self, alive: BoolArray, states: Mapping[str, Instrument]) -> None:
+        for tensor in self.tensors:
+            if tensor.is_buffer:
+                continue
+            masks = [kept(alive, factor) for factor in tensor.factors]
+            dropping = tuple(torch.from_numpy(mask) for mask in masks if not mask.all())
+            if dropping:
+                swap = Swap(tensor.owners, Multiply(dropping), False)
+                for name in tensor.consumers:
+                    states[name].swaps.append(swap)
+        for name, labels in self.norms.items():
+            mask = kept(alive, labels)
+            if not mask.all():
+                states[name].kept_norm = torch.from_numpy(mask)
+
+
+def kept(alive: BoolArray, labels: IntArray) -> BoolArray:
+    """Which of ``labels`` are alive; those below 0 always are."""
+    return alive[np.maximum(labels, 0)] | (labels < 0)
+
+
+def local_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """A module's own parameters and buffers, masks left out."""
+    own = {**module._parameters, **module._buffers}
+    masks = module.__dict__[STATE].masks if is_instrumented(module) else ()
+    return {n: tensor for n, tensor in own.items() if tensor is not None and n not in masks}

@@ -1,0 +1,7 @@
+"""What mmprune knows about types of modules: layouts of their tensors, attributes to mend."""
+
+from mmprune.layers.cut import Cut, cut_of_masks
+from mmprune.layers.layer import Layer, known_masks, layers_of
+from mmprune.layers.slicers import mended_attributes
+
+__all__ = ['Cut', 'Layer', 'cut_of_masks', 'known_masks', 'layers_of', 'mended_attributes']

@@ -1,0 +1,117 @@
+"""How to take the kept part of one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+BoolArray = np.ndarray
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Cut neighbouring or scattered dims as one: ``index`` into their flattened positions."""
+
+    dims: tuple[int, ...]
+    index: torch.Tensor | slice
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The kept part of a tensor, as a recipe that is applied to the tensor of the moment.
+
+    Attributes:
+        shape: Shape of the kept part.
+        steps: What to take of each dim that loses something; empty for the whole tensor.
+    """
+
+    shape: tuple[int, ...]
+    steps: tuple[_Step, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything is kept."""
+        return not self.steps
+
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The kept part. Gradients flow to ``tensor``; it may be a view of it."""
+        for step in self.steps:
+            if isinstance(step.index, slice):
+                size = step.index.stop - step.index.start
+                tensor = tensor.narrow(step.dims[0], step.index.start, size)
+                continue
+            index = step.index.to(tensor.device)
+            if len(step.dims) == 1:
+                tensor = tensor.index_select(step.dims[0], index)
+            else:
+                front = tuple(range(len(step.dims)))
+                flat = tensor.movedim(step.dims, front).flatten(0, len(front) - 1)
+                kept = flat.index_select(0, index).unflatten(0, step.sizes)
+                tensor = kept.movedim(front, step.dims)
+        return tensor
+
+    def write_back(self, full: torch.Tensor, part: torch.Tensor) -> None:
+        """Copy a kept part into the places of ``full`` that it was taken from (1-D tensors)."""
+        for step in self.steps:
+            if isinstance(step.index, slice):
+                full[step.index] = part
+            else:
+                full.index_copy_(0, step.index.to(full.device), part)
+
+
+def _is_run(index: np.ndarray) -> bool:
+    return bool(index[-1] - index[0] + 1 == len(index))
+
+
+def _step(dims: tuple[int, ...], mask: BoolArray) -> _Step:
+    """A step for one cluster of dims; ``mask`` has one dim for each of them."""
+    index = np.flatnonzero(mask)
+    sizes = []
+    view = mask
+    while view.ndim > 1:
+        alive = view.reshape(len(view), -1).any(axis=1)
+        sizes.append(int(alive.sum()))
+        view = view[int(alive.argmax())]
+    sizes.append(int(view.sum()))
+    if len(dims) == 1 and _is_run(index):
+        return _Step(dims, slice(int(index[0]), int(index[-1]) + 1), tuple(sizes))
+    return _Step(dims, torch.from_numpy(index), tuple(sizes))
+
+
+def cut_of_masks(shape: Sequence[int], masks: Sequence[BoolArray]) -> Cut:
+    """The cut that keeps the elements for which every mask is True.
+
+    Args:
+        shape: Shape of the full tensor.
+        masks: Bool arrays of the tensor's rank, each dim of full size or 1. Masks that share
+            a dim are combined; their kept elements must fill a box.
+
+    Raises:
+        ValueError: Nothing is left, or what is left is no box.
+    """
+    clusters: list[tuple[set[int], BoolArray]] = []
+    for mask in masks:
+        dims = {dim for dim, size in enumerate(mask.shape) if size > 1}
+        touching = [c for c in clusters if c[0] & dims]
+        clusters = [c for c in clusters if not c[0] & dims]
+        for other_dims, other in touching:
+            dims, mask = dims | other_dims, mask & other
+        clusters.append((dims, mask))
+    new_shape, steps = list(shape), []
+    for dim_set, mask in clusters:
+        if mask.all():
+            continue
+        if not mask.any():
+            raise ValueError(f'no element of a tensor of shape {tuple(shape)} is kept')
+        dims = tuple(sorted(dim_set))
+        step = _step(dims, mask.reshape([shape[dim] for dim in dims]))
+        if np.prod(step.sizes) != mask.sum():
+            raise ValueError(f'the kept elements of a tensor of shape {tuple(shape)} are no box')
+        steps.append(step)
+        for dim, size in zip(dims, step.sizes, strict=True):
+            new_shape[dim] = size
+    return Cut(tuple(new_shape), tuple(steps))

@@ -1,0 +1,163 @@
+"""The layers of a traced model: which labels run along their inputs and outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import nn
+
+from mmprune.channels.constraints import BoolArray
+from mmprune.channels.labels import IntArray
+from mmprune.channels.propagate import Labelling
+
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED_CONVS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One module that owns tensors with labels, or normalises labelled channels.
+
+    Attributes:
+        name: Dotted module name.
+        inputs: Label of every input channel; None for a norm or an unknown type.
+        outputs: Label of every output channel; None for an unknown type. Labels below 0
+            stand for channels that always stay.
+        mask_rank: Number of dims of the mask buffers.
+        tensors: Local tensor name -> its label arrays, for all of its tensors.
+        known: Local names of tensors that follow from ``inputs`` and ``outputs``.
+    """
+
+    name: str
+    inputs: IntArray | None
+    outputs: IntArray | None
+    mask_rank: int
+    tensors: dict[str, list[IntArray]] = field(default_factory=dict)
+    known: tuple[str, ...] = ()
+
+
+def known_masks(
+    module: nn.Module, in_mask: BoolArray | None, out_mask: BoolArray | None
+) -> dict[str, list[BoolArray]]:
+    """Masks of a layer's tensors, by local name, from its kept inputs and outputs.
+
+    Raises:
+        ValueError: The masks do not suit the module's groups.
+    """
+    tensors = dict(module.named_parameters(recurse=False), **dict(module.named_buffers(recurse=False)))
+    if isinstance(module, NORMS):
+        names = ('weight', 'bias', 'running_mean', 'running_var')
+        return {n: [out_mask] for n in names if out_mask is not None and tensors.get(n) is not None}
+    rank = module.weight.dim()
+    masks: dict[str, list[BoolArray]] = {'weight': []}
+    transposed = isinstance(module, TRANSPOSED_CONVS)
+    rows, columns = (in_mask, out_mask) if transposed else (out_mask, in_mask)
+    if rows is not None:
+        masks['weight'].append(rows.reshape(-1, *(1,) * (rank - 1)))
+    if columns is not None:
+        groups = getattr(module, 'groups', 1)
+        per_group = module.weight.shape[1]
+        if groups > 1 and per_group > 1:
+            counts = columns.reshape(groups, per_group).sum(axis=1)
+            if counts.min() != counts.max():
+                raise ValueError(
+                    f'its {groups} groups keep between {counts.min()} and {counts.max()} channels; '
+                    'they must keep equally many'
+                )
+            each = module.weight.shape[0] // groups
+            columns = np.repeat(columns.reshape(groups, per_group), each, axis=0)
+            masks['weight'].append(columns.reshape(-1, per_group, *(1,) * (rank - 2)))
+        elif groups > 1:
+            implied = np.repeat(columns, module.weight.shape[0] // groups)
+            if rows is not None and (implied != rows).any():
+                raise ValueError(
+                    f'it is depthwise, but keeps {int(columns.sum())} inputs and '
+                    f'{int(rows.sum())} outputs that do not belong to each other'
+                )
+        else:
+            masks['weight'].append(columns.reshape(1, -1, *(1,) * (rank - 2)))
+    if out_mask is not None and tensors.get('bias') is not None:
+        masks['bias'] = [out_mask]
+    return masks
+
+
+def _along(factors: list[IntArray], dim: int, size: int) -> IntArray:
+    for factor in factors:
+        if factor.shape[dim] == factor.size and size > 1:
+            return factor.ravel()
+    return np.full(size, -1)
+
+
+def _conv_inputs(module: nn.Module, factors: list[IntArray], out: IntArray) -> IntArray:
+    """Labels of a convolution's input channels, read off its weight's labels."""
+    groups = module.groups
+    per_group = module.in_channels // groups
+    if groups == 1:
+        return _along(factors, 1, per_group)
+    each = module.out_channels // groups
+    if per_group == 1:
+        return out[::each]
+    for factor in factors:
+        if factor.shape[1] > 1:
+            rows = np.broadcast_to(factor, (module.out_channels, *factor.shape[1:]))
+            return rows.reshape(module.out_channels, per_group)[::each].ravel()
+    return np.full(module.in_channels, -1)
+
+
+def _transposed_outputs(module: nn.Module, factors: list[IntArray], inputs: IntArray) -> IntArray:
+    groups = module.groups
+    per_group, each = module.out_channels // groups, module.in_channels // groups
+    if groups == 1:
+        return _along(factors, 1, per_group)
+    if per_group == 1:
+        return inputs[::each]
+    for factor in factors:
+        if factor.shape[1] > 1:
+            rows = np.broadcast_to(factor, (module.in_channels, *factor.shape[1:]))
+            return rows.reshape(module.in_channels, per_group)[::each].ravel()
+    return np.full(module.out_channels, -1)
+
+
+def layers_of(model: nn.Module, labelling: Labelling) -> dict[str, Layer]:
+    """The layers of ``model``, by name, in the model's own order."""
+    tensors: dict[str, dict[str, list[IntArray]]] = {}
+    for name, factors in labelling.tensors.items():
+        owner, _, local = name.rpartition('.')
+        tensors.setdefault(owner, {})[local] = factors
+    norm_sites = {site.layer: site.labels for site in labelling.sites if site.role == 'norm'}
+    found = {}
+    for name, module in model.named_modules():
+        own = tensors.get(name, {})
+        layer = _layer(name, module, own, norm_sites.get(name))
+        if layer is not None:
+            found[name] = layer
+    return found
+
+
+def _layer(
+    name: str, module: nn.Module, own: dict[str, list[IntArray]], norm: IntArray | None
+) -> Layer | None:
+    weight = own.get('weight')
+    if isinstance(module, CONVS) and weight is not None:
+        out = _along(weight, 0, module.out_channels)
+        inputs = _conv_inputs(module, weight, out)
+        rank = len(module.kernel_size) + 2
+        return Layer(name, inputs, out, rank, own, ('weight', 'bias'))
+    if isinstance(module, TRANSPOSED_CONVS) and weight is not None:
+        inputs = _along(weight, 0, module.in_channels)
+        out = _transposed_outputs(module, weight, inputs)
+        rank = len(module.kernel_size) + 2
+        return Layer(name, inputs, out, rank, own, ('weight', 'bias'))
+    if isinstance(module, nn.Linear) and weight is not None:
+        out = _along(weight, 0, module.out_features)
+        inputs = _along(weight, 1, module.in_features)
+        return Layer(name, inputs, out, 2, own, ('weight', 'bias'))
+    flat = not isinstance(module, nn.LayerNorm) or len(module.normalized_shape) == 1
+    if isinstance(module, NORMS) and norm is not None and flat:
+        rank = 2 if isinstance(module, nn.LayerNorm | nn.BatchNorm1d) else 4
+        rank = 5 if isinstance(module, nn.BatchNorm3d) else rank
+        known = ('weight', 'bias', 'running_mean', 'running_var')
+        return Layer(name, None, norm, rank, own, known)
+    return Layer(name, None, None, 1, own) if own else None

@@ -1,0 +1,115 @@
+"""Attributes that a module's forward reads, mended for the size that its tensors have.
+
+The contract of a slicer, the same for all of them:
+
+    slicer(module, shapes, channels) -> {attribute: value}
+
+``shapes`` has the new shape of every tensor that the module itself owns; ``channels`` is
+the new number of channels of a norm (it may have no tensor to tell it). The module has its
+full-size attributes and is not changed. For example, for a depthwise convolution of 8
+channels of which 5 are kept:
+
+    SLICERS['Conv2d'](conv, {'weight': (5, 1, 3, 3)}, None)
+        == {'in_channels': 5, 'out_channels': 5, 'groups': 5}
+
+A slicer is found by the class name of the module or of its nearest base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from mmprune.registry import SLICERS, table
+
+Shapes = Mapping[str, tuple[int, ...]]
+Attributes = dict[str, Any]
+Slicer = Callable[[nn.Module, Shapes, int | None], Attributes]
+
+
+def slicer_of(module: nn.Module) -> Slicer | None:
+    """The slicer for a module's type, None if it has no attributes to mend."""
+    slicers = table(SLICERS)
+    for cls in type(module).__mro__:
+        if cls.__name__ in slicers:
+            return slicers[cls.__name__]
+    return None
+
+
+def mended_attributes(module: nn.Module, shapes: Shapes, channels: int | None) -> Attributes:
+    """The attributes that differ from the module's own."""
+    slicer = slicer_of(module)
+    if slicer is None:
+        return {}
+    values = slicer(module, shapes, channels)
+    return {name: value for name, value in values.items() if getattr(module, name) != value}
+
+
+def _register(*names: str) -> Callable[[Slicer], Slicer]:
+    def decorate(function: Slicer) -> Slicer:
+        SLICERS.register_module(name=list(names), module=function)
+        return function
+
+    return decorate
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    """Whether every group reads one channel: removing a channel removes its group."""
+    return module.groups > 1 and module.in_channels == module.groups
+
+
+@_register('Conv1d', 'Conv2d', 'Conv3d')
+def _conv(module: nn.Module, shapes: Shapes, channels: int | None) -> Attributes:
+    out_channels, per_group = shapes['weight'][:2]
+    groups = module.groups
+    if _is_depthwise(module):
+        groups = out_channels * module.groups // module.out_channels
+    return dict(in_channels=per_group * groups, out_channels=out_channels, groups=groups)
+
+
+@_register('ConvTranspose1d', 'ConvTranspose2d', 'ConvTranspose3d')
+def _conv_transpose(module: nn.Module, shapes: Shapes, channels: int | None) -> Attributes:
+    in_channels, per_group = shapes['weight'][:2]
+    groups = module.groups
+    if groups > 1 and module.out_channels == groups:
+        groups = in_channels * module.groups // module.in_channels
+    return dict(in_channels=in_channels, out_channels=per_group * groups, groups=groups)
+
+
+@_register('Linear')
+def _linear(module: nn.Module, shapes: Shapes, channels: int | None) -> Attributes:
+    out_features, in_features = shapes['weight']
+    return dict(in_features=in_features, out_features=out_features)
+
+
+@_register('_BatchNorm', '_NormBase')
+def _batch_norm(module: nn.Module, shapes: Shapes, channels: int | None) -> Attributes:
+    sizes = [shape[0] for shape in shapes.values() if shape]
+    return dict(num_features=sizes[0] if sizes else channels or module.num_features)
+
+
+@_register('GroupNorm')
+def _group_norm(module: nn.Module, shapes: Shapes, channels: int | None) -> Attributes:
+    sizes = [shape[0] for shape in shapes.values()]
+    return dict(num_channels=sizes[0] if sizes else channels or module.num_channels)
+
+
+@_register('LayerNorm', 'RMSNorm')
+def _layer_norm(module: nn.Module, shapes: Shapes, channels: int | None) -> Attributes:
+    if shapes:
+        return dict(normalized_shape=tuple(next(iter(shapes.values()))))
+    if channels and len(module.normalized_shape) == 1:
+        return dict(normalized_shape=(channels,))
+    return {}
+
+
+@_register('PReLU')
+def _prelu(module: nn.Module, shapes: Shapes, channels: int | None) -> Attributes:
+    return dict(num_parameters=shapes['weight'][0])
+
+
+@_register('Embedding')
+def _embedding(module: nn.Module, shapes: Shapes, channels: int | None) -> Attributes:
+    return dict(num_embeddings=shapes['weight'][0], embedding_dim=shapes['weight'][1])

@@ -1,0 +1,7 @@
+"""Pruners: how many channels a subnet keeps, and which."""
+
+from mmprune.pruners.ratio_pruner import RatioPruner
+from mmprune.pruners.structure_pruner import StructurePruner
+from mmprune.pruners.supernet import Subnet, SubnetError
+
+__all__ = ['RatioPruner', 'StructurePruner', 'Subnet', 'SubnetError']

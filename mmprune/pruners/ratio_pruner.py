@@ -1,0 +1,56 @@
+"""Subnets whose groups each keep one of a list of ratios of their channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mmprune.channels.constraints import round_half_up
+from mmprune.pruners.structure_pruner import StructurePruner
+from mmprune.pruners.supernet import Subnet
+from mmprune.registry import PRUNERS
+
+
+@PRUNERS.register_module()
+class RatioPruner(StructurePruner):
+    """Draws a ratio per group, and keeps that share of its channels.
+
+    Args:
+        ratios: Shares of channels to choose from, each above 0 and at most 1.
+        **kwargs: See ``StructurePruner``.
+    """
+
+    def __init__(self, ratios: Sequence[float], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        ratios = sorted(float(ratio) for ratio in ratios)
+        wrong = [ratio for ratio in ratios if not 0 < ratio <= 1]
+        if wrong or not ratios:
+            raise ValueError(f'ratios must be above 0 and at most 1; found {wrong or "none"}')
+        self.ratios = tuple(ratios)
+
+    def subnet_of_ratio(self, ratio: float) -> Subnet:
+        """The subnet in which every group keeps ``ratio`` of its channels, at least one."""
+        return self.subnet_of_counts(
+            {
+                space_id: max(1, round_half_up(group.num_channels * ratio))
+                for space_id, group in self.supernet.prunable_groups.items()
+            }
+        )
+
+    def sample_subnet(self) -> Subnet:
+        """A ratio drawn anew for every group, by numpy's global random state."""
+        drawn = np.random.choice(self.ratios, len(self.supernet.prunable_groups))
+        return self.subnet_of_counts(
+            {
+                space_id: max(1, round_half_up(group.num_channels * ratio))
+                for (space_id, group), ratio in zip(
+                    self.supernet.prunable_groups.items(), drawn, strict=True
+                )
+            }
+        )
+
+    def set_min_channel(self) -> None:
+        """Set the smallest ratio everywhere."""
+        self.set_subnet(self.subnet_of_ratio(self.ratios[0]))

@@ -1,0 +1,330 @@
+"""The base of all pruners: a supernet, its subnets, and the way to plain networks."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmprune.channels import ChannelGroup
+from mmprune.channels.constraints import BoolArray, round_half_up
+from mmprune.deploy import ChannelCfgError, VerifyReport, compare, deploy
+from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
+from mmprune.pruners.cfg_codec import read_cfg, write_cfg
+from mmprune.pruners.report import report
+from mmprune.pruners.supernet import Subnet, Supernet
+from mmprune.registry import IMPORTANCE, PRUNERS
+from mmprune.trace.tracer import DemoInput
+
+ChannelCfgLike = Mapping[str, Any] | str | Path
+DEFAULT_INPUT = (1, 3, 224, 224)
+
+
+@PRUNERS.register_module()
+class StructurePruner(abc.ABC):
+    """Turns a network into a supernet of subnets with fewer channels.
+
+    Subclasses say how many channels a subnet keeps (``sample_subnet``,
+    ``set_min_channel``); ``importance`` says which.
+
+    Args:
+        except_start_keys: Prefixes of layer names whose output channels all stay.
+        importance: Config or instance of a channel importance; None keeps the first
+            channels of each group, as in slimmable networks.
+        execution: ``'slice'`` computes only what the subnet has; ``'mask'`` keeps all
+            shapes and multiplies weights by 0/1 masks.
+        ties: Pairs of layer names whose output channels are to be pruned together.
+    """
+
+    def __init__(
+        self,
+        except_start_keys: Sequence[str] = (),
+        importance: Any = None,
+        execution: str = 'slice',
+        ties: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        if execution not in ('slice', 'mask'):
+            raise ValueError(f"execution must be 'slice' or 'mask', not {execution!r}")
+        self.except_start_keys = tuple(except_start_keys)
+        self.importance = IMPORTANCE.build(importance) if isinstance(importance, dict) else (
+            importance
+        )
+        self.execution = execution
+        self.ties = [(first, second) for first, second in ties]
+        self._supernet: Supernet | None = None
+        self._channel_cfgs: list[ChannelCfg] | None = None
+
+    # -- preparing ---------------------------------------------------------------------
+
+    def prepare_from_supernet(
+        self, supernet: nn.Module, demo_input: DemoInput | None = None
+    ) -> None:
+        """Trace a network and patch its modules, so that its width can be switched.
+
+        Args:
+            supernet: Any module, or an algorithm that holds one as ``.architecture``.
+            demo_input: A tensor, a tuple of arguments, a dict of keywords, or a
+                ``callable(model) -> outputs``; a 1x3x224x224 image if not given.
+
+        Raises:
+            TraceError: The model cannot be run on the demo input.
+        """
+        model = unwrap(supernet)
+        if demo_input is None:
+            like = next(model.parameters())
+            demo_input = torch.zeros(DEFAULT_INPUT, dtype=like.dtype, device=like.device).normal_()
+        self._supernet = Supernet(
+            model, demo_input, self.except_start_keys, self.ties, self.execution
+        )
+
+    @property
+    def supernet(self) -> Supernet:
+        """The prepared network.
+
+        Raises:
+            RuntimeError: ``prepare_from_supernet`` has not been called.
+        """
+        if self._supernet is None:
+            raise RuntimeError(
+                f'{type(self).__name__} has no supernet yet: call '
+                'prepare_from_supernet(model, demo_input=...) first'
+            )
+        return self._supernet
+
+    @property
+    def channel_groups(self) -> dict[str, ChannelGroup]:
+        """All groups by ``space_id``, pinned ones included, in order of execution."""
+        return self.supernet.groups
+
+    @property
+    def channel_spaces(self) -> Subnet:
+        """``space_id`` -> the group's mask in the subnet that is set, of the prunable groups."""
+        return self.supernet.subnet_of(self.supernet.alive)
+
+    # -- subnets -----------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def sample_subnet(self) -> Subnet:
+        """A random subnet; nothing is set."""
+
+    @abc.abstractmethod
+    def set_min_channel(self) -> None:
+        """Set the smallest subnet of the search space."""
+
+    def set_max_channel(self) -> None:
+        """Set the full width."""
+        self.supernet.set_alive(np.ones(self.supernet.size, bool))
+
+    def set_subnet(self, subnet: Mapping[str, torch.Tensor]) -> None:
+        """Run the supernet as ``subnet`` from now on.
+
+        Raises:
+            SubnetError: It does not fit the supernet; nothing is changed then.
+        """
+        self.supernet.set_alive(self.supernet.alive_of(subnet))
+
+    def current_subnet(self) -> Subnet:
+        """The subnet that is set."""
+        return self.supernet.subnet_of(self.supernet.alive)
+
+    def subnet_of_counts(self, counts: Mapping[str, int]) -> Subnet:
+        """The subnet that keeps about ``counts[space_id]`` channels of each group.
+
+        ``importance`` says which; constraints of a group may round the count.
+        """
+        alive = np.ones(self.supernet.size, bool)
+        for space_id, group in self.supernet.prunable_groups.items():
+            alive[group.labels] = group.select(self._scores(group), counts[space_id])
+        return self.supernet.subnet_of(alive)
+
+    def _scores(self, group: ChannelGroup) -> np.ndarray:
+        if self.importance is None:
+            return -np.arange(group.num_channels, dtype=np.float64)
+        return self.importance.scores(group, self.supernet.model)
+
+    # -- bins --------------------------------------------------------------------------
+
+    def get_max_channel_bins(self, max_channel_bins: int) -> dict[str, torch.Tensor]:
+        """All bins of every group: ``{space_id: ones(n)}``."""
+        if max_channel_bins < 1:
+            raise ValueError(f'at least 1 bin is needed, not {max_channel_bins}')
+        return {space_id: torch.ones(max_channel_bins) for space_id in self.channel_spaces}
+
+    def bins_to_subnet(self, bins: Mapping[str, torch.Tensor], max_channel_bins: int) -> Subnet:
+        """The subnet of a share of bins: n of N bins keep n/N of a group's channels.
+
+        All bins keep all channels, whether or not N divides their number or exceeds it;
+        at least one channel stays.
+        """
+        counts = {}
+        for space_id, group in self.supernet.prunable_groups.items():
+            if space_id not in bins or bins[space_id].numel() != max_channel_bins:
+                found = bins[space_id].numel() if space_id in bins else 'none'
+                raise ValueError(f"'{space_id}': expected {max_channel_bins} bins, found {found}")
+            share = float((bins[space_id] != 0).sum()) / max_channel_bins
+            counts[space_id] = max(1, round_half_up(share * group.num_channels))
+        return self.subnet_of_counts(counts)
+
+    def set_channel_bins(
+        self, channel_bins_dict: Mapping[str, torch.Tensor], max_channel_bins: int
+    ) -> None:
+        """Set the subnet of ``bins_to_subnet``."""
+        self.set_subnet(self.bins_to_subnet(channel_bins_dict, max_channel_bins))
+
+    # -- channel configs ---------------------------------------------------------------
+
+    def export_subnet(self) -> dict[str, Any]:
+        """The channel config of the subnet that is set."""
+        return write_cfg(self.supernet, self.supernet.alive)
+
+    def load_channel_cfg(self, channel_cfg: ChannelCfgLike) -> Subnet:
+        """The subnet that a channel config (dict or file) stands for, checked against the model.
+
+        Reads mmprune's format, MMRazor 0.x channel configs and MMRazor 1.x unit files.
+
+        Raises:
+            ChannelCfgError: It is broken, or does not fit the model.
+        """
+        alive = read_cfg(self.supernet, as_channel_cfg(channel_cfg))
+        return self.supernet.subnet_of(alive)
+
+    def switch_subnet(
+        self,
+        channel_cfg: ChannelCfgLike | Sequence[ChannelCfgLike],
+        subnet_ind: int | None = None,
+    ) -> None:
+        """Set the subnet of a channel config, or of one of several.
+
+        Args:
+            channel_cfg: One channel config, or a list of them.
+            subnet_ind: Which of the list; the first if None.
+        """
+        several = isinstance(channel_cfg, list | tuple)
+        chosen = channel_cfg[subnet_ind or 0] if several else channel_cfg  # type: ignore[index]
+        self.set_subnet(self.load_channel_cfg(chosen))
+        for module in self.supernet.model.modules():
+            if hasattr(module, 'switch_subnet_statistics') and subnet_ind is not None:
+                module.switch_subnet_statistics(subnet_ind)
+
+    def deploy_subnet(self, supernet: nn.Module, channel_cfg: ChannelCfgLike) -> nn.Module:
+        """A new plain network with the channels that a channel config keeps.
+
+        Args:
+            supernet: The network that the config was made for, prepared or plain; it is
+                left as it was. An algorithm is looked through for its ``.architecture``.
+            channel_cfg: A channel config or a file of one. No trace is needed, except for
+                MMRazor 1.x unit files, which want a prepared pruner.
+
+        Raises:
+            ChannelCfgError: The config does not fit the model; nothing is changed.
+        """
+        model = unwrap(supernet)
+        cfg = as_channel_cfg(channel_cfg)
+        if self._supernet is not None and self._supernet.model is model:
+            alive = read_cfg(self._supernet, cfg)
+            cfg = ChannelCfg(write_cfg(self._supernet, alive), cfg.source)
+        elif cfg.is_unit_file:
+            raise ChannelCfgError(
+                f'{cfg.source}: is a unit file of MMRazor 1.x, which names only one layer per '
+                'group: call prepare_from_supernet(model) first'
+            )
+        return deploy(model, cfg)
+
+    # -- checking ----------------------------------------------------------------------
+
+    def verify_subnet(
+        self, supernet: nn.Module | None = None, subnet: Mapping[str, torch.Tensor] | None = None
+    ) -> VerifyReport:
+        """Prove on the demo input that a subnet gives the same numbers deployed.
+
+        The subnet is run sliced and masked (two computations that share little) and
+        compared with the deployed network. The subnet that was set is set again afterwards.
+
+        Args:
+            supernet: The prepared network; may be left out.
+            subnet: The subnet to verify; a random one if None.
+        """
+        prepared = self.supernet
+        if supernet is not None and unwrap(supernet) is not prepared.model:
+            raise ValueError('verify_subnet: the model is not the one that was prepared')
+        before, mode = prepared.alive, prepared.execution.mode
+        alive = self._random_alive() if subnet is None else prepared.alive_of(subnet)
+        deployed = deploy(prepared.model, ChannelCfg(write_cfg(prepared, alive)))
+        worst: VerifyReport | None = None
+        try:
+            for way in ('slice', 'mask'):
+                prepared.execution.mode = way
+                prepared.set_alive(alive)
+                found = compare(prepared.model, deployed, prepared.demo_input)
+                if worst is None or (found.ok, -found.max_rel_err) < (worst.ok, -worst.max_rel_err):
+                    worst = found
+        finally:
+            prepared.execution.mode = mode
+            prepared.set_alive(before)
+        assert worst is not None
+        return worst
+
+    def _random_alive(self) -> BoolArray:
+        """About half of every group's channels, any of them."""
+        random = np.random.default_rng()
+        alive = np.ones(self.supernet.size, bool)
+        for group in self.supernet.prunable_groups.values():
+            scores = random.random(group.num_channels)
+            alive[group.labels] = group.select(scores, max(1, group.num_channels // 2))
+        return alive
+
+    def cost(self, subnet: Mapping[str, torch.Tensor] | None = None) -> dict[str, int]:
+        """MACs (of the whole demo batch) and parameters of a subnet, in closed form.
+
+        Args:
+            subnet: The subnet; the one that is set if None.
+        """
+        prepared = self.supernet
+        alive = prepared.alive if subnet is None else prepared.alive_of(subnet)
+        return {
+            'macs': prepared.cost_model.macs(alive),
+            'params': prepared.cost_model.params(alive),
+        }
+
+    def report(self) -> str:
+        """A table of all groups, for a person."""
+        return report(self.supernet)
+
+    def get_space_id(self, module_name: str) -> str | dict[str, list[str]] | None:
+        """The group of a layer's channels.
+
+        Returns:
+            The ``space_id``; ``{'concat': [...]}`` where the channels come from several
+            groups (a norm after a concatenation); None where they are pinned.
+
+        Raises:
+            KeyError: No traced layer has this name.
+        """
+        layer = self.supernet.layers.get(module_name)
+        if layer is None or layer.outputs is None:
+            raise KeyError(f"no traced layer '{module_name}' with output channels")
+        groups = [
+            space_id
+            for space_id, group in self.supernet.prunable_groups.items()
+            if np.isin(group.labels, layer.outputs).any()
+        ]
+        if len(groups) > 1:
+            return {'concat': groups}
+        return groups[0] if groups else None
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network inside an algorithm or a distributed wrapper."""
+    while True:
+        inner = getattr(model, 'module', None)
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = inner  # type: ignore[assignment]
+        elif isinstance(getattr(model, 'architecture', None), nn.Module):
+            model = model.architecture
+        else:
+            return model

@@ -1,0 +1,144 @@
+"""A prepared network: groups, layers, masks and the switch that runs its subnets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmprune.channels import ChannelGroup, build_groups, propagate
+from mmprune.channels.constraints import BoolArray
+from mmprune.cost import CostModel
+from mmprune.errors import InputError
+from mmprune.execution import Execution, MaskBuffers, kept_norms, prunable_tensors, release
+from mmprune.layers import Layer, layers_of
+from mmprune.trace import trace
+from mmprune.trace.tracer import DemoInput
+
+Subnet = dict[str, torch.Tensor]
+"""Kept channels of every prunable group: space_id -> 0/1 mask of the group's channels."""
+
+
+class SubnetError(InputError):
+    """A subnet that does not fit the supernet."""
+
+
+class Supernet:
+    """A model whose width can be switched.
+
+    Making one traces the model and patches its modules in place; the weights, the norm
+    statistics and everything else that a forward pass reads stay as they are.
+
+    Args:
+        model: Any module.
+        demo_input: See ``mmprune.trace.trace``.
+        except_start_keys: Prefixes of layer names whose output channels stay.
+        ties: Pairs of layers whose output channels are pruned together.
+        mode: ``'slice'`` or ``'mask'``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        demo_input: DemoInput,
+        except_start_keys: Iterable[str] = (),
+        ties: Iterable[tuple[str, str]] = (),
+        mode: str = 'slice',
+    ) -> None:
+        release(model)
+        self.model = model
+        self.demo_input = demo_input
+        self.graph = trace(model, demo_input)
+        self.labelling = propagate(self.graph, except_start_keys, ties)
+        self.groups = build_groups(self.labelling)
+        self.size = self.labelling.num_labels
+        prunable = np.zeros(self.size, bool)
+        for group in self.prunable_groups.values():
+            prunable[group.labels] = True
+        self.layers = layers_of(model, self.labelling)
+        self.cost_model = CostModel(model, self.labelling)
+        touched = {n: layer for n, layer in self.layers.items() if _touches(layer, prunable)}
+        tensors = prunable_tensors(model, self.graph, self.labelling, prunable)
+        norms = kept_norms(self.graph, self.labelling, prunable)
+        self.execution = Execution(model, touched, tensors, norms, mode)
+        self.masks = MaskBuffers(model, touched.values(), prunable, self.labelling.tensors)
+        self.alive = np.ones(self.size, bool)
+        self.masks.follow_loading(model, self.refresh)
+
+    @property
+    def prunable_groups(self) -> dict[str, ChannelGroup]:
+        """The groups that a subnet decides about."""
+        return {space_id: group for space_id, group in self.groups.items() if group.prunable}
+
+    def set_alive(self, alive: BoolArray) -> None:
+        """Run from now on as the subnet whose labels are ``alive``."""
+        self.masks.write(alive)
+        self.execution.apply(alive)
+        self.alive = alive
+
+    def refresh(self) -> None:
+        """Follow the mask buffers, after a checkpoint was loaded."""
+        alive = self.masks.read(self.size)
+        self.check_alive(alive, 'the masks of the supernet')
+        self.execution.apply(alive)
+        self.alive = alive
+
+    def check_alive(self, alive: BoolArray, source: str) -> None:
+        """Refuse labels that are no valid choice for some group."""
+        for group in self.groups.values():
+            problem = group.problem_with(alive[group.labels])
+            if problem:
+                raise SubnetError(f"{source}: group '{group.space_id}' {problem}")
+
+    def alive_of(self, subnet: Mapping[str, torch.Tensor]) -> BoolArray:
+        """Which labels a subnet keeps.
+
+        Raises:
+            SubnetError: A space_id is missing or unknown, or its mask is not valid.
+        """
+        groups = self.prunable_groups
+        unknown = [space_id for space_id in subnet if space_id not in groups]
+        if unknown:
+            known = self.groups.get(unknown[0])
+            why = f'is pinned ({known.reason})' if known else 'is unknown'
+            raise SubnetError(
+                f"subnet: space_id '{unknown[0]}' {why} ({len(unknown)} such); the supernet has "
+                f'{len(groups)} prunable groups, see pruner.channel_spaces'
+            )
+        missing = [space_id for space_id in groups if space_id not in subnet]
+        if missing:
+            raise SubnetError(
+                f"subnet: {len(missing)} of {len(groups)} groups are missing, '{missing[0]}' first"
+            )
+        alive = np.ones(self.size, bool)
+        for space_id, group in groups.items():
+            values = subnet[space_id].detach().cpu().numpy().ravel()
+            if not np.isin(values, (0, 1)).all():
+                raise SubnetError(f"subnet: the mask of '{space_id}' has values other than 0 and 1")
+            mask = values.astype(bool)
+            problem = group.problem_with(mask)
+            if problem:
+                raise SubnetError(f"subnet: the mask of '{space_id}' {problem}")
+            alive[group.labels] = mask
+        return alive
+
+    def subnet_of(self, alive: BoolArray) -> Subnet:
+        """The masks of the groups, in the shapes of ``channel_spaces``."""
+        return {
+            space_id: torch.from_numpy(alive[group.labels].astype(np.float32)).reshape(
+                self.mask_shape(group)
+            )
+            for space_id, group in self.prunable_groups.items()
+        }
+
+    def mask_shape(self, group: ChannelGroup) -> tuple[int, ...]:
+        """(1, C, 1, ...) with the rank of the outputs of the layer that makes the channels."""
+        ranks = [self.layers[name].mask_rank for name in group.layers if name in self.layers]
+        return (1, -1, *(1,) * (max(ranks[0], 2) - 2)) if ranks else (1, -1)
+
+
+def _touches(layer: Layer, prunable: BoolArray) -> bool:
+    arrays = [layer.inputs, layer.outputs, *(f for fs in layer.tensors.values() for f in fs)]
+    return any(a is not None and bool(prunable[a[a >= 0]].any()) for a in arrays)
