@@ -1,5 +1,12 @@
-"""What runs: search loops, and the functions behind the tools."""
+"""What runs: search loops, hooks, and the functions behind the tools."""
 
+from mmprune.engine.hooks import ProgressBarHook
 from mmprune.engine.search import EvolutionSearchLoop, GreedySearchLoop, SearchLoop, SearchResult
 
-__all__ = ['EvolutionSearchLoop', 'GreedySearchLoop', 'SearchLoop', 'SearchResult']
+__all__ = [
+    'EvolutionSearchLoop',
+    'GreedySearchLoop',
+    'ProgressBarHook',
+    'SearchLoop',
+    'SearchResult',
+]

@@ -35,7 +35,7 @@ def search_progress(logger: logging.Logger, is_shown: bool = True) -> Iterator[P
         (handler, handler.stream)
         for handler in logger.handlers
         if isinstance(handler, logging.StreamHandler)
-        and not isinstance(handler, logging.FileHandler)
+        and handler.stream in (sys.__stdout__, sys.__stderr__)
     ]
     with progress:
         try:
