@@ -1,0 +1,58 @@
+# Everything runs in a virtual environment of its own, which the first target that needs it makes.
+# Needs python3.11 with its venv module (Debian: apt install python3.11-venv), make and git.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+# Arguments to add, as in: make test ARGS='-k digits'
+ARGS ?=
+
+REQUIREMENTS := $(addprefix requirements/,runtime.txt lite.txt onnx.txt tests.txt dev.txt)
+CONSTRAINTS := requirements/constraints.txt
+READY := $(VENV)/.ready
+BIN := $(VENV)/bin
+# The working tree is what runs, also if mmprune is installed.
+RUN = PYTHONPATH="$(CURDIR)" $(BIN)/python
+
+.DEFAULT_GOAL := help
+.PHONY: help venv test demo zoo bench lint format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(READY) ## make the virtual environment (.venv)
+
+# torch first and by its exact version: left to itself, pip may choose another build of several GB.
+$(READY): $(REQUIREMENTS) $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 10)' || \
+		{ echo 'This needs Python 3.11 with its venv module: apt install python3.11-venv, or' \
+		'make PYTHON=/path/to/python3.11'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' $(CONSTRAINTS))"
+	$(BIN)/python -m pip install --quiet $(addprefix -r ,$(REQUIREMENTS)) -c $(CONSTRAINTS)
+	$(BIN)/python -m pip check
+	touch $@
+
+test: $(READY) ## run the tests
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadgroup $(ARGS)
+
+demo: $(READY) ## train, search, deploy and finetune on handwritten digits, with a table at the end
+	$(RUN) tools/demo.py $(ARGS)
+
+zoo: $(READY) ## prune the networks of mmcls, and print how much and how exactly
+	$(RUN) tools/zoo.py $(ARGS)
+
+bench: $(READY) ## time tracing, pruned forward passes and deploying
+	$(RUN) tools/bench.py $(ARGS)
+
+lint: $(READY) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## bring the files into the style that lint asks for
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the virtual environment, caches and what builds leave
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
