@@ -102,9 +102,9 @@ def _plan(
             )  # fmt: skip
     tensors = local_tensors(module)
     try:
-        wanted = known_masks(module, masks['in'], masks['out']) if any(
-            m is not None for m in masks.values()
-        ) else {}
+        groups = _raw(module, 'groups') if hasattr(module, 'groups') else 1
+        said = any(mask is not None for mask in masks.values())
+        wanted = known_masks(module, masks['in'], masks['out'], groups) if said else {}
     except ValueError as error:
         raise cfg.error(name, str(error)) from error
     for local, parts in entry.get('tensors', {}).items():

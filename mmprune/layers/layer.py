@@ -39,9 +39,11 @@ class Layer:
 
 
 def known_masks(
-    module: nn.Module, in_mask: BoolArray | None, out_mask: BoolArray | None
+    module: nn.Module, in_mask: BoolArray | None, out_mask: BoolArray | None, groups: int = 1
 ) -> dict[str, list[BoolArray]]:
     """Masks of a layer's tensors, by local name, from its kept inputs and outputs.
+
+    ``groups`` is the full-size number of a convolution's groups.
 
     Raises:
         ValueError: The masks do not suit the module's groups.
@@ -57,7 +59,6 @@ def known_masks(
     if rows is not None:
         masks['weight'].append(rows.reshape(-1, *(1,) * (rank - 1)))
     if columns is not None:
-        groups = getattr(module, 'groups', 1)
         per_group = module.weight.shape[1]
         if groups > 1 and per_group > 1:
             counts = columns.reshape(groups, per_group).sum(axis=1)
@@ -70,7 +71,7 @@ def known_masks(
             columns = np.repeat(columns.reshape(groups, per_group), each, axis=0)
             masks['weight'].append(columns.reshape(-1, per_group, *(1,) * (rank - 2)))
         elif groups > 1:
-            implied = np.repeat(columns, module.weight.shape[0] // groups)
+            implied = np.repeat(columns, len(module.weight) // len(columns))
             if rows is not None and (implied != rows).any():
                 raise ValueError(
                     f'it is depthwise, but keeps {int(columns.sum())} inputs and '
