@@ -180,7 +180,8 @@ def _diagnose(file: Path, error: Exception) -> str:
     # torch goes on to explain how the check can be turned off; what it refused is enough.
     refused = re.search(r'GLOBAL ([\w.]+)', str(error))
     if refused is None:
-        return f'cannot be read ({str(error).splitlines()[0]}). Write it anew.'
+        reason = re.search(r'WeightsUnpickler error:\s+(.+)', str(error))
+        return f'cannot be read ({reason.group(1) if reason else error}). Write it anew.'
     return (
         f'holds more than weights and plain data ({refused.group(1)}), and mmprune runs no code '
         "from a checkpoint. Save the weights alone: torch.save({'state_dict': model.state_dict()}, "

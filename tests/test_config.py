@@ -1,0 +1,103 @@
+"""Configs are found by path and by name, and what is none is refused with its name."""
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmprune import config as config_module
+from mmprune.config import CONFIG_ROOTS, find_config, load_config
+from mmprune.errors import InputError, exit_on_input_error
+
+NAME = 'resnet_small_digits.py'
+SOURCE_CONFIGS = CONFIG_ROOTS[1]
+
+
+@pytest.mark.parametrize('given', [NAME, f'digits/{NAME}', str(SOURCE_CONFIGS / 'digits' / NAME)])
+def test_a_config_is_found_from_any_folder(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_config(given) == SOURCE_CONFIGS / 'digits' / NAME
+
+
+def test_a_file_here_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(NAME).write_text('x = 1\n')
+    assert load_config(NAME).x == 1
+
+
+def test_an_installed_config_comes_before_a_source_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_module, 'CONFIG_ROOTS', (tmp_path, SOURCE_CONFIGS))
+    (tmp_path / NAME).write_text('x = 1\n')
+    assert find_config(NAME) == tmp_path / NAME
+
+
+def test_a_missing_config_is_refused_with_the_nearest_names() -> None:
+    with pytest.raises(FileNotFoundError, match=f'resnet_smal_digits.py: no such.*{NAME}'):
+        load_config('resnet_smal_digits.py')
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'expected'),
+    [
+        ('notes.txt', 'my notes', 'not a config file: Only py/yml/yaml/json'),
+        ('broken.py', 'x = = 2', 'not a config file: invalid syntax'),
+        ('cut.py', 'model = dict(\n    type=', 'not a config file'),
+        ('broken.yaml', 'a: [1', 'not a config file'),
+        ('broken.json', '{"a": ', 'not a config file'),
+        ('orphan.py', "_base_ = './nothing.py'", 'a file it builds on is missing.*nothing.py'),
+        ('stranger.py', "custom_imports = dict(imports=['no_such_module'])", 'no_such_module'),
+    ],
+)
+def test_files_that_are_no_configs_are_refused(
+    tmp_path: Path, name: str, content: str, expected: str
+) -> None:
+    file = tmp_path / name
+    file.write_text(content)
+    with pytest.raises(InputError, match=f'(?s){name}: .*{expected}'):
+        load_config(file)
+
+
+def test_options_are_set_in_a_copy() -> None:
+    original = Config({'model': {'depth': 18}})
+    changed = load_config(original, {'model.depth': 34, 'work_dir': 'out'})
+    assert (changed.model.depth, changed.work_dir) == (34, 'out')
+    assert original.model.depth == 18
+
+
+def test_an_option_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(InputError, match=rf'{NAME}: --cfg-options .*depth'):
+        load_config(NAME, {'model.backbone.depth.x': 3})
+
+
+def test_every_config_is_found_by_its_name() -> None:
+    """What `mim train mmprune NAME` needs."""
+    files = [file for file in SOURCE_CONFIGS.rglob('*.py') if '_base_' not in file.parts]
+    assert files
+    assert len({file.name for file in files}) == len(files)
+
+
+@pytest.mark.parametrize(
+    'file',
+    sorted(file for file in SOURCE_CONFIGS.rglob('*.py') if '_base_' not in file.parts),
+    ids=lambda file: file.name,
+)
+def test_every_config_can_be_read(file: Path) -> None:
+    cfg = load_config(file)
+    assert cfg.default_scope
+    assert 'mmprune' in cfg.custom_imports['imports'][0]
+
+
+def test_a_tool_ends_with_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught, exit_on_input_error():
+        load_config('nothing_at_all.py')
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith('error: nothing_at_all.py: no such config file')
+
+
+def test_a_fault_of_mmprune_keeps_its_traceback() -> None:
+    with pytest.raises(KeyError), exit_on_input_error():
+        {}['x']
