@@ -51,7 +51,10 @@ class Swap:
         part = self._store(module)[name]
         for owner, local in self.owners:
             self._store(owner)[local] = full
-        if self.is_buffer and module.training and isinstance(self.transform, Cut):
+        # A run of channels is a view of the full tensor: what was written is there already, and
+        # writing it again would break the backward pass, which holds on to the view.
+        is_view = part._base is full
+        if self.is_buffer and module.training and isinstance(self.transform, Cut) and not is_view:
             with torch.no_grad():
                 self.transform.write_back(full, part)
 
