@@ -155,9 +155,7 @@ def _signatures(labelling: Labelling) -> np.ndarray:
     for factors in labelling.tensors.values():
         for factor in factors:
             weight = random.integers(1, 2**63, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-            labels = factor[factor >= 0]
-            counts = np.bincount(labels, minlength=labelling.num_labels)
-            signature += counts.astype(np.uint64) * weight
+            np.add.at(signature, factor[factor >= 0], weight)
     return signature
 
 

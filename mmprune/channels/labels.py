@@ -127,12 +127,14 @@ class LabelBook:
         if not differ.any():
             return
         first, second = first[differ], second[differ]
-        for one, other in ((first, second), (second, first)):
-            for label in np.unique(other[other < 0]):
-                self.pin(one[other == label], self.reasons[-label])
-        both = (first >= 0) & (second >= 0)
-        if both.any():
-            self._unions.append((first[both], second[both]))
+        if min(first.min(), second.min()) < 0:
+            for one, other in ((first, second), (second, first)):
+                for label in np.unique(other[other < 0]):
+                    self.pin(one[other == label], self.reasons[-label])
+            both = (first >= 0) & (second >= 0)
+            first, second = first[both], second[both]
+        if len(first):
+            self._unions.append((first, second))
 
     def equal_counts(self, rows: IntArray, reason: str) -> None:
         """Every row of ``rows`` (blocks, size) keeps the same number of channels."""

@@ -90,8 +90,8 @@ def _plain_conv(
     out = channels_along(weight, 0, book)
     if per_group > 1:
         columns = _weight_inputs(weight, book)
-        rows = np.repeat(inside.reshape(groups, per_group), outputs // groups, axis=0)
-        book.unite(columns, rows)
+        per_block = columns if len(columns) == 1 else columns[:: outputs // groups]
+        book.unite(per_block, inside.reshape(groups, per_group))
     elif groups > 1:
         book.unite(out, np.repeat(inside, outputs // groups))
     if groups > 1 and per_group > 1:
