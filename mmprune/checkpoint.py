@@ -7,10 +7,10 @@ to read all of it safely.
 """
 
 import os
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from zipfile import is_zipfile
 
@@ -54,7 +54,7 @@ def read_checkpoint(
     torch.serialization.add_safe_globals(_allowed_globals())
     try:
         content = torch.load(file, map_location=map_location, weights_only=True)
-    except (RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, LookupError, ValueError, UnpicklingError) as error:
         raise InputError(f'{path}: {_diagnose(file, error)}') from error
     checkpoint = content if isinstance(content, Mapping) else {}
     weights = checkpoint.get('state_dict')
@@ -153,7 +153,7 @@ def _statistics_method(owner: object, name: str) -> Callable[..., Any]:
     """Stand in for ``getattr``, which a pickled HistoryBuffer calls for its own methods."""
     method = HistoryBuffer.__dict__.get(name)
     if owner is not HistoryBuffer or not callable(method):
-        raise pickle.UnpicklingError(f'a checkpoint may not look up {name!r} of {owner!r}')
+        raise UnpicklingError(f'a checkpoint may not look up {name!r} of {owner!r}')
     return method
 
 
@@ -172,6 +172,8 @@ def _allowed_globals() -> list[Any]:
 
 def _diagnose(file: Path, error: Exception) -> str:
     """Say why torch could not read a file, and what to do, in one sentence each."""
+    if isinstance(error, PermissionError):
+        return 'you may not read this file.'
     if not is_zipfile(file):
         return (
             f'not a checkpoint, or cut off: its {file.stat().st_size} bytes are no complete '

@@ -6,9 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
+from mmengine.utils import ManagerMixin
 
 # Two test processes share two cores.
 torch.set_num_threads(1)
@@ -17,16 +15,26 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def fixed_seeds() -> None:
     random.seed(0)
-    np.random.seed(0)  # noqa: NPY002  (what mmengine and mmcls draw from)
+    np.random.seed(0)
     torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
 def fresh_mmengine() -> Iterator[None]:
-    """Forget the runners, scopes and loggers of the test."""
+    """Forget the runners, scopes, visualizers and loggers of the test.
+
+    mmengine keeps them by name in their classes, and a runner is named after the second in which
+    it starts.
+    """
     yield
-    for manager in (MessageHub, MMLogger, DefaultScope, Visualizer):
+    for manager in _subclasses(ManagerMixin):
         for instance in manager._instance_dict.values():
             for handler in getattr(instance, 'handlers', []):
                 handler.close()
         manager._instance_dict.clear()
+
+
+def _subclasses(cls: type) -> Iterator[type]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
