@@ -13,7 +13,6 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
-from rich.console import Console
 
 from mmprune.checkpoint import load_weights
 from mmprune.config import load_config
@@ -23,6 +22,7 @@ from mmprune.engine.demo_report import DemoReport, Row, plot_report, report_tabl
 from mmprune.engine.deploy_subnet import DeployedFiles, deploy_subnet
 from mmprune.engine.export_subnet import export_subnet, set_from_file
 from mmprune.engine.predict import Predictions, predict_dataset
+from mmprune.engine.report import wide_console
 from mmprune.engine.run import train
 from mmprune.engine.search import SearchResult
 from mmprune.engine.search_subnet import search_subnet
@@ -75,7 +75,7 @@ class Demo:
         self.config_name = config
         self.work_dir = work_dir
         # Named here, because what the tools print is redirected.
-        self.console = Console(file=sys.stdout)
+        self.console = wide_console(sys.stdout)
         self.step_number = 0
         _renew(work_dir)
         # Beyond a few threads, networks this small only wait for each other.
@@ -183,6 +183,7 @@ class Demo:
                 network = load_network(files.config, files.checkpoint)
                 predictions = predict_dataset(network, self.cfg.test_dataloader)
                 deployed.append(_Deployed(found, files, network, predictions))
+                self._say(str(files.verified))
                 for file in (files.checkpoint, files.onnx):
                     if file is not None:
                         self._say(f'{file}: {file.stat().st_size:,} bytes')

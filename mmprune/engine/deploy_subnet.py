@@ -13,6 +13,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmprune.config import load_config
+from mmprune.deploy import VerifyReport
 from mmprune.deploy.channel_cfg import save_channel_cfg
 from mmprune.engine.algorithm import build_algorithm, calibration_batches
 from mmprune.engine.export_subnet import full_and_set_cost, set_from_file
@@ -45,12 +46,14 @@ class DeployedFiles:
         config: Builds the plain network, loads ``checkpoint``, and trains or tests it.
         channel_cfg: The channel config that ``config`` refers to.
         onnx: The network in evaluation mode, if it was asked for.
+        verified: The report of the comparison with the supernet.
     """
 
     checkpoint: Path
     config: Path
     channel_cfg: Path
-    onnx: Path | None = None
+    onnx: Path | None
+    verified: VerifyReport
 
 
 def deploy_subnet(
@@ -88,7 +91,7 @@ def deploy_subnet(
     algorithm = build_algorithm(cfg, checkpoint)
     set_from_file(algorithm, channel_cfg)
     algorithm.recalibrate(calibration_batches(cfg, algorithm.recalibration))
-    network = verified_network(algorithm, channel_cfg)
+    network, verified = verified_network(algorithm, channel_cfg)
     layers = algorithm.pruner.export_subnet()
     plain = plain_config(cfg)
     check_rebuilds(plain, layers, network)
@@ -99,6 +102,7 @@ def deploy_subnet(
         folder / 'deployed.py',
         folder / 'channel_cfg.yaml',
         folder / 'deployed.onnx' if onnx else None,
+        verified,
     )
     full, kept = full_and_set_cost(algorithm)
     with ExitStack() as stack:
@@ -125,8 +129,10 @@ def deploy_subnet(
     return files
 
 
-def verified_network(algorithm: AutoSlim, channel_cfg: str | os.PathLike[str]) -> nn.Module:
-    """Return the plain network of the subnet that is set, in eval mode.
+def verified_network(
+    algorithm: AutoSlim, channel_cfg: str | os.PathLike[str]
+) -> tuple[nn.Module, VerifyReport]:
+    """Return the plain network of the subnet that is set, in eval mode, and the proof.
 
     Raises:
         VerificationError: If it does not compute what the supernet computes.
@@ -138,7 +144,7 @@ def verified_network(algorithm: AutoSlim, channel_cfg: str | os.PathLike[str]) -
             f'{channel_cfg}: nothing was written, because the deployed network would not compute '
             f'what the supernet computes. {report}'
         )
-    return pruner.deploy_subnet(supernet, pruner.export_subnet()).eval()
+    return pruner.deploy_subnet(supernet, pruner.export_subnet()).eval(), report
 
 
 def plain_config(cfg: Config) -> Config:

@@ -1,6 +1,7 @@
 """Tables that the tools print."""
 
 from collections.abc import Sequence
+from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -8,12 +9,19 @@ from rich.table import Table
 from mmprune.engine.search import SearchResult
 
 
+def wide_console(file: TextIO | None = None) -> Console:
+    """Return a console that is wide enough for a table where its output is not a terminal.
+
+    Args:
+        file: Where it prints; by default whatever the standard output is at the time.
+    """
+    console = Console(file=file)
+    return console if console.is_terminal else Console(file=file, width=120)
+
+
 def show(table: Table) -> None:
-    """Print a table, in full width also where the output is not a terminal."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
-    console.print(table)
+    """Print a table."""
+    wide_console().print(table)
 
 
 def results_table(full_cost: dict[str, int], results: Sequence[SearchResult], metric: str) -> Table:

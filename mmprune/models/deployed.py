@@ -59,7 +59,9 @@ def _without_pretrained(config: Any) -> Any:
             }
         )
     if isinstance(config, list | tuple):
-        return type(config)(_without_pretrained(value) for value in config)
+        return type(config)(
+            _without_pretrained(value) for value in config if not _is_pretrained(value)
+        )
     return config
 
 

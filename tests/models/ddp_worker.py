@@ -1,0 +1,73 @@
+"""One of the two processes of test_autoslim_ddp.py: RANK PORT FOLDER."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from mmcls.structures import ClsDataSample
+from mmengine.optim import OptimWrapper
+from mmengine.registry import init_default_scope
+
+from mmprune.config import load_config
+from mmprune.models.sandwich import shared_random_subnet
+from mmprune.registry import MODEL_WRAPPERS, MODELS
+
+CONFIG = 'autoslim_resnet_small_digits_tiny.py'
+
+
+def batch_of(rank: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(rank)
+    images = torch.randint(0, 256, (8, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, 10, (8,), generator=generator)
+    samples = [ClsDataSample().set_gt_label(int(label)) for label in labels]
+    return {'inputs': images, 'data_samples': samples}
+
+
+def build() -> Any:
+    cfg = load_config(CONFIG)
+    init_default_scope('mmcls')
+    torch.manual_seed(0)
+    model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
+    model.init_weights()
+    return model.train()
+
+
+def train(rank: int, port: int, folder: Path) -> None:
+    """What each process does: one step with the wrapper, the same step without it, averaged."""
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    dist.init_process_group('gloo', rank=rank, world_size=2)
+    model, alone = build(), build()
+    wrapper_cfg = dict(type='mmprune.AutoSlimDDP', module=model, device_ids=[rank])
+    wrapped = MODEL_WRAPPERS.build(wrapper_cfg)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    # The processes draw differently; the first one's subnets count.
+    np.random.seed(rank)
+    subnets = [shared_random_subnet(model.pruner, torch.device('cpu')) for _ in range(4)]
+    np.random.seed(rank)
+    logs = wrapped.train_step(batch_of(rank), OptimWrapper(sgd))
+    np.random.seed(rank)
+    alone.train_step(batch_of(rank), OptimWrapper(torch.optim.SGD(alone.parameters(), lr=0.1)))
+
+    averaged = {}
+    for name, value in alone.named_parameters():
+        averaged[name] = value.detach().clone()
+        dist.all_reduce(averaged[name])
+        averaged[name] /= 2
+    result = {
+        'weights': {name: value.detach() for name, value in model.named_parameters()},
+        'averaged': averaged,
+        'subnets': subnets,
+        'logs': sorted(logs),
+    }
+    torch.save(result, folder / f'{rank}.pth')
+    dist.destroy_process_group()
+
+
+if __name__ == '__main__':
+    train(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

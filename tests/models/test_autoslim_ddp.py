@@ -1,0 +1,38 @@
+"""Two processes train one supernet."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+WORKER = Path(__file__).with_name('ddp_worker.py')
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(('127.0.0.1', 0))
+        return int(sock.getsockname()[1])
+
+
+def test_two_processes_average_the_gradients_of_all_widths(tmp_path: Path) -> None:
+    port = str(free_port())
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), str(rank), port, str(tmp_path)], stderr=subprocess.PIPE
+        )
+        for rank in (0, 1)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors.decode()
+
+    first, second = (torch.load(tmp_path / f'{rank}.pth', weights_only=True) for rank in (0, 1))
+
+    torch.testing.assert_close(first['subnets'], second['subnets'], rtol=0, atol=0)
+    assert len({tuple(s['backbone.conv1'].flatten().tolist()) for s in first['subnets']}) > 1
+    torch.testing.assert_close(first['weights'], second['weights'], rtol=0, atol=0)
+    # Plain SGD: the average of two steps is a step along the average of two gradients.
+    torch.testing.assert_close(first['weights'], first['averaged'])
+    assert 'random_subnet1.loss' in first['logs']
