@@ -19,18 +19,14 @@ PRUNERS = Registry('pruner', scope='mmprune', locations=['mmprune.pruners'])
 # Which channels of a group weigh most.
 IMPORTANCE = Registry('importance', scope='mmprune', locations=['mmprune.importance'])
 # Name of a grad_fn -> function(grad_fn) that reads it into plain data.
-BACKWARD_PARSERS = Registry(
-    'backward parser', scope='mmprune', locations=['mmprune.trace.parsers']
-)
+BACKWARD_PARSERS = Registry('backward parser', scope='mmprune', locations=['mmprune.trace.parsers'])
 # Operation of a traced node -> function that carries channel labels through it.
 CHANNEL_RULES = Registry('channel rule', scope='mmprune', locations=['mmprune.channels.rules'])
 # Module type -> function that mends the attributes its forward reads.
 SLICERS = Registry('slicer', scope='mmprune', locations=['mmprune.layers.slicers'])
 
 # Algorithms (AutoSlim), deployed networks, distillers.
-MODELS = Registry(
-    'model', parent=MMENGINE_MODELS, scope='mmprune', locations=['mmprune.models']
-)
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmprune', locations=['mmprune.models'])
 # Wrappers for training on several devices.
 MODEL_WRAPPERS = Registry(
     'model wrapper',

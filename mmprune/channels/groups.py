@@ -82,7 +82,9 @@ class ChannelGroup:
 
     def __str__(self) -> str:
         state = 'prunable' if self.prunable else f'pinned: {self.reason}'
-        return f'{self.space_id}: {self.num_channels} channels, {len(self.members)} members, {state}'
+        return (
+            f'{self.space_id}: {self.num_channels} channels, {len(self.members)} members, {state}'
+        )
 
 
 def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:

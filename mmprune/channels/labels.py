@@ -12,7 +12,7 @@ are fixed for ``LabelBook.reasons[k]``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -98,10 +98,12 @@ class LabelBook:
     """All that one pass over the graph says about labels.
 
     ``canonical`` maps the label of every parameter position to the representative that
-    the passes before this one have found for it.
+    the passes before this one have found for it; ``aliases`` has all names of tied
+    parameters by their first.
     """
 
     canonical: IntArray
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=lambda: ['', 'not traced to any layer'])
     sites: list[Site] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
@@ -192,6 +194,8 @@ def meet(values: Sequence[Value], shape: tuple[int, ...], book: LabelBook, where
         for factor in factors:
             first = chosen.setdefault(axes_of(factor), factor)
             book.unite(first, factor)
+            if first.min() < 0:  # a channel's own label says more than that it stays
+                chosen[axes_of(factor)] = np.where(first < 0, factor, first)
     for axes, factor in chosen.items():
         for value, full_shape, factors in aligned:
             own = {axes_of(f): f for f in factors}
@@ -204,7 +208,7 @@ def meet(values: Sequence[Value], shape: tuple[int, ...], book: LabelBook, where
                 book.pin(factor, f'{where}: it meets a tensor that {book.reasons[-value.fixed]}')
                 continue
             for other in covering:
-                carriers = [fs for _, _, fs in aligned if any(f is factor for f in fs)]
+                carriers = [fs for _, _, fs in aligned if any(axes_of(f) == axes for f in fs)]
                 explained = any(axes_of(f) == axes_of(other) for fs in carriers for f in fs)
                 if not explained:
                     book.unite(factor, other)

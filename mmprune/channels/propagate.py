@@ -65,7 +65,7 @@ def propagate(
     leaves = _Leaves(graph)
     canonical = np.arange(leaves.num_labels)
     for _ in range(MAX_PASSES):
-        book = LabelBook(canonical)
+        book = LabelBook(canonical, graph.aliases)
         _one_pass(graph, leaves, book)
         _pin_unreached(graph, leaves, book)
         _tie(ties, book)
@@ -80,9 +80,13 @@ def propagate(
     _pin_layers(pinned_layers, book)
     tensors = {name: leaves.factors(name, canonical, squeeze=False) for name in leaves.offsets}
     tensors.update(_buffers(graph, book, leaves))
-    shapes = {**leaves.shapes, **{n: (len(f[0].ravel()),) for n, f in tensors.items()
-                                  if n not in leaves.shapes}}
-    return Labelling(tensors, shapes, book.sites, book.products, book.constraints, book.pins, leaves.num_labels)
+    shapes = {
+        **leaves.shapes,
+        **{n: (len(f[0].ravel()),) for n, f in tensors.items() if n not in leaves.shapes},
+    }
+    return Labelling(
+        tensors, shapes, book.sites, book.products, book.constraints, book.pins, leaves.num_labels
+    )
 
 
 class _Leaves:

@@ -140,13 +140,10 @@ def _check_entry(cfg: ChannelCfg, name: str, entry: Any) -> None:
             _mask(cfg, name, f'{tensor} dim {key}', part['kept'], part['raw'], part.get('index'))
 
 
-def entry_mask(
-    cfg: ChannelCfg, name: str, entry: Mapping[str, Any], side: str
-) -> BoolArray | None:
+def entry_mask(cfg: ChannelCfg, name: str, entry: Mapping[str, Any], side: str) -> BoolArray | None:
     """Kept input or output channels of an entry, (raw,) bool; None if it does not say.
 
-    Args:
-        side: ``'in'`` or ``'out'``.
+    ``side`` is ``'in'`` or ``'out'``.
     """
     if f'{side}_channels' not in entry:
         return None
@@ -161,9 +158,7 @@ def tensor_mask(
     return _mask(cfg, name, f'{tensor} dim {key}', part['kept'], part['raw'], part.get('index'))
 
 
-def _mask(
-    cfg: ChannelCfg, name: str, what: str, kept: Any, raw: Any, index: Any
-) -> BoolArray:
+def _mask(cfg: ChannelCfg, name: str, what: str, kept: Any, raw: Any, index: Any) -> BoolArray:
     for value in (kept, raw):
         if not isinstance(value, int) or isinstance(value, bool):
             raise cfg.error(name, f'{what}: {value!r} is no whole number')

@@ -84,9 +84,7 @@ def raw_channels(module: nn.Module, side: str) -> int | None:
     return None
 
 
-def _plan(
-    cfg: ChannelCfg, name: str, entry: Mapping[str, Any], module: nn.Module
-) -> _ModulePlan:
+def _plan(cfg: ChannelCfg, name: str, entry: Mapping[str, Any], module: nn.Module) -> _ModulePlan:
     """Read one entry against its module."""
     masks: dict[str, BoolArray | None] = {}
     for side in ('in', 'out'):

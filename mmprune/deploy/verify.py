@@ -85,7 +85,9 @@ class _OutputRecorder:
             handle.remove()
 
 
-def _run(model: nn.Module, demo_input: DemoInput) -> tuple[list[torch.Tensor], _OutputRecorder, str]:
+def _run(
+    model: nn.Module, demo_input: DemoInput
+) -> tuple[list[torch.Tensor], _OutputRecorder, str]:
     """Outputs in eval mode, what was recorded, and how it failed if it did."""
     recorder = _OutputRecorder(model)
     training = {module: module.training for module in model.modules()}

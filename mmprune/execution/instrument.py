@@ -137,9 +137,7 @@ def prunable_tensors(
     return found
 
 
-def kept_norms(
-    graph: TraceGraph, labelling: Labelling, prunable: BoolArray
-) -> dict[str, IntArray]:
+def kept_norms(graph: TraceGraph, labelling: Labelling, prunable: BoolArray) -> dict[str, IntArray]:
     """Module name -> labels of the channels over which its normalisation takes statistics."""
     return {
         graph.nodes[site.node].module: site.labels

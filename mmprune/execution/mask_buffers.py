@@ -97,9 +97,7 @@ class MaskBuffers:
     def follow_loading(self, model: nn.Module, refresh: Callable[[], None]) -> list[Any]:
         """Make ``load_state_dict`` accept plain checkpoints, and call ``refresh`` after it."""
 
-        def fill(
-            module: nn.Module, state: dict[str, Any], prefix: str, *_: Any, **__: Any
-        ) -> None:
+        def fill(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any, **__: Any) -> None:
             names = {m: n for n, m in module.named_modules()}
             for owner in names:
                 held = owner.__dict__.get(STATE)

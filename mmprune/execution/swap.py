@@ -69,6 +69,7 @@ class Multiply:
     masks: tuple[torch.Tensor, ...]
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor with what is not kept set to zero."""
         for mask in self.masks:
             tensor = tensor * mask.to(tensor)
         return tensor

@@ -38,6 +38,7 @@ class _NormImportance:
     """
 
     def power(self, values: torch.Tensor) -> torch.Tensor:
+        """The contribution of every weight."""
         raise NotImplementedError
 
     def scores(self, group: ChannelGroup, model: nn.Module) -> np.ndarray:
@@ -61,7 +62,7 @@ class _NormImportance:
 class L1Importance(_NormImportance):
     """Sum of absolute weights (Li et al., Pruning Filters for Efficient ConvNets, 2017, sec. 3)."""
 
-    def power(self, values: torch.Tensor) -> torch.Tensor:
+    def power(self, values: torch.Tensor) -> torch.Tensor:  # noqa: D102
         return values.abs()
 
 
@@ -69,5 +70,5 @@ class L1Importance(_NormImportance):
 class L2Importance(_NormImportance):
     """Sum of squared weights: the L2 norm's order, additive over the members of a group."""
 
-    def power(self, values: torch.Tensor) -> torch.Tensor:
+    def power(self, values: torch.Tensor) -> torch.Tensor:  # noqa: D102
         return values.square()

@@ -107,11 +107,11 @@ def cut_of_masks(shape: Sequence[int], masks: Sequence[BoolArray]) -> Cut:
             continue
         if not mask.any():
             raise ValueError(f'no element of a tensor of shape {tuple(shape)} is kept')
-        dims = tuple(sorted(dim_set))
-        step = _step(dims, mask.reshape([shape[dim] for dim in dims]))
+        cut_dims = tuple(sorted(dim_set))
+        step = _step(cut_dims, mask.reshape([shape[dim] for dim in cut_dims]))
         if np.prod(step.sizes) != mask.sum():
             raise ValueError(f'the kept elements of a tensor of shape {tuple(shape)} are no box')
         steps.append(step)
-        for dim, size in zip(dims, step.sizes, strict=True):
+        for dim, size in zip(cut_dims, step.sizes, strict=True):
             new_shape[dim] = size
     return Cut(tuple(new_shape), tuple(steps))

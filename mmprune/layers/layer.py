@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -39,7 +40,7 @@ class Layer:
 
 
 def known_masks(
-    module: nn.Module, in_mask: BoolArray | None, out_mask: BoolArray | None, groups: int = 1
+    module: Any, in_mask: BoolArray | None, out_mask: BoolArray | None, groups: int = 1
 ) -> dict[str, list[BoolArray]]:
     """Masks of a layer's tensors, by local name, from its kept inputs and outputs.
 
@@ -48,7 +49,9 @@ def known_masks(
     Raises:
         ValueError: The masks do not suit the module's groups.
     """
-    tensors = dict(module.named_parameters(recurse=False), **dict(module.named_buffers(recurse=False)))
+    tensors = dict(
+        module.named_parameters(recurse=False), **dict(module.named_buffers(recurse=False))
+    )
     if isinstance(module, NORMS):
         names = ('weight', 'bias', 'running_mean', 'running_var')
         return {n: [out_mask] for n in names if out_mask is not None and tensors.get(n) is not None}
@@ -91,7 +94,7 @@ def _along(factors: list[IntArray], dim: int, size: int) -> IntArray:
     return np.full(size, -1)
 
 
-def _conv_inputs(module: nn.Module, factors: list[IntArray], out: IntArray) -> IntArray:
+def _conv_inputs(module: Any, factors: list[IntArray], out: IntArray) -> IntArray:
     """Labels of a convolution's input channels, read off its weight's labels."""
     groups = module.groups
     per_group = module.in_channels // groups
@@ -107,7 +110,7 @@ def _conv_inputs(module: nn.Module, factors: list[IntArray], out: IntArray) -> I
     return np.full(module.in_channels, -1)
 
 
-def _transposed_outputs(module: nn.Module, factors: list[IntArray], inputs: IntArray) -> IntArray:
+def _transposed_outputs(module: Any, factors: list[IntArray], inputs: IntArray) -> IntArray:
     groups = module.groups
     per_group, each = module.out_channels // groups, module.in_channels // groups
     if groups == 1:
@@ -123,14 +126,16 @@ def _transposed_outputs(module: nn.Module, factors: list[IntArray], inputs: IntA
 
 def layers_of(model: nn.Module, labelling: Labelling) -> dict[str, Layer]:
     """The layers of ``model``, by name, in the model's own order."""
-    tensors: dict[str, dict[str, list[IntArray]]] = {}
-    for name, factors in labelling.tensors.items():
-        owner, _, local = name.rpartition('.')
-        tensors.setdefault(owner, {})[local] = factors
+    by_tensor = {
+        id(tensor): labelling.tensors[name]
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+        if name in labelling.tensors
+    }
     norm_sites = {site.layer: site.labels for site in labelling.sites if site.role == 'norm'}
     found = {}
     for name, module in model.named_modules():
-        own = tensors.get(name, {})
+        held = {**module._parameters, **module._buffers}
+        own = {local: by_tensor[id(t)] for local, t in held.items() if id(t) in by_tensor}
         layer = _layer(name, module, own, norm_sites.get(name))
         if layer is not None:
             found[name] = layer
@@ -138,7 +143,7 @@ def layers_of(model: nn.Module, labelling: Labelling) -> dict[str, Layer]:
 
 
 def _layer(
-    name: str, module: nn.Module, own: dict[str, list[IntArray]], norm: IntArray | None
+    name: str, module: Any, own: dict[str, list[IntArray]], norm: IntArray | None
 ) -> Layer | None:
     weight = own.get('weight')
     if isinstance(module, CONVS) and weight is not None:

@@ -20,16 +20,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
-
 from mmprune.registry import SLICERS, table
 
 Shapes = Mapping[str, tuple[int, ...]]
 Attributes = dict[str, Any]
-Slicer = Callable[[nn.Module, Shapes, int | None], Attributes]
+Slicer = Callable[[Any, Shapes, int | None], Attributes]
 
 
-def slicer_of(module: nn.Module) -> Slicer | None:
+def slicer_of(module: Any) -> Slicer | None:
     """The slicer for a module's type, None if it has no attributes to mend."""
     slicers = table(SLICERS)
     for cls in type(module).__mro__:
@@ -38,7 +36,7 @@ def slicer_of(module: nn.Module) -> Slicer | None:
     return None
 
 
-def mended_attributes(module: nn.Module, shapes: Shapes, channels: int | None) -> Attributes:
+def mended_attributes(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
     """The attributes that differ from the module's own."""
     slicer = slicer_of(module)
     if slicer is None:
@@ -55,13 +53,13 @@ def _register(*names: str) -> Callable[[Slicer], Slicer]:
     return decorate
 
 
-def _is_depthwise(module: nn.Module) -> bool:
+def _is_depthwise(module: Any) -> bool:
     """Whether every group reads one channel: removing a channel removes its group."""
     return module.groups > 1 and module.in_channels == module.groups
 
 
 @_register('Conv1d', 'Conv2d', 'Conv3d')
-def _conv(module: nn.Module, shapes: Shapes, channels: int | None) -> Attributes:
+def _conv(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
     out_channels, per_group = shapes['weight'][:2]
     groups = module.groups
     if _is_depthwise(module):
@@ -70,7 +68,7 @@ def _conv(module: nn.Module, shapes: Shapes, channels: int | None) -> Attributes
 
 
 @_register('ConvTranspose1d', 'ConvTranspose2d', 'ConvTranspose3d')
-def _conv_transpose(module: nn.Module, shapes: Shapes, channels: int | None) -> Attributes:
+def _conv_transpose(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
     in_channels, per_group = shapes['weight'][:2]
     groups = module.groups
     if groups > 1 and module.out_channels == groups:
@@ -79,25 +77,25 @@ def _conv_transpose(module: nn.Module, shapes: Shapes, channels: int | None) -> 
 
 
 @_register('Linear')
-def _linear(module: nn.Module, shapes: Shapes, channels: int | None) -> Attributes:
+def _linear(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
     out_features, in_features = shapes['weight']
     return dict(in_features=in_features, out_features=out_features)
 
 
 @_register('_BatchNorm', '_NormBase')
-def _batch_norm(module: nn.Module, shapes: Shapes, channels: int | None) -> Attributes:
+def _batch_norm(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
     sizes = [shape[0] for shape in shapes.values() if shape]
     return dict(num_features=sizes[0] if sizes else channels or module.num_features)
 
 
 @_register('GroupNorm')
-def _group_norm(module: nn.Module, shapes: Shapes, channels: int | None) -> Attributes:
+def _group_norm(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
     sizes = [shape[0] for shape in shapes.values()]
     return dict(num_channels=sizes[0] if sizes else channels or module.num_channels)
 
 
 @_register('LayerNorm', 'RMSNorm')
-def _layer_norm(module: nn.Module, shapes: Shapes, channels: int | None) -> Attributes:
+def _layer_norm(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
     if shapes:
         return dict(normalized_shape=tuple(next(iter(shapes.values()))))
     if channels and len(module.normalized_shape) == 1:
@@ -106,10 +104,10 @@ def _layer_norm(module: nn.Module, shapes: Shapes, channels: int | None) -> Attr
 
 
 @_register('PReLU')
-def _prelu(module: nn.Module, shapes: Shapes, channels: int | None) -> Attributes:
+def _prelu(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
     return dict(num_parameters=shapes['weight'][0])
 
 
 @_register('Embedding')
-def _embedding(module: nn.Module, shapes: Shapes, channels: int | None) -> Attributes:
+def _embedding(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
     return dict(num_embeddings=shapes['weight'][0], embedding_dim=shapes['weight'][1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -51,8 +51,8 @@ class StructurePruner(abc.ABC):
         if execution not in ('slice', 'mask'):
             raise ValueError(f"execution must be 'slice' or 'mask', not {execution!r}")
         self.except_start_keys = tuple(except_start_keys)
-        self.importance = IMPORTANCE.build(importance) if isinstance(importance, dict) else (
-            importance
+        self.importance = (
+            IMPORTANCE.build(importance) if isinstance(importance, dict) else (importance)
         )
         self.execution = execution
         self.ties = [(first, second) for first, second in ties]
@@ -204,12 +204,9 @@ class StructurePruner(abc.ABC):
             channel_cfg: One channel config, or a list of them.
             subnet_ind: Which of the list; the first if None.
         """
-        several = isinstance(channel_cfg, list | tuple)
-        chosen = channel_cfg[subnet_ind or 0] if several else channel_cfg  # type: ignore[index]
-        self.set_subnet(self.load_channel_cfg(chosen))
-        for module in self.supernet.model.modules():
-            if hasattr(module, 'switch_subnet_statistics') and subnet_ind is not None:
-                module.switch_subnet_statistics(subnet_ind)
+        if isinstance(channel_cfg, list | tuple):
+            channel_cfg = channel_cfg[subnet_ind or 0]
+        self.set_subnet(self.load_channel_cfg(cast(ChannelCfgLike, channel_cfg)))
 
     def deploy_subnet(self, supernet: nn.Module, channel_cfg: ChannelCfgLike) -> nn.Module:
         """A new plain network with the channels that a channel config keeps.
@@ -321,10 +318,9 @@ class StructurePruner(abc.ABC):
 def unwrap(model: nn.Module) -> nn.Module:
     """The network inside an algorithm or a distributed wrapper."""
     while True:
-        inner = getattr(model, 'module', None)
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            model = inner  # type: ignore[assignment]
+            model = model.module
         elif isinstance(getattr(model, 'architecture', None), nn.Module):
-            model = model.architecture
+            model = cast(nn.Module, model.architecture)
         else:
             return model

@@ -20,6 +20,7 @@ def without(value: Value, dims: set[int], book: LabelBook, reason: str) -> list:
 
 @CHANNEL_RULES.register_module(name='elementwise')
 def elementwise(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """All inputs meet, element by element, after broadcasting."""
     constants = node.attrs.get('constants', {})
     values = [value for value in inputs if value is not None]
     for index, value in enumerate(inputs):
@@ -33,6 +34,7 @@ def elementwise(node: TraceNode, inputs: list[Value | None], book: LabelBook) ->
 
 @CHANNEL_RULES.register_module(name='reduce')
 def reduce(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
+    """Dims that are reduced must not hold channels."""
     (value,) = (v for v in inputs if v is not None)
     rank = len(value.shape)
     dims = node.attrs['dims']
@@ -47,6 +49,7 @@ def reduce(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list
 
 @CHANNEL_RULES.register_module(name='softmax')
 def softmax(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """The dim that is normalised must not hold channels."""
     (value,) = (v for v in inputs if v is not None)
     dim = node.attrs['dim'] % len(value.shape)
     factors = without(value, {dim}, book, f'{node.where} normalises over the channels')
@@ -68,14 +71,17 @@ def _spatial(node: TraceNode, inputs: list[Value | None], book: LabelBook, dims:
 
 @CHANNEL_RULES.register_module(name='spatial')
 def spatial(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """The last two dims are space."""
     return _spatial(node, inputs, book, 2)
 
 
 @CHANNEL_RULES.register_module(name='spatial1d')
 def spatial1d(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """The last dim is space."""
     return _spatial(node, inputs, book, 1)
 
 
 @CHANNEL_RULES.register_module(name='spatial3d')
 def spatial3d(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """The last three dims are space."""
     return _spatial(node, inputs, book, 3)

@@ -9,11 +9,16 @@ from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
 
 
-def layer_of(node: TraceNode, weight: Value | None) -> str:
-    """The layer that a product belongs to: the owner of its weight, else where it ran."""
-    if weight is not None and weight.parameter is not None:
-        return weight.parameter.rpartition('.')[0]
-    return node.module
+def layer_of(node: TraceNode, weight: Value | None, book: LabelBook) -> str:
+    """The layer that a product belongs to: the owner of its weight, else where it ran.
+
+    Of the owners of a tied weight it is the one that ran, if any of them did.
+    """
+    if weight is None or weight.parameter is None:
+        return node.module
+    names = book.aliases.get(weight.parameter, (weight.parameter,))
+    owners = [name.rpartition('.')[0] for name in names]
+    return node.module if node.module in owners else owners[0]
 
 
 def channels_along(value: Value, dim: int, book: LabelBook) -> IntArray:
@@ -38,12 +43,14 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
         if axes_of(factor) != (1,):
             book.pin(factor, f'{node.where} convolves along the channels')
     inside = channels_along(data, 1, book)
-    out = _transposed_conv(weight, inside, groups, book, node) if transposed else _plain_conv(
-        weight, inside, groups, book, node
+    out = (
+        _transposed_conv(weight, inside, groups, book, node)
+        if transposed
+        else _plain_conv(weight, inside, groups, book, node)
     )
     if bias is not None:
         book.unite(out, channels_along(bias, 0, book))
-    layer = layer_of(node, weight)
+    layer = layer_of(node, weight, book)
     book.add_site(layer, 'in', inside, node.id)
     book.add_site(layer, 'out', out, node.id)
     shape = [1] * len(node.shapes[0])
@@ -156,7 +163,7 @@ def matmul(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
         sides.append(Value(tuple(shape), factors, value.fixed))
     result = meet(sides, node.shapes[0], book, node.where)
     weight = right if right.parameter is not None else left
-    layer = layer_of(node, weight)
+    layer = layer_of(node, weight, book)
     book.add_site(layer, 'in', channels_along(left, rank - 1, book), node.id)
     book.add_site(layer, 'out', channels_along(result, rank - 1, book), node.id)
     summed_over = max([*contracted, *summed], key=np.size, default=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mmprune.channels.labels import IntArray, LabelBook, Value, axes_of, meet, pin_all
-from mmprune.channels.rules.contraction import channels_along
+from mmprune.channels.rules.contraction import channels_along, layer_of
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
 
@@ -16,9 +16,9 @@ def _as_channels(value: Value, rank: int) -> Value:
     return Value(shape, [f.reshape(1, -1, *(1,) * (rank - 2)) for f in value.factors], value.fixed)
 
 
-def _norm_layer(node: TraceNode, inputs: list[Value | None]) -> str:
-    named = [v.parameter for v in inputs[1:] if v is not None and v.parameter is not None]
-    return named[0].rpartition('.')[0] if named else node.module
+def _norm_layer(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> str:
+    weights = [v for v in inputs[1:] if v is not None and v.parameter is not None]
+    return layer_of(node, weights[0] if weights else None, book)
 
 
 @CHANNEL_RULES.register_module(name='batch_norm')
@@ -32,7 +32,7 @@ def batch_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> 
     values = [data] + [_as_channels(v, rank) for v in inputs[1:] if v is not None]
     result = meet(values, node.shapes[0], book, node.where)
     labels = channels_along(result, 1, book)
-    book.add_site(_norm_layer(node, inputs), 'norm', labels, node.id)
+    book.add_site(_norm_layer(node, inputs, book), 'norm', labels, node.id)
     return result
 
 
@@ -64,7 +64,8 @@ def layer_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> 
             _equal_rows(factor, normalized, book, node)
         if len(varying & inner) > 1:
             book.pin(factor, f'{node.where} normalises over several dims of channels')
-    book.add_site(_norm_layer(node, inputs), 'norm', channels_along(result, rank - 1, book), node.id)
+    labels = channels_along(result, rank - 1, book)
+    book.add_site(_norm_layer(node, inputs, book), 'norm', labels, node.id)
     return [result, *(Value(shape, [], -1) for shape in node.shapes[1:])]
 
 

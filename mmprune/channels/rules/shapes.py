@@ -77,6 +77,7 @@ def view(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
 
 @CHANNEL_RULES.register_module(name='expand')
 def expand(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """A broadcast dim is constant."""
     value, shape = _single(inputs), node.shapes[0]
     lead = (1,) * (len(shape) - len(value.shape))
     return _moved(value, lambda f: f.reshape(lead + f.shape), shape)
@@ -90,13 +91,15 @@ def repeat(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
 
     def tile(factor: IntArray) -> IntArray:
         factor = factor.reshape(lead + factor.shape)
-        return np.tile(factor, [r if s > 1 else 1 for r, s in zip(repeats, factor.shape)])
+        times = [r if s > 1 else 1 for r, s in zip(repeats, factor.shape, strict=True)]
+        return np.tile(factor, times)
 
     return _moved(value, tile, shape)
 
 
 @CHANNEL_RULES.register_module(name='transpose')
 def transpose(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """Two dims change places."""
     dim0, dim1 = node.attrs['dim0'], node.attrs['dim1']
     if len(node.shapes[0]) < 2:
         return _single(inputs)
@@ -105,12 +108,14 @@ def transpose(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> V
 
 @CHANNEL_RULES.register_module(name='permute')
 def permute(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """Dims change places."""
     dims = node.attrs['dims']
     return _moved(_single(inputs), lambda f: f.transpose(dims), node.shapes[0], True)
 
 
 @CHANNEL_RULES.register_module(name='cat')
 def cat(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """Labels along the joined dim are strung together; constants among them stay."""
     shape = node.shapes[0]
     dim = node.attrs['dim'] % len(shape)
     values = [v for v in inputs if v is not None]
@@ -131,33 +136,33 @@ def _join(
     node: TraceNode, values: list[Value], dim: int, shape: tuple[int, ...], book: LabelBook
 ) -> Value:
     """Concatenate along ``dim``: factors along it are strung together, others are united."""
-    joined_axes = {axes_of(f) for v in values for f in v.along(dim)}
-    factors: list[IntArray] = []
-    for axes in joined_axes:
-        pieces = []
-        for value in values:
-            own = [f for f in value.along(dim) if axes_of(f) == axes]
-            size = [n if d in axes else 1 for d, n in enumerate(value.shape)]
-            if own:
-                pieces.append(own[0])
-            elif value.shape[dim] == 1 and [f for f in value.factors if axes_of(f) == _but(axes, dim)]:
-                (same,) = [f for f in value.factors if axes_of(f) == _but(axes, dim)]
-                pieces.append(np.broadcast_to(same, size))
+    strung = {_but(axes_of(f), dim) for v in values for f in v.along(dim)}
+    factors = [
+        np.concatenate([_piece(value, rest, dim) for value in values], axis=dim)
+        for rest in sorted(strung)
+    ]
+    for axes in sorted({axes_of(f) for v in values for f in v.factors if f.shape[dim] == 1}):
+        if axes in strung:
+            continue
+        own = [next((f for f in v.factors if axes_of(f) == axes), None) for v in values]
+        first = next(f for f in own if f is not None)
+        for value, factor in zip(values, own, strict=True):
+            if factor is not None:
+                book.unite(first, factor)
             else:
-                pieces.append(np.full(size, value.fixed))
-        factors.append(np.concatenate(pieces, axis=dim))
-    others = {axes_of(f) for v in values for f in v.factors if f.shape[dim] == 1}
-    for axes in others:
-        own = [[f for f in v.factors if axes_of(f) == axes] for v in values]
-        (first, *_) = [fs[0] for fs in own if fs]
-        for value, found in zip(values, own, strict=True):
-            if found:
-                book.unite(first, found[0])
-            else:
-                book.pin(first, f'{node.where} joins it with a tensor that '
-                         f'{book.reasons[-value.fixed]}')
+                why = book.reasons[-value.fixed]
+                book.pin(first, f'{node.where} joins it with a tensor that {why}')
         factors.append(first)
     return Value(shape, factors, values[0].fixed)
+
+
+def _piece(value: Value, rest: tuple[int, ...], dim: int) -> IntArray:
+    """Labels of one joined tensor along ``rest`` and ``dim``; fixed ones if it has none."""
+    size = [n if d == dim or d in rest else 1 for d, n in enumerate(value.shape)]
+    for factor in value.factors:
+        if _but(axes_of(factor), dim) == rest:
+            return np.broadcast_to(factor, size)
+    return np.full(size, value.fixed)
 
 
 def _but(axes: tuple[int, ...], dim: int) -> tuple[int, ...]:
@@ -174,7 +179,9 @@ def stack(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value
         return Value(shape, [], book.fixed('is stacked with a constant'))
     values = [
         Value(
-            (*v.shape[:dim], 1, *v.shape[dim:]), [np.expand_dims(f, dim) for f in v.factors], v.fixed
+            (*v.shape[:dim], 1, *v.shape[dim:]),
+            [np.expand_dims(f, dim) for f in v.factors],
+            v.fixed,
         )
         for v in inputs
         if v is not None
@@ -230,22 +237,20 @@ def select(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     value = _single(inputs)
     dim = node.attrs['dim'] % len(value.shape)
     _pin_single(value, dim, book, node)
-
-    def move(factor: IntArray) -> IntArray:
-        return factor.take(node.attrs['index'] if factor.shape[dim] > 1 else 0, axis=dim)
-
-    return _moved(value, move, node.shapes[0])
+    return _moved(value, _take(dim, node.attrs['index']), node.shapes[0])
 
 
 @CHANNEL_RULES.register_module(name='unbind')
 def unbind(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
+    """All positions of a dim, as ``select``."""
     value = _single(inputs)
     dim = node.attrs['dim'] % len(value.shape)
     _pin_single(value, dim, book, node)
-    return [
-        _moved(value, lambda f, i=i: f.take(i if f.shape[dim] > 1 else 0, axis=dim), shape)
-        for i, shape in enumerate(node.shapes)
-    ]
+    return [_moved(value, _take(dim, i), shape) for i, shape in enumerate(node.shapes)]
+
+
+def _take(dim: int, index: int) -> Move:
+    return lambda factor: factor.take(index if factor.shape[dim] > 1 else 0, axis=dim)
 
 
 def _pin_single(value: Value, dim: int, book: LabelBook, node: TraceNode) -> None:
@@ -260,11 +265,13 @@ def _pin_single(value: Value, dim: int, book: LabelBook, node: TraceNode) -> Non
 
 @CHANNEL_RULES.register_module(name='flip')
 def flip(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """The kept channels come in the other order, as the full ones do."""
     return _moved(_single(inputs), lambda f: np.flip(f, node.attrs['dims']), node.shapes[0])
 
 
 @CHANNEL_RULES.register_module(name='roll')
 def roll(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """Positions move; channels must not."""
     value = _single(inputs)
     dims = {dim % len(value.shape) for dim in node.attrs['dims']} or set(range(len(value.shape)))
     factors = without(value, dims, book, f'{node.where} rolls the channels by a fixed number')

@@ -31,8 +31,9 @@ def register(op: str, *names: str, **attrs: str) -> None:
     """Register parsers that only rename: ``attrs`` maps ours to autograd's saved name."""
 
     def parse(grad_fn: Any) -> Parsed:
-        return op, {ours: plain(getattr(grad_fn, '_saved_' + theirs)) for ours, theirs in
-                    attrs.items()}
+        return op, {
+            ours: plain(getattr(grad_fn, '_saved_' + theirs)) for ours, theirs in attrs.items()
+        }
 
     for name in names:
         BACKWARD_PARSERS.register_module(name=name, module=parse)
