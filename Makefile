@@ -10,6 +10,9 @@ REQUIREMENTS := $(addprefix requirements/,runtime.txt lite.txt onnx.txt tests.tx
 CONSTRAINTS := requirements/constraints.txt
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
+# As many as the figures in the documentation were measured with. torch would take one thread for
+# every core that it sees, which in a container may be many more than it has.
+export OMP_NUM_THREADS ?= 2
 # The working tree is what runs, also if mmprune is installed.
 RUN = PYTHONPATH="$(CURDIR)" $(BIN)/python
 

@@ -1,0 +1,77 @@
+"""Build and install mmprune; settings of the development tools are in pyproject.toml."""
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+# What mim looks for under <package>/.mim.
+MIM_FILES = ('configs', 'tools', 'model-index.yml')
+
+
+class BuildWithMim(build_py):
+    """Copy configs, tools and model-index.yml to ``mmprune/.mim`` in what is built.
+
+    The copy goes into the build folder only, so that the source tree stays as
+    it is and no symbolic link has to survive a wheel or a checkout.
+    """
+
+    def run(self) -> None:
+        """Build from nothing: what an earlier build left must not be shipped."""
+        if self.editable_mode:
+            super().run()
+            return
+        package = Path(self.build_lib) / 'mmprune'
+        shutil.rmtree(package, ignore_errors=True)
+        super().run()
+        for name in MIM_FILES:
+            source, target = ROOT / name, package / '.mim' / name
+            if source.is_dir():
+                ignore = shutil.ignore_patterns('__pycache__', '*.py[cod]', '.*')
+                shutil.copytree(source, target, ignore=ignore)
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, target)
+
+
+def read_version() -> str:
+    """Version of the package, read without importing it."""
+    text = (ROOT / 'mmprune' / 'version.py').read_text(encoding='utf-8')
+    match = re.search(r"^__version__ = '(.+)'$", text, re.MULTILINE)
+    if match is None:
+        raise ValueError('mmprune/version.py has no line __version__ = "..."')
+    return match.group(1)
+
+
+def read_requirements(purpose: str) -> list[str]:
+    """Requirements of ``requirements/<purpose>.txt`` without its comments."""
+    lines = (ROOT / 'requirements' / f'{purpose}.txt').read_text(encoding='utf-8').splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith('#')]
+
+
+setup(
+    name='mmprune',
+    version=read_version(),
+    description='Exact channel pruning for OpenMMLab networks, driven by config files',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    keywords=['channel pruning', 'slimmable networks', 'model compression', 'OpenMMLab'],
+    packages=find_packages(include=['mmprune', 'mmprune.*']),
+    package_data={'mmprune': ['py.typed']},
+    cmdclass={'build_py': BuildWithMim},
+    python_requires='>=3.10',
+    install_requires=read_requirements('runtime'),
+    extras_require={
+        # The name is OpenMMLab's: `mim install` adds the extra "mim" by itself.
+        'mim': read_requirements('mminstall'),
+        'lite': read_requirements('lite'),
+        'onnx': read_requirements('onnx'),
+        'tests': read_requirements('lite') + read_requirements('onnx') + read_requirements('tests'),
+        'dev': read_requirements('dev'),
+    },
+    zip_safe=False,
+)

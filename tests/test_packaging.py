@@ -1,0 +1,129 @@
+"""What is built and installed: everything that mim and a user need, and nothing else."""
+
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterable
+from email import message_from_bytes
+from pathlib import Path
+
+import pytest
+from installation import ROOT, copy_tree, install, run
+from packaging.requirements import Requirement
+
+pytestmark = pytest.mark.xdist_group('install')
+
+BACKEND = 'from setuptools import build_meta; build_meta.build_{kind}({target!r})'
+
+
+def build(kind: str, source: Path, target: Path) -> Path:
+    target.mkdir()
+    code = BACKEND.format(kind=kind, target=str(target))
+    run(sys.executable, '-c', code, cwd=source)
+    (built,) = target.iterdir()
+    return built
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_tree(tmp_path_factory.mktemp('source') / 'mmprune')
+
+
+@pytest.fixture(scope='module')
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    return zipfile.ZipFile(build('wheel', source, tmp_path_factory.mktemp('wheel') / 'out'))
+
+
+def project_files(folder: str, suffixes: Iterable[str] = ('.py', '.yml', '.md')) -> set[str]:
+    return {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / folder).rglob('*')
+        if path.suffix in suffixes and '__pycache__' not in path.parts
+    }
+
+
+def test_a_wheel_has_the_package_and_what_mim_needs(wheel: zipfile.ZipFile) -> None:
+    expected = project_files('mmprune', ['.py', '.typed'])
+    for folder in ('configs', 'tools'):
+        expected |= {f'mmprune/.mim/{name}' for name in project_files(folder)}
+    expected.add('mmprune/.mim/model-index.yml')
+    found = {name for name in wheel.namelist() if '.dist-info/' not in name}
+    assert found == expected
+    for name in found:
+        assert wheel.read(name) == (ROOT / name.replace('mmprune/.mim/', '')).read_bytes()
+
+
+def test_the_metadata_name_every_requirement_and_extra(wheel: zipfile.ZipFile) -> None:
+    (name,) = [name for name in wheel.namelist() if name.endswith('.dist-info/METADATA')]
+    metadata = message_from_bytes(wheel.read(name))
+    assert metadata['Name'] == 'mmprune'
+    assert metadata['Requires-Python'] == '>=3.10'
+    required = [Requirement(line) for line in metadata.get_all('Requires-Dist')]
+    always = {requirement.name for requirement in required if requirement.marker is None}
+    assert {'torch', 'mmengine', 'mmcls', 'scikit-learn', 'setuptools', 'openmim'} <= always
+    # Who has full mmcv keeps it: the two own the same folder.
+    assert not {name for name in always if name.startswith('mmcv')}
+    extras = {
+        extra: {
+            requirement.name
+            for requirement in required
+            if requirement.marker and requirement.marker.evaluate({'extra': extra})
+        }
+        for extra in metadata.get_all('Provides-Extra')
+    }
+    assert extras['lite'] == {'mmcv-lite', 'opencv-python-headless'}
+    assert extras['mim'] == {'mmcv'}
+    assert extras['onnx'] == {'onnx', 'onnxruntime', 'onnxscript'}
+    assert {'pytest', 'mmcv-lite', 'onnx'} <= extras['tests']
+    assert extras['dev'] == {'mypy', 'ruff'}
+
+
+def test_a_second_build_ships_nothing_of_the_first(source: Path, tmp_path: Path) -> None:
+    stray = [source / 'mmprune' / 'stray.py', source / 'configs' / 'stray.py']
+    for path in stray:
+        path.write_text('')
+    first = zipfile.ZipFile(build('wheel', source, tmp_path / 'first')).namelist()
+    assert {'mmprune/stray.py', 'mmprune/.mim/configs/stray.py'} <= set(first)
+    for path in stray:
+        path.unlink()
+    second = zipfile.ZipFile(build('wheel', source, tmp_path / 'second')).namelist()
+    assert not [name for name in second if 'stray' in name]
+
+
+def test_a_build_leaves_the_package_folder_as_it_was(wheel: zipfile.ZipFile, source: Path) -> None:
+    assert wheel.namelist()
+    left = {path.name for path in source.iterdir()} - {path.name for path in ROOT.iterdir()}
+    # setuptools' own, both ignored by git.
+    assert left <= {'build', 'mmprune.egg-info'}
+    assert not (source / 'mmprune' / '.mim').exists()
+
+
+def test_an_sdist_can_be_built_from_and_holds_the_tests(source: Path, tmp_path: Path) -> None:
+    archive = build('sdist', source, tmp_path / 'sdist')
+    with tarfile.open(archive) as tar:
+        names = {name.split('/', 1)[-1] for name in tar.getnames()}
+        tar.extractall(tmp_path / 'unpacked', filter='data')
+    expected = {'LICENSE', 'Makefile', 'README.md', 'model-index.yml', 'pyproject.toml', 'setup.py'}
+    for folder in ('configs', 'mmprune', 'tests', 'tools'):
+        expected |= project_files(folder)
+    expected |= project_files('requirements', ['.txt'])
+    assert not expected - names
+    (unpacked,) = (tmp_path / 'unpacked').iterdir()
+    install(unpacked, tmp_path / 'installed')
+    assert (tmp_path / 'installed/mmprune/.mim/tools/train.py').is_file()
+
+
+def test_requirements_are_pinned_by_the_constraints() -> None:
+    """Every requirement has one pinned version, which satisfies it."""
+    folder = ROOT / 'requirements'
+    pinned = dict(
+        line.split('==')
+        for line in (folder / 'constraints.txt').read_text().splitlines()
+        if line and not line.startswith('#')
+    )
+    pinned = {name.lower().replace('_', '-'): version for name, version in pinned.items()}
+    for file in ('runtime', 'lite', 'onnx', 'tests', 'dev'):
+        for line in (folder / f'{file}.txt').read_text().splitlines():
+            if line and not line.startswith('#'):
+                requirement = Requirement(line)
+                assert requirement.specifier.contains(pinned[requirement.name], prereleases=True)
