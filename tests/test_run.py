@@ -13,6 +13,7 @@ from mmengine.runner import CheckpointLoader
 from mmprune.checkpoint import load_weights, read_checkpoint
 from mmprune.config import load_config
 from mmprune.datasets import Digits
+from mmprune.engine import run
 from mmprune.engine.run import evaluate, train
 from mmprune.errors import InputError
 from mmprune.registry import MODELS
@@ -210,9 +211,30 @@ def test_a_config_that_cannot_be_trained_is_refused(tmp_path: Path, missing: str
 def test_mixed_precision_needs_an_accelerator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr('mmprune.engine.run._has_accelerator', lambda: False)
+    monkeypatch.setattr(run, '_has_accelerator', lambda: False)
     with pytest.raises(InputError, match='--amp needs an accelerator'):
         train(CONFIG, tmp_path, amp=True, cfg_options=SHORT)
+
+
+@pytest.mark.parametrize('kind', [None, 'OptimWrapper', 'AmpOptimWrapper'])
+def test_mixed_precision_is_set_in_the_config(
+    monkeypatch: pytest.MonkeyPatch, kind: str | None
+) -> None:
+    monkeypatch.setattr(run, '_has_accelerator', lambda: True)
+    cfg = load_config(CONFIG, {'optim_wrapper.type': kind} if kind else {})
+    run._set_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert cfg.optim_wrapper.loss_scale == 'dynamic'
+    assert cfg.optim_wrapper.optimizer.lr == 0.1
+
+
+def test_mixed_precision_does_not_replace_another_optim_wrapper(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run, '_has_accelerator', lambda: True)
+    cfg = load_config(CONFIG, {'optim_wrapper.type': 'ApexOptimWrapper'})
+    with pytest.raises(InputError, match=r'optim_wrapper\.type is ApexOptimWrapper'):
+        run._set_amp(cfg)
 
 
 @pytest.mark.gpu

@@ -3,13 +3,11 @@ _base_ = ['./autoslim_resnet_small_digits.py']
 
 model = dict(
     architecture=dict(backbone=dict(stem_channels=8, base_channels=8), head=dict(in_channels=32)),
-    input_shape=(1, 1, 8, 8),
     num_sample_training=3,
     pruner=dict(ratios=[0.5, 1.0]),
     recalibration=dict(num_batches=2, batch_size=32),
 )
 
-image_size = 8
 tiny_train_pipeline = [dict(type='PackClsInputs')]
 train_dataloader = dict(batch_size=32, dataset=dict(indices=128, pipeline=tiny_train_pipeline))
 val_dataloader = dict(batch_size=60, dataset=dict(indices=60, pipeline=tiny_train_pipeline))
