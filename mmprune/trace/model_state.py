@@ -3,37 +3,107 @@
 from __future__ import annotations
 
 import contextlib
+import random
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-# nn.Module's own bookkeeping: its dicts are live objects that are handled one by one.
-_MODULE_INTERNALS = ('_parameters', '_buffers', '_modules')
-
-
-def _snapshot(module: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Attribute -> (object, its contents if it is a container)."""
-    taken = {}
-    for key, value in module.__dict__.items():
-        if key not in _MODULE_INTERNALS:
-            contents = value.copy() if type(value) in (dict, list, set) else None
-            taken[key] = (value, contents)
-    return taken
+_CONTAINERS = (dict, list, set, deque)
 
 
-def _restore(module: nn.Module, taken: dict[str, tuple[Any, Any]]) -> None:
-    for key in [k for k in module.__dict__ if k not in taken and k not in _MODULE_INTERNALS]:
-        del module.__dict__[key]
-    for key, (value, contents) in taken.items():
-        if module.__dict__.get(key) is not value:
-            module.__dict__[key] = value
-        if isinstance(contents, list):
-            value[:] = contents
-        elif contents is not None:
-            value.clear()
-            value.update(contents)
+def _entries(container: Any) -> tuple[list[Any], list[Any]]:
+    """Keys (none but for a dict) and values of a container."""
+    if isinstance(container, dict):
+        return list(container.keys()), list(container.values())
+    return [], list(container)
+
+
+def _fill(container: Any, keys: list[Any], values: list[Any]) -> None:
+    """Give a container these entries, if it has others now."""
+    keys_now, values_now = _entries(container)
+    same = len(values) == len(values_now) and keys == keys_now
+    if same and all(a is b for a, b in zip(values, values_now, strict=True)):
+        return
+    container.clear()
+    if isinstance(container, dict):
+        container.update(zip(keys, values, strict=True))
+    elif isinstance(container, set):
+        container.update(values)
+    else:
+        container.extend(values)
+
+
+class _Snapshot:
+    """What stood in some containers, all the way down, and the contents of their tensors.
+
+    Containers are dicts, lists, sets and deques, their subclasses included, so a module's
+    ``__dict__`` with its parameters, buffers, submodules, hooks and caches is one of them.
+    Modules inside are not entered. Other objects are kept by identity.
+    """
+
+    def __init__(self) -> None:
+        self.containers: list[tuple[Any, list[Any], list[Any]]] = []
+        self.tensors: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self.arrays: list[tuple[np.ndarray, np.ndarray]] = []
+        # The objects stay alive as long as their ids are looked up here.
+        self.seen: dict[int, Any] = {}
+
+    def take(self, root: dict[str, Any]) -> None:
+        """Add ``root`` and everything in it."""
+        pending: list[Any] = [root]
+        while pending:
+            value = pending.pop()
+            if id(value) in self.seen:
+                continue
+            if isinstance(value, _CONTAINERS):
+                keys, values = _entries(value)
+                self.containers.append((value, keys, values))
+                pending.extend(values)
+            elif isinstance(value, tuple):
+                pending.extend(value)
+            elif isinstance(value, np.ndarray):
+                self.arrays.append((value, value.copy()))
+            elif isinstance(value, torch.Tensor) and _has_contents(value):
+                data = value.detach()
+                self.tensors.append((value, data, data.clone()))
+            else:
+                continue
+            self.seen[id(value)] = value
+
+    def restore(self) -> None:
+        """Put everything back that differs."""
+        for container, keys, values in self.containers:
+            _fill(container, keys, values)
+        for array, contents in self.arrays:
+            array[...] = contents
+        with torch.no_grad():
+            for tensor, data, contents in self.tensors:
+                if tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape:
+                    tensor.data = data
+                if not torch.equal(data, contents):
+                    data.copy_(contents)
+
+
+def _has_contents(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has numbers that a forward pass could change in place."""
+    return not is_lazy(tensor) and not tensor.is_meta and tensor.layout is torch.strided
+
+
+@contextlib.contextmanager
+def _random_state_kept(devices: set[torch.device]) -> Iterator[None]:
+    """Restore the random state of torch, numpy and Python on leaving."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=list(devices)):
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
 
 
 @contextlib.contextmanager
@@ -41,29 +111,24 @@ def untouched(model: nn.Module) -> Iterator[None]:
     """Context in which ``model`` may be run and switched freely.
 
     On leaving it, also by an error, these are what they were: ``requires_grad`` and
-    ``grad`` of every parameter, the train mode of every module, every buffer, every
-    attribute of every module (so caches are emptied again), and the random state.
+    ``grad`` of every parameter, the train mode of every module, the contents of every
+    parameter and buffer, every attribute of every module with the contents of containers
+    and tensors in it (so caches are emptied again), and the random state of torch, numpy
+    and Python. Objects are put back, not copies: an optimizer still holds the parameters.
+    Not restored is what a module changes inside objects of other classes.
     """
+    modules = list(model.modules())
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    buffers = [
-        (module._buffers, name, buffer, buffer._version, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    attributes = [(module, _snapshot(module)) for module in model.modules()]
     devices = {p.device for p, _, _ in parameters if p.device.type == 'cuda'}
-    with torch.random.fork_rng(devices=list(devices)):
+    snapshot = _Snapshot()
+    for module in modules:
+        snapshot.take(module.__dict__)
+    with _random_state_kept(devices):
         try:
             yield
         finally:
-            for module, taken in attributes:
-                _restore(module, taken)
-            for owner, name, buffer, version, value in buffers:
-                owner[name] = buffer
-                if buffer._version != version:
-                    with torch.no_grad():
-                        buffer.copy_(value)
+            snapshot.restore()
             for parameter, requires_grad, grad in parameters:
-                parameter.requires_grad_(requires_grad)
+                if parameter.requires_grad != requires_grad:
+                    parameter.requires_grad_(requires_grad)
                 parameter.grad = grad

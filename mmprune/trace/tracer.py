@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules import module as module_globals
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mmprune.errors import InputError
@@ -126,10 +127,10 @@ def trace(model: nn.Module, demo_input: DemoInput) -> TraceGraph:
         TraceError: The model fails on the demo input, or returns no tensor that
             depends on a parameter.
     """
-    with untouched(model):
+    # Inside inference mode nothing is recorded, whatever requires grad.
+    with torch.inference_mode(False), untouched(model):
         model.eval()
-        for parameter in model.parameters():
-            parameter.requires_grad_(True)
+        _let_all_require_grad(model)
         demo_input, input_leaves = _differentiable(demo_input)
         with torch.enable_grad(), _CallRecorder(model) as recorder:
             try:
@@ -141,6 +142,23 @@ def trace(model: nn.Module, demo_input: DemoInput) -> TraceGraph:
                     f"'{recorder.stack[-1]}'. Give a demo_input that the model accepts."
                 ) from error
         return _GraphReader(model, recorder, input_leaves).read(tensors_in(outputs))
+
+
+def _let_all_require_grad(model: nn.Module) -> None:
+    """Let every parameter require grad that can; refuse those that autograd will never see."""
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise TraceError(
+                f"parameter '{name}' of {type(model).__name__} has no shape yet: run the model "
+                'once before it is prepared'
+            )
+        if parameter.is_inference():
+            raise TraceError(
+                f"parameter '{name}' of {type(model).__name__} was made in inference mode, and "
+                'autograd does not record its use: build the model outside torch.inference_mode'
+            )
+        if parameter.is_floating_point() or parameter.is_complex():
+            parameter.requires_grad_(True)
 
 
 def _differentiable(demo_input: DemoInput) -> tuple[DemoInput, list[torch.Tensor]]:
