@@ -30,15 +30,9 @@ from mmprune.errors import InputError
 from mmprune.models import AutoSlim
 from mmprune.registry import MODELS
 
-# Finetuning starts from trained weights: fewer epochs, and a tenth of the learning rate.
+# Finetuning starts from trained weights. The rate was chosen on the validation images.
+_FINETUNE_RATE = 0.001
 _FINETUNE_EPOCHS = 15
-_FINETUNE = {
-    'optim_wrapper.optimizer.lr': 0.01,
-    'train_cfg.max_epochs': _FINETUNE_EPOCHS,
-    'train_cfg.val_interval': _FINETUNE_EPOCHS,
-    'default_hooks.checkpoint.interval': _FINETUNE_EPOCHS,
-    'param_scheduler.1.end': _FINETUNE_EPOCHS,
-}
 # In the folder that a demo has made, and may make anew.
 _MARKER = '.mmprune_demo'
 _LATENCY_BATCH = 32
@@ -192,13 +186,21 @@ class Demo:
     def _finetune(self, deployed: _Deployed) -> float:
         """Train a deployed network a little; return its accuracy on the test images."""
         folder = self.work_dir / f'finetuned_{deployed.found.budget}'
-        options = ' '.join(f'{key}={value}' for key, value in _FINETUNE.items())
+        epochs = min(_FINETUNE_EPOCHS, int(self.cfg.train_cfg.max_epochs))
+        settings = {
+            'optim_wrapper.optimizer.lr': _FINETUNE_RATE,
+            'train_cfg.max_epochs': epochs,
+            'train_cfg.val_interval': epochs,
+            'default_hooks.checkpoint.interval': epochs,
+            'param_scheduler.1.end': epochs,
+        }
+        options = ' '.join(f'{key}={value}' for key, value in settings.items())
         with self._step(
             f'Finetune the network of budget {deployed.found.budget}',
             f'python tools/train.py {deployed.files.config} --work-dir {folder} '
             f'--cfg-options {options}',
         ):
-            runner = train(deployed.files.config, folder, cfg_options=dict(_FINETUNE))
+            runner = train(deployed.files.config, folder, cfg_options=settings)
             accuracy = predict_dataset(runner.model.eval(), self.cfg.test_dataloader).accuracy
             self._say(f'accuracy on the test images: {accuracy:.2f} %')
         return accuracy
@@ -206,52 +208,50 @@ class Demo:
     def _compare(self, checkpoint: Path, deployed: list[_Deployed]) -> DemoReport:
         """Finetune, and collect every number for the table and the plot."""
         finetuned = [self._finetune(each) for each in deployed]
-        self.step_number += 1
-        self.console.rule(
-            f'[bold]{self.step_number}. The same numbers before and after', align='left'
-        )
+        self._announce('The same numbers before and after')
         algorithm = build_algorithm(self.cfg, checkpoint)
         batches = calibration_batches(self.cfg, algorithm.recalibration)
         pruner = algorithm.pruner
         pruner.set_max_channel()
-        full = self._full_row(algorithm)
-        rows = [full]
-        for each, accuracy in zip(deployed, finetuned, strict=True):
+        plain = pruner.deploy_subnet(algorithm.architecture, pruner.export_subnet()).eval()
+        latencies = latencies_ms([plain, *(each.network for each in deployed)], self._images())
+        inside = predict_dataset(algorithm, self.cfg.test_dataloader)
+        outside = predict_dataset(plain, self.cfg.test_dataloader)
+        full_cost = pruner.cost(pruner.current_subnet())
+        rows = [self._row('full network', full_cost, inside, outside, None, latencies[0])]
+        for each, accuracy, latency in zip(deployed, finetuned, latencies[1:], strict=True):
             set_from_file(algorithm, each.files.channel_cfg)
             algorithm.recalibrate(batches)
             inside = predict_dataset(algorithm, self.cfg.test_dataloader)
-            different = inside.num_different(each.predictions)
-            self._say(
-                f'budget {each.found.budget}: of {len(inside.labels)} test images, the deployed '
-                f'network calls {different} another digit than the supernet does'
-            )
-            rows.append(
-                Row(
-                    name=f'subnet, budget {each.found.budget}',
-                    macs=each.found.macs,
-                    params=each.found.params,
-                    supernet=inside.accuracy,
-                    deployed=each.predictions.accuracy,
-                    num_different=different,
-                    finetuned=accuracy,
-                    latency_ms=latency_ms(each.network, self._images()),
-                )
-            )
+            cost = {'macs': each.found.macs, 'params': each.found.params}
+            name = f'subnet, budget {each.found.budget}'
+            rows.append(self._row(name, cost, inside, each.predictions, accuracy, latency))
         return DemoReport(rows, self._uniform(algorithm, batches), _LATENCY_BATCH)
 
-    def _full_row(self, algorithm: AutoSlim) -> Row:
-        pruner = algorithm.pruner
-        plain = pruner.deploy_subnet(algorithm.architecture, pruner.export_subnet()).eval()
-        inside = predict_dataset(algorithm, self.cfg.test_dataloader)
-        outside = predict_dataset(plain, self.cfg.test_dataloader)
+    def _row(
+        self,
+        name: str,
+        cost: dict[str, int],
+        inside: Predictions,
+        outside: Predictions,
+        finetuned: float | None,
+        latency: float,
+    ) -> Row:
+        """Compare what a subnet predicts in the supernet and deployed, image by image."""
+        different = inside.num_different(outside)
+        self._say(
+            f'{name}: of {len(inside.labels)} test images, deployed and supernet call '
+            f'{different} by different names'
+        )
         return Row(
-            name='full network',
-            **pruner.cost(pruner.current_subnet()),
+            name=name,
+            **cost,
+            num_images=len(inside.labels),
             supernet=inside.accuracy,
             deployed=outside.accuracy,
-            num_different=inside.num_different(outside),
-            finetuned=None,
-            latency_ms=latency_ms(plain, self._images()),
+            num_different=different,
+            finetuned=finetuned,
+            latency_ms=latency,
         )
 
     def _uniform(self, algorithm: AutoSlim, batches: list[Any]) -> list[tuple[int, float]]:
@@ -313,12 +313,17 @@ def load_network(config: str | Path, checkpoint: str | Path) -> BaseModel:
 
 
 @torch.no_grad()
-def latency_ms(network: BaseModel, images: torch.Tensor) -> float:
-    """Return the median time of a forward pass over a batch, in milliseconds."""
-    times = []
-    for _ in range(_LATENCY_RUNS):
-        start = time.perf_counter()
-        network(images)
-        times.append(time.perf_counter() - start)
+def latencies_ms(networks: list[BaseModel], images: torch.Tensor) -> list[float]:
+    """Return the median time of each network's forward pass over a batch, in milliseconds.
+
+    The networks take turns, so that whatever else the machine does meanwhile
+    slows all of them alike.
+    """
+    times = torch.empty(_LATENCY_RUNS, len(networks))
+    for run in range(_LATENCY_RUNS):
+        for number, network in enumerate(networks):
+            start = time.perf_counter()
+            network(images)
+            times[run, number] = time.perf_counter() - start
     # The first passes warm the caches up.
-    return float(torch.tensor(times[_LATENCY_RUNS // 6 :]).median()) * 1000
+    return (times[_LATENCY_RUNS // 6 :].median(dim=0).values * 1000).tolist()

@@ -18,6 +18,7 @@ class Row:
         name: What it is called.
         macs: Multiply-adds for one image.
         params: Number of parameters.
+        num_images: Number of test images.
         supernet: Accuracy inside the supernet.
         deployed: Accuracy as a plain network, loaded from its files.
         num_different: Images that the two call by different names.
@@ -28,6 +29,7 @@ class Row:
     name: str
     macs: int
     params: int
+    num_images: int
     supernet: float
     deployed: float
     num_different: int
@@ -53,23 +55,32 @@ class DemoReport:
 def report_table(report: DemoReport) -> Table:
     """Return the demo's table: a row per network."""
     full = report.rows[0]
-    table = Table(title='Handwritten digits: accuracy in percent on 360 test images')
-    table.add_column('')
+    table = Table(
+        title=f'Accuracy in percent on {full.num_images} test images',
+        caption=f'One image is {100 / full.num_images:.2f} %. differ: images that supernet and '
+        f'deployed network call by different names. ms / {report.latency_batch}: median CPU time '
+        f'of a batch of {report.latency_batch}.',
+    )
+    table.add_column('', no_wrap=True)
     for heading in (
         'MACs',
+        '%',
         'parameters',
-        'in the supernet',
+        '%',
+        'in supernet',
         'deployed',
-        'images that differ',
+        'differ',
         'finetuned',
-        f'CPU, ms per {report.latency_batch} images',
+        f'ms / {report.latency_batch}',
     ):
         table.add_column(heading, justify='right')
     for row in report.rows:
         table.add_row(
             row.name,
-            f'{row.macs:,} ({row.macs / full.macs:.0%})',
-            f'{row.params:,} ({row.params / full.params:.0%})',
+            f'{row.macs:,}',
+            f'{row.macs / full.macs:.0%}',
+            f'{row.params:,}',
+            f'{row.params / full.params:.0%}',
             f'{row.supernet:.2f}',
             f'{row.deployed:.2f}',
             str(row.num_different),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -53,7 +54,7 @@ class ProgressBarHook(Hook):
         outputs: dict[str, Any] | None = None,
     ) -> None:
         """Move the bar by one iteration."""
-        loss = float((outputs or {}).get('loss', 0.0))
+        loss = float(torch.as_tensor((outputs or {}).get('loss', 0.0)).detach())
         self.progress.update(self.task, completed=runner.iter + 1, loss=loss)
 
     def after_train(self, runner: Runner) -> None:

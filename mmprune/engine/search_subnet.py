@@ -13,6 +13,7 @@ from mmprune.engine.report import results_table, show
 from mmprune.engine.run import build_runner
 from mmprune.engine.search import SearchLoop, SearchResult
 from mmprune.errors import InputError
+from mmprune.registry import LOOPS
 
 
 def search_subnet(
@@ -53,6 +54,10 @@ def search_subnet(
                 f'{cfg.filename}: a search needs {key}, for example search_cfg='
                 "dict(type='mmprune.GreedySearchLoop', targets=[0.5, 0.25])."
             )
+    kind = cfg.search_cfg.get('type')
+    loop_class = LOOPS.get(kind) if isinstance(kind, str) else kind
+    if not (isinstance(loop_class, type) and issubclass(loop_class, SearchLoop)):
+        raise InputError(f'{cfg.filename}: search_cfg.type is {kind}, which is no search loop.')
     cfg.val_cfg = dict(cfg.search_cfg, resume=resume)
     chosen = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}_search'
     cfg.work_dir = str(Path(chosen).expanduser().resolve())
@@ -63,7 +68,6 @@ def search_subnet(
     load_weights(runner.model, checkpoint)
     runner.val()
     loop = runner.val_loop
-    if not isinstance(loop, SearchLoop):
-        raise InputError(f'{cfg.filename}: search_cfg is a {type(loop).__name__}, not a search.')
+    assert isinstance(loop, SearchLoop)
     show(results_table(loop.full_cost, loop.results, loop.metric))
     return loop.results

@@ -67,7 +67,7 @@ def sandwich_step(
                 with optim_wrapper.optim_context(model), _synchronised(model, is_last):
                     losses = _losses(algorithm, model, batch, is_widest=index == 0)
                 loss, log = algorithm.parse_losses(losses)
-                logs.update({f'{width}.{name}': value for name, value in log.items()})
+                logs.update({f'{width}.{name}': value.detach() for name, value in log.items()})
                 total = total + loss.detach()
                 if is_last:
                     optim_wrapper.update_params(loss)

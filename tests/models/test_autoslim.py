@@ -121,7 +121,7 @@ def test_without_distiller_every_width_learns_from_the_labels(build: Build, batc
     model = build(distiller=None).train()
     logs = model.train_step(batch(16, seed=0), optim_wrapper(model))
     # Nothing is learned yet: the cross-entropy of ten classes.
-    assert float(logs['min_subnet.loss']) == pytest.approx(np.log(10), abs=0.5)
+    assert logs['min_subnet.loss'].item() == pytest.approx(np.log(10), abs=0.5)
 
 
 def test_gradient_accumulation_counts_batches_not_widths(build: Build, batch: Batch) -> None:

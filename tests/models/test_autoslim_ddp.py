@@ -1,5 +1,6 @@
 """Two processes train one supernet."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -18,9 +19,12 @@ def free_port() -> int:
 
 def test_two_processes_average_the_gradients_of_all_widths(tmp_path: Path) -> None:
     port = str(free_port())
+    environment = {**os.environ, 'PYTHONPATH': str(WORKER.parents[2])}
     processes = [
         subprocess.Popen(
-            [sys.executable, str(WORKER), str(rank), port, str(tmp_path)], stderr=subprocess.PIPE
+            [sys.executable, str(WORKER), str(rank), port, str(tmp_path)],
+            env=environment,
+            stderr=subprocess.PIPE,
         )
         for rank in (0, 1)
     ]

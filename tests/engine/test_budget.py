@@ -1,0 +1,55 @@
+import pytest
+
+from mmprune.engine.search.budget import Budget, limit_label
+from mmprune.errors import InputError
+
+FULL = {'macs': 1000, 'params': 200}
+
+
+def test_limits_are_numbers_or_fractions() -> None:
+    assert Budget.of({'macs': 0.5}, FULL) == Budget('0.5', macs=500)
+    assert Budget.of({'macs': 1}, FULL) == Budget('1', macs=1000)
+    assert Budget.of({'macs': 300}, FULL) == Budget('300', macs=300)
+    assert Budget.of({'params': 0.25, 'macs': 700}, FULL) == Budget(
+        '700_0.25_params', macs=700, params=50
+    )
+
+
+def test_a_budget_is_met_when_no_limit_is_exceeded() -> None:
+    budget = Budget.of({'macs': 500, 'params': 100}, FULL)
+    assert budget.fits({'macs': 500, 'params': 100})
+    assert not budget.fits({'macs': 501, 'params': 1})
+    assert not budget.fits({'macs': 1, 'params': 101})
+    assert Budget.of({'params': 0.5}, FULL).fits({'macs': 10**9, 'params': 100})
+
+
+@pytest.mark.parametrize(
+    ('limit', 'label'),
+    [
+        (0.25, '0.25'),
+        (1, '1'),
+        (300e6, '300M'),
+        (1.5e9, '1.5G'),
+        (2000, '2K'),
+        (1234567, '1234567'),
+    ],
+)
+def test_labels_are_fit_for_file_names(limit: float, label: str) -> None:
+    assert limit_label(limit) == label
+
+
+@pytest.mark.parametrize('limits', [{}, {'flops': 0.5}])
+def test_unknown_limits_are_refused(limits: dict[str, float]) -> None:
+    with pytest.raises(InputError, match='the keys macs and/or params'):
+        Budget.of(limits, FULL)
+
+
+@pytest.mark.parametrize('limit', [0, -0.5])
+def test_limits_are_above_zero(limit: float) -> None:
+    with pytest.raises(InputError, match='macs must be above 0'):
+        Budget.of({'macs': limit}, FULL)
+
+
+def test_a_budget_out_of_reach_names_both_numbers() -> None:
+    with pytest.raises(InputError, match=r'100 MACs.*smallest one has 120 MACs'):
+        Budget.of({'macs': 0.1}, FULL).check_reachable({'macs': 120, 'params': 9})

@@ -1,0 +1,195 @@
+"""Exporting and deploying: what is written, and what is refused."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmprune.config import load_config
+from mmprune.deploy import VerifyReport
+from mmprune.deploy.channel_cfg import load_channel_cfg
+from mmprune.engine.algorithm import build_algorithm, calibration_batches
+from mmprune.engine.demo import load_network
+from mmprune.engine.deploy_subnet import VerificationError, deploy_subnet
+from mmprune.engine.export_subnet import export_subnet, set_from_file
+from mmprune.engine.predict import predict_dataset
+from mmprune.engine.run import evaluate, train
+from mmprune.errors import InputError
+
+pytestmark = pytest.mark.xdist_group('tiny supernet')
+CONFIG = 'autoslim_resnet_small_digits_tiny.py'
+
+
+@pytest.fixture
+def random_subnet(untrained: Path, tmp_path: Path) -> Path:
+    """The channel config of a random subnet, which is neither the widest nor the narrowest."""
+    algorithm = build_algorithm(load_config(CONFIG), untrained)
+    algorithm.pruner.set_subnet(algorithm.pruner.sample_subnet())
+    torch.save({'state_dict': algorithm.state_dict()}, tmp_path / 'set.pth')
+    path = export_subnet(CONFIG, tmp_path / 'set.pth')
+    assert path == tmp_path / 'subnet.yaml'
+    assert load_channel_cfg(path) == algorithm.pruner.export_subnet()
+    return path
+
+
+@pytest.mark.parametrize(('subnet', 'ratio'), [('max', 1.0), ('min', 0.5)])
+def test_the_widest_and_the_narrowest_are_exported_by_name(
+    untrained: Path, tmp_path: Path, subnet: str, ratio: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = shutil.copy(untrained, tmp_path)
+    path = export_subnet(CONFIG, checkpoint, subnet=subnet)
+    assert path == tmp_path / f'subnet_{subnet}.yaml'
+    entry = load_channel_cfg(path)['backbone.layer1.0.conv1']
+    assert entry['out_channels'] == ratio * entry['raw_out_channels']
+    assert 'MACs' in capsys.readouterr().out
+
+
+def test_a_channel_config_is_exported_in_another_form(
+    untrained: Path, random_subnet: Path, tmp_path: Path
+) -> None:
+    path = export_subnet(CONFIG, untrained, subnet=random_subnet, out=tmp_path / 'new' / 'a.json')
+    assert path.read_text().startswith('{')
+    assert load_channel_cfg(path) == load_channel_cfg(random_subnet)
+
+
+def test_deployed_equals_supernet_to_the_last_image(
+    trained: Path, random_subnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = deploy_subnet(CONFIG, trained, random_subnet, tmp_path / 'deployed')
+
+    assert files.verified.ok
+    assert 'file of weights, bytes' in capsys.readouterr().out
+    cfg = load_config(CONFIG)
+    network = load_network(files.config, files.checkpoint)
+    algorithm = build_algorithm(cfg, trained)
+    set_from_file(algorithm, random_subnet)
+    algorithm.recalibrate(calibration_batches(cfg, algorithm.recalibration))
+    inside = predict_dataset(algorithm, cfg.test_dataloader)
+    outside = predict_dataset(network, cfg.test_dataloader)
+    assert inside.num_different(outside) == 0
+    torch.testing.assert_close(inside.scores, outside.scores, rtol=1e-4, atol=1e-5)
+    # The statistics make a difference, or this would prove nothing.
+    set_from_file(algorithm, random_subnet)
+    supernets_own = build_algorithm(cfg, trained)
+    set_from_file(supernets_own, random_subnet)
+    without = predict_dataset(supernets_own, cfg.test_dataloader)
+    assert not torch.allclose(inside.scores, without.scores, atol=1e-2)
+    metrics = evaluate(files.config, files.checkpoint, tmp_path / 'test')
+    assert metrics['accuracy/top1'] == pytest.approx(outside.accuracy, abs=1e-4)
+
+
+def test_deployed_files_are_plain_and_can_be_moved(
+    untrained: Path, random_subnet: Path, tmp_path: Path
+) -> None:
+    files = deploy_subnet(CONFIG, untrained, random_subnet, tmp_path / 'deployed')
+    state = torch.load(files.checkpoint, weights_only=True)
+    assert not any('mask' in name or 'architecture' in name for name in state['state_dict'])
+    assert 'backbone.conv1.weight' in state['state_dict']
+    text = files.config.read_text()
+    assert 'search_cfg' not in text
+    assert 'AutoSlim' not in text
+    assert state['meta']['params'] < sum(
+        v.numel() for v in torch.load(untrained, weights_only=True)['state_dict'].values()
+    )
+    assert files.checkpoint.stat().st_size < untrained.stat().st_size
+
+    moved = tmp_path / 'elsewhere'
+    (tmp_path / 'deployed').rename(moved)
+    runner = train(
+        moved / 'deployed.py',
+        tmp_path / 'finetuned',
+        cfg_options={'train_cfg.max_epochs': 1, 'optim_wrapper.optimizer.lr': 0.0},
+    )
+    # At a learning rate of 0, finetuning ends where it starts: at the deployed weights.
+    weight = runner.model.state_dict()['head.fc.weight']
+    assert torch.equal(weight, state['state_dict']['head.fc.weight'])
+
+
+def test_onnx_computes_the_same(untrained: Path, random_subnet: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip('onnxruntime')
+    files = deploy_subnet(CONFIG, untrained, random_subnet, tmp_path / 'deployed', onnx=True)
+    assert files.onnx is not None
+    images = torch.randn(5, 1, 8, 8)
+    session = onnxruntime.InferenceSession(str(files.onnx), providers=['CPUExecutionProvider'])
+    (logits,) = session.run(None, {'input': images.numpy()})
+    with torch.no_grad():
+        expected = load_network(files.config, files.checkpoint)(images)
+    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_written_when_verification_fails(
+    untrained: Path, random_subnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = VerifyReport(False, 0.3, 1e-5, 'backbone.layer1.0.conv1')
+    monkeypatch.setattr('mmprune.pruners.RatioPruner.verify_subnet', lambda *_: report)
+    with pytest.raises(VerificationError, match=r'nothing was written.*backbone.layer1.0.conv1'):
+        deploy_subnet(CONFIG, untrained, random_subnet, tmp_path / 'deployed')
+    assert not (tmp_path / 'deployed').exists()
+
+
+def test_nothing_is_written_when_the_onnx_file_is_wrong(
+    untrained: Path, random_subnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip('onnxruntime')
+    zeros = [torch.zeros(2, 10).numpy()]
+    monkeypatch.setattr('mmprune.engine.onnx_export._run', lambda *_: zeros)
+    with pytest.raises(InputError, match='computes something else than torch'):
+        deploy_subnet(CONFIG, untrained, random_subnet, tmp_path / 'deployed', onnx=True)
+    assert not list((tmp_path / 'deployed').iterdir())
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def not_one(path: Path) -> None:
+    path.write_text('a poem')
+
+
+def of_another_network(path: Path) -> None:
+    state = torch.load(path, weights_only=True)['state_dict']
+    state['architecture.head.fc.weight'] = state['architecture.head.fc.weight'][:, :5]
+    torch.save({'state_dict': state}, path)
+
+
+@pytest.mark.parametrize('spoil', [cut_off, not_one, of_another_network, Path.unlink])
+@pytest.mark.parametrize('tool', [deploy_subnet, export_subnet])
+def test_broken_checkpoints_are_refused_by_name(
+    untrained: Path, random_subnet: Path, tmp_path: Path, spoil: Any, tool: Any
+) -> None:
+    checkpoint = Path(shutil.copy(untrained, tmp_path / 'broken.pth'))
+    spoil(checkpoint)
+    before = sorted(tmp_path.iterdir())
+    arguments = (random_subnet,) if tool is deploy_subnet else ('min',)
+    with pytest.raises(InputError, match=r'broken.pth'):
+        tool(CONFIG, checkpoint, *arguments)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def unknown_layer(text: str) -> str:
+    return text.replace('backbone.conv1:', 'backbone.conv9:')
+
+
+def half(text: str) -> str:
+    return text[: len(text) // 2]
+
+
+@pytest.mark.parametrize('spoil', [unknown_layer, half])
+@pytest.mark.parametrize('tool', [deploy_subnet, export_subnet])
+def test_broken_channel_configs_are_refused_by_name(
+    untrained: Path, random_subnet: Path, tmp_path: Path, spoil: Any, tool: Any
+) -> None:
+    random_subnet.write_text(spoil(random_subnet.read_text()))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match=r'subnet.yaml'):
+        tool(CONFIG, untrained, random_subnet, tmp_path / 'new')
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_plain_config_has_no_subnets(cfg: Config, untrained: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r'resnet_small_digits.py.*ImageClassifier'):
+        export_subnet('resnet_small_digits.py', untrained, 'min', tmp_path / 'subnet.yaml')
+    assert not list(tmp_path.iterdir())
