@@ -5,15 +5,18 @@ from mmprune.execution.instrument import (
     kept_norms,
     local_tensors,
     prunable_tensors,
-    release,
 )
+from mmprune.execution.loading import FollowLoading
 from mmprune.execution.mask_buffers import MaskBuffers
+from mmprune.execution.release import release, replaced_preparation
 
 __all__ = [
     'Execution',
+    'FollowLoading',
     'MaskBuffers',
     'kept_norms',
     'local_tensors',
     'prunable_tensors',
     'release',
+    'replaced_preparation',
 ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MethodType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray
 from mmprune.channels.propagate import Labelling
 from mmprune.execution.kept_norm import KeptNorm
-from mmprune.execution.swap import Multiply, Swap
+from mmprune.execution.swap import Multiply, Shelter, Swap
 from mmprune.layers import Layer, cut_of_masks, mended_attributes
 from mmprune.trace import TraceGraph
 
@@ -41,6 +43,18 @@ class Instrument:
     attributes: dict[str, Any] = field(default_factory=dict)
     kept_norm: torch.Tensor | None = None
     masks: list[str] = field(default_factory=list)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Instrument:
+        copied = memo[id(self)] = object.__new__(type(self))
+        copied.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return copied
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        # A patched forward is bound to its module, and pickle would bring back the full one.
+        raise pickle.PicklingError(
+            'a supernet cannot be pickled: save its state_dict() and prepare the network again, '
+            'or pickle the network that deploy_subnet returns'
+        )
 
 
 def is_instrumented(module: nn.Module) -> bool:
@@ -76,20 +90,6 @@ def instrument(module: nn.Module) -> Instrument:
         module.__dict__[STATE] = Instrument(module.__dict__.get('forward'))
         module.__dict__['forward'] = MethodType(_forward, module)
     return module.__dict__[STATE]
-
-
-def release(model: nn.Module) -> None:
-    """Take every trace of mmprune off a model: forwards, masks, mended attributes."""
-    for module in model.modules():
-        state: Instrument | None = module.__dict__.pop(STATE, None)
-        if state is not None:
-            module.__dict__.pop('forward', None)
-            if state.original is not None:
-                module.__dict__['forward'] = state.original
-            for name, value in state.attributes.items():
-                setattr(module, name, value)
-            for name in state.masks:
-                del module._buffers[name]
 
 
 @dataclass(frozen=True)
@@ -168,21 +168,41 @@ class Execution:
                 instrument(self.modules[name])
         for name in (*layers, *norms):
             instrument(self.modules[name])
+        self.states = {n: m.__dict__[STATE] for n, m in self.modules.items() if is_instrumented(m)}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Execution:
+        copied = object.__new__(type(self))
+        copied.__dict__ = {
+            **self.__dict__,
+            'modules': copy.deepcopy(self.modules, memo),
+            'states': copy.deepcopy(self.states, memo),
+            'tensors': [
+                replace(tensor, owners=copy.deepcopy(tensor.owners, memo))
+                for tensor in self.tensors
+            ],
+        }
+        return copied
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the modules still carry the instruments that this switch has put there."""
+        return all(self.modules[n].__dict__.get(STATE) is s for n, s in self.states.items())
 
     def apply(self, alive: BoolArray) -> None:
         """Run from now on as the subnet whose labels are ``alive``, (num_labels,)."""
-        states = {n: m.__dict__[STATE] for n, m in self.modules.items() if is_instrumented(m)}
-        for name, state in states.items():
+        for name, state in self.states.items():
             state.swaps, state.kept_norm = [], None
             for attribute, value in state.attributes.items():
                 setattr(self.modules[name], attribute, value)
             state.attributes = {}
-        if self.mode == 'slice':
-            self._slice(alive, states)
-        else:
-            self._mask(alive, states)
+        # Tensors made in inference mode could not be used in training later.
+        with torch.inference_mode(False):
+            if self.mode == 'slice':
+                self._slice(alive)
+            else:
+                self._mask(alive)
 
-    def _slice(self, alive: BoolArray, states: Mapping[str, Instrument]) -> None:
+    def _slice(self, alive: BoolArray) -> None:
         shapes: dict[str, tuple[int, ...]] = {}
         for tensor in self.tensors:
             cut = cut_of_masks(tensor.shape, [kept(alive, f) for f in tensor.factors])
@@ -190,7 +210,7 @@ class Execution:
             if not cut.is_whole:
                 swap = Swap(tensor.owners, cut, tensor.is_buffer)
                 for name in tensor.consumers:
-                    states[name].swaps.append(swap)
+                    self.states[name].swaps.append(swap)
         for name, layer in self.layers.items():
             module = self.modules[name]
             own = {
@@ -200,23 +220,22 @@ class Execution:
             outputs = layer.outputs
             channels = None if outputs is None else int(kept(alive, outputs).sum())
             for attribute, value in mended_attributes(module, own, channels).items():
-                states[name].attributes[attribute] = getattr(module, attribute)
+                self.states[name].attributes[attribute] = getattr(module, attribute)
                 setattr(module, attribute, value)
 
-    def _mask(self, alive: BoolArray, states: Mapping[str, Instrument]) -> None:
+    def _mask(self, alive: BoolArray) -> None:
         for tensor in self.tensors:
-            if tensor.is_buffer:
-                continue
             masks = [kept(alive, factor) for factor in tensor.factors]
             dropping = tuple(torch.from_numpy(mask) for mask in masks if not mask.all())
             if dropping:
-                swap = Swap(tensor.owners, Multiply(dropping), False)
+                transform = Shelter(dropping) if tensor.is_buffer else Multiply(dropping)
+                swap = Swap(tensor.owners, transform, tensor.is_buffer)
                 for name in tensor.consumers:
-                    states[name].swaps.append(swap)
+                    self.states[name].swaps.append(swap)
         for name, labels in self.norms.items():
             mask = kept(alive, labels)
             if not mask.all():
-                states[name].kept_norm = torch.from_numpy(mask)
+                self.states[name].kept_norm = torch.from_numpy(mask)
 
 
 def kept(alive: BoolArray, labels: IntArray) -> BoolArray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,33 @@ from torch import nn
 
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray
-from mmprune.execution.instrument import STATE, instrument, kept
+from mmprune.errors import InputError
+from mmprune.execution.instrument import instrument, kept
 from mmprune.layers import Layer
+
+
+@dataclass(frozen=True)
+class MaskBuffer:
+    """One mask buffer.
+
+    Attributes:
+        module: The module that has it.
+        name: Its name there.
+        keys: Its names in the state dict, several if the module has several.
+        labels: The label of every element.
+    """
+
+    module: nn.Module
+    name: str
+    keys: tuple[str, ...]
+    labels: IntArray
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """The buffer."""
+        mask = self.module._buffers[self.name]
+        assert mask is not None
+        return mask
 
 
 class MaskBuffers:
@@ -21,6 +48,13 @@ class MaskBuffers:
     A buffer is float, 0 or 1, of shape (1, C, 1, ...) with the rank of the layer's output.
     Channels that no layer with masks makes (bare parameters) get a buffer
     ``<parameter>_mask`` on the module that owns the parameter.
+
+    Args:
+        model: The supernet.
+        layers: The layers that get masks, one for their outputs and, unless they are norms,
+            one for their inputs.
+        prunable: Which labels some subnet drops, (num_labels,) bool.
+        tensors: Label arrays of every parameter, by name.
     """
 
     def __init__(
@@ -30,85 +64,111 @@ class MaskBuffers:
         prunable: BoolArray,
         tensors: Mapping[str, list[IntArray]],
     ) -> None:
-        self.labels: list[tuple[nn.Module, str, IntArray]] = []
-        self.modules = dict(model.named_modules())
-        covered = np.zeros(len(prunable), bool)
+        self.buffers: list[MaskBuffer] = []
+        self.size = len(prunable)
+        modules: dict[str, nn.Module] = {}
+        self._places: dict[nn.Module, list[str]] = {}
+        for place, module in model.named_modules(remove_duplicate=False):
+            modules[place] = module
+            self._places.setdefault(module, []).append(place)
+        covered = np.zeros(self.size, bool)
         for layer in layers:
             for name, labels in (('out_mask', layer.outputs), ('in_mask', layer.inputs)):
-                if labels is not None and prunable[labels[labels >= 0]].any():
-                    self._register(layer.name, name, labels, layer.mask_rank)
+                if labels is not None:
+                    self._register(modules[layer.name], name, labels, layer.mask_rank)
                     covered[labels[labels >= 0]] = True
         for tensor, factors in tensors.items():
             owner, _, local = tensor.rpartition('.')
             for factor in factors:
                 labels = np.unique(factor[factor >= 0])
                 labels = labels[prunable[labels] & ~covered[labels]]
-                if len(labels) and owner in self.modules:
-                    self._register(owner, f'{local}_mask', labels, 1)
+                if len(labels) and owner in modules:
+                    self._register(modules[owner], f'{local}_mask', labels, 1)
                     covered[labels] = True
 
-    def _register(self, owner: str, name: str, labels: IntArray, rank: int) -> None:
-        module = self.modules[owner]
+    def _register(self, module: nn.Module, name: str, labels: IntArray, rank: int) -> None:
         shape = (1, -1, *(1,) * (rank - 2)) if rank > 1 else (-1,)
         device = next((t.device for t in module.parameters(recurse=False)), None)
         mask = torch.ones(len(labels), device=device).reshape(shape)
         if hasattr(module, name):
-            raise ValueError(
-                f"module '{owner}' already has an attribute '{name}', which mmprune needs for "
-                'its masks: has it been prepared by another pruner?'
+            raise InputError(
+                f"module '{self._places[module][0]}' has an attribute '{name}' of its own, and "
+                'mmprune needs this name for its masks: rename the attribute'
             )
         module.register_buffer(name, mask)
         instrument(module).masks.append(name)
-        self.labels.append((module, name, labels))
+        keys = tuple(f'{p}.{name}' if p else name for p in self._places[module])
+        self.buffers.append(MaskBuffer(module, name, keys, labels))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MaskBuffers:
+        copied = object.__new__(type(self))
+        copied.size = self.size
+        copied.buffers = [
+            replace(buffer, module=copy.deepcopy(buffer.module, memo)) for buffer in self.buffers
+        ]
+        return copied
 
     def write(self, alive: BoolArray) -> None:
         """Set every buffer to the subnet whose labels are ``alive``."""
         with torch.no_grad():
-            for module, name, labels in self.labels:
-                mask = module._buffers[name]
-                assert mask is not None
-                mask.copy_(torch.from_numpy(kept(alive, labels)).reshape(mask.shape))
+            for buffer in self.buffers:
+                mask = buffer.tensor
+                mask.copy_(torch.from_numpy(kept(alive, buffer.labels)).reshape(mask.shape))
 
-    def read(self, size: int) -> BoolArray:
-        """Which of ``size`` labels are alive, by the buffers; unknown ones are.
+    def read(self) -> BoolArray:
+        """Which labels are alive by the buffers; those that no buffer stands for are.
 
         Raises:
-            ValueError: A buffer has another shape, or two disagree about a channel.
+            InputError: A mask has other values than 0 and 1, or two disagree.
         """
-        alive = np.ones(size, bool)
-        for module, name, labels in self.labels:
-            mask = module._buffers[name]
-            assert mask is not None
-            values = mask.detach().cpu().numpy().ravel() != 0
-            alive[labels[(labels >= 0) & ~values]] = False
-        for module, name, labels in self.labels:
-            mask = module._buffers[name]
-            assert mask is not None
-            values = mask.detach().cpu().numpy().ravel() != 0
-            if (kept(alive, labels) != values).any():
-                layer = next(n for n, m in self.modules.items() if m is module)
-                raise ValueError(
-                    f"the masks of the supernet disagree: '{layer}.{name}' keeps "
-                    f'{int(values.sum())} channels, the layers of its group '
-                    f'{int(kept(alive, labels).sum())}'
+        return self._decode({b.keys[0]: b.tensor for b in self.buffers}, 'the supernet')
+
+    def read_state(self, state: Mapping[str, Any], prefix: str) -> BoolArray:
+        """Which labels are alive by the masks in a state dict; a missing mask keeps all.
+
+        Args:
+            state: A state dict.
+            prefix: What stands before the supernet's own names in it.
+
+        Raises:
+            InputError: A mask has another size or other values than 0 and 1, or two disagree.
+        """
+        stored = {
+            key: state.get(prefix + key, torch.ones(buffer.tensor.shape))
+            for buffer in self.buffers
+            for key in buffer.keys
+        }
+        return self._decode(stored, 'the state dict')
+
+    def fill(self, state: dict[str, Any], prefix: str) -> None:
+        """Add the masks that a state dict does not have, keeping everything."""
+        for buffer in self.buffers:
+            for key in buffer.keys:
+                state.setdefault(prefix + key, torch.ones_like(buffer.tensor))
+
+    def _decode(self, tensors: Mapping[str, torch.Tensor], source: str) -> BoolArray:
+        labels_of = {key: b.labels for b in self.buffers for key in b.keys}
+        masks: dict[str, BoolArray] = {}
+        for key, tensor in tensors.items():
+            values = tensor.detach().cpu().double().numpy().ravel()
+            if len(values) != len(labels_of[key]):
+                raise InputError(
+                    f"the masks of {source}: '{key}' is for {len(values)} channels, the layer "
+                    f'has {len(labels_of[key])}'
+                )
+            if not np.isin(values, (0, 1)).all():
+                raise InputError(f"the masks of {source}: '{key}' has values other than 0 and 1")
+            masks[key] = values != 0
+        alive = np.ones(self.size, bool)
+        for key, mask in masks.items():
+            labels = labels_of[key]
+            alive[labels[(labels >= 0) & ~mask]] = False
+        for key, mask in masks.items():
+            agreed = kept(alive, labels_of[key])
+            if (agreed != mask).any():
+                raise InputError(
+                    f"the masks of {source} disagree: '{key}' keeps {int(mask.sum())} of "
+                    f'{len(mask)} channels, of which other layers keep {int(agreed.sum())}; all '
+                    'masks must come from one supernet'
                 )
         return alive
-
-    def follow_loading(self, model: nn.Module, refresh: Callable[[], None]) -> list[Any]:
-        """Make ``load_state_dict`` accept plain checkpoints, and call ``refresh`` after it."""
-
-        def fill(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any, **__: Any) -> None:
-            names = {m: n for n, m in module.named_modules()}
-            for owner in names:
-                held = owner.__dict__.get(STATE)
-                for mask in held.masks if held is not None else ():
-                    key = f'{prefix}{names[owner]}.{mask}' if names[owner] else f'{prefix}{mask}'
-                    state.setdefault(key, torch.ones_like(owner._buffers[mask]))
-
-        def after(module: nn.Module, _: Any) -> None:
-            refresh()
-
-        return [
-            model.register_load_state_dict_pre_hook(fill),
-            model.register_load_state_dict_post_hook(after),
-        ]

@@ -54,7 +54,8 @@ class Swap:
         # A run of channels is a view of the full tensor: what was written is there already, and
         # writing it again would break the backward pass, which holds on to the view.
         is_view = part._base is full
-        if self.is_buffer and module.training and isinstance(self.transform, Cut) and not is_view:
+        if self.is_buffer and module.training and not is_view:
+            assert isinstance(self.transform, Cut | Shelter)
             with torch.no_grad():
                 self.transform.write_back(full, part)
 
@@ -73,3 +74,25 @@ class Multiply:
         for mask in self.masks:
             tensor = tensor * mask.to(tensor)
         return tensor
+
+
+@dataclass(frozen=True)
+class Shelter:
+    """A copy of a buffer, of which only the kept part is written back.
+
+    In masked execution a norm updates the running statistics of all channels; those that the
+    subnet does not have keep the values that they have for wider ones, as in slices.
+    """
+
+    masks: tuple[torch.Tensor, ...]
+
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy for the forward to write to."""
+        return tensor.clone()
+
+    def write_back(self, full: torch.Tensor, part: torch.Tensor) -> None:
+        """Copy what was written to the kept elements."""
+        kept = torch.ones_like(full, dtype=torch.bool)
+        for mask in self.masks:
+            kept &= mask.to(kept)
+        full.copy_(torch.where(kept, part, full))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +14,14 @@ from mmprune.channels import ChannelGroup, build_groups, propagate
 from mmprune.channels.constraints import BoolArray
 from mmprune.cost import CostModel
 from mmprune.errors import InputError
-from mmprune.execution import Execution, MaskBuffers, kept_norms, prunable_tensors, release
+from mmprune.execution import (
+    Execution,
+    FollowLoading,
+    MaskBuffers,
+    kept_norms,
+    prunable_tensors,
+    replaced_preparation,
+)
 from mmprune.layers import Layer, layers_of
 from mmprune.trace import trace
 from mmprune.trace.tracer import DemoInput
@@ -47,10 +56,18 @@ class Supernet:
         ties: Iterable[tuple[str, str]] = (),
         mode: str = 'slice',
     ) -> None:
-        release(model)
         self.model = model
         self.demo_input = demo_input
-        self.graph = trace(model, demo_input)
+        # Tensors made in inference mode could not be written to outside of it.
+        with replaced_preparation(model), torch.inference_mode(False):
+            self._prepare(except_start_keys, ties, mode)
+        self.alive = np.ones(self.size, bool)
+
+    def _prepare(
+        self, except_start_keys: Iterable[str], ties: Iterable[tuple[str, str]], mode: str
+    ) -> None:
+        model = self.model
+        self.graph = trace(model, self.demo_input)
         self.labelling = propagate(self.graph, except_start_keys, ties)
         self.groups = build_groups(self.labelling)
         self.size = self.labelling.num_labels
@@ -64,8 +81,23 @@ class Supernet:
         norms = kept_norms(self.graph, self.labelling, prunable)
         self.execution = Execution(model, touched, tensors, norms, mode)
         self.masks = MaskBuffers(model, touched.values(), prunable, self.labelling.tensors)
-        self.alive = np.ones(self.size, bool)
-        self.masks.follow_loading(model, self.refresh)
+        FollowLoading(self).attach(model)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Supernet:
+        """The supernet of a deep copy of the model, which shares the trace with this one."""
+        copied = memo[id(self)] = object.__new__(type(self))
+        copied.__dict__ = {
+            **self.__dict__,
+            'model': copy.deepcopy(self.model, memo),
+            'execution': copy.deepcopy(self.execution, memo),
+            'masks': copy.deepcopy(self.masks, memo),
+        }
+        return copied
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the model is still prepared by this supernet, and by no later one."""
+        return self.execution.is_current
 
     @property
     def prunable_groups(self) -> dict[str, ChannelGroup]:
@@ -73,14 +105,23 @@ class Supernet:
         return {space_id: group for space_id, group in self.groups.items() if group.prunable}
 
     def set_alive(self, alive: BoolArray) -> None:
-        """Run from now on as the subnet whose labels are ``alive``."""
+        """Run from now on as the subnet whose labels are ``alive``.
+
+        Raises:
+            RuntimeError: The model has been prepared again, by this pruner or another one.
+        """
+        if not self.is_current:
+            raise RuntimeError(
+                f'the {type(self.model).__name__} has been prepared again since: use the pruner '
+                'that prepared it last'
+            )
         self.masks.write(alive)
         self.execution.apply(alive)
         self.alive = alive
 
     def refresh(self) -> None:
         """Follow the mask buffers, after a checkpoint was loaded."""
-        alive = self.masks.read(self.size)
+        alive = self.masks.read()
         self.check_alive(alive, 'the masks of the supernet')
         self.execution.apply(alive)
         self.alive = alive

@@ -79,8 +79,8 @@ class _Snapshot:
         """Put everything back that differs."""
         for container, keys, values in self.containers:
             _fill(container, keys, values)
-        for array, contents in self.arrays:
-            array[...] = contents
+        for array, numbers in self.arrays:
+            array[...] = numbers
         with torch.no_grad():
             for tensor, data, contents in self.tensors:
                 if tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape:

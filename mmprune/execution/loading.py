@@ -1,0 +1,71 @@
+"""Make a supernet follow the masks of the state dicts that are loaded into it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Protocol
+
+from torch import nn
+
+from mmprune.channels.constraints import BoolArray
+from mmprune.execution.mask_buffers import MaskBuffers
+
+
+class Follower(Protocol):
+    """What follows: a supernet."""
+
+    masks: MaskBuffers
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the model is still prepared by it."""
+        ...
+
+    def check_alive(self, alive: BoolArray, source: str) -> None:
+        """Refuse labels that are no valid subnet."""
+
+    def refresh(self) -> None:
+        """Take over the subnet of the mask buffers."""
+
+
+class FollowLoading:
+    """The two hooks around ``load_state_dict`` of a supernet.
+
+    Before anything is loaded, the masks in the state dict are checked. A state dict without
+    masks, a plain network's, is one of the full width. Afterwards the supernet runs as the
+    subnet of its masks. A deep copy of the model has hooks and a supernet of its own.
+    """
+
+    def __init__(self, supernet: Follower) -> None:
+        self.supernet = supernet
+
+    def attach(self, model: nn.Module) -> None:
+        """Register both hooks on the supernet's model."""
+        model._register_load_state_dict_pre_hook(self.before, with_module=True)
+        model.register_load_state_dict_post_hook(self.after)
+
+    def before(
+        self, module: nn.Module, state: dict[str, Any], prefix: str, *_: Any, **__: Any
+    ) -> None:
+        """Check the masks of ``state``, and add those that it lacks."""
+        if self.supernet.is_current:
+            alive = self.supernet.masks.read_state(state, prefix)
+            self.supernet.check_alive(alive, 'the masks of the state dict')
+            self.supernet.masks.fill(state, prefix)
+
+    def after(self, module: nn.Module, incompatible_keys: Any) -> None:
+        """Run as the subnet that was loaded."""
+        if self.supernet.is_current:
+            self.supernet.refresh()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FollowLoading:
+        return FollowLoading(copy.deepcopy(self.supernet, memo))
+
+
+def detach_hooks(module: nn.Module) -> None:
+    """Take the hooks of a supernet off its model."""
+    for hooks in (module._load_state_dict_pre_hooks, module._load_state_dict_post_hooks):
+        for number, hook in list(hooks.items()):
+            bound = getattr(hook, 'hook', hook)
+            if isinstance(getattr(bound, '__self__', None), FollowLoading):
+                del hooks[number]
