@@ -60,9 +60,10 @@ DEPENDENCIES = (
         ('mmcv', 'mmcv-lite'),
         '>=2.0.0rc4,<2.1.0',
         'mmcls asserts this range',
-        "first `pip uninstall mmcv mmcv-lite`; then either `pip install 'mmprune[lite]'` "
-        "(mmcv-lite: pure Python, enough for mmprune) or `mim install 'mmcv>=2.0.1,<2.1.0'` (with compiled "
-        'operators); never both, they own the same folder',
+        'if there is another mmcv, `pip uninstall mmcv mmcv-lite` first; then either '
+        "`pip install 'mmcv-lite>=2.0.1,<2.1.0' opencv-python-headless` (pure Python, enough for "
+        "mmprune; it is mmprune's extra `lite`) or `mim install 'mmcv>=2.0.1,<2.1.0'` (with "
+        'compiled operators); never both, they own the same folder',
     ),
 )
 
