@@ -235,7 +235,7 @@ def _constraints_of(labels: IntArray, labelling: Labelling) -> tuple[EqualBlocks
     """The constraints on these labels, as channel numbers of their group, each once."""
     channel = np.full(labelling.num_labels, -1)
     channel[labels] = np.arange(len(labels))
-    found: dict[bytes, EqualBlocks] = {}
+    found: dict[tuple[tuple[int, ...], bytes], EqualBlocks] = {}
     for constraint in labelling.constraints:
         if constraint.rows.min() < 0:
             continue
@@ -243,5 +243,6 @@ def _constraints_of(labels: IntArray, labelling: Labelling) -> tuple[EqualBlocks
         if rows.min() >= 0:
             rows = np.unique(np.sort(rows, axis=1), axis=0)
         if rows.min() >= 0 and len(rows) > 1:
-            found.setdefault(rows.tobytes(), EqualBlocks(rows, constraint.reason))
+            key = (rows.shape, rows.tobytes())
+            found.setdefault(key, EqualBlocks(rows, constraint.reason))
     return tuple(found.values())
