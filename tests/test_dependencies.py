@@ -28,7 +28,7 @@ def test_what_is_installed_here_passes() -> None:
 @pytest.mark.parametrize(
     ('module', 'found', 'expected'),
     [
-        ('mmcv', None, r'mmcv is not installed.*mmcv>=|mmcv is not installed.*mmprune\[lite\]'),
+        ('mmcv', None, r"mmcv is not installed.*pip install 'mmcv-lite>=2\.0\.1,<2\.1\.0' opencv"),
         ('mmcv', '2.1.0', r'mmcv 2\.1\.0 is installed.*<2\.1\.0.*pip uninstall mmcv mmcv-lite'),
         ('mmcv', '2.1.0rc1', r'mmcv 2\.1\.0rc1 is installed'),
         ('mmcv', '1.7.2', r'mmcv 1\.7\.2 is installed'),
