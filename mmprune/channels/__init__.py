@@ -2,6 +2,14 @@
 
 from mmprune.channels.constraints import EqualBlocks
 from mmprune.channels.groups import ChannelGroup, Member, build_groups
-from mmprune.channels.propagate import Labelling, propagate
+from mmprune.channels.propagate import Labelling, Wishes, propagate
 
-__all__ = ['ChannelGroup', 'EqualBlocks', 'Labelling', 'Member', 'build_groups', 'propagate']
+__all__ = [
+    'ChannelGroup',
+    'EqualBlocks',
+    'Labelling',
+    'Member',
+    'Wishes',
+    'build_groups',
+    'propagate',
+]

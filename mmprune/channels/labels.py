@@ -31,6 +31,11 @@ def axes_of(factor: IntArray) -> Axes:
     return tuple(dim for dim, size in enumerate(factor.shape) if size > 1)
 
 
+def kept(alive: np.ndarray, labels: IntArray) -> np.ndarray:
+    """Which of ``labels`` are alive; those below 0 always are."""
+    return alive[np.maximum(labels, 0)] | (labels < 0)
+
+
 def squeeze_constant(factor: IntArray) -> IntArray:
     """The same factor with size 1 along every dim on which it does not vary."""
     for dim in axes_of(factor):
@@ -85,6 +90,36 @@ class Product:
     counts: list[tuple[IntArray, int]]
 
 
+@dataclass(frozen=True)
+class Size:
+    """A dim of a traced tensor that shrinks, and the module that may know its size by number.
+
+    Attributes:
+        module: Where the tensor was made, or what it went into or came out of.
+        shape: Shape of the tensor.
+        factors: Its label arrays that vary along ``dim``.
+        dim: The dim.
+        own: Whether the module itself moved or cut the data (a view, a split).
+    """
+
+    module: str
+    shape: tuple[int, ...]
+    factors: tuple[IntArray, ...]
+    dim: int
+    own: bool
+
+    @property
+    def full(self) -> int:
+        """The size in the full network."""
+        return self.shape[self.dim]
+
+    def row(self) -> IntArray:
+        """Labels along the dim, at the first position of all others."""
+        (factor, *_) = self.factors
+        index = tuple(slice(None) if d == self.dim else 0 for d in range(factor.ndim))
+        return factor[index]
+
+
 @dataclass
 class EqualCounts:
     """Rows of labels of which every valid subnet keeps equally many."""
@@ -99,7 +134,10 @@ class LabelBook:
 
     ``canonical`` maps the label of every parameter position to the representative that
     the passes before this one have found for it; ``aliases`` has all names of tied
-    parameters by their first.
+    parameters by their first. ``attention`` says whether products per block of channels
+    lose whole blocks (``'heads'``) or equally many channels of each (``'dims'``); the nodes
+    of ``by_dims`` are always pruned by dims. ``heads`` has the labels of blocks that are
+    pruned whole, by node.
     """
 
     canonical: IntArray
@@ -107,8 +145,12 @@ class LabelBook:
     reasons: list[str] = field(default_factory=lambda: ['', 'not traced to any layer'])
     sites: list[Site] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
+    sizes: list[Size] = field(default_factory=list)
     constraints: list[EqualCounts] = field(default_factory=list)
     pins: list[tuple[IntArray, str]] = field(default_factory=list)
+    attention: str = 'heads'
+    heads: list[tuple[int, IntArray]] = field(default_factory=list)
+    by_dims: frozenset[int] = frozenset()
     _unions: list[tuple[IntArray, IntArray]] = field(default_factory=list)
 
     def fixed(self, reason: str) -> int:
@@ -146,6 +188,13 @@ class LabelBook:
     def add_site(self, layer: str, role: str, labels: IntArray, node: int) -> None:
         """Note the labels along a layer's ``in`` or ``out`` channels."""
         self.sites.append(Site(layer, role, labels, node))
+
+    def add_sizes(self, module: str, value: Value, own: bool) -> None:
+        """Note the dims of ``value`` that shrink."""
+        for dim in range(len(value.shape)):
+            factors = tuple(value.along(dim))
+            if factors:
+                self.sizes.append(Size(module, value.shape, factors, dim, own))
 
     def add_product(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,15 +13,20 @@ from mmprune.channels.labels import (
     LabelBook,
     Product,
     Site,
+    Size,
     Value,
     axes_of,
     pin_all,
     squeeze_constant,
 )
+from mmprune.channels.sizes import Numbers, SizeAttribute, size_attributes
 from mmprune.registry import CHANNEL_RULES, table
 from mmprune.trace.trace_graph import Edge, TraceGraph, TraceNode
 
 MAX_PASSES = 20
+
+BY_NUMBER = frozenset({'view', 'expand', 'split', 'slice', 'pad', 'repeat', 'unbind'})
+"""Operations that are given sizes as numbers, which the module may have stored."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class Labelling:
         shapes: Parameter or buffer name -> its shape.
         sites: Labels along the channels of layers, in order of execution.
         products: Multiply-adds of convolutions and matrix products, as counts of labels.
+        sizes: Dims that shrink, with the modules that may know their size by number.
+        size_attributes: Numbers of modules that are such sizes.
         constraints: Blocks of labels that keep equally many.
         pins: (labels, reason) of channels that stay.
     """
@@ -41,51 +48,86 @@ class Labelling:
     shapes: Mapping[str, tuple[int, ...]]
     sites: list[Site]
     products: list[Product]
+    sizes: list[Size]
+    size_attributes: list[SizeAttribute]
     constraints: list[EqualCounts]
     pins: list[tuple[IntArray, str]]
     num_labels: int
 
 
-def propagate(
-    graph: TraceGraph,
-    pinned_layers: Iterable[str] = (),
-    ties: Iterable[tuple[str, str]] = (),
-) -> Labelling:
+@dataclass(frozen=True)
+class Wishes:
+    """What a user asks of the labelling, and what earlier tries have taught.
+
+    Attributes:
+        pinned_layers: Layers whose output channels stay, by name prefix.
+        ties: Pairs of layers whose output channels are pruned together.
+        attention: ``'heads'`` removes whole heads where that is possible, ``'dims'`` equally
+            many channels of every head.
+        numbers: Stored numbers of modules that may be sizes of channels.
+        broken: Modules whose dims stay, and why: by name, and whether only those dims are
+            meant that the module itself cuts or views.
+    """
+
+    pinned_layers: tuple[str, ...] = ()
+    ties: tuple[tuple[str, str], ...] = ()
+    attention: str = 'heads'
+    numbers: Mapping[str, Numbers] = field(default_factory=dict)
+    broken: Mapping[tuple[str, bool], str] = field(default_factory=dict)
+
+
+def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
     """Label every channel of every parameter and carry the labels through the graph.
 
     One pass visits every node once, in topological order. Rules unite labels on the way;
     the next pass starts from the united ones, and the last pass is the one that unites
-    nothing more. What it pins and constrains is the result.
-
-    Args:
-        graph: The traced network.
-        pinned_layers: Layers whose output channels stay, by name prefix.
-        ties: Pairs of layers whose output channels are to be pruned together.
+    nothing more. What it pins and constrains is the result. Where heads turn out to be
+    pinned, their channels are labelled once more, to be pruned by dims.
     """
     leaves = _Leaves(graph)
+    by_dims: frozenset[int] = frozenset()
+    while True:
+        book, canonical = _to_rest(graph, leaves, wishes, by_dims)
+        pinned = np.unique(
+            np.concatenate([labels for labels, _ in book.pins] or [np.empty(0, int)])
+        )
+        stuck = {n for n, labels in book.heads if np.isin(labels, pinned).any() or labels.min() < 0}
+        if not stuck - by_dims:
+            break
+        by_dims |= stuck
+    tensors = {name: leaves.factors(name, canonical, squeeze=False) for name in leaves.offsets}
+    tensors.update(_buffers(graph, book))
+    extra = {n: (len(f[0].ravel()),) for n, f in tensors.items() if n not in leaves.shapes}
+    return Labelling(
+        tensors=tensors,
+        shapes={**leaves.shapes, **extra},
+        sites=book.sites,
+        products=book.products,
+        sizes=book.sizes,
+        size_attributes=size_attributes(book.sizes, wishes.numbers, book),
+        constraints=book.constraints,
+        pins=book.pins,
+        num_labels=leaves.num_labels,
+    )
+
+
+def _to_rest(
+    graph: TraceGraph, leaves: _Leaves, wishes: Wishes, by_dims: frozenset[int]
+) -> tuple[LabelBook, IntArray]:
+    """Pass over the graph until labels come to rest; the last book and the united labels."""
     canonical = np.arange(leaves.num_labels)
     for _ in range(MAX_PASSES):
-        book = LabelBook(canonical, graph.aliases)
+        book = LabelBook(canonical, graph.aliases, attention=wishes.attention, by_dims=by_dims)
         _one_pass(graph, leaves, book)
-        _pin_unreached(graph, leaves, book)
-        _tie(ties, book)
+        _tie(wishes.ties, book)
         canonical, changed = book.merged()
         if not changed:
-            break
-    else:
-        raise RuntimeError(
-            f'the channel labels of this network do not come to rest in {MAX_PASSES} passes; '
-            'please report the network'
-        )
-    _pin_layers(pinned_layers, book)
-    tensors = {name: leaves.factors(name, canonical, squeeze=False) for name in leaves.offsets}
-    tensors.update(_buffers(graph, book, leaves))
-    shapes = {
-        **leaves.shapes,
-        **{n: (len(f[0].ravel()),) for n, f in tensors.items() if n not in leaves.shapes},
-    }
-    return Labelling(
-        tensors, shapes, book.sites, book.products, book.constraints, book.pins, leaves.num_labels
+            _pin_layers(wishes.pinned_layers, book)
+            _pin_broken(wishes.broken, book)
+            return book, canonical
+    raise RuntimeError(
+        f'the channel labels of this network do not come to rest in {MAX_PASSES} passes; '
+        'please report the network'
     )
 
 
@@ -169,6 +211,8 @@ def _one_pass(graph: TraceGraph, leaves: _Leaves, book: LabelBook) -> None:
             outputs = _apply(node, inputs, rules, book)
         for index, value in enumerate(outputs):
             values[node.id, index] = value
+            if node.op in BY_NUMBER:
+                book.add_sizes(node.module, value, own=True)
         for edge in node.inputs:
             if edge is not None:
                 uses[edge] -= 1
@@ -177,8 +221,11 @@ def _one_pass(graph: TraceGraph, leaves: _Leaves, book: LabelBook) -> None:
     for edge in graph.outputs:
         pin_all([values[edge]], book, 'output of the network')
     for call in graph.calls:
-        reason = f'module {call.module} has parameters that the graph does not reach'
-        pin_all([values.get(edge) for edge in (*call.inputs, *call.outputs)], book, reason)
+        edges = [values[edge] for edge in (*call.inputs, *call.outputs)]
+        for value in edges:
+            book.add_sizes(call.module, value, own=False)
+        if call.is_unreached:
+            pin_all(edges, book, f'the graph does not reach the parameters of {call.module}')
 
 
 def _use_counts(graph: TraceGraph) -> dict[Edge, int]:
@@ -204,13 +251,13 @@ def _apply(
     return outputs if isinstance(outputs, list) else [outputs]
 
 
-def _pin_unreached(graph: TraceGraph, leaves: _Leaves, book: LabelBook) -> None:
-    """Layers with both reached and unreached parameters keep what they have."""
-    owners = {name.rpartition('.')[0] for name in graph.unreached}
-    for name in leaves.offsets:
-        if name.rpartition('.')[0] in owners:
-            for factor in leaves.factors(name, book.canonical):
-                book.pin(factor, f'a parameter beside {name} is not reached by the graph')
+def _pin_broken(broken: Mapping[tuple[str, bool], str], book: LabelBook) -> None:
+    """Dims that these modules know by number stay."""
+    for size in book.sizes:
+        reason = broken.get((size.module, size.own))
+        if reason is not None:
+            for factor in size.factors:
+                book.pin(factor, reason)
 
 
 def _tie(ties: Iterable[tuple[str, str]], book: LabelBook) -> None:
@@ -234,7 +281,7 @@ def _pin_layers(prefixes: Iterable[str], book: LabelBook) -> None:
                 book.pin(site.labels, f"excluded by except_start_keys '{prefix}'")
 
 
-def _buffers(graph: TraceGraph, book: LabelBook, leaves: _Leaves) -> dict[str, list[IntArray]]:
+def _buffers(graph: TraceGraph, book: LabelBook) -> dict[str, list[IntArray]]:
     """Running statistics carry the labels of the norm that keeps them."""
     found = {}
     labels = {site.node: site.labels for site in book.sites if site.role == 'norm'}

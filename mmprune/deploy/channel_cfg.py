@@ -12,7 +12,9 @@ It is a mapping from layer names to entries, as MMRazor 0.x writes it:
 Norms have only the ``out`` half. A parameter that does not follow from its layer's
 inputs and outputs (a layer scale, a position embedding) is listed under ``tensors``, per
 dims: ``tensors: {gamma: {'0': {kept: 2, raw: 4, index: [0, 3]}}}``; a dims key with a comma
-(``'0,1'``) means positions of those dims flattened. The key ``__format__`` names the format.
+(``'0,1'``) means positions of those dims flattened. Numbers that a module stores and that
+are sizes of channels (``num_heads``) are under ``attributes: {num_heads: {kept: 6, raw: 12}}``.
+The key ``__format__`` names the format.
 """
 
 from __future__ import annotations
@@ -127,7 +129,7 @@ def _check_entry(cfg: ChannelCfg, name: str, entry: Any) -> None:
     if not isinstance(entry, Mapping):
         raise cfg.error(name, f'expected a mapping, found {entry!r}')
     known = {f'{raw}{side}_channels' for raw in ('', 'raw_') for side in ('in', 'out')}
-    unknown = set(entry) - known - {'in_index', 'out_index', 'tensors'}
+    unknown = set(entry) - known - {'in_index', 'out_index', 'tensors', 'attributes'}
     if unknown:
         raise cfg.error(name, f'unknown keys {sorted(map(str, unknown))}')
     for side in ('in', 'out'):

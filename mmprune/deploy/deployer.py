@@ -15,7 +15,7 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.deploy.channel_cfg import ChannelCfg, entry_mask, tensor_mask
 from mmprune.execution import local_tensors, release
 from mmprune.execution.instrument import STATE
-from mmprune.layers import Cut, cut_of_masks, known_masks, mended_attributes
+from mmprune.layers import Cut, cut_of_masks, known_masks, like, mended_attributes
 from mmprune.layers.layer import CONVS, NORMS, TRANSPOSED_CONVS
 
 
@@ -25,6 +25,7 @@ class _ModulePlan:
 
     cuts: dict[str, Cut] = field(default_factory=dict)
     channels: int | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
 
 
 def deploy(model: nn.Module, cfg: ChannelCfg) -> nn.Module:
@@ -52,6 +53,8 @@ def deploy(model: nn.Module, cfg: ChannelCfg) -> nn.Module:
         shapes = {local: tuple(t.shape) for local, t in local_tensors(module).items()}
         for attribute, value in mended_attributes(module, shapes, plan.channels).items():
             setattr(module, attribute, value)
+        for attribute, value in plan.attributes.items():
+            setattr(module, attribute, like(getattr(module, attribute), value))
     return copied
 
 
@@ -120,7 +123,27 @@ def _plan(cfg: ChannelCfg, name: str, entry: Mapping[str, Any], module: nn.Modul
         except ValueError as error:
             raise cfg.error(name, f'{local}: {error}') from error
     out = masks['out']
-    return _ModulePlan(cuts, None if out is None else int(out.sum()))
+    channels = None if out is None else int(out.sum())
+    return _ModulePlan(cuts, channels, _attributes(cfg, name, entry, module))
+
+
+def _attributes(
+    cfg: ChannelCfg, name: str, entry: Mapping[str, Any], module: nn.Module
+) -> dict[str, Any]:
+    """New values of the numbers that an entry says are sizes of channels."""
+    found = {}
+    for attribute, numbers in entry.get('attributes', {}).items():
+        if not hasattr(module, attribute):
+            raise cfg.error(name, f"the layer has no attribute '{attribute}'")
+        own, raw = _raw(module, attribute), numbers['raw']
+        if (list(own) if isinstance(own, tuple) else own) != raw:
+            raise cfg.error(
+                name, f"'{attribute}' is {raw} in the config, but {own} in the layer: this config "
+                'was made for another model'
+            )  # fmt: skip
+        kept = numbers['kept']
+        found[attribute] = tuple(kept) if isinstance(own, tuple) else kept
+    return found
 
 
 def _spread(

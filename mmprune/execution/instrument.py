@@ -5,21 +5,21 @@ from __future__ import annotations
 import contextlib
 import copy
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MethodType
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from torch import nn
 
 from mmprune.channels.constraints import BoolArray
-from mmprune.channels.labels import IntArray
+from mmprune.channels.labels import IntArray, kept
 from mmprune.channels.propagate import Labelling
+from mmprune.channels.sizes import SizeAttribute
 from mmprune.execution.kept_norm import KeptNorm
 from mmprune.execution.swap import Multiply, Shelter, Swap
-from mmprune.layers import Layer, cut_of_masks, mended_attributes
+from mmprune.layers import Layer, cut_of_masks, like, mended_attributes, mended_numbers
 from mmprune.trace import TraceGraph
 
 STATE = '_mmprune'
@@ -156,17 +156,19 @@ class Execution:
         layers: Mapping[str, Layer],
         tensors: list[PrunableTensor],
         norms: Mapping[str, IntArray],
+        numbers: Sequence[SizeAttribute],
         mode: str,
     ) -> None:
         self.modules = dict(model.named_modules())
         self.layers = layers
         self.tensors = tensors
         self.norms = norms
+        self.numbers = numbers
         self.mode = mode
         for tensor in tensors:
             for name in tensor.consumers:
                 instrument(self.modules[name])
-        for name in (*layers, *norms):
+        for name in (*layers, *norms, *(number.module for number in numbers)):
             instrument(self.modules[name])
         self.states = {n: m.__dict__[STATE] for n, m in self.modules.items() if is_instrumented(m)}
 
@@ -219,9 +221,17 @@ class Execution:
             }
             outputs = layer.outputs
             channels = None if outputs is None else int(kept(alive, outputs).sum())
-            for attribute, value in mended_attributes(module, own, channels).items():
-                self.states[name].attributes[attribute] = getattr(module, attribute)
-                setattr(module, attribute, value)
+            self._mend(name, mended_attributes(module, own, channels))
+        for name, changed in mended_numbers(self.numbers, alive).items():
+            module = self.modules[name]
+            values = {key: like(getattr(module, key), new) for key, (_, new) in changed.items()}
+            self._mend(name, values)
+
+    def _mend(self, name: str, values: Mapping[str, Any]) -> None:
+        """Set attributes of a module for now; its own are kept."""
+        for attribute, value in values.items():
+            self.states[name].attributes[attribute] = getattr(self.modules[name], attribute)
+            setattr(self.modules[name], attribute, value)
 
     def _mask(self, alive: BoolArray) -> None:
         for tensor in self.tensors:
@@ -236,11 +246,6 @@ class Execution:
             mask = kept(alive, labels)
             if not mask.all():
                 self.states[name].kept_norm = torch.from_numpy(mask)
-
-
-def kept(alive: BoolArray, labels: IntArray) -> BoolArray:
-    """Which of ``labels`` are alive; those below 0 always are."""
-    return alive[np.maximum(labels, 0)] | (labels < 0)
 
 
 def local_tensors(module: nn.Module) -> dict[str, torch.Tensor]:

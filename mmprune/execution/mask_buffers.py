@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from mmprune.channels.constraints import BoolArray
-from mmprune.channels.labels import IntArray
+from mmprune.channels.labels import IntArray, kept
 from mmprune.errors import InputError
-from mmprune.execution.instrument import instrument, kept
+from mmprune.execution.instrument import instrument
 from mmprune.layers import Layer
 
 

@@ -2,6 +2,17 @@
 
 from mmprune.layers.cut import Cut, cut_of_masks
 from mmprune.layers.layer import Layer, known_masks, layers_of
+from mmprune.layers.numbers import like, mended_numbers, stored_numbers
 from mmprune.layers.slicers import mended_attributes
 
-__all__ = ['Cut', 'Layer', 'cut_of_masks', 'known_masks', 'layers_of', 'mended_attributes']
+__all__ = [
+    'Cut',
+    'Layer',
+    'cut_of_masks',
+    'known_masks',
+    'layers_of',
+    'like',
+    'mended_attributes',
+    'mended_numbers',
+    'stored_numbers',
+]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmprune.channels.constraints import BoolArray
-from mmprune.channels.labels import IntArray
+from mmprune.channels.labels import IntArray, kept
 from mmprune.deploy.channel_cfg import (
     FORMAT,
     FORMAT_KEY,
@@ -19,8 +19,7 @@ from mmprune.deploy.channel_cfg import (
     tensor_entry,
     tensor_mask,
 )
-from mmprune.execution.instrument import kept
-from mmprune.layers import Layer
+from mmprune.layers import Layer, mended_numbers
 from mmprune.pruners.supernet import Supernet
 
 UNIT_NAME = re.compile(r'(?P<layer>.+)_\((?P<start>\d+), ?(?P<stop>\d+)\)_(?P<size>\d+)$')
@@ -28,7 +27,7 @@ UNIT_NAME = re.compile(r'(?P<layer>.+)_\((?P<start>\d+), ?(?P<stop>\d+)\)_(?P<si
 
 def write_cfg(supernet: Supernet, alive: BoolArray) -> dict[str, Any]:
     """The channel config of the subnet whose labels are ``alive``: every layer, one entry."""
-    entries = {}
+    entries: dict[str, dict[str, Any]] = {}
     for name, layer in supernet.layers.items():
         entry: dict[str, Any] = {}
         if layer.inputs is not None:
@@ -40,7 +39,15 @@ def write_cfg(supernet: Supernet, alive: BoolArray) -> dict[str, Any]:
             entry['tensors'] = tensors
         if entry:
             entries[name] = entry
+    for name, changed in mended_numbers(supernet.labelling.size_attributes, alive).items():
+        entries.setdefault(name, {})['attributes'] = {
+            key: {'kept': _plain(new), 'raw': _plain(raw)} for key, (raw, new) in changed.items()
+        }
     return {FORMAT_KEY: {**FORMAT, 'layers': len(entries)}, **entries}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _other_tensors(layer: Layer, alive: BoolArray) -> dict[str, Any]:
@@ -119,6 +126,8 @@ def read_cfg(supernet: Supernet, cfg: ChannelCfg) -> BoolArray:
         if layer is None:
             if name not in modules:
                 raise cfg.error(name, 'the model has no such layer')
+            if set(entry) == {'attributes'}:
+                continue
             raise cfg.error(name, 'mmprune found no channels of this layer in the traced model')
         for side, labels in (('in', layer.inputs), ('out', layer.outputs)):
             mask = entry_mask(cfg, name, entry, side)

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmprune.channels import ChannelGroup
-from mmprune.channels.constraints import BoolArray, round_half_up
+from mmprune.channels import ChannelGroup, Wishes
+from mmprune.channels.constraints import round_half_up
 from mmprune.deploy import ChannelCfgError, VerifyReport, compare, deploy
 from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
 from mmprune.pruners.cfg_codec import read_cfg, write_cfg
 from mmprune.pruners.report import report
 from mmprune.pruners.supernet import Subnet, Supernet
+from mmprune.pruners.trial import random_alive
 from mmprune.registry import IMPORTANCE, PRUNERS
 from mmprune.trace.tracer import DemoInput
 
@@ -39,6 +40,8 @@ class StructurePruner(abc.ABC):
         execution: ``'slice'`` computes only what the subnet has; ``'mask'`` keeps all
             shapes and multiplies weights by 0/1 masks.
         ties: Pairs of layer names whose output channels are to be pruned together.
+        attention: What attention loses: ``'heads'``, where they can be removed, or
+            ``'dims'``, equally many channels of every head.
     """
 
     def __init__(
@@ -47,9 +50,13 @@ class StructurePruner(abc.ABC):
         importance: Any = None,
         execution: str = 'slice',
         ties: Iterable[tuple[str, str]] = (),
+        attention: str = 'heads',
     ) -> None:
         if execution not in ('slice', 'mask'):
             raise ValueError(f"execution must be 'slice' or 'mask', not {execution!r}")
+        if attention not in ('heads', 'dims'):
+            raise ValueError(f"attention must be 'heads' or 'dims', not {attention!r}")
+        self.attention = attention
         self.except_start_keys = tuple(except_start_keys)
         self.importance = (
             IMPORTANCE.build(importance) if isinstance(importance, dict) else (importance)
@@ -79,7 +86,10 @@ class StructurePruner(abc.ABC):
             like = next(model.parameters())
             demo_input = torch.zeros(DEFAULT_INPUT, dtype=like.dtype, device=like.device).normal_()
         self._supernet = Supernet(
-            model, demo_input, self.except_start_keys, self.ties, self.execution
+            model,
+            demo_input,
+            Wishes(self.except_start_keys, tuple(self.ties), self.attention),
+            self.execution,
         )
 
     @property
@@ -250,7 +260,11 @@ class StructurePruner(abc.ABC):
         if supernet is not None and unwrap(supernet) is not prepared.model:
             raise ValueError('verify_subnet: the model is not the one that was prepared')
         before, mode = prepared.alive, prepared.execution.mode
-        alive = self._random_alive() if subnet is None else prepared.alive_of(subnet)
+        if subnet is None:
+            seed = int(np.random.default_rng().integers(2**32))
+            alive = random_alive(prepared.groups, prepared.size, seed)
+        else:
+            alive = prepared.alive_of(subnet)
         deployed = deploy(prepared.model, ChannelCfg(write_cfg(prepared, alive)))
         worst: VerifyReport | None = None
         try:
@@ -265,15 +279,6 @@ class StructurePruner(abc.ABC):
             prepared.set_alive(before)
         assert worst is not None
         return worst
-
-    def _random_alive(self) -> BoolArray:
-        """About half of every group's channels, any of them."""
-        random = np.random.default_rng()
-        alive = np.ones(self.supernet.size, bool)
-        for group in self.supernet.prunable_groups.values():
-            scores = random.random(group.num_channels)
-            alive[group.labels] = group.select(scores, max(1, group.num_channels // 2))
-        return alive
 
     def cost(self, subnet: Mapping[str, torch.Tensor] | None = None) -> dict[str, int]:
         """MACs (of the whole demo batch) and parameters of a subnet, in closed form.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
-from mmprune.channels import ChannelGroup, build_groups, propagate
+from mmprune.channels import ChannelGroup, Wishes, build_groups, propagate
 from mmprune.channels.constraints import BoolArray
 from mmprune.cost import CostModel
 from mmprune.errors import InputError
@@ -20,10 +23,13 @@ from mmprune.execution import (
     MaskBuffers,
     kept_norms,
     prunable_tensors,
+    release,
     replaced_preparation,
 )
-from mmprune.layers import Layer, layers_of
+from mmprune.layers import Layer, layers_of, stored_numbers
+from mmprune.pruners.trial import Failure, blame, compare_executions, random_alive
 from mmprune.trace import trace
+from mmprune.trace.model_state import untouched
 from mmprune.trace.tracer import DemoInput
 
 Subnet = dict[str, torch.Tensor]
@@ -43,8 +49,7 @@ class Supernet:
     Args:
         model: Any module.
         demo_input: See ``mmprune.trace.trace``.
-        except_start_keys: Prefixes of layer names whose output channels stay.
-        ties: Pairs of layers whose output channels are pruned together.
+        wishes: What may be pruned, and how.
         mode: ``'slice'`` or ``'mask'``.
     """
 
@@ -52,36 +57,81 @@ class Supernet:
         self,
         model: nn.Module,
         demo_input: DemoInput,
-        except_start_keys: Iterable[str] = (),
-        ties: Iterable[tuple[str, str]] = (),
+        wishes: Wishes | None = None,
         mode: str = 'slice',
     ) -> None:
         self.model = model
-        self.demo_input = demo_input
+        self._demo_input, self._prepared_in = demo_input, _place(model)
+        self.wishes = replace(wishes or Wishes(), numbers=stored_numbers(model))
         # Tensors made in inference mode could not be written to outside of it.
         with replaced_preparation(model), torch.inference_mode(False):
-            self._prepare(except_start_keys, ties, mode)
-        self.alive = np.ones(self.size, bool)
+            self._prepare(mode)
 
-    def _prepare(
-        self, except_start_keys: Iterable[str], ties: Iterable[tuple[str, str]], mode: str
-    ) -> None:
-        model = self.model
-        self.graph = trace(model, self.demo_input)
-        self.labelling = propagate(self.graph, except_start_keys, ties)
-        self.groups = build_groups(self.labelling)
-        self.size = self.labelling.num_labels
+    def _prepare(self, mode: str) -> None:
+        """Label, instrument and try; pin what fails, until a random subnet runs."""
+        self.graph = trace(self.model, self.demo_input)
+        kinds = {name: type(module) for name, module in self.model.named_modules()}
+        broken: dict[tuple[str, bool], str] = {}
+        while True:
+            self._instrument(replace(self.wishes, broken=broken), mode)
+            failure = self._try()
+            if failure is None:
+                break
+            prunable = self._prunable_labels()
+            blamed = blame(failure, self.labelling, prunable, kinds)
+            if not blamed.keys() - broken.keys():
+                raise SubnetError(
+                    f'{type(self.model).__name__} cannot be pruned: its subnets fail at module '
+                    f"'{failure.module}': {failure.problem}. Pin the layers before it with "
+                    'except_start_keys.'
+                )
+            broken.update(blamed)
+            release(self.model)
+
+    def _prunable_labels(self) -> BoolArray:
         prunable = np.zeros(self.size, bool)
         for group in self.prunable_groups.values():
             prunable[group.labels] = True
+        return prunable
+
+    def _instrument(self, wishes: Wishes, mode: str) -> None:
+        model = self.model
+        self.labelling = propagate(self.graph, wishes)
+        self.groups = build_groups(self.labelling)
+        self.size = self.labelling.num_labels
+        self.alive = np.ones(self.size, bool)
+        prunable = self._prunable_labels()
         self.layers = layers_of(model, self.labelling)
         self.cost_model = CostModel(model, self.labelling)
         touched = {n: layer for n, layer in self.layers.items() if _touches(layer, prunable)}
         tensors = prunable_tensors(model, self.graph, self.labelling, prunable)
         norms = kept_norms(self.graph, self.labelling, prunable)
-        self.execution = Execution(model, touched, tensors, norms, mode)
+        numbers = self.labelling.size_attributes
+        self.execution = Execution(model, touched, tensors, norms, numbers, mode)
         self.masks = MaskBuffers(model, touched.values(), prunable, self.labelling.tensors)
         FollowLoading(self).attach(model)
+
+    def _try(self) -> Failure | None:
+        """Run a random subnet sliced and masked; full width is set again afterwards."""
+        if not self.prunable_groups:
+            return None
+        mode = self.execution.mode
+        alive = random_alive(self.groups, self.size, seed=0)
+
+        def switch(way: str) -> None:
+            self.execution.mode = way
+            self.execution.apply(alive)
+
+        try:
+            with untouched(self.model):
+                return compare_executions(
+                    self.model,
+                    self.demo_input,
+                    {way: partial(switch, way) for way in ('slice', 'mask')},
+                )
+        finally:
+            self.execution.mode = mode
+            self.execution.apply(self.alive)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Supernet:
         """The supernet of a deep copy of the model, which shares the trace with this one."""
@@ -98,6 +148,21 @@ class Supernet:
     def is_current(self) -> bool:
         """Whether the model is still prepared by this supernet, and by no later one."""
         return self.execution.is_current
+
+    @property
+    def demo_input(self) -> DemoInput:
+        """What the model was traced on, in the type and on the device that the model has now."""
+        before, now = self._prepared_in, _place(self.model)
+
+        def follow(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            dtype = now[1] if value.dtype == before[1] else value.dtype
+            return value.to(now[0] if value.device == before[0] else value.device, dtype)
+
+        if before == now or not isinstance(self._demo_input, torch.Tensor | tuple | list | Mapping):
+            return self._demo_input
+        return tree_map(follow, self._demo_input)
 
     @property
     def prunable_groups(self) -> dict[str, ChannelGroup]:
@@ -183,3 +248,10 @@ class Supernet:
 def _touches(layer: Layer, prunable: BoolArray) -> bool:
     arrays = [layer.inputs, layer.outputs, *(f for fs in layer.tensors.values() for f in fs)]
     return any(a is not None and bool(prunable[a[a >= 0]].any()) for a in arrays)
+
+
+def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Where a model's numbers are, and of which type."""
+    found = (p for p in model.parameters() if p.is_floating_point())
+    like = next(found, torch.empty(0))
+    return like.device, like.dtype

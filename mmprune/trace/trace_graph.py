@@ -41,11 +41,15 @@ class TraceNode:
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """Tensors that went in and out of one call of a module that owns parameters."""
+    """Traced tensors that went in and out of one call of a module.
+
+    ``is_unreached`` says that the module owns parameters, none of which the graph reaches.
+    """
 
     module: str
     inputs: tuple[Edge, ...]
     outputs: tuple[Edge, ...]
+    is_unreached: bool
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class TraceGraph:
         parameters: Shape of every parameter that the graph reaches, by its first name.
         aliases: First name of a tied parameter -> all its names.
         unreached: Parameters that the graph does not reach -> why.
-        calls: Calls of modules that own unreached parameters.
+        calls: Calls of modules, innermost first.
         opaque: Names of autograd nodes without parser -> the modules they ran in.
     """
 

@@ -91,8 +91,7 @@ class _CallRecorder:
 
     def leave(self, module: nn.Module, args: tuple, output: Any) -> None:
         if module in self.names:
-            if module._parameters:
-                self.calls.append((self.stack[-1], tensors_in(args), tensors_in(output)))
+            self.calls.append((self.stack[-1], tensors_in(args), tensors_in(output)))
             self.stack.pop()
             self._mark()
 
@@ -226,7 +225,7 @@ class _GraphReader:
             parameters={n: s for n, s in self.parameter_shapes.items() if n in reached},
             aliases={n[0]: tuple(n) for n in self.names.values() if len(n) > 1},
             unreached=unreached,
-            calls=tuple(self._calls_of({name.rpartition('.')[0] for name in unreached})),
+            calls=tuple(self._calls(reached)),
             opaque={source: tuple(modules) for source, modules in opaque.items()},
         )
 
@@ -273,15 +272,18 @@ class _GraphReader:
             attrs['buffers'] = tuple(name for name in names if name is not None)
         return op, attrs
 
-    def _calls_of(self, modules: set[str]) -> Iterable[ModuleCall]:
+    def _calls(self, reached: set[str]) -> Iterable[ModuleCall]:
         def edges(tensors: list[torch.Tensor]) -> tuple[Edge, ...]:
             return tuple(
                 self._edge(t.grad_fn, t.output_nr) for t in tensors if t.grad_fn in self.ids
             )
 
+        owners: dict[str, bool] = {}
+        for name in self.parameter_shapes:
+            owner = name.rpartition('.')[0]
+            owners[owner] = owners.get(owner, False) or name in reached
         for name, inputs, outputs in self.recorder.calls:
-            if name in modules:
-                yield ModuleCall(name, edges(inputs), edges(outputs))
+            yield ModuleCall(name, edges(inputs), edges(outputs), not owners.get(name, True))
 
 
 def _topological(roots: list[GradFn]) -> list[GradFn]:

@@ -164,8 +164,10 @@ def matmul(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     result = meet(sides, node.shapes[0], book, node.where)
     weight = right if right.parameter is not None else left
     layer = layer_of(node, weight, book)
-    book.add_site(layer, 'in', channels_along(left, rank - 1, book), node.id)
-    book.add_site(layer, 'out', channels_along(result, rank - 1, book), node.id)
+    if weight.parameter is not None:
+        book.add_site(layer, 'in', channels_along(left, rank - 1, book), node.id)
+        out_dim = rank - 1 if weight is right else rank - 2
+        book.add_site(layer, 'out', channels_along(result, out_dim, book), node.id)
     summed_over = max([*contracted, *summed], key=np.size, default=None)
     size = left.shape[-1]
     counts = [] if summed_over is None else [(summed_over.ravel(), summed_over.size // size)]
@@ -217,5 +219,14 @@ def _unite_contracted(
             book.pin(factor, f'{node.where}: the other factor {book.reasons[-left.fixed]}')
     for factor in [*plain_ours, *plain_theirs]:
         if len(axes_of(factor)) > 1:
-            rows = np.moveaxis(factor, -2, -1).reshape(-1, factor.shape[-2])
-            book.equal_counts(rows, f'{node.where} is one product per block')
+            _one_product_per_block(factor, book, node)
+
+
+def _one_product_per_block(factor: IntArray, book: LabelBook, node: TraceNode) -> None:
+    """Blocks of channels with a product each (heads): whole ones, or equally many of each."""
+    rows = np.moveaxis(factor, -2, -1).reshape(-1, factor.shape[-2])
+    if book.attention == 'heads' and node.id not in book.by_dims:
+        book.heads.append((node.id, rows[:, 0]))
+        book.unite(rows, rows[:, :1])
+    else:
+        book.equal_counts(rows, f'{node.where} is one product per block')

@@ -1,0 +1,102 @@
+"""Numbers that a module keeps of its own and that are sizes of dims that shrink.
+
+A module may cut or view its data by numbers that it stored when it was made
+(``num_heads``, ``head_dims``, the widths of a split). Which of its numbers are such sizes
+is read off the trace: a stored number that equals the size of a dim that the module itself
+viewed, cut or joined, and that loses channels, is taken to be that size. That it is right is
+not believed but tried: a prepared network is run on a random subnet before it is handed out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmprune.channels.labels import EqualCounts, IntArray, LabelBook, Size
+
+Numbers = Mapping[str, int | tuple[int, ...]]
+"""Attribute of a module -> the whole number, or several, that it holds."""
+
+# Numbers with these names are no sizes of channels, whatever they equal.
+NO_SIZE = re.compile(
+    r'kernel|stride|pad|dilat|window|shift|resol|num_classes|depth|num_layers|stage|indices|'
+    r'patch|img|image|scale|ratio|level|iter|seed|epoch|max_|min_|_id|idx|input_size|pool'
+)
+# Numbers of modules that only pass channels on are sizes if they are named so.
+CHANNELS = re.compile(r'channel|dim|width|feat|hidden|embed|planes|out_c|in_c')
+
+
+@dataclass(frozen=True)
+class SizeAttribute:
+    """A number of a module that is the size of a dim.
+
+    Attributes:
+        module: Name of the module.
+        name: Name of the attribute.
+        raw: Its full-size value, a number or several.
+        index: Position in it if it holds several numbers, else None.
+        size: The dim.
+    """
+
+    module: str
+    name: str
+    raw: int | tuple[int, ...]
+    index: int | None
+    size: Size
+
+
+def size_attributes(
+    sizes: Iterable[Size], numbers: Mapping[str, Numbers], book: LabelBook
+) -> list[SizeAttribute]:
+    """Find the numbers that are sizes; dims that one number stands for shrink alike.
+
+    Args:
+        sizes: Dims that shrink, by module.
+        numbers: Stored numbers, by module.
+        book: Where dims that one number stands for are constrained to equal sizes.
+    """
+    by_module: dict[str, list[Size]] = {}
+    for size in sizes:
+        if size.module in numbers:
+            by_module.setdefault(size.module, []).append(size)
+    found = []
+    for module, candidates in by_module.items():
+        for name, value in numbers[module].items():
+            if NO_SIZE.search(name):
+                continue
+            several = isinstance(value, tuple)
+            for index, number in enumerate(value if isinstance(value, tuple) else (value,)):
+                chosen = _choose(name, number, candidates, book)
+                if chosen is not None:
+                    found.append(
+                        SizeAttribute(module, name, value, index if several else None, chosen)
+                    )
+    return found
+
+
+def _choose(name: str, number: int, candidates: list[Size], book: LabelBook) -> Size | None:
+    """The dim whose size ``number`` is, if any."""
+    own = [size for size in candidates if size.own and size.full == number]
+    if own:
+        rows = [size.row() for size in own]
+        for row in rows[1:]:
+            _tie_sizes(rows[0], row, name, own[0].module, book)
+        return own[0]
+    passed = [size for size in candidates if not size.own and size.full == number]
+    if not passed or not CHANNELS.search(name):
+        return None
+    same = all(_same(size.row(), passed[0].row()) for size in passed)
+    return passed[0] if same else None
+
+
+def _same(first: IntArray, second: IntArray) -> bool:
+    return bool((np.sort(first) == np.sort(second)).all())
+
+
+def _tie_sizes(first: IntArray, second: IntArray, name: str, module: str, book: LabelBook) -> None:
+    if not _same(first, second):
+        reason = f'{module or "the root module"} has one number for both sizes ({name})'
+        book.constraints.append(EqualCounts(np.stack([first, second]), reason))

@@ -1,0 +1,83 @@
+"""Run a model in eval mode and keep what every module gave, to find where two runs part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmprune.trace.tracer import DemoInput, run_model, tensors_in
+
+
+def relative_error(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Largest difference over the largest magnitude; infinite if shapes or NaNs differ."""
+    if first.shape != second.shape:
+        return float('inf')
+    if first.numel() == 0:
+        return 0.0
+    first, second = first.detach().double(), second.detach().double()
+    if not (torch.isfinite(first).all() and torch.isfinite(second).all()):
+        return 0.0 if torch.equal(first, second) else float('inf')
+    scale = torch.maximum(first.abs().max(), second.abs().max()).item()
+    return float((first - second).abs().max()) / scale if scale > 0 else 0.0
+
+
+class OutputRecorder:
+    """Outputs of every module, in order of the ends of their calls."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.outputs: list[tuple[str, list[torch.Tensor]]] = []
+        self.running: list[str] = []
+        self.handles = []
+        for name, module in model.named_modules():
+            self.handles.append(module.register_forward_pre_hook(self._enter(name)))
+            self.handles.append(module.register_forward_hook(self._leave(name)))
+
+    def _enter(self, name: str) -> Any:
+        return lambda module, args: self.running.append(name)
+
+    def _leave(self, name: str) -> Any:
+        def hook(module: nn.Module, args: tuple, output: Any) -> None:
+            self.running.pop()
+            self.outputs.append((name, [t.detach() for t in tensors_in(output)]))
+
+        return hook
+
+    def remove(self) -> None:
+        """Stop recording."""
+        for handle in self.handles:
+            handle.remove()
+
+
+def observed_run(
+    model: nn.Module, demo_input: DemoInput
+) -> tuple[list[torch.Tensor], OutputRecorder, str]:
+    """Outputs in eval mode, what was recorded, and how it failed if it did."""
+    recorder = OutputRecorder(model)
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return tensors_in(run_model(model, demo_input)), recorder, ''
+    except Exception as error:  # whatever a user's model raises is the finding
+        return [], recorder, f'{type(error).__name__}: {error}'
+    finally:
+        recorder.remove()
+        for module, mode in training.items():
+            module.training = mode
+
+
+def first_difference(first: OutputRecorder, second: OutputRecorder, tolerance: float) -> str:
+    """Name of the first module whose outputs differ in two runs; empty if none does.
+
+    Outputs of other shapes (masked and sliced runs) are not compared.
+    """
+    for (name, ours), (other, theirs) in zip(first.outputs, second.outputs, strict=False):
+        if name != other:
+            return name
+        pairs = [(a, b) for a, b in zip(ours, theirs, strict=False) if a.shape == b.shape]
+        if any(relative_error(a, b) > tolerance for a, b in pairs):
+            return name
+    return ''

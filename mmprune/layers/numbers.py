@@ -1,0 +1,82 @@
+"""The whole numbers that modules store, some of which are sizes of channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from mmprune.channels.constraints import BoolArray
+from mmprune.channels.labels import kept
+from mmprune.channels.sizes import Numbers, SizeAttribute
+from mmprune.layers.cut import cut_of_masks
+from mmprune.layers.slicers import slicer_of
+
+CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def stored_numbers(model: nn.Module) -> dict[str, Numbers]:
+    """Numbers above 1 that the modules of a model keep as attributes, by module name.
+
+    Left out are modules that have a slicer, and torch's own layers, whose attributes are
+    known.
+    """
+    found: dict[str, Numbers] = {}
+    for name, module in model.named_modules():
+        own_class = type(module)
+        if slicer_of(module) is not None:
+            continue
+        if own_class.__module__.startswith('torch.') and own_class not in CONTAINERS:
+            continue
+        numbers: dict[str, int | tuple[int, ...]] = {}
+        for attribute, value in module.__dict__.items():
+            if attribute.startswith('_'):
+                continue
+            if _is_size(value):
+                numbers[attribute] = value
+            elif isinstance(value, list | tuple) and value and all(map(_is_number, value)):
+                numbers[attribute] = tuple(value)
+        if numbers:
+            found[name] = numbers
+    return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 1
+
+
+def mended_numbers(
+    numbers: Iterable[SizeAttribute], alive: BoolArray
+) -> dict[str, dict[str, tuple[Any, Any]]]:
+    """Module -> attribute -> (full value, value in the subnet), where they differ.
+
+    Several numbers are tuples here, whatever the module keeps them in.
+    """
+    values: dict[tuple[str, str], tuple[Any, Any]] = {}
+    for number in numbers:
+        masks = [kept(alive, factor) for factor in number.size.factors]
+        size = cut_of_masks(number.size.shape, masks).shape[number.size.dim]
+        key = (number.module, number.name)
+        if number.index is None or not isinstance(number.raw, tuple):
+            values[key] = (number.raw, size)
+        else:
+            _, before = values.get(key, (None, number.raw))
+            values[key] = (
+                number.raw,
+                (*before[: number.index], size, *before[number.index + 1 :]),
+            )
+    found: dict[str, dict[str, tuple[Any, Any]]] = {}
+    for (module, name), (raw, value) in values.items():
+        if value != raw:
+            found.setdefault(module, {})[name] = (raw, value)
+    return found
+
+
+def like(own: Any, value: Any) -> Any:
+    """``value`` in the kind of sequence that ``own`` is."""
+    return list(value) if isinstance(own, list) else value

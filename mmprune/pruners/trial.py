@@ -1,0 +1,111 @@
+"""Try a prepared network on a random subnet, and find the module to blame if it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmprune.channels import ChannelGroup, Labelling
+from mmprune.channels.constraints import BoolArray
+from mmprune.channels.labels import Size
+from mmprune.execution.observed_run import first_difference, observed_run, relative_error
+from mmprune.trace.tracer import DemoInput
+
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
+"""A wrong number gives errors near 1; rounding in a deep network stays far below these."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A trial that went wrong.
+
+    Attributes:
+        module: The innermost module that failed, or the first whose output differs.
+        problem: What happened.
+    """
+
+    module: str
+    problem: str
+
+
+def random_alive(
+    groups: Mapping[str, ChannelGroup], size: int, seed: int, low: float = 0.3, high: float = 0.8
+) -> BoolArray:
+    """A random subnet whose groups keep different shares of their channels, any of them."""
+    random = np.random.default_rng(seed)
+    alive = np.ones(size, bool)
+    for group in groups.values():
+        if group.prunable:
+            count = max(1, round(group.num_channels * random.uniform(low, high)))
+            alive[group.labels] = group.select(random.random(group.num_channels), count)
+    return alive
+
+
+def compare_executions(
+    model: nn.Module, demo_input: DemoInput, set_mode: dict[str, object]
+) -> Failure | None:
+    """Run the subnet that is set sliced and masked; the two computations share little.
+
+    Args:
+        model: The supernet.
+        demo_input: What it is run on.
+        set_mode: Mode -> a callable that sets the subnet in this mode.
+    """
+    recorded = {}
+    for mode, switch in set_mode.items():
+        assert callable(switch)
+        switch()
+        outputs, recorder, problem = observed_run(model, demo_input)
+        if problem:
+            return Failure(recorder.running[-1] if recorder.running else '', problem)
+        recorded[mode] = (outputs, recorder)
+    (sliced, first), (masked, second) = recorded.values()
+    dtype = next((p.dtype for p in model.parameters()), torch.float32)
+    tolerance = TOLERANCE.get(dtype, 5e-2)
+    if not all(torch.isfinite(t).all() for t in masked if t.is_floating_point()):
+        return None
+    errors = [relative_error(a, b) for a, b in zip(sliced, masked, strict=True)]
+    if max(errors, default=0.0) <= tolerance:
+        return None
+    where = first_difference(first, second, tolerance)
+    return Failure(where, f'sliced and masked outputs differ by {max(errors):.1e}')
+
+
+def blame(
+    failure: Failure, labelling: Labelling, prunable: BoolArray, kinds: Mapping[str, type]
+) -> dict[tuple[str, bool], str]:
+    """The modules whose dims must stay, so that a failure cannot happen again.
+
+    Walks from the failing module outward to the first one that cuts or views channels by
+    number; all modules of its class are taken to do the same. If there is none, the first
+    one that channels pass through.
+
+    Returns:
+        (module, whether its own cuts and views are meant) -> reason.
+    """
+    chain = [failure.module]
+    while chain[-1]:
+        chain.append(chain[-1].rpartition('.')[0])
+    for own in (True, False):
+        for name in chain:
+            if any(_shrinks(size, prunable) for size in _sizes(labelling, name, own)):
+                kind = kinds.get(name)
+                same = [n for n, k in kinds.items() if k is kind] if own and name else [name]
+                return {
+                    (n, own): f'{kind.__name__ if kind else n} {n or "(root)"} reads sizes that '
+                    f'mmprune does not mend ({failure.problem[:120]})'
+                    for n in same
+                }
+    return {}
+
+
+def _sizes(labelling: Labelling, module: str, own: bool) -> list[Size]:
+    return [size for size in labelling.sizes if size.module == module and size.own is own]
+
+
+def _shrinks(size: Size, prunable: BoolArray) -> bool:
+    return any(prunable[f[f >= 0]].any() for f in size.factors)
