@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from mmprune.channels import ChannelGroup, build_groups, propagate
+from mmprune.channels import ChannelGroup, Wishes, build_groups, propagate
 from mmprune.channels.constraints import BoolArray
 from mmprune.cost import CostModel
 from mmprune.errors import InputError
@@ -21,10 +23,13 @@ from mmprune.execution import (
     MaskBuffers,
     kept_norms,
     prunable_tensors,
+    release,
     replaced_preparation,
 )
-from mmprune.layers import Layer, layers_of
+from mmprune.layers import Layer, layers_of, stored_numbers
+from mmprune.pruners.trial import Failure, blame, compare_executions, random_alive
 from mmprune.trace import trace
+from mmprune.trace.model_state import untouched
 from mmprune.trace.tracer import DemoInput
 
 Subnet = dict[str, torch.Tensor]
@@ -44,8 +49,7 @@ class Supernet:
     Args:
         model: Any module.
         demo_input: See ``mmprune.trace.trace``.
-        except_start_keys: Prefixes of layer names whose output channels stay.
-        ties: Pairs of layers whose output channels are pruned together.
+        wishes: What may be pruned, and how.
         mode: ``'slice'`` or ``'mask'``.
     """
 
@@ -53,36 +57,81 @@ class Supernet:
         self,
         model: nn.Module,
         demo_input: DemoInput,
-        except_start_keys: Iterable[str] = (),
-        ties: Iterable[tuple[str, str]] = (),
+        wishes: Wishes | None = None,
         mode: str = 'slice',
     ) -> None:
         self.model = model
         self._demo_input, self._prepared_in = demo_input, _place(model)
+        self.wishes = replace(wishes or Wishes(), numbers=stored_numbers(model))
         # Tensors made in inference mode could not be written to outside of it.
         with replaced_preparation(model), torch.inference_mode(False):
-            self._prepare(except_start_keys, ties, mode)
-        self.alive = np.ones(self.size, bool)
+            self._prepare(mode)
 
-    def _prepare(
-        self, except_start_keys: Iterable[str], ties: Iterable[tuple[str, str]], mode: str
-    ) -> None:
-        model = self.model
-        self.graph = trace(model, self.demo_input)
-        self.labelling = propagate(self.graph, except_start_keys, ties)
-        self.groups = build_groups(self.labelling)
-        self.size = self.labelling.num_labels
+    def _prepare(self, mode: str) -> None:
+        """Label, instrument and try; pin what fails, until a random subnet runs."""
+        self.graph = trace(self.model, self.demo_input)
+        kinds = {name: type(module) for name, module in self.model.named_modules()}
+        broken: dict[tuple[str, bool], str] = {}
+        while True:
+            self._instrument(replace(self.wishes, broken=broken), mode)
+            failure = self._try()
+            if failure is None:
+                break
+            prunable = self._prunable_labels()
+            blamed = blame(failure, self.labelling, prunable, kinds)
+            if not blamed.keys() - broken.keys():
+                raise SubnetError(
+                    f'{type(self.model).__name__} cannot be pruned: its subnets fail at module '
+                    f"'{failure.module}': {failure.problem}. Pin the layers before it with "
+                    'except_start_keys.'
+                )
+            broken.update(blamed)
+            release(self.model)
+
+    def _prunable_labels(self) -> BoolArray:
         prunable = np.zeros(self.size, bool)
         for group in self.prunable_groups.values():
             prunable[group.labels] = True
+        return prunable
+
+    def _instrument(self, wishes: Wishes, mode: str) -> None:
+        model = self.model
+        self.labelling = propagate(self.graph, wishes)
+        self.groups = build_groups(self.labelling)
+        self.size = self.labelling.num_labels
+        self.alive = np.ones(self.size, bool)
+        prunable = self._prunable_labels()
         self.layers = layers_of(model, self.labelling)
         self.cost_model = CostModel(model, self.labelling)
         touched = {n: layer for n, layer in self.layers.items() if _touches(layer, prunable)}
         tensors = prunable_tensors(model, self.graph, self.labelling, prunable)
         norms = kept_norms(self.graph, self.labelling, prunable)
-        self.execution = Execution(model, touched, tensors, norms, mode)
+        numbers = self.labelling.size_attributes
+        self.execution = Execution(model, touched, tensors, norms, numbers, mode)
         self.masks = MaskBuffers(model, touched.values(), prunable, self.labelling.tensors)
         FollowLoading(self).attach(model)
+
+    def _try(self) -> Failure | None:
+        """Run a random subnet sliced and masked; full width is set again afterwards."""
+        if not self.prunable_groups:
+            return None
+        mode = self.execution.mode
+        alive = random_alive(self.groups, self.size, seed=0)
+
+        def switch(way: str) -> None:
+            self.execution.mode = way
+            self.execution.apply(alive)
+
+        try:
+            with untouched(self.model):
+                return compare_executions(
+                    self.model,
+                    self.demo_input,
+                    {way: partial(switch, way) for way in ('slice', 'mask')},
+                )
+        finally:
+            self.execution.mode = mode
+            self.execution.apply(self.alive)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Supernet:
         """The supernet of a deep copy of the model, which shares the trace with this one."""
