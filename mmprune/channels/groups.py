@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmprune.channels.constraints import BoolArray, EqualBlocks, select
-from mmprune.channels.labels import KERNEL, IntArray, Site
+from mmprune.channels.labels import HIDDEN, IntArray, Site
 from mmprune.channels.propagate import Labelling
 
 
@@ -97,7 +97,7 @@ def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:
     reason_of, reasons = _pinned(labelling)
     signature = _signatures(labelling)
     used = signature != 0
-    hidden = np.array([reason == KERNEL for reason in reasons] + [False])[reason_of]
+    hidden = np.array([reason in HIDDEN for reason in reasons] + [False])[reason_of]
     used &= ~hidden
     _, group_of = np.unique(
         np.stack([signature, reason_of.astype(np.uint64)]), axis=1, return_inverse=True

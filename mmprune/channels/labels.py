@@ -23,7 +23,9 @@ IntArray = np.ndarray
 Axes = tuple[int, ...]
 
 KERNEL = 'position in a kernel'
-"""Why labels of a convolution's kernel dims stay; not worth a line in a report."""
+COMPLEX = 'real and imaginary part'
+HIDDEN = frozenset({KERNEL, COMPLEX})
+"""Reasons of dims that hold no channels; not worth a line in a report."""
 
 
 def axes_of(factor: IntArray) -> Axes:
@@ -120,6 +122,25 @@ class Size:
         return factor[index]
 
 
+@dataclass(frozen=True)
+class Statistic:
+    """A reduction over channels: in a subnet it sees only the kept ones.
+
+    Attributes:
+        module: Where it is taken.
+        kind: ``'norm'`` for layer and group normalisation, else the reduction's name.
+        dim: The dim of channels, counted from the end.
+        rank: Number of dims of the tensor.
+        labels: Labels along the dim, (C,).
+    """
+
+    module: str
+    kind: str
+    dim: int
+    rank: int
+    labels: IntArray
+
+
 @dataclass
 class EqualCounts:
     """Rows of labels of which every valid subnet keeps equally many."""
@@ -146,6 +167,7 @@ class LabelBook:
     sites: list[Site] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     sizes: list[Size] = field(default_factory=list)
+    statistics: list[Statistic] = field(default_factory=list)
     constraints: list[EqualCounts] = field(default_factory=list)
     pins: list[tuple[IntArray, str]] = field(default_factory=list)
     attention: str = 'heads'

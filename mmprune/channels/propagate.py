@@ -14,6 +14,7 @@ from mmprune.channels.labels import (
     Product,
     Site,
     Size,
+    Statistic,
     Value,
     axes_of,
     pin_all,
@@ -24,8 +25,10 @@ from mmprune.registry import CHANNEL_RULES, table
 from mmprune.trace.trace_graph import Edge, TraceGraph, TraceNode
 
 MAX_PASSES = 20
+# Operations with 1-D weights; their running statistics are no constants but buffers.
+WITH_WEIGHTS = ('conv', 'batch_norm', 'layer_norm', 'group_norm')
 
-BY_NUMBER = frozenset({'view', 'expand', 'split', 'slice', 'pad', 'repeat', 'unbind'})
+BY_NUMBER = frozenset({'view', 'expand', 'split', 'slice', 'pad', 'repeat', 'unbind', 'cat'})
 """Operations that are given sizes as numbers, which the module may have stored."""
 
 
@@ -40,6 +43,7 @@ class Labelling:
         products: Multiply-adds of convolutions and matrix products, as counts of labels.
         sizes: Dims that shrink, with the modules that may know their size by number.
         size_attributes: Numbers of modules that are such sizes.
+        statistics: Reductions over channels.
         constraints: Blocks of labels that keep equally many.
         pins: (labels, reason) of channels that stay.
     """
@@ -50,6 +54,7 @@ class Labelling:
     products: list[Product]
     sizes: list[Size]
     size_attributes: list[SizeAttribute]
+    statistics: list[Statistic]
     constraints: list[EqualCounts]
     pins: list[tuple[IntArray, str]]
     num_labels: int
@@ -105,6 +110,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         products=book.products,
         sizes=book.sizes,
         size_attributes=size_attributes(book.sizes, wishes.numbers, book),
+        statistics=book.statistics,
         constraints=book.constraints,
         pins=book.pins,
         num_labels=leaves.num_labels,
@@ -220,6 +226,8 @@ def _one_pass(graph: TraceGraph, leaves: _Leaves, book: LabelBook) -> None:
                     del values[edge]
     for edge in graph.outputs:
         pin_all([values[edge]], book, 'output of the network')
+    for edge, reason in graph.escapes:
+        pin_all([values[edge]], book, reason)
     for call in graph.calls:
         edges = [values[edge] for edge in (*call.inputs, *call.outputs)]
         for value in edges:
@@ -231,7 +239,8 @@ def _one_pass(graph: TraceGraph, leaves: _Leaves, book: LabelBook) -> None:
 def _use_counts(graph: TraceGraph) -> dict[Edge, int]:
     """How often every edge is read; edges that are asked for later count once more."""
     uses: dict[Edge, int] = {}
-    kept = [*graph.outputs, *(e for c in graph.calls for e in (*c.inputs, *c.outputs))]
+    escapes = [edge for edge, _ in graph.escapes]
+    kept = [*graph.outputs, *escapes, *(e for c in graph.calls for e in (*c.inputs, *c.outputs))]
     for edge in [e for node in graph.nodes for e in node.inputs] + kept:
         if edge is not None:
             uses[edge] = uses.get(edge, 0) + 1
@@ -248,7 +257,11 @@ def _apply(
         fixed = book.fixed(f'comes from {unknown}')
         return [Value(shape, [], fixed) for shape in node.shapes]
     outputs = rule(node, inputs, book)
-    return outputs if isinstance(outputs, list) else [outputs]
+    outputs = outputs if isinstance(outputs, list) else [outputs]
+    weights = [shape for shape in node.attrs.get('constant_shapes', ()) if len(shape) == 1]
+    if node.op in WITH_WEIGHTS and len(weights) > len(node.attrs.get('buffers', ())):
+        pin_all(outputs, book, f'{node.where} has a weight that is a constant')
+    return outputs
 
 
 def _pin_broken(broken: Mapping[tuple[str, bool], str], book: LabelBook) -> None:

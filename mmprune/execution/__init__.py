@@ -2,8 +2,8 @@
 
 from mmprune.execution.instrument import (
     Execution,
-    kept_norms,
     local_tensors,
+    prunable_statistics,
     prunable_tensors,
 )
 from mmprune.execution.loading import FollowLoading
@@ -14,8 +14,8 @@ __all__ = [
     'Execution',
     'FollowLoading',
     'MaskBuffers',
-    'kept_norms',
     'local_tensors',
+    'prunable_statistics',
     'prunable_tensors',
     'release',
     'replaced_preparation',

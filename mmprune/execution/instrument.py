@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from mmprune.channels.constraints import BoolArray
-from mmprune.channels.labels import IntArray, kept
+from mmprune.channels.labels import IntArray, Statistic, kept
 from mmprune.channels.propagate import Labelling
 from mmprune.channels.sizes import SizeAttribute
-from mmprune.execution.kept_norm import KeptNorm
+from mmprune.execution.kept_statistics import KeptDim, KeptStatistics
 from mmprune.execution.swap import Multiply, Shelter, Swap
 from mmprune.layers import Layer, cut_of_masks, like, mended_attributes, mended_numbers
 from mmprune.trace import TraceGraph
@@ -34,14 +34,14 @@ class Instrument:
         original: The forward that stood on the instance itself, if any.
         swaps: Tensors to replace during this module's forward.
         attributes: The module's own values of attributes that are mended now.
-        kept_norm: The channels that its normalisation sees, if not all of them.
+        statistics: The channels that its norms and reductions see, if not all of them.
         masks: Names of the mask buffers that mmprune has registered on the module.
     """
 
     original: Callable[..., Any] | None = None
     swaps: list[Swap] = field(default_factory=list)
     attributes: dict[str, Any] = field(default_factory=dict)
-    kept_norm: torch.Tensor | None = None
+    statistics: list[KeptDim] = field(default_factory=list)
     masks: list[str] = field(default_factory=list)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Instrument:
@@ -66,9 +66,10 @@ def _forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """The patched forward: the module's own one, on the subnet's tensors."""
     state: Instrument = self.__dict__[STATE]
     run = state.original or MethodType(type(self).forward, self)
-    if not state.swaps and state.kept_norm is None:
+    if not state.swaps and not state.statistics:
         return run(*args, **kwargs)
-    norm = contextlib.nullcontext() if state.kept_norm is None else KeptNorm(state.kept_norm)
+    statistics = state.statistics
+    norm = KeptStatistics(statistics) if statistics else contextlib.nullcontext()
     entered = []
     try:
         for swap in state.swaps:
@@ -137,14 +138,13 @@ def prunable_tensors(
     return found
 
 
-def kept_norms(graph: TraceGraph, labelling: Labelling, prunable: BoolArray) -> dict[str, IntArray]:
-    """Module name -> labels of the channels over which its normalisation takes statistics."""
-    return {
-        graph.nodes[site.node].module: site.labels
-        for site in labelling.sites
-        if graph.nodes[site.node].op in ('layer_norm', 'group_norm')
-        and prunable[site.labels[site.labels >= 0]].any()
-    }
+def prunable_statistics(labelling: Labelling, prunable: BoolArray) -> list[Statistic]:
+    """The reductions over channels some of which a subnet may drop."""
+    return [
+        statistic
+        for statistic in labelling.statistics
+        if prunable[statistic.labels[statistic.labels >= 0]].any()
+    ]
 
 
 class Execution:
@@ -155,20 +155,21 @@ class Execution:
         model: nn.Module,
         layers: Mapping[str, Layer],
         tensors: list[PrunableTensor],
-        norms: Mapping[str, IntArray],
+        statistics: Sequence[Statistic],
         numbers: Sequence[SizeAttribute],
         mode: str,
     ) -> None:
         self.modules = dict(model.named_modules())
         self.layers = layers
         self.tensors = tensors
-        self.norms = norms
+        self.statistics = statistics
         self.numbers = numbers
         self.mode = mode
         for tensor in tensors:
             for name in tensor.consumers:
                 instrument(self.modules[name])
-        for name in (*layers, *norms, *(number.module for number in numbers)):
+        read = [*(s.module for s in statistics), *(number.module for number in numbers)]
+        for name in (*layers, *read):
             instrument(self.modules[name])
         self.states = {n: m.__dict__[STATE] for n, m in self.modules.items() if is_instrumented(m)}
 
@@ -193,7 +194,7 @@ class Execution:
     def apply(self, alive: BoolArray) -> None:
         """Run from now on as the subnet whose labels are ``alive``, (num_labels,)."""
         for name, state in self.states.items():
-            state.swaps, state.kept_norm = [], None
+            state.swaps, state.statistics = [], []
             for attribute, value in state.attributes.items():
                 setattr(self.modules[name], attribute, value)
             state.attributes = {}
@@ -242,10 +243,11 @@ class Execution:
                 swap = Swap(tensor.owners, transform, tensor.is_buffer)
                 for name in tensor.consumers:
                     self.states[name].swaps.append(swap)
-        for name, labels in self.norms.items():
-            mask = kept(alive, labels)
+        for statistic in self.statistics:
+            mask = kept(alive, statistic.labels)
             if not mask.all():
-                self.states[name].kept_norm = torch.from_numpy(mask)
+                dim = KeptDim(statistic.kind, statistic.dim, statistic.rank, torch.from_numpy(mask))
+                self.states[statistic.module].statistics.append(dim)
 
 
 def local_tensors(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -21,7 +21,7 @@ from mmprune.execution import (
     Execution,
     FollowLoading,
     MaskBuffers,
-    kept_norms,
+    prunable_statistics,
     prunable_tensors,
     release,
     replaced_preparation,
@@ -105,9 +105,9 @@ class Supernet:
         self.cost_model = CostModel(model, self.labelling)
         touched = {n: layer for n, layer in self.layers.items() if _touches(layer, prunable)}
         tensors = prunable_tensors(model, self.graph, self.labelling, prunable)
-        norms = kept_norms(self.graph, self.labelling, prunable)
+        statistics = prunable_statistics(self.labelling, prunable)
         numbers = self.labelling.size_attributes
-        self.execution = Execution(model, touched, tensors, norms, numbers, mode)
+        self.execution = Execution(model, touched, tensors, statistics, numbers, mode)
         self.masks = MaskBuffers(model, touched.values(), prunable, self.labelling.tensors)
         FollowLoading(self).attach(model)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmprune.channels.labels import LabelBook, Value, meet
+from mmprune.channels.labels import LabelBook, Statistic, Value, axes_of, meet
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
 
@@ -18,6 +18,18 @@ def without(value: Value, dims: set[int], book: LabelBook, reason: str) -> list:
     return kept
 
 
+def constants_of(node: TraceNode, book: LabelBook) -> list[Value]:
+    """The constants that the call was given and that its output is broadcast with."""
+    output = node.shapes[0]
+    shapes = [
+        shape
+        for shape in node.attrs.get('constant_shapes', ())
+        if len(shape) <= len(output)
+        and all(a in (1, b) for a, b in zip(shape[::-1], output[::-1], strict=False))
+    ]
+    return [Value(shape, [], book.fixed('is a constant')) for shape in shapes]
+
+
 @CHANNEL_RULES.register_module(name='elementwise')
 def elementwise(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """All inputs meet, element by element, after broadcasting."""
@@ -26,24 +38,46 @@ def elementwise(node: TraceNode, inputs: list[Value | None], book: LabelBook) ->
     for index, value in enumerate(inputs):
         if value is None and index in constants:
             values.append(Value(constants[index], [], book.fixed('is a constant')))
+    values += constants_of(node, book)
     result = meet(values, node.shapes[0], book, node.where)
     if len(values) == 1:
         result.parameter = values[0].parameter if values[0].shape == node.shapes[0] else None
     return result
 
 
+OVER_KEPT = frozenset({'mean', 'sum', 'amax', 'max'})
+"""Reductions over channels that a subnet takes over the kept ones, masked or sliced."""
+
+
 @CHANNEL_RULES.register_module(name='reduce')
 def reduce(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
-    """Dims that are reduced must not hold channels."""
+    """A mean, sum or maximum over channels is taken over the kept ones; others pin.
+
+    A sum over blocks of channels ties the blocks: each channel lives or dies in all of them.
+    """
     (value,) = (v for v in inputs if v is not None)
     rank = len(value.shape)
-    dims = node.attrs['dims']
+    dims, how = node.attrs['dims'], node.attrs['how']
     reduced = set(range(rank)) if not dims else {dim % rank for dim in dims}
-    reason = f'{node.where} takes the {node.attrs["how"]} over the channels'
-    factors = without(value, reduced, book, reason)
+    factors = []
+    for factor in value.factors:
+        axes = set(axes_of(factor))
+        if not axes & reduced:
+            factors.append(factor)
+        elif len(axes) == 1 and how in OVER_KEPT and len(node.shapes) == 1:
+            (dim,) = axes
+            book.statistics.append(Statistic(node.module, how, dim - rank, rank, factor.ravel()))
+        elif not axes <= reduced and how in OVER_KEPT:
+            first = factor
+            for dim in axes & reduced:
+                first = first.take([0], axis=dim)
+            book.unite(factor, first)
+            factors.append(first)
+        else:
+            book.pin(factor, f'{node.where} takes the {how} over the channels')
     if not node.attrs['keepdim']:
-        kept = [dim for dim in range(rank) if dim not in reduced]
-        factors = [f.reshape([f.shape[dim] for dim in kept]) for f in factors]
+        left = [dim for dim in range(rank) if dim not in reduced]
+        factors = [f.reshape([f.shape[dim] for dim in left]) for f in factors]
     return [Value(shape, list(factors), value.fixed) for shape in node.shapes]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mmprune.channels.labels import KERNEL, IntArray, LabelBook, Value, axes_of, meet, pin_all
+from mmprune.channels.rules.arithmetic import constants_of
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
 
@@ -179,9 +180,8 @@ def matmul(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
 def addmm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """What is added, then the two factors of the product."""
     product = matmul(node, inputs[1:], book)
-    if inputs[0] is None:
-        return product
-    return meet([product, inputs[0]], node.shapes[0], book, node.where)
+    added = constants_of(node, book) if inputs[0] is None else [inputs[0]]
+    return meet([product, *added], node.shapes[0], book, node.where) if added else product
 
 
 def _by_axis(value: Value, dim: int) -> tuple[list[IntArray], list[IntArray]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmprune.channels.labels import IntArray, LabelBook, Value, axes_of, meet, pin_all
+from mmprune.channels.labels import IntArray, LabelBook, Statistic, Value, axes_of, meet, pin_all
 from mmprune.channels.rules.contraction import channels_along, layer_of
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
@@ -45,6 +45,9 @@ def group_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> 
     labels = channels_along(result, 1, book)
     if data is not None and groups > 1:
         book.equal_counts(labels.reshape(groups, -1), f'{node.where} has {groups} equal groups')
+    if data is not None:
+        rank = len(data.shape)
+        book.statistics.append(Statistic(node.module, 'norm', 1 - rank, rank, labels))
     return [result, *(Value(shape, [], -1) for shape in node.shapes[1:])]
 
 
@@ -66,6 +69,7 @@ def layer_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> 
             book.pin(factor, f'{node.where} normalises over several dims of channels')
     labels = channels_along(result, rank - 1, book)
     book.add_site(_norm_layer(node, inputs, book), 'norm', labels, node.id)
+    book.statistics.append(Statistic(node.module, 'norm', -1, rank, labels))
     return [result, *(Value(shape, [], -1) for shape in node.shapes[1:])]
 
 

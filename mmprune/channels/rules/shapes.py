@@ -191,14 +191,12 @@ def stack(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value
 
 @CHANNEL_RULES.register_module(name='split')
 def split(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
-    """Equal chunks keep equally many channels; unequal ones are pinned."""
+    """Equal chunks keep equally many channels; other cuts are by numbers that may be mended."""
     value = _single(inputs)
     dim = node.attrs['dim'] % len(value.shape)
     sizes = [shape[dim] for shape in node.shapes]
-    for factor in value.along(dim):
-        if len(set(sizes)) > 1:
-            book.pin(factor, f'{node.where} cuts the channels at fixed places {sizes}')
-        else:
+    if len(set(sizes)) == 1:
+        for factor in value.along(dim):
             rows = np.moveaxis(factor, dim, 0).reshape(len(sizes), -1)
             book.equal_counts(rows, f'{node.where} cuts the channels into equal chunks')
     stops = np.cumsum(sizes)
@@ -221,13 +219,17 @@ def _cut(dim: int, start: int, stop: int, step: int = 1) -> Move:
 
 @CHANNEL_RULES.register_module(name='slice')
 def slice_(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """A slice that leaves the channels whole, or pins them."""
+    """One of several equal parts keeps as many channels as the others, as a chunk does."""
     value = _single(inputs)
     dim = node.attrs['dim'] % len(value.shape)
-    start, stop, step = (node.attrs[name] for name in ('start', 'end', 'step'))
-    if node.shapes[0][dim] != value.shape[dim]:
-        for factor in value.along(dim):
-            book.pin(factor, f'{node.where} takes the channels {start}:{stop} by number')
+    full, size, step = value.shape[dim], node.shapes[0][dim], node.attrs['step']
+    start, stop, _ = slice(node.attrs['start'], node.attrs['end']).indices(full)
+    for factor in value.along(dim):
+        if step != 1:
+            book.pin(factor, f'{node.where} takes every {step}th channel')
+        elif size < full and full % size == 0 and start % size == 0:
+            rows = np.moveaxis(factor, dim, 0).reshape(full // size, -1)
+            book.equal_counts(rows, f'{node.where} takes one of {full // size} equal parts')
     return _moved(value, _cut(dim, start, stop, step), node.shapes[0])
 
 

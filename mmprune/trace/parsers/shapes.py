@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from mmprune.trace.parsers.saved import Parsed, parser, plain, register
 
 # Same elements in the same order: the output's shape says everything.
@@ -38,3 +40,23 @@ def _t(grad_fn: Any) -> Parsed:
 @parser('ChunkBackward')
 def _chunk(grad_fn: Any) -> Parsed:
     return 'split', {'dim': plain(grad_fn._saved_dim)}
+
+
+register('as_strided', 'AsStridedBackward', size='size', stride='stride', offset='storage_offset')
+# inputs: the tensor that was written into, then what was written
+register('copy_slices', 'CopySlices')
+register('unfold', 'Im2ColBackward')
+register('fold', 'Col2ImBackward')
+register('fft', 'FftR2CBackward', 'FftC2RBackward', 'FftC2CBackward', dims='dim')
+register('view_as_complex', 'ViewAsComplexBackward')
+register('view_as_real', 'ViewAsRealBackward')
+
+
+@parser('IndexBackward', 'UnsafeIndexBackward')
+def _index(grad_fn: Any) -> Parsed:
+    """``picked``: dims with an index; ``index_rank``: dims of the broadcast indices."""
+    indices = [i for i in grad_fn._saved_indices if i is not None]
+    picked = tuple(d for d, i in enumerate(grad_fn._saved_indices) if i is not None)
+    is_mask = any(i.dtype in (torch.bool, torch.uint8) for i in indices)
+    rank = -1 if is_mask else max((i.dim() for i in indices), default=0)
+    return 'index', {'picked': picked, 'index_rank': rank}

@@ -1,0 +1,160 @@
+"""Rules of operations that address memory: strides, in-place writes, indices, windows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmprune.channels.labels import (
+    COMPLEX,
+    IntArray,
+    LabelBook,
+    Value,
+    axes_of,
+    meet,
+    pin_all,
+    squeeze_constant,
+)
+from mmprune.channels.rules.arithmetic import without
+from mmprune.channels.rules.shapes import view
+from mmprune.registry import CHANNEL_RULES
+from mmprune.trace.trace_graph import TraceNode
+
+MAX_ELEMENTS = 50_000_000
+"""Labels of more elements than these are not written out one by one."""
+
+
+@CHANNEL_RULES.register_module(name='as_strided')
+def as_strided(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """Labels move as the elements of a contiguous tensor do."""
+    (value,) = (v for v in inputs if v is not None)
+    shape, strides, offset = (node.attrs[name] for name in ('size', 'stride', 'offset'))
+    elements = int(np.prod(value.shape))
+    if elements > MAX_ELEMENTS:
+        pin_all([value], book, f'{node.where} views a tensor of {elements} elements by strides')
+        return Value(node.shapes[0], [], value.fixed)
+    factors = []
+    for factor in value.factors:
+        flat = np.ascontiguousarray(np.broadcast_to(factor, value.shape)).ravel()
+        bytes_ = [stride * flat.itemsize for stride in strides]
+        reach = (offset or 0) + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+        if reach >= flat.size:
+            book.pin(factor, f'{node.where} views memory beyond its tensor')
+            continue
+        moved = np.lib.stride_tricks.as_strided(flat[offset or 0 :], shape, bytes_)
+        moved = squeeze_constant(np.array(moved))
+        if axes_of(moved):
+            factors.append(moved)
+    return Value(node.shapes[0], factors, value.fixed)
+
+
+@CHANNEL_RULES.register_module(name='copy_slices')
+def copy_slices(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """An in-place write into a view; what was viewed is not known, only its shape.
+
+    The whole tensor in another shape, or a part that is whole along the channels.
+    """
+    base, *written = inputs
+    if base is None:
+        pin_all(inputs, book, f'{node.where} writes into a constant')
+        return Value(node.shapes[0], [], book.fixed(f'comes from {node.where}'))
+    values = [base]
+    for value in written:
+        if value is None or (not value.factors and np.prod(value.shape) == 1):
+            continue
+        if np.prod(value.shape) == np.prod(base.shape):
+            reshaped = view(_as_view(node, base.shape), [value], book)
+            values.append(reshaped)
+            continue
+        if len(value.shape) != len(base.shape):
+            pin_all([base, value], book, f'{node.where} writes into a part of it')
+            continue
+        partial = {
+            d for d, (n, m) in enumerate(zip(base.shape, value.shape, strict=True)) if n != m
+        }
+        reason = f'{node.where} writes into some of the channels'
+        without(base, partial, book, reason)
+        shape = tuple(1 if d in partial else n for d, n in enumerate(base.shape))
+        values.append(Value(shape, without(value, partial, book, reason), value.fixed))
+    return meet(values, base.shape, book, node.where)
+
+
+def _as_view(node: TraceNode, shape: tuple[int, ...]) -> TraceNode:
+    return TraceNode(node.id, 'view', node.inputs, (shape,), {}, node.source, node.module)
+
+
+@CHANNEL_RULES.register_module(name='index')
+def index(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """Positions picked by number (a table of relative positions); other dims are whole."""
+    (value,) = (v for v in inputs if v is not None)
+    picked, index_rank = node.attrs['picked'], node.attrs['index_rank']
+    rank = len(value.shape)
+    rest = [dim for dim in range(rank) if dim not in picked]
+    out_rank = index_rank + len(rest)
+    if out_rank != len(node.shapes[0]):
+        pin_all([value], book, f'{node.where} picks elements')
+        return Value(node.shapes[0], [], book.fixed(f'comes from {node.where}'))
+    together = list(picked) == list(range(picked[0], picked[0] + len(picked)))
+    front = picked[0] if together else 0
+    order = [*rest[:front], *[None] * index_rank, *rest[front:]]
+    factors = [
+        f.reshape([1 if dim is None else f.shape[dim] for dim in order])
+        for f in without(value, set(picked), book, f'{node.where} picks channels by number')
+    ]
+    return Value(node.shapes[0], factors, value.fixed)
+
+
+@CHANNEL_RULES.register_module(name='unfold')
+def unfold(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """Windows over space: (N, C, H, W) to (N, C k k, L); a channel becomes k k neighbours."""
+    (value,) = (v for v in inputs if v is not None)
+    dim = len(value.shape) - 3
+    repeats = node.shapes[0][-2] // value.shape[dim]
+    factors = [
+        _columns(f, dim, repeats)
+        for f in without(value, {dim + 1, dim + 2}, book, f'{node.where} cuts windows')
+    ]
+    return Value(node.shapes[0], factors, value.fixed)
+
+
+def _columns(factor: IntArray, dim: int, repeats: int) -> IntArray:
+    if factor.shape[dim] > 1:
+        factor = np.repeat(factor, repeats, axis=dim)
+    return factor.reshape(*factor.shape[: dim + 1], 1)
+
+
+@CHANNEL_RULES.register_module(name='fold')
+def fold(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """Windows summed back: (N, C k k, L) to (N, C, H, W); the k k of a channel go together."""
+    (value,) = (v for v in inputs if v is not None)
+    rank, channels = len(value.shape), node.shapes[0][-3]
+    factors = []
+    for factor in without(value, {rank - 1}, book, f'{node.where} sums windows of channels'):
+        rows = factor.reshape(*factor.shape[:-2], channels, -1)
+        book.unite(rows, rows[..., :1])
+        factors.append(rows[..., :1].reshape(*factor.shape[:-2], channels, 1, 1))
+    return Value(node.shapes[0], [f for f in factors if axes_of(f)], value.fixed)
+
+
+@CHANNEL_RULES.register_module(name='fft')
+def fft(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """A transform over space; channels are whole."""
+    (value,) = (v for v in inputs if v is not None)
+    dims = {dim % len(value.shape) for dim in node.attrs['dims']}
+    factors = without(value, dims, book, f'{node.where} transforms the channels')
+    return Value(node.shapes[0], factors, value.fixed)
+
+
+@CHANNEL_RULES.register_module(name='view_as_complex')
+def view_as_complex(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """The last dim, real and imaginary part, becomes one number."""
+    (value,) = (v for v in inputs if v is not None)
+    last = len(value.shape) - 1
+    factors = without(value, {last}, book, COMPLEX)
+    return Value(node.shapes[0], [f[..., 0] for f in factors], value.fixed)
+
+
+@CHANNEL_RULES.register_module(name='view_as_real')
+def view_as_real(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """A number becomes its real and imaginary part, in a new last dim."""
+    (value,) = (v for v in inputs if v is not None)
+    return Value(node.shapes[0], [f[..., None] for f in value.factors], value.fixed)
