@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from installation import copy_tree, install, run
 
-pytestmark = [pytest.mark.mim, pytest.mark.xdist_group('install')]
+pytestmark = pytest.mark.mim
+# Tests that use one another's files run in one process; the others may run beside them.
+with_the_trained_network = pytest.mark.xdist_group('mim')
 
 CONFIG = 'resnet_small_digits.py'
 
@@ -45,12 +47,14 @@ def accuracy(output: str) -> float:
     return float(re.findall(r'Epoch\(test\).*accuracy/top1: ([\d.]+)', output)[-1])
 
 
+@with_the_trained_network
 def test_train_and_test(installed: Path, folder: Path, trained: Path) -> None:
     printed = mim(installed, folder, 'test', 'mmprune', CONFIG, '--checkpoint', trained)
     assert f'{installed}/mmprune/.mim/tools/test.py' in printed
     assert accuracy(printed) > 97
 
 
+@with_the_trained_network
 def test_resume(installed: Path, folder: Path, trained: Path) -> None:
     options = ('--resume', '--cfg-options', 'train_cfg.max_epochs=21')
     printed = mim(installed, folder, 'train', 'mmprune', CONFIG, *options)
@@ -59,6 +63,7 @@ def test_resume(installed: Path, folder: Path, trained: Path) -> None:
     assert 'Epoch(train) [20]' not in printed
 
 
+@with_the_trained_network
 def test_run_gives_the_metrics_as_a_file(installed: Path, folder: Path, trained: Path) -> None:
     arguments = (CONFIG, trained, '--out', 'metrics.json')
     printed = mim(installed, folder, 'run', 'mmprune', 'test', *arguments)
