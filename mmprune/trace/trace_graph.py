@@ -20,7 +20,8 @@ class TraceNode:
             the key of its channel rule. ``parameter``, ``input`` for leaves.
         inputs: Producer of every input; None where the input is a constant.
         shapes: Shape of every output.
-        attrs: What the channel rule needs beyond shapes (dims, groups...).
+        attrs: What the channel rule needs beyond shapes (dims, groups...). With
+            ``constant_shapes``, shapes of the constants that the call was given.
         source: Name of the autograd node that it was read from.
         module: Dotted name of the innermost module in which it ran, '' for the root.
     """
@@ -61,9 +62,11 @@ class TraceGraph:
         outputs: The edges that leave the network.
         parameters: Shape of every parameter that the graph reaches, by its first name.
         aliases: First name of a tied parameter -> all its names.
-        unreached: Parameters that the graph does not reach -> why.
+        unreached: Parameters that the outputs do not depend on -> why. Those that an escaped
+            value depends on are among ``parameters`` too.
         calls: Calls of modules, innermost first.
         opaque: Names of autograd nodes without parser -> the modules they ran in.
+        escapes: Edges whose values are used outside of the autograd graph, and how.
     """
 
     nodes: tuple[TraceNode, ...]
@@ -73,6 +76,7 @@ class TraceGraph:
     unreached: Mapping[str, str] = field(default_factory=dict)
     calls: tuple[ModuleCall, ...] = ()
     opaque: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    escapes: tuple[tuple[Edge, str], ...] = ()
 
     def consumers(self) -> dict[str, list[str]]:
         """Parameter name -> modules whose forward reads it, in order of use."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import bisect
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import get_gradient_edge
 from torch.nn.modules import module as module_globals
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mmprune.errors import InputError
 from mmprune.registry import BACKWARD_PARSERS, table
+from mmprune.trace.escapes import EscapeRecorder
 from mmprune.trace.model_state import untouched
 from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode
 
@@ -131,7 +134,11 @@ def trace(model: nn.Module, demo_input: DemoInput) -> TraceGraph:
         model.eval()
         _let_all_require_grad(model)
         demo_input, input_leaves = _differentiable(demo_input)
-        with torch.enable_grad(), _CallRecorder(model) as recorder:
+        recorder = _CallRecorder(model)
+        escapes = EscapeRecorder(lambda: recorder.stack[-1])
+        with warnings.catch_warnings(), torch.enable_grad(), recorder, escapes:
+            # Only here do numbers that a model gives to Python require grad.
+            warnings.filterwarnings('ignore', message='Converting a tensor with requires_grad')
             try:
                 outputs = run_model(model, demo_input)
             except Exception as error:
@@ -140,7 +147,10 @@ def trace(model: nn.Module, demo_input: DemoInput) -> TraceGraph:
                     f'{type(error).__name__}: {error}. It failed in module '
                     f"'{recorder.stack[-1]}'. Give a demo_input that the model accepts."
                 ) from error
-        return _GraphReader(model, recorder, input_leaves).read(tensors_in(outputs))
+        found = tensors_in(outputs)
+        for tensor in found:
+            escapes.use(tensor)
+        return _GraphReader(model, recorder, escapes, input_leaves).read(found)
 
 
 def _let_all_require_grad(model: nn.Module) -> None:
@@ -179,9 +189,14 @@ class _GraphReader:
     """Turns grad_fns into TraceNodes. Holds the grad_fns alive while it does."""
 
     def __init__(
-        self, model: nn.Module, recorder: _CallRecorder, input_leaves: Iterable[torch.Tensor]
+        self,
+        model: nn.Module,
+        recorder: _CallRecorder,
+        escapes: EscapeRecorder,
+        input_leaves: Iterable[torch.Tensor],
     ) -> None:
         self.recorder = recorder
+        self.escapes = escapes
         self.input_ids = {id(leaf) for leaf in input_leaves}
         self.names: dict[int, list[str]] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -198,22 +213,25 @@ class _GraphReader:
 
     def read(self, outputs: list[torch.Tensor]) -> TraceGraph:
         """Build the graph that ends in ``outputs``."""
-        roots = [t.grad_fn for t in outputs if t.grad_fn is not None]
-        if not roots:
+        edges = [get_gradient_edge(t) for t in outputs if t.requires_grad]
+        behind_outputs = set(_topological([edge.node for edge in edges]))
+        escaped = [edge.node for edge, _ in self.escapes.escapes]
+        order = _topological([edge.node for edge in edges] + escaped)
+        self.ids = {grad_fn: index for index, grad_fn in enumerate(order)}
+        nodes = tuple(self._read_node(grad_fn) for grad_fn in order)
+        leaves = {node.attrs['name']: order[node.id] for node in nodes if node.op == 'parameter'}
+        used = {name for name, leaf in leaves.items() if leaf in behind_outputs}
+        if not used:
             raise TraceError(
                 'the output of the model does not depend on any of its parameters: there is '
                 'nothing to trace. Is the forward pass under torch.no_grad, or are the '
                 'outputs detached?'
             )
-        order = _topological(roots)
-        self.ids = {grad_fn: index for index, grad_fn in enumerate(order)}
-        nodes = tuple(self._read_node(grad_fn) for grad_fn in order)
-        reached = {node.attrs['name'] for node in nodes if node.op == 'parameter'}
         unreached = {
             name: 'not part of the autograd graph of the outputs (never used in eval mode, '
             'used under no_grad, or detached)'
             for name in self.parameter_shapes
-            if name not in reached
+            if name not in used
         }
         opaque: dict[str, dict[str, None]] = {}
         for node in nodes:
@@ -221,12 +239,16 @@ class _GraphReader:
                 opaque.setdefault(node.source, {}).setdefault(node.module)
         return TraceGraph(
             nodes=nodes,
-            outputs=tuple(self._edge(t.grad_fn, t.output_nr) for t in outputs if t.grad_fn),
-            parameters={n: s for n, s in self.parameter_shapes.items() if n in reached},
+            outputs=tuple(self._edge(edge.node, edge.output_nr) for edge in edges),
+            parameters={n: s for n, s in self.parameter_shapes.items() if n in leaves},
             aliases={n[0]: tuple(n) for n in self.names.values() if len(n) > 1},
             unreached=unreached,
-            calls=tuple(self._calls(reached)),
+            calls=tuple(self._calls(set(leaves))),
             opaque={source: tuple(modules) for source, modules in opaque.items()},
+            escapes=tuple(
+                (self._edge(edge.node, edge.output_nr), reason)
+                for edge, reason in self.escapes.escapes
+            ),
         )
 
     def _edge(self, grad_fn: GradFn, output: int) -> Edge:
@@ -248,6 +270,9 @@ class _GraphReader:
             shapes = tuple(tuple(m.shape) for m in grad_fn._input_metadata)
             module = self.recorder.module_at(grad_fn._sequence_nr())
             op, attrs = self._parse(source, grad_fn)
+            constants = self.escapes.constants_at(grad_fn._sequence_nr())
+            if constants:
+                attrs['constant_shapes'] = constants
         return TraceNode(
             id=self.ids[grad_fn],
             op=op,

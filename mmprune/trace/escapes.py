@@ -1,0 +1,110 @@
+"""What the autograd graph does not show: values that leave it, constants that enter it."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+# They give a tensor's numbers to Python.
+_TO_PYTHON = frozenset(
+    {'item', 'tolist', 'numpy', '__array__', '__float__', '__int__', '__bool__', '__index__'}
+)
+
+
+class EscapeRecorder(TorchFunctionMode):
+    """Watches every call of a torch function during a trace.
+
+    A tensor is *detached* if it was computed from tensors of the autograd graph and is not
+    part of it: under ``no_grad``, by ``detach``, by a comparison or ``argmax``. If it is used
+    again, or together with others, the graph does not tell what its channels met, and
+    everything that it was computed from has *escaped*.
+
+    Args:
+        running: Gives the name of the module that is running.
+
+    Attributes:
+        escapes: Edges of the autograd graph that have escaped, each with the reason.
+    """
+
+    def __init__(self, running: Callable[[], str]) -> None:
+        super().__init__()
+        self.running = running
+        self.escapes: list[tuple[GradientEdge, str]] = []
+        # By id; the tensor is held so that no other one gets its id.
+        self._detached: dict[int, tuple[torch.Tensor, list[GradientEdge], str]] = {}
+        self._starts: list[int] = []
+        self._spans: list[tuple[int, tuple[tuple[int, ...], ...]]] = []
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        given = _tensors((args, kwargs))
+        sources = [get_gradient_edge(t) for t in given if t.requires_grad]
+        constants = [t for t in given if not t.requires_grad and t.numel() > 1]
+        start = torch.autograd._get_sequence_nr()
+        result = func(*args, **kwargs)
+        name = _name_of(func)
+        made = _tensors(result) if result is not None else given[:1]
+        if not (made or name in _TO_PYTHON):
+            return result
+        for tensor in given:
+            self.use(tensor)
+        if any(t.requires_grad for t in made) and constants:
+            self._starts.append(start)
+            shapes = tuple(tuple(t.shape) for t in constants)
+            self._spans.append((torch.autograd._get_sequence_nr(), shapes))
+        if sources:
+            self._note_detached(name, given, made, sources)
+        return result
+
+    def _note_detached(
+        self,
+        name: str,
+        given: list[torch.Tensor],
+        made: list[torch.Tensor],
+        sources: list[GradientEdge],
+    ) -> None:
+        where = self.running() or 'the root module'
+        reason = f'{name} in {where} uses it outside of the autograd graph'
+        if name in _TO_PYTHON:
+            self.escapes.extend((edge, reason) for edge in sources)
+        for tensor in made:
+            if tensor.requires_grad:
+                continue
+            if len(given) > 1:  # a call of several tensors needs their sizes to suit each other
+                self.escapes.extend((edge, reason) for edge in sources)
+            else:
+                self._detached[id(tensor)] = (tensor, sources, reason)
+
+    def use(self, tensor: torch.Tensor) -> None:
+        """Note that ``tensor`` was read: what it was computed from escapes if it is detached."""
+        _, sources, reason = self._detached.pop(id(tensor), (None, (), ''))
+        self.escapes.extend((edge, reason) for edge in sources)
+
+    def constants_at(self, sequence: int) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the constants given to the call that made the node of this number."""
+        index = bisect.bisect_right(self._starts, sequence) - 1
+        if index < 0 or sequence >= self._spans[index][0]:
+            return ()
+        return self._spans[index][1]
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def _name_of(func: Any) -> str:
+    """``relu`` for a function, ``data`` for the getter of a property."""
+    name = getattr(func, '__name__', type(func).__name__)
+    return getattr(func.__self__, '__name__', name) if name == '__get__' else name
