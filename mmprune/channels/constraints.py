@@ -23,11 +23,6 @@ class EqualBlocks:
     blocks: IntArray
     reason: str
 
-    @property
-    def is_partition(self) -> bool:
-        """Whether no channel is in two places."""
-        return len(np.unique(self.blocks)) == self.blocks.size
-
     def counts(self, mask: BoolArray) -> IntArray:
         """Kept channels of every block."""
         return mask[self.blocks].sum(axis=1)
@@ -63,14 +58,31 @@ def select(scores: np.ndarray, count: int, constraints: tuple[EqualBlocks, ...])
         best = np.argsort(-scores, kind='stable')
         mask[best[: max(1, min(count, len(scores)))]] = True
         return mask
-    first = constraints[0]
-    if len(constraints) == 1 and first.is_partition and first.blocks.size == len(scores):
-        rows, size = first.blocks.shape
-        each = max(1, min(size, round_half_up(count / rows)))
-        best = np.argsort(-scores[first.blocks], axis=1, kind='stable')[:, :each]
-        mask[np.take_along_axis(first.blocks, best, axis=1)] = True
+    if _are_apart(constraints):
+        free = np.ones(len(scores), bool)
+        share = count / len(scores)
+        for constraint in constraints:
+            _keep_in_blocks(mask, scores, constraint.blocks, share)
+            free[constraint.blocks] = False
+        if free.any():
+            rest = np.flatnonzero(free)[None]
+            _keep_in_blocks(mask, scores, rest, share)
         return mask
     return _select_by_program(scores, count, constraints)
+
+
+def _are_apart(constraints: tuple[EqualBlocks, ...]) -> bool:
+    """Whether no channel is in two blocks, of one constraint or of two."""
+    places = np.concatenate([constraint.blocks.ravel() for constraint in constraints])
+    return len(np.unique(places)) == len(places)
+
+
+def _keep_in_blocks(mask: BoolArray, scores: np.ndarray, blocks: IntArray, share: float) -> None:
+    """Keep the best ``share`` of every block in ``mask``, at least one channel each."""
+    size = blocks.shape[1]
+    each = max(1, min(size, round_half_up(size * share)))
+    best = np.argsort(-scores[blocks], axis=1, kind='stable')[:, :each]
+    mask[np.take_along_axis(blocks, best, axis=1)] = True
 
 
 def round_half_up(value: float) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmprune.channels.constraints import BoolArray, EqualBlocks, select
-from mmprune.channels.labels import HIDDEN, IntArray, Site
+from mmprune.channels.labels import HIDDEN, EqualCounts, IntArray, Site
 from mmprune.channels.propagate import Labelling
 
 
@@ -93,8 +93,8 @@ def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:
     Channels with the same members form a group, and so do channels that a constraint
     couples. Groups come in order of execution.
     """
-    count = labelling.num_labels
-    reason_of, reasons = _pinned(labelling)
+    constraints = independent(labelling.constraints)
+    reason_of, reasons = _pinned(labelling, constraints)
     signature = _signatures(labelling)
     used = signature != 0
     hidden = np.array([reason in HIDDEN for reason in reasons] + [False])[reason_of]
@@ -103,7 +103,11 @@ def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:
         np.stack([signature, reason_of.astype(np.uint64)]), axis=1, return_inverse=True
     )
     group_of = group_of.ravel()
-    group_of = _couple(group_of, labelling, count)
+    group_of = _couple(group_of, constraints)
+    by_group: dict[int, list[EqualCounts]] = {}
+    for constraint in constraints:
+        if constraint.rows.min() >= 0:
+            by_group.setdefault(int(group_of[constraint.rows[0, 0]]), []).append(constraint)
     group_of[~used] = -1
     leaders = _leaders(group_of, labelling)
     members = _Members(labelling, group_of)
@@ -118,13 +122,13 @@ def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:
             layers=members.layers(group, 'out'),
             consumers=members.layers(group, 'in'),
             members=members.of(group, labels),
-            constraints=_constraints_of(labels, labelling),
+            constraints=_constraints_of(labels, by_group.get(group, [])),
             reason=why,
         )
     return groups
 
 
-def _pinned(labelling: Labelling) -> tuple[IntArray, list[str]]:
+def _pinned(labelling: Labelling, constraints: list[EqualCounts]) -> tuple[IntArray, list[str]]:
     """Number of the first reason for pinning each label (-1: none), and the reasons."""
     reason_of = np.full(labelling.num_labels, -1)
     reasons: list[str] = []
@@ -137,7 +141,7 @@ def _pinned(labelling: Labelling) -> tuple[IntArray, list[str]]:
     changed = True
     while changed:
         changed = False
-        for constraint in labelling.constraints:
+        for constraint in constraints:
             labels = np.unique(constraint.rows)
             known = labels[labels >= 0]
             open_ = known[reason_of[known] < 0]
@@ -161,10 +165,10 @@ def _signatures(labelling: Labelling) -> np.ndarray:
     return signature
 
 
-def _couple(group_of: IntArray, labelling: Labelling, count: int) -> IntArray:
+def _couple(group_of: IntArray, constraints: list[EqualCounts]) -> IntArray:
     """Make one group of all groups that a constraint couples."""
     group_of = group_of.copy()
-    for constraint in labelling.constraints:
+    for constraint in constraints:
         labels = np.unique(constraint.rows)
         touched = np.unique(group_of[labels[labels >= 0]])
         if len(touched) > 1:
@@ -231,18 +235,55 @@ class _Members:
         return tuple(members)
 
 
-def _constraints_of(labels: IntArray, labelling: Labelling) -> tuple[EqualBlocks, ...]:
-    """The constraints on these labels, as channel numbers of their group, each once."""
-    channel = np.full(labelling.num_labels, -1)
+def _constraints_of(labels: IntArray, constraints: list[EqualCounts]) -> tuple[EqualBlocks, ...]:
+    """The constraints on these labels, as channel numbers of their group."""
+    if not constraints:
+        return ()
+    channel = np.full(max(int(labels.max()), *(int(c.rows.max()) for c in constraints)) + 1, -1)
     channel[labels] = np.arange(len(labels))
-    found: dict[tuple[tuple[int, ...], bytes], EqualBlocks] = {}
-    for constraint in labelling.constraints:
-        if constraint.rows.min() < 0:
-            continue
+    found = []
+    for constraint in constraints:
         rows = channel[constraint.rows]
-        if rows.min() >= 0:
-            rows = np.unique(np.sort(rows, axis=1), axis=0)
-        if rows.min() >= 0 and len(rows) > 1:
+        if constraint.rows.min() >= 0 and rows.min() >= 0:
+            found.append(EqualBlocks(rows, constraint.reason))
+    return tuple(found)
+
+
+def independent(constraints: list[EqualCounts]) -> list[EqualCounts]:
+    """The constraints that say something the others do not.
+
+    Each once, and none whose rows are made up of the rows of finer ones, the same number
+    of each in every row.
+    """
+    unique: dict[tuple[tuple[int, ...], bytes], EqualCounts] = {}
+    for constraint in constraints:
+        rows = np.unique(np.sort(constraint.rows, axis=1), axis=0)
+        if len(rows) > 1:
             key = (rows.shape, rows.tobytes())
-            found.setdefault(key, EqualBlocks(rows, constraint.reason))
-    return tuple(found.values())
+            unique.setdefault(key, EqualCounts(rows, constraint.reason))
+    candidates = sorted(unique.values(), key=lambda c: -c.rows.shape[1])
+    kept: list[EqualCounts] = []
+    for position, constraint in enumerate(candidates):
+        if not _is_implied(constraint, candidates[position + 1 :]):
+            kept.append(constraint)
+    return kept
+
+
+def _is_implied(coarse: EqualCounts, finer: list[EqualCounts]) -> bool:
+    if coarse.rows.min() < 0 or len(np.unique(coarse.rows)) < coarse.rows.size:
+        return False
+    row_of = np.full(int(coarse.rows.max()) + 1, -1)
+    row_of[coarse.rows] = np.arange(len(coarse.rows))[:, None]
+    covered = np.zeros(len(row_of), bool)
+    for fine in finer:
+        rows = fine.rows
+        if rows.min() < 0 or rows.max() >= len(row_of) or len(np.unique(rows)) < rows.size:
+            continue
+        owners = row_of[rows]
+        inside = owners.min() >= 0 and (owners == owners[:, :1]).all()
+        if not inside or covered[rows].any():
+            continue
+        per_row = np.bincount(owners[:, 0], minlength=len(coarse.rows))
+        if (per_row == per_row[0]).all():
+            covered[rows] = True
+    return bool(covered[coarse.rows].all())

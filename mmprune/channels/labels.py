@@ -173,6 +173,7 @@ class LabelBook:
     attention: str = 'heads'
     heads: list[tuple[int, IntArray]] = field(default_factory=list)
     by_dims: frozenset[int] = frozenset()
+    _rows: set[bytes] = field(default_factory=set)
     _unions: list[tuple[IntArray, IntArray]] = field(default_factory=list)
 
     def fixed(self, reason: str) -> int:
@@ -204,8 +205,28 @@ class LabelBook:
 
     def equal_counts(self, rows: IntArray, reason: str) -> None:
         """Every row of ``rows`` (blocks, size) keeps the same number of channels."""
+        self._rows.update(row.tobytes() for row in rows)
         if len(rows) > 1 and not (np.sort(rows, axis=1) == np.sort(rows[:1], axis=1)).all():
             self.constraints.append(EqualCounts(rows, reason))
+
+    def is_ragged(self, factor: IntArray, dim: int) -> bool:
+        """Whether every position of the other dims has its own kept channels along ``dim``.
+
+        A dim of channels that was cut into blocks is such: the kept channels of each block
+        move together in the deployed network, and the n-th of one block lies beside the
+        n-th of another, which need not be neighbours in the full network.
+        """
+        if len(axes_of(factor)) < 2:
+            return False
+        row = np.moveaxis(factor, dim, -1).reshape(-1, factor.shape[dim])[0]
+        return np.ascontiguousarray(row).tobytes() in self._rows
+
+    def unite_along(self, factor: IntArray, dims: Iterable[int]) -> None:
+        """The channels at all positions of ``dims`` live or die together."""
+        first = factor
+        for dim in dims:
+            first = first.take([0], axis=dim)
+        self.unite(factor, first)
 
     def add_site(self, layer: str, role: str, labels: IntArray, node: int) -> None:
         """Note the labels along a layer's ``in`` or ``out`` channels."""

@@ -28,7 +28,9 @@ MAX_PASSES = 20
 # Operations with 1-D weights; their running statistics are no constants but buffers.
 WITH_WEIGHTS = ('conv', 'batch_norm', 'layer_norm', 'group_norm')
 
-BY_NUMBER = frozenset({'view', 'expand', 'split', 'slice', 'pad', 'repeat', 'unbind', 'cat'})
+BY_NUMBER = frozenset(
+    {'view', 'expand', 'split', 'slice', 'pad', 'repeat', 'unbind', 'cat', 'layer_norm'}
+)
 """Operations that are given sizes as numbers, which the module may have stored."""
 
 

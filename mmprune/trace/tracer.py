@@ -305,8 +305,10 @@ class _GraphReader:
 
         owners: dict[str, bool] = {}
         for name in self.parameter_shapes:
-            owner = name.rpartition('.')[0]
-            owners[owner] = owners.get(owner, False) or name in reached
+            owner = name
+            while owner:
+                owner = owner.rpartition('.')[0]
+                owners[owner] = owners.get(owner, False) or name in reached
         for name, inputs, outputs in self.recorder.calls:
             yield ModuleCall(name, edges(inputs), edges(outputs), not owners.get(name, True))
 

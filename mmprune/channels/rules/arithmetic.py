@@ -68,11 +68,10 @@ def reduce(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list
             (dim,) = axes
             book.statistics.append(Statistic(node.module, how, dim - rank, rank, factor.ravel()))
         elif not axes <= reduced and how in OVER_KEPT:
-            first = factor
+            book.unite_along(factor, axes & reduced)
             for dim in axes & reduced:
-                first = first.take([0], axis=dim)
-            book.unite(factor, first)
-            factors.append(first)
+                factor = factor.take([0], axis=dim)
+            factors.append(factor)
         else:
             book.pin(factor, f'{node.where} takes the {how} over the channels')
     if not node.attrs['keepdim']:

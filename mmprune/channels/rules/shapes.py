@@ -52,27 +52,38 @@ def _blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[range, ran
 
 @CHANNEL_RULES.register_module(name='view')
 def view(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """A dim that is cut in two keeps the same number of channels in every block."""
+    """A dim that is cut in two keeps the same number of channels in every block.
+
+    Blocks may be joined again in the order in which they were cut. In another order (a
+    shuffle of blocks) each block must keep the channels at the same places.
+    """
     value, new = _single(inputs), node.shapes[0]
     blocks = _blocks(value.shape, new)
     factors = []
     for factor in value.factors:
         full, target = list(factor.shape), [1] * len(new)
         for old_dims, new_dims in blocks:
-            if any(factor.shape[dim] > 1 for dim in old_dims):
+            varying = [dim for dim in old_dims if factor.shape[dim] > 1]
+            if varying:
                 for dim in old_dims:
                     full[dim] = value.shape[dim]
                 for dim in new_dims:
                     target[dim] = new[dim]
+            joins = len(varying) > 1 and len(new_dims) < len(old_dims)
+            if joins and not book.is_ragged(factor, varying[-1]):
+                book.unite_along(factor, varying[:-1])
         moved = squeeze_constant(np.broadcast_to(factor, full).reshape(target))
         axes = axes_of(moved)
         if len(axes) > len(axes_of(factor)):
-            reason = f'{node.where} cuts the channels into blocks'
-            order = [dim for dim in range(len(new)) if dim != axes[-1]] + [axes[-1]]
-            book.equal_counts(moved.transpose(order).reshape(-1, new[axes[-1]]), reason)
+            _equal_blocks(moved, axes[-1], book, f'{node.where} cuts the channels into blocks')
         if axes:
             factors.append(moved)
     return Value(new, factors, value.fixed)
+
+
+def _equal_blocks(factor: IntArray, dim: int, book: LabelBook, reason: str) -> None:
+    """Equally many channels along ``dim`` at every position of the other dims."""
+    book.equal_counts(np.moveaxis(factor, dim, -1).reshape(-1, factor.shape[dim]), reason)
 
 
 @CHANNEL_RULES.register_module(name='expand')
@@ -195,11 +206,16 @@ def split(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[
     value = _single(inputs)
     dim = node.attrs['dim'] % len(value.shape)
     sizes = [shape[dim] for shape in node.shapes]
-    if len(set(sizes)) == 1:
-        for factor in value.along(dim):
-            rows = np.moveaxis(factor, dim, 0).reshape(len(sizes), -1)
-            book.equal_counts(rows, f'{node.where} cuts the channels into equal chunks')
     stops = np.cumsum(sizes)
+    for factor in value.along(dim):
+        moved = np.moveaxis(factor, dim, -1)
+        if len(set(sizes)) == 1:
+            reason = f'{node.where} cuts the channels into equal chunks'
+            book.equal_counts(moved.reshape(-1, sizes[0]), reason)
+        elif factor.size > factor.shape[dim]:
+            for size, stop in zip(sizes, stops, strict=True):
+                reason = f'{node.where} cuts every block of channels'
+                book.equal_counts(moved[..., stop - size : stop].reshape(-1, size), reason)
     return [
         _moved(value, _cut(dim, stop - size, stop), shape)
         for shape, size, stop in zip(node.shapes, sizes, stops, strict=True)
@@ -228,8 +244,11 @@ def slice_(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
         if step != 1:
             book.pin(factor, f'{node.where} takes every {step}th channel')
         elif size < full and full % size == 0 and start % size == 0:
-            rows = np.moveaxis(factor, dim, 0).reshape(full // size, -1)
-            book.equal_counts(rows, f'{node.where} takes one of {full // size} equal parts')
+            reason = f'{node.where} takes one of {full // size} equal parts'
+            book.equal_counts(np.moveaxis(factor, dim, -1).reshape(-1, size), reason)
+        elif size < full and factor.size > full:
+            part = _cut(dim, start, stop)(factor)
+            _equal_blocks(part, dim, book, f'{node.where} takes a part of every block')
     return _moved(value, _cut(dim, start, stop, step), node.shapes[0])
 
 
@@ -258,7 +277,7 @@ def _take(dim: int, index: int) -> Move:
 def _pin_single(value: Value, dim: int, book: LabelBook, node: TraceNode) -> None:
     """Pin factors along ``dim`` alone; blocks of channels along it stay in step by counts."""
     for factor in value.along(dim):
-        if axes_of(factor) == (dim,):
+        if axes_of(factor) == (dim,) or book.is_ragged(factor, dim):
             book.pin(factor, f'{node.where} takes channels by their number')
         else:
             rows = np.moveaxis(factor, dim, 0).reshape(factor.shape[dim], -1)
