@@ -12,7 +12,13 @@ import torch
 from torch import nn
 
 from mmprune.channels.constraints import BoolArray
-from mmprune.deploy.channel_cfg import ChannelCfg, entry_mask, tensor_mask
+from mmprune.deploy.channel_cfg import (
+    FORMAT_KEY,
+    ChannelCfg,
+    ChannelCfgError,
+    entry_mask,
+    tensor_mask,
+)
 from mmprune.execution import local_tensors, release
 from mmprune.execution.instrument import STATE
 from mmprune.layers import Cut, cut_of_masks, known_masks, like, mended_attributes
@@ -33,7 +39,8 @@ def deploy(model: nn.Module, cfg: ChannelCfg) -> nn.Module:
 
     Args:
         model: The network that the config was made for: a supernet or the plain original.
-        cfg: A channel config. Layers that it does not name stay whole.
+        cfg: A channel config. Layers that mmprune's own format does not name stay whole;
+            one of MMRazor 0.x names all.
 
     Returns:
         A network of the same classes whose tensors have storage of their own.
@@ -41,6 +48,7 @@ def deploy(model: nn.Module, cfg: ChannelCfg) -> nn.Module:
     Raises:
         ChannelCfgError: The config does not fit the model.
     """
+    _check_complete(cfg, model)
     modules = dict(model.named_modules())
     plans = {
         name: _plan(cfg, name, entry, _find(cfg, name, modules))
@@ -56,6 +64,32 @@ def deploy(model: nn.Module, cfg: ChannelCfg) -> nn.Module:
         for attribute, value in plan.attributes.items():
             setattr(module, attribute, like(getattr(module, attribute), value))
     return copied
+
+
+def layers_with_channels(model: nn.Module) -> list[str]:
+    """Names of the convolutions, linear layers and norms of a model."""
+    return [n for n, module in model.named_modules() if raw_channels(module, 'out') is not None]
+
+
+def _check_complete(cfg: ChannelCfg, model: nn.Module) -> None:
+    """Refuse a config that was made for a larger or smaller model, or lacks layers."""
+    own, kind = layers_with_channels(model), type(model).__name__
+    if cfg.is_marked:
+        made_for = cfg[FORMAT_KEY].get('model_layers', len(own))
+        if made_for != len(own):
+            raise ChannelCfgError(
+                f'{cfg.source}: was made for a model with {made_for} convolutions, linear layers '
+                f'and norms; this {kind} has {len(own)}'
+            )
+        return
+    missing = [name for name in own if name not in cfg]
+    if missing:
+        raise ChannelCfgError(
+            f"{cfg.source}: lists {len(own) - len(missing)} of the {kind}'s {len(own)} "
+            f"convolutions, linear layers and norms; '{missing[0]}' is missing: it is cut off, or "
+            'was made for another model. If the model never uses that layer, call '
+            'prepare_from_supernet(model) first'
+        )
 
 
 def _find(cfg: ChannelCfg, name: str, modules: Mapping[str, nn.Module]) -> nn.Module:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from mmengine.logging import print_log
 
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray, kept
@@ -19,6 +22,7 @@ from mmprune.deploy.channel_cfg import (
     tensor_entry,
     tensor_mask,
 )
+from mmprune.deploy.deployer import layers_with_channels
 from mmprune.layers import Layer, mended_numbers
 from mmprune.pruners.supernet import Supernet
 
@@ -43,7 +47,11 @@ def write_cfg(supernet: Supernet, alive: BoolArray) -> dict[str, Any]:
         entries.setdefault(name, {})['attributes'] = {
             key: {'kept': _plain(new), 'raw': _plain(raw)} for key, (raw, new) in changed.items()
         }
-    return {FORMAT_KEY: {**FORMAT, 'layers': len(entries)}, **entries}
+    counts = {
+        'layers': len(entries),
+        'model_layers': len(layers_with_channels(supernet.model)),
+    }
+    return {FORMAT_KEY: {**FORMAT, **counts}, **entries}
 
 
 def _plain(value: Any) -> Any:
@@ -75,38 +83,45 @@ class _Reader:
         self.supernet = supernet
         self.alive = np.ones(supernet.size, bool)
         self.said_by = np.full(supernet.size, -1)
-        self.layers: list[str] = []
-        self.group_of = np.full(supernet.size, -1)
-        self.groups = list(supernet.groups.values())
-        for index, group in enumerate(self.groups):
-            self.group_of[group.labels] = index
+        self.voices: list[str] = []
 
-    def take(self, layer: str, labels: IntArray, mask: BoolArray) -> None:
-        """``layer`` keeps the channels with these labels where ``mask`` is True."""
-        self.layers.append(layer)
+    def take(self, layer: str, labels: IntArray, mask: BoolArray, what: str = '') -> None:
+        """``layer`` keeps the channels with these labels where ``mask`` is True.
+
+        Args:
+            layer: Name of the layer, or of the unit.
+            labels: The labels, (C,).
+            mask: What is kept of them, (C,) bool.
+            what: Which of the layer's channels they are, for messages.
+        """
+        self.voices.append(f"'{layer}'{what}")
         fixed = labels < 0
         if (~mask[fixed]).any():
-            raise self.cfg.error(layer, f'removes {int((~mask[fixed]).sum())} channels that stay')
+            raise self.cfg.error(
+                layer, f'keeps {int(mask.sum())} of {len(mask)} channels{what}, but '
+                f'{int(fixed.sum())} of them cannot be removed'
+            )  # fmt: skip
         labels, mask = labels[~fixed], mask[~fixed]
         known = self.said_by[labels] >= 0
         wrong = known & (self.alive[labels] != mask)
         if wrong.any():
-            self._disagree(layer, labels, mask, int(labels[wrong][0]))
+            self._disagree(layer, labels, mask, int(labels[wrong][0]), what)
         self.alive[labels] = mask
-        self.said_by[labels] = len(self.layers) - 1
+        self.said_by[labels] = len(self.voices) - 1
 
-    def _disagree(self, layer: str, labels: IntArray, mask: BoolArray, label: int) -> None:
-        index = self.group_of[label]
-        same = self.group_of[labels] == index
-        group = self.groups[index] if index >= 0 else None
+    def _disagree(
+        self, layer: str, labels: IntArray, mask: BoolArray, label: int, what: str
+    ) -> None:
+        """Say who contradicts whom about the group of ``label``, and in how many channels."""
+        group = next((g for g in self.supernet.groups.values() if label in g.labels), None)
+        mine = np.isin(labels, group.labels) if group is not None else labels == label
+        ours, theirs = int(mask[mine].sum()), int(self.alive[labels[mine]].sum())
         name = group.space_id if group is not None else '?'
-        total = labels[same]
-        theirs = int(self.alive[total][self.said_by[total] >= 0].sum())
         raise self.cfg.error(
             layer,
-            f"keeps {int(mask[same].sum())} channels of group '{name}', but layer "
-            f"'{self.layers[self.said_by[label]]}' keeps {theirs} of them, or others; the layers "
-            'of a group must keep the same channels',
+            f"keeps {ours} of the {int(mine.sum())} channels of group '{name}'{what}, but "
+            f'{self.voices[self.said_by[label]]} keeps {theirs if theirs != ours else "others"}; '
+            'the layers of a group must keep the same channels',
         )
 
 
@@ -133,18 +148,36 @@ def read_cfg(supernet: Supernet, cfg: ChannelCfg) -> BoolArray:
             mask = entry_mask(cfg, name, entry, side)
             if mask is None:
                 continue
-            raw = 0 if labels is None else len(labels)
-            if labels is None or raw != len(mask):
+            if labels is None:
+                raise cfg.error(name, f'has {side}_channels, but the layer has none')
+            if len(labels) != len(mask):
                 raise cfg.error(
-                    name, f'raw_{side}_channels is {len(mask)}, but the layer has {raw}: this '
-                    'config was made for another model'
+                    name, f'raw_{side}_channels is {len(mask)}, but the layer has {len(labels)}: '
+                    'this config was made for another model'
                 )  # fmt: skip
-            reader.take(name, labels, mask)
+            reader.take(name, labels, mask, f' ({side}puts)')
         for local, parts in entry.get('tensors', {}).items():
             for key, part in parts.items():
                 _take_tensor(reader, layer, local, str(key), part)
+    _check_complete(supernet, cfg)
     supernet.check_alive(reader.alive, cfg.source)
     return reader.alive
+
+
+def _check_complete(supernet: Supernet, cfg: ChannelCfg) -> None:
+    """Refuse a config that lacks a layer of which inputs or outputs can be pruned."""
+    wanted = [
+        name
+        for name, layer in supernet.execution.layers.items()
+        if layer.inputs is not None or layer.outputs is not None
+    ]
+    missing = [name for name in wanted if name not in cfg]
+    if missing:
+        raise cfg.error(
+            missing[0],
+            f'is missing; the config lists {len(wanted) - len(missing)} of the {len(wanted)} '
+            'layers that can be pruned: it is cut off, or was made for another model',
+        )
 
 
 def _take_tensor(reader: _Reader, layer: Layer, local: str, key: str, part: Any) -> None:
@@ -156,28 +189,50 @@ def _take_tensor(reader: _Reader, layer: Layer, local: str, key: str, part: Any)
             layer.name, f"'{local}' has {size} channels along dims {key}, the config says "
             f'{len(mask)}'
         )  # fmt: skip
-    reader.take(layer.name, factors[0].ravel(), mask)
+    reader.take(layer.name, factors[0].ravel(), mask, f' ({local})')
 
 
 def _read_units(supernet: Supernet, cfg: ChannelCfg) -> BoolArray:
-    """A unit file of MMRazor 1.x: the first ``choice`` channels of every unit are kept."""
-    alive = np.ones(supernet.size, bool)
-    units = cfg['channel_unit_cfg'].get('units', {})
-    if not units:
-        raise ChannelCfgError(f'{cfg.source}: lists no unit')
+    """A unit file of MMRazor 1.x: the first ``choice`` channels of every unit are kept.
+
+    A unit is named after one of its layers, the positions in that layer's outputs, and its
+    size: ``backbone.conv1_(0, 64)_64``.
+    """
+    found = cfg['channel_unit_cfg']
+    units = found.get('units') if isinstance(found, Mapping) else None
+    if not isinstance(units, Mapping) or not units:
+        raise ChannelCfgError(f'{cfg.source}: lists no unit under channel_unit_cfg.units')
+    reader = _Reader(supernet, cfg)
     for unit, entry in units.items():
-        match = UNIT_NAME.match(unit)
+        match = UNIT_NAME.match(str(unit))
         layer = supernet.layers.get(match['layer']) if match else None
         if match is None or layer is None or layer.outputs is None:
             raise cfg.error(unit, 'the model has no layer of this name with output channels')
-        labels = layer.outputs[int(match['start']) : int(match['stop'])]
-        size = entry['init_args']['num_channels']
-        if len(labels) != size or int(match['stop']) > len(layer.outputs):
-            raise cfg.error(unit, f'has {size} channels, the layer {len(layer.outputs)}')
-        choice = entry.get('choice')
-        count = round(choice * size) if isinstance(choice, float) else choice
-        if not isinstance(count, int) or not 0 < count <= size:
-            raise cfg.error(unit, f'keeps {choice} of {size} channels; at least 1 must stay')
-        alive[labels[labels >= 0]] = (np.arange(size) < count)[labels >= 0]
-    supernet.check_alive(alive, cfg.source)
-    return alive
+        start, stop, size = (int(match[key]) for key in ('start', 'stop', 'size'))
+        if stop - start != size or stop > len(layer.outputs):
+            raise cfg.error(
+                unit, f'has {size} channels up to number {stop}, but the layer has '
+                f'{len(layer.outputs)}: this file was made for another model'
+            )  # fmt: skip
+        count = _chosen(cfg, str(unit), entry, size)
+        reader.take(str(unit), layer.outputs[start:stop], np.arange(size) < count)
+    supernet.check_alive(reader.alive, cfg.source)
+    return reader.alive
+
+
+def _chosen(cfg: ChannelCfg, unit: str, entry: Any, size: int) -> int:
+    """How many of its ``size`` channels a unit of MMRazor 1.x keeps.
+
+    A whole number says how many, and means all of them if it is larger: DMCP writes such
+    numbers. A float says which share; MMRazor rounds down, and keeps at least one.
+    """
+    choice = entry.get('choice') if isinstance(entry, Mapping) else None
+    if isinstance(choice, float) and 0 < choice <= 1:
+        # The share was divided from a whole number, which may come back a hair too small.
+        return max(1, int(choice * size + 1e-6))
+    if not isinstance(choice, int) or isinstance(choice, bool) or choice < 1:
+        raise cfg.error(unit, f'keeps {choice} of {size} channels; at least 1 must stay')
+    if choice > size:
+        message = f"{cfg.source}: layer '{unit}': chooses {choice} channels, all {size} stay"
+        print_log(message, logger='current', level=logging.WARNING)
+    return min(choice, size)
