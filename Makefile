@@ -35,8 +35,9 @@ $(READY): $(REQUIREMENTS) $(CONSTRAINTS)
 	$(BIN)/python -m pip check
 	touch $@
 
+# The tests of a file share what is expensive to make, so they run in one process.
 test: $(READY) ## run the tests
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
 
 demo: $(READY) ## train, search, deploy and finetune on handwritten digits, with a table at the end
 	$(RUN) tools/demo.py $(ARGS)

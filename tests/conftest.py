@@ -2,10 +2,12 @@
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from installation import copy_tree, install
 from mmengine.utils import ManagerMixin
 
 # Two test processes share two cores.
@@ -32,6 +34,14 @@ def fresh_mmengine() -> Iterator[None]:
             for handler in getattr(instance, 'handlers', []):
                 handler.close()
         manager._instance_dict.clear()
+
+
+@pytest.fixture(scope='session')
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a normal install of mmprune, for PYTHONPATH."""
+    folder = tmp_path_factory.mktemp('installation')
+    install(copy_tree(folder / 'source'), folder / 'site')
+    return folder / 'site'
 
 
 def _subclasses(cls: type) -> Iterator[type]:

@@ -1,6 +1,7 @@
 """Building mmprune from a clean copy of its tree, and installing what was built."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -57,3 +58,16 @@ def install(source: Path, target: Path) -> None:
     """
     pip = (sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-build-isolation')
     run(*pip, '--target', target, source, cwd=source.parent)
+
+
+def mim(installed: Path, folder: Path, *command: str | Path) -> str:
+    """Run a mim command in a folder of the user's, and return what it printed."""
+    # The script `mim` is this module's main, and need not be on the PATH.
+    return run(
+        sys.executable, '-m', 'mim', *command, cwd=folder, PYTHONPATH=str(installed), CI='true'
+    )
+
+
+def accuracy(output: str) -> float:
+    """Accuracy that a test printed, in percent."""
+    return float(re.findall(r'Epoch\(test\).*accuracy/top1: ([\d.]+)', output)[-1])

@@ -11,8 +11,6 @@ import pytest
 from installation import ROOT, copy_tree, install, run
 from packaging.requirements import Requirement
 
-pytestmark = pytest.mark.xdist_group('packaging')
-
 BACKEND = 'from setuptools import build_meta; build_meta.build_{kind}({target!r})'
 
 
