@@ -20,7 +20,8 @@ from mmprune.channels.labels import (
     pin_all,
     squeeze_constant,
 )
-from mmprune.channels.sizes import Numbers, SizeAttribute, size_attributes
+from mmprune.channels.sizes import Numbers, SizeAttribute, size_attributes, unlike_sizes
+from mmprune.errors import InputError
 from mmprune.registry import CHANNEL_RULES, table
 from mmprune.trace.trace_graph import Edge, TraceGraph, TraceNode
 
@@ -72,15 +73,16 @@ class Wishes:
         attention: ``'heads'`` removes whole heads where that is possible, ``'dims'`` equally
             many channels of every head.
         numbers: Stored numbers of modules that may be sizes of channels.
-        broken: Modules whose dims stay, and why: by name, and whether only those dims are
-            meant that the module itself cuts or views.
+        broken: What is held because a trial has failed, and why. Keys are the name of a module
+            and ``'alike'`` (its dims of one size shrink alike), ``'own'`` (the dims that it
+            cuts or views stay) or ``'passed'`` (those that pass through it stay).
     """
 
     pinned_layers: tuple[str, ...] = ()
     ties: tuple[tuple[str, str], ...] = ()
     attention: str = 'heads'
     numbers: Mapping[str, Numbers] = field(default_factory=dict)
-    broken: Mapping[tuple[str, bool], str] = field(default_factory=dict)
+    broken: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
@@ -131,7 +133,7 @@ def _to_rest(
         canonical, changed = book.merged()
         if not changed:
             _pin_layers(wishes.pinned_layers, book)
-            _pin_broken(wishes.broken, book)
+            _hold_broken(wishes.broken, book)
             return book, canonical
     raise RuntimeError(
         f'the channel labels of this network do not come to rest in {MAX_PASSES} passes; '
@@ -266,13 +268,22 @@ def _apply(
     return outputs
 
 
-def _pin_broken(broken: Mapping[tuple[str, bool], str], book: LabelBook) -> None:
-    """Dims that these modules know by number stay."""
+def _hold_broken(broken: Mapping[tuple[str, str], str], book: LabelBook) -> None:
+    """Dims that these modules know by number shrink alike, or stay."""
+    by_module: dict[str, list[Size]] = {}
     for size in book.sizes:
-        reason = broken.get((size.module, size.own))
-        if reason is not None:
-            for factor in size.factors:
-                book.pin(factor, reason)
+        by_module.setdefault(size.module, []).append(size)
+    for (module, what), reason in broken.items():
+        sizes = by_module.get(module, [])
+        if what == 'alike':
+            for first, second in unlike_sizes(sizes):
+                alike = f'{module} has one size for both'
+                book.constraints.append(EqualCounts(np.stack([first, second]), alike))
+            continue
+        for size in sizes:
+            if size.own is (what == 'own'):
+                for factor in size.factors:
+                    book.pin(factor, reason)
 
 
 def _tie(ties: Iterable[tuple[str, str]], book: LabelBook) -> None:
@@ -281,10 +292,10 @@ def _tie(ties: Iterable[tuple[str, str]], book: LabelBook) -> None:
         found = [[s.labels for s in book.sites if s.layer == n and s.role != 'in'] for n in names]
         for name, sites in zip(names, found, strict=True):
             if not sites:
-                raise ValueError(f"cannot tie '{name}': no traced layer has this name")
+                raise InputError(f"cannot tie '{name}': no traced layer has this name")
         sizes = [len(sites[0]) for sites in found]
         if len(set(sizes)) > 1:
-            raise ValueError(f'cannot tie {names}: they have {sizes} output channels')
+            raise InputError(f'cannot tie {names}: they have {sizes} output channels')
         for sites in found[1:]:
             book.unite(found[0][0], sites[0])
 

@@ -96,6 +96,16 @@ def _same(first: IntArray, second: IntArray) -> bool:
     return bool((np.sort(first) == np.sort(second)).all())
 
 
+def unlike_sizes(sizes: Iterable[Size]) -> list[tuple[IntArray, IntArray]]:
+    """Pairs of labels along dims that have one size in the full network, but other channels."""
+    by_size: dict[int, list[IntArray]] = {}
+    for size in sizes:
+        by_size.setdefault(size.full, []).append(size.row())
+    return [
+        (rows[0], row) for rows in by_size.values() for row in rows[1:] if not _same(rows[0], row)
+    ]
+
+
 def _tie_sizes(first: IntArray, second: IntArray, name: str, module: str, book: LabelBook) -> None:
     if not _same(first, second):
         reason = f'{module or "the root module"} has one number for both sizes ({name})'

@@ -71,14 +71,14 @@ class Supernet:
         """Label, instrument and try; pin what fails, until a random subnet runs."""
         self.graph = trace(self.model, self.demo_input)
         kinds = {name: type(module) for name, module in self.model.named_modules()}
-        broken: dict[tuple[str, bool], str] = {}
+        broken: dict[tuple[str, str], str] = {}
         while True:
             self._instrument(replace(self.wishes, broken=broken), mode)
             failure = self._try()
             if failure is None:
                 break
             prunable = self._prunable_labels()
-            blamed = blame(failure, self.labelling, prunable, kinds)
+            blamed = blame(failure, self.labelling, prunable, kinds, broken)
             if not blamed.keys() - broken.keys():
                 raise SubnetError(
                     f'{type(self.model).__name__} cannot be pruned: its subnets fail at module '
@@ -205,6 +205,8 @@ class Supernet:
             SubnetError: A space_id is missing or unknown, or its mask is not valid.
         """
         groups = self.prunable_groups
+        if not isinstance(subnet, Mapping):
+            raise SubnetError(f'subnet: expected a dict of masks, not a {type(subnet).__name__}')
         unknown = [space_id for space_id in subnet if space_id not in groups]
         if unknown:
             known = self.groups.get(unknown[0])
@@ -220,14 +222,19 @@ class Supernet:
             )
         alive = np.ones(self.size, bool)
         for space_id, group in groups.items():
-            values = subnet[space_id].detach().cpu().numpy().ravel()
+            mask = subnet[space_id]
+            if not isinstance(mask, torch.Tensor):
+                raise SubnetError(
+                    f"subnet: the mask of '{space_id}' is no tensor, but a {type(mask).__name__}"
+                )
+            values = mask.detach().cpu().numpy().ravel()
             if not np.isin(values, (0, 1)).all():
                 raise SubnetError(f"subnet: the mask of '{space_id}' has values other than 0 and 1")
-            mask = values.astype(bool)
-            problem = group.problem_with(mask)
+            keeps = values.astype(bool)
+            problem = group.problem_with(keeps)
             if problem:
                 raise SubnetError(f"subnet: the mask of '{space_id}' {problem}")
-            alive[group.labels] = mask
+            alive[group.labels] = keeps
         return alive
 
     def subnet_of(self, alive: BoolArray) -> Subnet:

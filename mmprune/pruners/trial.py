@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import nn
 from mmprune.channels import ChannelGroup, Labelling
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import Size
+from mmprune.channels.sizes import unlike_sizes
 from mmprune.execution.observed_run import first_difference, observed_run, relative_error
 from mmprune.trace.tracer import DemoInput
 
@@ -76,35 +77,50 @@ def compare_executions(
 
 
 def blame(
-    failure: Failure, labelling: Labelling, prunable: BoolArray, kinds: Mapping[str, type]
-) -> dict[tuple[str, bool], str]:
-    """The modules whose dims must stay, so that a failure cannot happen again.
+    failure: Failure,
+    labelling: Labelling,
+    prunable: BoolArray,
+    kinds: Mapping[str, type],
+    tried: Collection[tuple[str, str]],
+) -> dict[tuple[str, str], str]:
+    """What to hold on to, so that a failure cannot happen again.
 
-    Walks from the failing module outward to the first one that cuts or views channels by
-    number; all modules of its class are taken to do the same. If there is none, the first
-    one that channels pass through.
+    Walks from the failing module outward. First to a module in which dims of one size differ:
+    if it computes one from the other, they must shrink alike. Then to one that cuts or views
+    channels by number, whose dims are pinned; at last to one that channels pass through. All
+    modules of its class are taken to do the same.
+
+    Args:
+        failure: What failed.
+        labelling: What was tried.
+        prunable: Labels that may be dropped, (num_labels,).
+        kinds: Class of every module, by name.
+        tried: What is held already.
 
     Returns:
-        (module, whether its own cuts and views are meant) -> reason.
+        (module, ``'alike'``, ``'own'`` or ``'passed'``) -> reason; empty if nothing is left.
     """
     chain = [failure.module]
     while chain[-1]:
         chain.append(chain[-1].rpartition('.')[0])
-    for own in (True, False):
+    for what in ('alike', 'own', 'passed'):
         for name in chain:
-            if any(_shrinks(size, prunable) for size in _sizes(labelling, name, own)):
+            sizes = [size for size in labelling.sizes if size.module == name]
+            if what == 'alike':
+                fits = bool(unlike_sizes(sizes)) and (name, what) not in tried
+            else:
+                own = what == 'own'
+                fits = any(size.own is own and _shrinks(size, prunable) for size in sizes)
+            if fits:
                 kind = kinds.get(name)
-                same = [n for n, k in kinds.items() if k is kind] if own and name else [name]
+                same = [n for n, k in kinds.items() if k is kind] if name else [name]
+                same = same if what != 'passed' else [name]
                 return {
-                    (n, own): f'{kind.__name__ if kind else n} {n or "(root)"} reads sizes that '
+                    (n, what): f'{kind.__name__ if kind else n} {n or "(root)"} reads sizes that '
                     f'mmprune does not mend ({failure.problem[:120]})'
                     for n in same
                 }
     return {}
-
-
-def _sizes(labelling: Labelling, module: str, own: bool) -> list[Size]:
-    return [size for size in labelling.sizes if size.module == module and size.own is own]
 
 
 def _shrinks(size: Size, prunable: BoolArray) -> bool:

@@ -34,6 +34,8 @@ def channels_along(value: Value, dim: int, book: LabelBook) -> IntArray:
 def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """Data (N, C, *space); weight (O, C / groups, *kernel), transposed (C, O / groups, ...)."""
     data, weight, bias = (*inputs, None)[:3]
+    if data is None and weight is not None:
+        data = _constant_data(node, len(weight.shape), book)
     if weight is None or data is None:
         pin_all(inputs, book, f'{node.where}: its weight or its input is a constant')
         return Value(node.shapes[0], [], book.fixed(f'comes from {node.where}'))
@@ -60,6 +62,12 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     result = Value(node.shapes[0], factors, weight.fixed)
     _count_conv(node, data, weight, inside, result, layer, book)
     return result
+
+
+def _constant_data(node: TraceNode, rank: int, book: LabelBook) -> Value | None:
+    """The constant that a convolution was given as its data, such as a fixed input."""
+    shapes = [s for s in node.attrs.get('constant_shapes', ()) if len(s) == rank]
+    return Value(shapes[0], [], book.fixed('is a constant')) if len(shapes) == 1 else None
 
 
 def _count_conv(
@@ -148,10 +156,13 @@ def _transposed_conv(
 def matmul(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """(..., n, k) times (..., k, m)."""
     left, right = inputs
+    full = node.shapes[0]
+    if left is None and right is not None:
+        left = Value((*full[:-1], right.shape[-2]), [], book.fixed('is a constant'))
+    elif right is None and left is not None:
+        right = Value((*full[:-2], left.shape[-1], full[-1]), [], book.fixed('is a constant'))
     if left is None or right is None:
-        known = left if left is not None else right
-        _pin_contracted(known, -1 if right is None else -2, book, node)
-        return Value(node.shapes[0], [], book.fixed(f'comes from {node.where}'))
+        return Value(full, [], book.fixed('is a constant'))
     rank = len(node.shapes[0])
     contracted, kept_left = _by_axis(left, rank - 1)
     summed, kept_right = _by_axis(right, rank - 2)
@@ -188,10 +199,6 @@ def _by_axis(value: Value, dim: int) -> tuple[list[IntArray], list[IntArray]]:
     """Factors that vary along ``dim``, and those that do not."""
     varying = value.along(dim)
     return varying, [f for f in value.factors if f.shape[dim] == 1]
-
-
-def _pin_contracted(value: Value | None, dim: int, book: LabelBook, node: TraceNode) -> None:
-    pin_all([value], book, f'{node.where} multiplies it by a constant')
 
 
 def _unite_contracted(
