@@ -24,8 +24,8 @@ model = dict(
             )
         ],
     ),
-    # Ten batches of 128 are the whole training set.
-    recalibration=dict(num_batches=10, batch_size=128),
+    # Half of the training images.
+    recalibration=dict(num_batches=5, batch_size=128),
 )
 # Training in several processes; without effect in one.
 model_wrapper_cfg = dict(type='mmprune.AutoSlimDDP')

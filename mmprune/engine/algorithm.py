@@ -3,14 +3,17 @@
 import os
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from mmengine.registry import FUNCTIONS, init_default_scope
 from torch.utils.data import DataLoader, Subset
 
 from mmprune.checkpoint import load_weights
+from mmprune.config import load_config
 from mmprune.engine.randomness import seeded
 from mmprune.errors import InputError
 from mmprune.models import AutoSlim, Recalibration
@@ -30,15 +33,32 @@ def build_algorithm(cfg: Config, checkpoint: str | os.PathLike[str]) -> AutoSlim
     Raises:
         InputError: If the config has no supernet, or the checkpoint is none of it.
     """
-    init_default_scope(cfg.get('default_scope', 'mmcls'))
-    model = deepcopy(cfg.model)
-    if cfg.get('data_preprocessor') is not None:
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    algorithm = MODELS.build(model)
+    algorithm = _build_model(cfg)
     check_is_supernet(algorithm, str(cfg.filename))
     load_weights(algorithm, checkpoint)
     algorithm.architecture.eval()
     return algorithm
+
+
+def load_network(config: str | Path, checkpoint: str | Path) -> BaseModel:
+    """Build the model of a config with a checkpoint's weights, in eval mode.
+
+    Args:
+        config: Of a deployed network, or of any other.
+        checkpoint: Fits the model exactly.
+    """
+    network = _build_model(load_config(config))
+    load_weights(network, checkpoint)
+    return network.eval()
+
+
+def _build_model(cfg: Config) -> BaseModel:
+    """Build the model of a config as a Runner does, data preprocessor included."""
+    init_default_scope(cfg.get('default_scope', 'mmcls'))
+    model = deepcopy(cfg.model)
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return MODELS.build(model)
 
 
 def check_is_supernet(model: Any, config: str) -> None:

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.registry import init_default_scope
 
-from mmprune.checkpoint import load_weights
 from mmprune.config import load_config
 from mmprune.deploy.channel_cfg import load_channel_cfg
-from mmprune.engine.algorithm import build_algorithm, calibration_batches
+from mmprune.engine.algorithm import build_algorithm, calibration_batches, load_network
 from mmprune.engine.demo_report import DemoReport, Row, plot_report, report_table
 from mmprune.engine.deploy_subnet import DeployedFiles, deploy_subnet
 from mmprune.engine.export_subnet import export_subnet, set_from_file
+from mmprune.engine.latency import latencies_ms
 from mmprune.engine.predict import Predictions, predict_dataset
 from mmprune.engine.report import wide_console
 from mmprune.engine.run import train
@@ -28,7 +26,6 @@ from mmprune.engine.search import SearchResult
 from mmprune.engine.search_subnet import search_subnet
 from mmprune.errors import InputError
 from mmprune.models import AutoSlim
-from mmprune.registry import MODELS
 
 # Finetuning starts from trained weights. The rate was chosen on the validation images.
 _FINETUNE_RATE = 0.001
@@ -36,7 +33,6 @@ _FINETUNE_EPOCHS = 15
 # In the folder that a demo has made, and may make anew.
 _MARKER = '.mmprune_demo'
 _LATENCY_BATCH = 32
-_LATENCY_RUNS = 60
 
 
 @dataclass(frozen=True)
@@ -72,8 +68,8 @@ class Demo:
         self.console = wide_console(sys.stdout)
         self.step_number = 0
         _renew(work_dir)
-        # Beyond a few threads, networks this small only wait for each other.
-        torch.set_num_threads(min(2, torch.get_num_threads()))
+        # On images this small, the threads of one operation mostly wait for each other.
+        torch.set_num_threads(1)
 
     def run(self) -> DemoReport:
         """Do all the steps; return the numbers that were shown."""
@@ -293,37 +289,3 @@ def _renew(folder: Path) -> None:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     marker.touch()
-
-
-def load_network(config: str | Path, checkpoint: str | Path) -> BaseModel:
-    """Build the model of a config with a checkpoint's weights, in eval mode.
-
-    Args:
-        config: Of a deployed network, or of any other.
-        checkpoint: Fits the model exactly.
-    """
-    cfg: Config = load_config(config)
-    init_default_scope(cfg.get('default_scope', 'mmcls'))
-    model = dict(cfg.model)
-    if cfg.get('data_preprocessor') is not None:
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    network = MODELS.build(model)
-    load_weights(network, checkpoint)
-    return network.eval()
-
-
-@torch.no_grad()
-def latencies_ms(networks: list[BaseModel], images: torch.Tensor) -> list[float]:
-    """Return the median time of each network's forward pass over a batch, in milliseconds.
-
-    The networks take turns, so that whatever else the machine does meanwhile
-    slows all of them alike.
-    """
-    times = torch.empty(_LATENCY_RUNS, len(networks))
-    for run in range(_LATENCY_RUNS):
-        for number, network in enumerate(networks):
-            start = time.perf_counter()
-            network(images)
-            times[run, number] = time.perf_counter() - start
-    # The first passes warm the caches up.
-    return (times[_LATENCY_RUNS // 6 :].median(dim=0).values * 1000).tolist()

@@ -58,8 +58,8 @@ def report_table(report: DemoReport) -> Table:
     table = Table(
         title=f'Accuracy in percent on {full.num_images} test images',
         caption=f'One image is {100 / full.num_images:.2f} %. differ: images that supernet and '
-        f'deployed network call by different names. ms / {report.latency_batch}: median CPU time '
-        f'of a batch of {report.latency_batch}.',
+        f'deployed network call by different names. ms / {report.latency_batch}: median time '
+        f'of a batch of {report.latency_batch} on one CPU thread.',
     )
     table.add_column('', no_wrap=True)
     for heading in (

@@ -105,25 +105,26 @@ def deploy_subnet(
         verified,
     )
     full, kept = full_and_set_cost(algorithm)
+    plain.model.channel_cfg = _beside_config(files.channel_cfg)
+    plain.load_from = _beside_config(files.checkpoint)
+    text = _CONFIG_HEADER.format(name=Path(channel_cfg).name) + plain.pretty_text
+    weights = {
+        'meta': {'mmprune_version': __version__, **kept},
+        'state_dict': network.state_dict(),
+    }
     with ExitStack() as stack:
         if files.onnx is not None:
             onnx_path = stack.enter_context(atomic_path(files.onnx))
             export_onnx(network, algorithm.demo_input, onnx_path)
-        weights_path = stack.enter_context(atomic_path(files.checkpoint))
-        meta = {'mmprune_version': __version__, **kept}
-        torch.save({'meta': meta, 'state_dict': network.state_dict()}, weights_path)
+        torch.save(weights, stack.enter_context(atomic_path(files.checkpoint)))
         save_channel_cfg(layers, stack.enter_context(atomic_path(files.channel_cfg)))
-        plain.model.channel_cfg = _beside_config(files.channel_cfg)
-        plain.load_from = _beside_config(files.checkpoint)
-        text = _CONFIG_HEADER.format(name=Path(channel_cfg).name) + plain.pretty_text
         stack.enter_context(atomic_path(files.config)).write_text(text, encoding='utf-8')
+
+    sizes = weights_size(algorithm.architecture), files.checkpoint.stat().st_size
     rows = {
         'MACs': (full['macs'], kept['macs']),
         'parameters': (full['params'], kept['params']),
-        'file of weights, bytes': (
-            weights_size(algorithm.architecture),
-            files.checkpoint.stat().st_size,
-        ),
+        'file of weights, bytes': sizes,
     }
     show(before_and_after_table(f'Deployed and verified: {folder}', rows))
     return files

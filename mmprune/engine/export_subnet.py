@@ -7,10 +7,9 @@ from typing import Any
 from mmengine.config import Config
 
 from mmprune.config import load_config
-from mmprune.deploy.channel_cfg import ChannelCfgError, load_channel_cfg, save_channel_cfg
+from mmprune.deploy.channel_cfg import load_channel_cfg, save_channel_cfg
 from mmprune.engine.algorithm import build_algorithm
 from mmprune.engine.report import before_and_after_table, show
-from mmprune.errors import InputError
 from mmprune.models import AutoSlim
 
 
@@ -72,10 +71,7 @@ def set_from_file(algorithm: AutoSlim, channel_cfg: str | os.PathLike[str]) -> N
     Raises:
         InputError: If the file is broken, or does not fit the network; names the file.
     """
-    try:
-        subnet = algorithm.pruner.load_channel_cfg(load_channel_cfg(Path(channel_cfg)))
-    except ChannelCfgError as error:
-        raise InputError(str(error)) from error
+    subnet = algorithm.pruner.load_channel_cfg(load_channel_cfg(Path(channel_cfg)))
     algorithm.pruner.set_subnet(subnet)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 
 from mmprune.checkpoint import load_weights, read_checkpoint
 from mmprune.config import load_config
@@ -69,5 +70,6 @@ def search_subnet(
     runner.val()
     loop = runner.val_loop
     assert isinstance(loop, SearchLoop)
-    show(results_table(loop.full_cost, loop.results, loop.metric))
+    if is_main_process():
+        show(results_table(loop.full_cost, loop.results, loop.metric))
     return loop.results

@@ -11,15 +11,13 @@ from mmengine.config import Config
 from mmprune.config import load_config
 from mmprune.deploy import VerifyReport
 from mmprune.deploy.channel_cfg import load_channel_cfg
-from mmprune.engine.algorithm import build_algorithm, calibration_batches
-from mmprune.engine.demo import load_network
+from mmprune.engine.algorithm import build_algorithm, calibration_batches, load_network
 from mmprune.engine.deploy_subnet import VerificationError, deploy_subnet
 from mmprune.engine.export_subnet import export_subnet, set_from_file
 from mmprune.engine.predict import predict_dataset
 from mmprune.engine.run import evaluate, train
 from mmprune.errors import InputError
 
-pytestmark = pytest.mark.xdist_group('tiny supernet')
 CONFIG = 'autoslim_resnet_small_digits_tiny.py'
 
 

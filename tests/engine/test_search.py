@@ -16,8 +16,6 @@ from mmprune.engine.search import EvolutionSearchLoop, GreedySearchLoop, SearchL
 from mmprune.engine.search_subnet import search_subnet
 from mmprune.errors import InputError
 
-pytestmark = pytest.mark.xdist_group('tiny supernet')
-
 Search = Callable[..., Any]
 CONFIG = 'autoslim_resnet_small_digits_tiny.py'
 EVOLUTION = {

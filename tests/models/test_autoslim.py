@@ -138,6 +138,28 @@ def test_gradient_accumulation_counts_batches_not_widths(build: Build, batch: Ba
     assert wrapper.inner_count == 4
 
 
+class DoublingOptimWrapper(OptimWrapper):
+    """Scales losses on the way back, as mixed precision does."""
+
+    def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
+        super().backward(2 * loss, **kwargs)
+
+
+def test_every_width_goes_back_through_the_optim_wrapper(build: Build, batch: Batch) -> None:
+    steps = []
+    first = build().train()
+    start = {name: value.clone() for name, value in first.state_dict().items()}
+    for wrapper_class in (OptimWrapper, DoublingOptimWrapper):
+        model = build().train()
+        model.load_state_dict(start)
+        np.random.seed(3)
+        sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        model.train_step(batch(16, seed=0), wrapper_class(sgd))
+        steps.append({k: v.detach() - start[k] for k, v in model.named_parameters()})
+    doubled = {name: 2 * step for name, step in steps[0].items()}
+    torch.testing.assert_close(steps[1], doubled, rtol=1e-3, atol=1e-6)
+
+
 def test_norms_may_use_the_statistics_of_each_batch(build: Build, batch: Batch) -> None:
     model, plain = build(bn_training_mode=True), build()
     plain.load_state_dict(model.state_dict())

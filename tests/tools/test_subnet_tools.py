@@ -14,7 +14,6 @@ from mmengine.registry import DefaultScope, init_default_scope
 from mmprune.config import load_config
 from mmprune.registry import MODELS
 
-pytestmark = pytest.mark.xdist_group('tiny supernet')
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 CONFIG = 'autoslim_resnet_small_digits_tiny.py'
 NAMES = ['search_subnet', 'export_subnet', 'deploy_subnet', 'demo']
