@@ -1,12 +1,8 @@
 """From a subnet to a plain, smaller network: channel configs, cutting, verification."""
 
-from mmprune.deploy.channel_cfg import (
-    ChannelCfg,
-    ChannelCfgError,
-    load_channel_cfg,
-    save_channel_cfg,
-)
+from mmprune.deploy.channel_cfg import load_channel_cfg, save_channel_cfg
 from mmprune.deploy.deployer import deploy
+from mmprune.deploy.entries import ChannelCfg, ChannelCfgError
 from mmprune.deploy.verify import VerifyReport, compare
 
 __all__ = [

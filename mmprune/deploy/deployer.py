@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mmprune.channels.constraints import BoolArray
-from mmprune.deploy.channel_cfg import (
+from mmprune.deploy.entries import (
     FORMAT_KEY,
     ChannelCfg,
     ChannelCfgError,
@@ -48,12 +48,12 @@ def deploy(model: nn.Module, cfg: ChannelCfg) -> nn.Module:
     Raises:
         ChannelCfgError: The config does not fit the model.
     """
-    _check_complete(cfg, model)
     modules = dict(model.named_modules())
     plans = {
         name: _plan(cfg, name, entry, _find(cfg, name, modules))
         for name, entry in cfg.layers().items()
     }
+    _check_complete(cfg, model)
     copied = copy.deepcopy(model, _memo_of_parts(model, plans, cfg))
     release(copied)
     for name, plan in plans.items():

@@ -12,8 +12,9 @@ from mmengine.logging import print_log
 
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray, kept
-from mmprune.deploy.channel_cfg import (
-    FORMAT,
+from mmprune.deploy.channel_cfg import FORMAT
+from mmprune.deploy.deployer import layers_with_channels
+from mmprune.deploy.entries import (
     FORMAT_KEY,
     ChannelCfg,
     ChannelCfgError,
@@ -22,7 +23,6 @@ from mmprune.deploy.channel_cfg import (
     tensor_entry,
     tensor_mask,
 )
-from mmprune.deploy.deployer import layers_with_channels
 from mmprune.layers import Layer, mended_numbers
 from mmprune.pruners.supernet import Supernet
 
@@ -84,6 +84,13 @@ class _Reader:
         self.alive = np.ones(supernet.size, bool)
         self.said_by = np.full(supernet.size, -1)
         self.voices: list[str] = []
+        # Why each label is pinned, as a number of ``reasons``; 0 if it is not.
+        self.reasons = ['', 'not traced to any layer']
+        self.pinned_by = np.zeros(supernet.size, int)
+        for group in supernet.groups.values():
+            if not group.prunable:
+                self.pinned_by[group.labels] = len(self.reasons)
+                self.reasons.append(group.reason)
 
     def take(self, layer: str, labels: IntArray, mask: BoolArray, what: str = '') -> None:
         """``layer`` keeps the channels with these labels where ``mask`` is True.
@@ -95,19 +102,24 @@ class _Reader:
             what: Which of the layer's channels they are, for messages.
         """
         self.voices.append(f"'{layer}'{what}")
-        fixed = labels < 0
-        if (~mask[fixed]).any():
-            raise self.cfg.error(
-                layer, f'keeps {int(mask.sum())} of {len(mask)} channels{what}, but '
-                f'{int(fixed.sum())} of them cannot be removed'
-            )  # fmt: skip
-        labels, mask = labels[~fixed], mask[~fixed]
+        self._refuse_pinned(layer, labels, mask, what)
+        labels, mask = labels[labels >= 0], mask[labels >= 0]
         known = self.said_by[labels] >= 0
         wrong = known & (self.alive[labels] != mask)
         if wrong.any():
             self._disagree(layer, labels, mask, int(labels[wrong][0]), what)
         self.alive[labels] = mask
         self.said_by[labels] = len(self.voices) - 1
+
+    def _refuse_pinned(self, layer: str, labels: IntArray, mask: BoolArray, what: str) -> None:
+        """Refuse to remove channels that cannot be removed, and say why they cannot."""
+        pinned = np.where(labels < 0, 1, self.pinned_by[np.maximum(labels, 0)])
+        removed = pinned[~mask]
+        if removed.any():
+            raise self.cfg.error(
+                layer, f'keeps {int(mask.sum())} of {len(mask)} channels{what}, but '
+                f'{int((pinned != 0).sum())} of them are pinned: {self.reasons[removed.max()]}'
+            )  # fmt: skip
 
     def _disagree(
         self, layer: str, labels: IntArray, mask: BoolArray, label: int, what: str
