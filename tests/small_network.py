@@ -57,7 +57,7 @@ def images():
 
 
 def new_pruner(**options):
-    return PRUNERS.build(dict(type='RatioPruner', ratios=[0.5, 1.0], **options))
+    return PRUNERS.build({'type': 'RatioPruner', 'ratios': [0.5, 1.0], **options})
 
 
 def prepared(seed=0):

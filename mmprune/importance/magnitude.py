@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mmprune.channels import ChannelGroup
+from mmprune.errors import InputError
 from mmprune.registry import IMPORTANCE
 
 
@@ -49,6 +50,13 @@ class _NormImportance:
             tensor = parameters.get(member.tensor)
             if tensor is None or tensor.dim() < 2:
                 continue
+            if not torch.isfinite(tensor).all():
+                wrong = int((~torch.isfinite(tensor)).sum())
+                raise InputError(
+                    f"group '{group.space_id}': {wrong} of the {tensor.numel()} numbers of "
+                    f"'{member.tensor}' are NaN or infinite, so that {type(self).__name__} cannot "
+                    'tell which channels weigh most: load weights from before the training failed'
+                )
             others = [dim for dim in range(tensor.dim()) if dim not in member.dims]
             sizes = self.power(tensor.detach().double().cpu())
             sizes = sizes.sum(others) if others else sizes

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from mmprune.channels.constraints import round_half_up
+from mmprune.errors import InputError
 from mmprune.pruners.structure_pruner import StructurePruner
 from mmprune.pruners.supernet import Subnet
 from mmprune.registry import PRUNERS
@@ -24,10 +25,14 @@ class RatioPruner(StructurePruner):
 
     def __init__(self, ratios: Sequence[float], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        ratios = sorted(float(ratio) for ratio in ratios)
-        wrong = [ratio for ratio in ratios if not 0 < ratio <= 1]
-        if wrong or not ratios:
-            raise ValueError(f'ratios must be above 0 and at most 1; found {wrong or "none"}')
+        several = isinstance(ratios, Iterable) and not isinstance(ratios, str)
+        values = list(ratios) if several else []
+        numbers = [r for r in values if isinstance(r, int | float) and 0 < r <= 1]
+        if not values or len(numbers) < len(values):
+            raise InputError(
+                f'ratios must be a list of numbers above 0 and at most 1; found {ratios!r}'
+            )
+        ratios = sorted(float(ratio) for ratio in numbers)
         self.ratios = tuple(ratios)
 
     def subnet_of_ratio(self, ratio: float) -> Subnet:
