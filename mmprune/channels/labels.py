@@ -233,8 +233,8 @@ class LabelBook:
         self.sites.append(Site(layer, role, labels, node))
 
     def add_sizes(self, module: str, value: Value, own: bool) -> None:
-        """Note the dims of ``value`` that shrink."""
-        for dim in range(len(value.shape)):
+        """Note the dims of ``value`` that shrink; the first is the batch."""
+        for dim in range(1, len(value.shape)):
             factors = tuple(value.along(dim))
             if factors:
                 self.sizes.append(Size(module, value.shape, factors, dim, own))

@@ -26,6 +26,9 @@ from mmprune.registry import CHANNEL_RULES, table
 from mmprune.trace.trace_graph import Edge, TraceGraph, TraceNode
 
 MAX_PASSES = 20
+
+ESCAPES = ('', 'escapes')
+"""Key of ``Wishes.broken``: what is used outside of the autograd graph stays."""
 # Operations with 1-D weights; their running statistics are no constants but buffers.
 WITH_WEIGHTS = ('conv', 'batch_norm', 'layer_norm', 'group_norm')
 
@@ -49,6 +52,8 @@ class Labelling:
         statistics: Reductions over channels.
         constraints: Blocks of labels that keep equally many.
         pins: (labels, reason) of channels that stay.
+        num_labels: How many labels there are, united ones counted apart.
+        has_escapes: Whether values are used outside of the autograd graph.
     """
 
     tensors: Mapping[str, list[IntArray]]
@@ -61,6 +66,7 @@ class Labelling:
     constraints: list[EqualCounts]
     pins: list[tuple[IntArray, str]]
     num_labels: int
+    has_escapes: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         constraints=book.constraints,
         pins=book.pins,
         num_labels=leaves.num_labels,
+        has_escapes=bool(graph.escapes),
     )
 
 
@@ -126,9 +133,12 @@ def _to_rest(
 ) -> tuple[LabelBook, IntArray]:
     """Pass over the graph until labels come to rest; the last book and the united labels."""
     canonical = np.arange(leaves.num_labels)
+    # What leaves the graph meets parameters that the graph does not show, if there are any.
+    # Otherwise only a trial tells whether it matters which channels it had.
+    holds_escapes = bool(graph.unreached) or ESCAPES in wishes.broken
     for _ in range(MAX_PASSES):
         book = LabelBook(canonical, graph.aliases, attention=wishes.attention, by_dims=by_dims)
-        _one_pass(graph, leaves, book)
+        _one_pass(graph, leaves, book, holds_escapes)
         _tie(wishes.ties, book)
         canonical, changed = book.merged()
         if not changed:
@@ -203,7 +213,7 @@ def _weight_groups(graph: TraceGraph) -> dict[str, int]:
     return found
 
 
-def _one_pass(graph: TraceGraph, leaves: _Leaves, book: LabelBook) -> None:
+def _one_pass(graph: TraceGraph, leaves: _Leaves, book: LabelBook, holds_escapes: bool) -> None:
     rules = table(CHANNEL_RULES)
     values: dict[Edge, Value] = {}
     uses = _use_counts(graph)
@@ -230,7 +240,7 @@ def _one_pass(graph: TraceGraph, leaves: _Leaves, book: LabelBook) -> None:
                     del values[edge]
     for edge in graph.outputs:
         pin_all([values[edge]], book, 'output of the network')
-    for edge, reason in graph.escapes:
+    for edge, reason in graph.escapes if holds_escapes else ():
         pin_all([values[edge]], book, reason)
     for call in graph.calls:
         edges = [values[edge] for edge in (*call.inputs, *call.outputs)]

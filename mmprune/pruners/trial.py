@@ -12,6 +12,7 @@ from torch import nn
 from mmprune.channels import ChannelGroup, Labelling
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import Size
+from mmprune.channels.propagate import ESCAPES
 from mmprune.channels.sizes import unlike_sizes
 from mmprune.execution.observed_run import first_difference, observed_run, relative_error
 from mmprune.trace.tracer import DemoInput
@@ -100,6 +101,8 @@ def blame(
     Returns:
         (module, ``'alike'``, ``'own'`` or ``'passed'``) -> reason; empty if nothing is left.
     """
+    if labelling.has_escapes and ESCAPES not in tried:
+        return {ESCAPES: 'used outside of the autograd graph'}
     chain = [failure.module]
     while chain[-1]:
         chain.append(chain[-1].rpartition('.')[0])

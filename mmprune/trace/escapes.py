@@ -50,7 +50,8 @@ class EscapeRecorder(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         given = _tensors((args, kwargs))
-        sources = [get_gradient_edge(t) for t in given if t.requires_grad]
+        # A view made under no_grad claims to require grad, but has no edge.
+        sources = [get_gradient_edge(t) for t in given if t.requires_grad and _has_edge(t)]
         constants = [t for t in given if not t.requires_grad and t.numel() > 1]
         start = torch.autograd._get_sequence_nr()
         result = func(*args, **kwargs)
@@ -102,6 +103,10 @@ class EscapeRecorder(TorchFunctionMode):
 
 def _tensors(value: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def _has_edge(tensor: torch.Tensor) -> bool:
+    return tensor.grad_fn is not None or not tensor._is_view()
 
 
 def _name_of(func: Any) -> str:

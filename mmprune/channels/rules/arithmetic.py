@@ -82,10 +82,18 @@ def reduce(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list
 
 @CHANNEL_RULES.register_module(name='softmax')
 def softmax(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """The dim that is normalised must not hold channels."""
+    """The dim that is normalised must not hold channels, or all blocks of them alike."""
     (value,) = (v for v in inputs if v is not None)
     dim = node.attrs['dim'] % len(value.shape)
-    factors = without(value, {dim}, book, f'{node.where} normalises over the channels')
+    factors = []
+    for factor in value.factors:
+        if axes_of(factor) == (dim,):
+            book.pin(factor, f'{node.where} normalises over the channels')
+            continue
+        if factor.shape[dim] > 1:
+            book.unite_along(factor, [dim])
+            factor = factor.take([0], axis=dim)
+        factors.append(factor)
     return Value(value.shape, factors, value.fixed)
 
 
