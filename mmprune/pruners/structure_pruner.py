@@ -9,13 +9,16 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from mmengine.model import is_model_wrapper
 from torch import nn
 
 from mmprune.channels import ChannelGroup, Wishes
 from mmprune.channels.constraints import round_half_up
 from mmprune.deploy import ChannelCfgError, VerifyReport, compare, deploy
 from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
+from mmprune.errors import InputError
 from mmprune.pruners.cfg_codec import read_cfg, write_cfg
+from mmprune.pruners.mmrazor_names import MMRazorNames
 from mmprune.pruners.report import report
 from mmprune.pruners.supernet import Subnet, Supernet
 from mmprune.pruners.trial import random_alive
@@ -27,7 +30,7 @@ DEFAULT_INPUT = (1, 3, 224, 224)
 
 
 @PRUNERS.register_module()
-class StructurePruner(abc.ABC):
+class StructurePruner(MMRazorNames, abc.ABC):
     """Turns a network into a supernet of subnets with fewer channels.
 
     Subclasses say how many channels a subnet keeps (``sample_subnet``,
@@ -53,18 +56,20 @@ class StructurePruner(abc.ABC):
         attention: str = 'heads',
     ) -> None:
         if execution not in ('slice', 'mask'):
-            raise ValueError(f"execution must be 'slice' or 'mask', not {execution!r}")
+            raise InputError(f"execution must be 'slice' or 'mask', not {execution!r}")
         if attention not in ('heads', 'dims'):
-            raise ValueError(f"attention must be 'heads' or 'dims', not {attention!r}")
+            raise InputError(f"attention must be 'heads' or 'dims', not {attention!r}")
         self.attention = attention
+        if isinstance(except_start_keys, str):
+            raise InputError(
+                f'except_start_keys must be a list of prefixes: [{except_start_keys!r}], not '
+                f'{except_start_keys!r}'
+            )
         self.except_start_keys = tuple(except_start_keys)
-        self.importance = (
-            IMPORTANCE.build(importance) if isinstance(importance, dict) else (importance)
-        )
+        self.importance = _built_importance(importance)
         self.execution = execution
         self.ties = [(first, second) for first, second in ties]
         self._supernet: Supernet | None = None
-        self._channel_cfgs: list[ChannelCfg] | None = None
 
     # -- preparing ---------------------------------------------------------------------
 
@@ -83,8 +88,7 @@ class StructurePruner(abc.ABC):
         """
         model = unwrap(supernet)
         if demo_input is None:
-            like = next(model.parameters())
-            demo_input = torch.zeros(DEFAULT_INPUT, dtype=like.dtype, device=like.device).normal_()
+            demo_input = _default_input(model)
         self._supernet = Supernet(
             model,
             demo_input,
@@ -162,7 +166,7 @@ class StructurePruner(abc.ABC):
     def get_max_channel_bins(self, max_channel_bins: int) -> dict[str, torch.Tensor]:
         """All bins of every group: ``{space_id: ones(n)}``."""
         if max_channel_bins < 1:
-            raise ValueError(f'at least 1 bin is needed, not {max_channel_bins}')
+            raise InputError(f'at least 1 bin is needed, not {max_channel_bins}')
         return {space_id: torch.ones(max_channel_bins) for space_id in self.channel_spaces}
 
     def bins_to_subnet(self, bins: Mapping[str, torch.Tensor], max_channel_bins: int) -> Subnet:
@@ -175,7 +179,7 @@ class StructurePruner(abc.ABC):
         for space_id, group in self.supernet.prunable_groups.items():
             if space_id not in bins or bins[space_id].numel() != max_channel_bins:
                 found = bins[space_id].numel() if space_id in bins else 'none'
-                raise ValueError(f"'{space_id}': expected {max_channel_bins} bins, found {found}")
+                raise InputError(f"'{space_id}': expected {max_channel_bins} bins, found {found}")
             share = float((bins[space_id] != 0).sum()) / max_channel_bins
             counts[space_id] = max(1, round_half_up(share * group.num_channels))
         return self.subnet_of_counts(counts)
@@ -213,9 +217,15 @@ class StructurePruner(abc.ABC):
         Args:
             channel_cfg: One channel config, or a list of them.
             subnet_ind: Which of the list; the first if None.
+
+        Raises:
+            InputError: The list has no such subnet.
         """
         if isinstance(channel_cfg, list | tuple):
-            channel_cfg = channel_cfg[subnet_ind or 0]
+            index = subnet_ind or 0
+            if not 0 <= index < len(channel_cfg):
+                raise InputError(f'no subnet {index}: there are {len(channel_cfg)} channel configs')
+            channel_cfg = channel_cfg[index]
         self.set_subnet(self.load_channel_cfg(cast(ChannelCfgLike, channel_cfg)))
 
     def deploy_subnet(self, supernet: nn.Module, channel_cfg: ChannelCfgLike) -> nn.Module:
@@ -258,7 +268,7 @@ class StructurePruner(abc.ABC):
         """
         prepared = self.supernet
         if supernet is not None and unwrap(supernet) is not prepared.model:
-            raise ValueError('verify_subnet: the model is not the one that was prepared')
+            raise InputError('verify_subnet: the model is not the one that was prepared')
         before, mode = prepared.alive, prepared.execution.mode
         if subnet is None:
             seed = int(np.random.default_rng().integers(2**32))
@@ -320,11 +330,35 @@ class StructurePruner(abc.ABC):
         return groups[0] if groups else None
 
 
+def _built_importance(importance: Any) -> Any:
+    """An importance from its config, or the one that is given; None stays None."""
+    if isinstance(importance, Mapping):
+        try:
+            return IMPORTANCE.build(importance)
+        except (KeyError, TypeError) as error:
+            raise InputError(f'importance={importance} cannot be built: {error}') from error
+    if importance is None or callable(getattr(importance, 'scores', None)):
+        return importance
+    raise InputError(
+        f"importance must be a config such as dict(type='L1Importance'), an object with a method "
+        f'scores, or None; not {importance!r}'
+    )
+
+
+def _default_input(model: nn.Module) -> torch.Tensor:
+    """An image of noise, always the same one, in the model's type and on its device."""
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    image = torch.randn(DEFAULT_INPUT, generator=torch.Generator().manual_seed(0))
+    return image.to(like)
+
+
 def unwrap(model: nn.Module) -> nn.Module:
-    """The network inside an algorithm or a distributed wrapper."""
+    """The network inside an algorithm, a distributed wrapper or a compiled module."""
     while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            model = model.module
+        if is_model_wrapper(model):
+            model = cast(nn.Module, model.module)
+        elif isinstance(getattr(model, '_orig_mod', None), nn.Module):
+            model = cast(nn.Module, model._orig_mod)
         elif isinstance(getattr(model, 'architecture', None), nn.Module):
             model = cast(nn.Module, model.architecture)
         else:

@@ -1,0 +1,126 @@
+"""The attributes that MMRazor 0.x's pruners have after preparing, computed from our own data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from mmprune.pruners.supernet import Supernet
+
+Parent = str | dict[str, list[str]]
+"""A layer's name, or ``{'concat': [names]}`` for layers whose outputs are concatenated."""
+
+
+class MMRazorNames:
+    """Read-only properties for code that was written against MMRazor 0.x.
+
+    Names are relative to the network, as everywhere. A *non-pass* module makes its own output
+    channels (convolution, linear layer). Nothing of mmprune reads these; each is computed anew
+    when it is asked for, in time linear in the traced graph but for long residual streams.
+    """
+
+    @property
+    def supernet(self) -> Supernet:
+        """The prepared network."""
+        raise NotImplementedError
+
+    @property
+    def name2module(self) -> dict[str, nn.Module]:
+        """Name -> module, of all modules that have a ``weight``."""
+        modules = self.supernet.model.named_modules()
+        return {name: module for name, module in modules if hasattr(module, 'weight')}
+
+    @property
+    def module2name(self) -> dict[nn.Module, str]:
+        """The inverse of ``name2module``."""
+        return {module: name for name, module in self.name2module.items()}
+
+    @property
+    def node2parents(self) -> dict[str, list[Parent]]:
+        """Non-pass module -> the non-pass modules whose outputs it reads, in order of execution.
+
+        A module behind a concatenation has ``{'concat': [...]}`` among its parents, nested ones
+        flattened; one that reads the network's input only has none.
+        """
+        found: dict[str, list[Parent]] = {}
+        for name, entries in _links(self.supernet).parents.items():
+            found[name] = [e if isinstance(e, str) else {'concat': list(e)} for e in entries]
+        return found
+
+    @property
+    def module2group(self) -> dict[str, str]:
+        """Non-pass module -> ``space_id``, of the modules whose outputs are one prunable group.
+
+        MMRazor lists only groups of several modules there, under names of its own (``group_3``).
+        """
+        layers = _non_pass_layers(self.supernet)
+        groups: dict[str, list[str]] = {}
+        for space_id, group in self.supernet.prunable_groups.items():
+            for layer in group.layers:
+                if layer in layers:
+                    groups.setdefault(layer, []).append(space_id)
+        return {layer: found[0] for layer, found in groups.items() if len(found) == 1}
+
+    @property
+    def modules_have_child(self) -> set[str]:
+        """Non-pass modules whose outputs some non-pass module reads."""
+        parents = _links(self.supernet).parents.values()
+        return {name for entries in parents for entry in entries for name in _names(entry)}
+
+    @property
+    def modules_have_ancest(self) -> set[str]:
+        """Non-pass modules that read the outputs of some non-pass module."""
+        return {name for name, entries in _links(self.supernet).parents.items() if entries}
+
+    @property
+    def bn_conv_links(self) -> dict[str, str]:
+        """Norm -> the non-pass module that it normalises the outputs of, where that is one."""
+        links = _links(self.supernet).normalised
+        return {n: es[0] for n, es in links.items() if len(es) == 1 and isinstance(es[0], str)}
+
+
+_Entry = str | tuple[str, ...]
+"""A layer, or the layers of a concatenation."""
+
+
+@dataclass(frozen=True)
+class _Links:
+    parents: dict[str, tuple[_Entry, ...]]
+    normalised: dict[str, tuple[_Entry, ...]]
+
+
+def _names(entry: _Entry) -> tuple[str, ...]:
+    return (entry,) if isinstance(entry, str) else entry
+
+
+def _non_pass_layers(supernet: Supernet) -> set[str]:
+    return {name for name, layer in supernet.layers.items() if layer.inputs is not None}
+
+
+def _links(supernet: Supernet) -> _Links:
+    """Carry the names of non-pass modules through the traced graph to those that read them."""
+    layers = _non_pass_layers(supernet)
+    sites = supernet.labelling.sites
+    makers = {s.node: s.layer for s in sites if s.role == 'out' and s.layer in layers}
+    norms = {s.node: s.layer for s in sites if s.role == 'norm'}
+    links = _Links({}, {})
+    entries: list[tuple[_Entry, ...]] = []
+    for node in supernet.graph.nodes:
+        read = [entries[edge[0]] for edge in node.inputs if edge is not None]
+        merged = tuple(dict.fromkeys(entry for part in read for entry in part))
+        if node.op == 'cat' and len(merged) > 1:
+            flat = dict.fromkeys(name for entry in merged for name in _names(entry))
+            merged = (tuple(flat),)
+        if node.id in norms:
+            _extend(links.normalised, norms[node.id], merged)
+        if node.id in makers:
+            _extend(links.parents, makers[node.id], merged)
+            merged = (makers[node.id],)
+        entries.append(merged)
+    return links
+
+
+def _extend(found: dict[str, tuple[_Entry, ...]], name: str, entries: tuple[_Entry, ...]) -> None:
+    """Add entries; a module that is called several times has those of all its calls."""
+    found[name] = tuple(dict.fromkeys((*found.get(name, ()), *entries)))
