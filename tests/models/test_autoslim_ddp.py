@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -20,17 +21,25 @@ def free_port() -> int:
 def test_two_processes_average_the_gradients_of_all_widths(tmp_path: Path) -> None:
     port = str(free_port())
     environment = {**os.environ, 'PYTHONPATH': str(WORKER.parents[2])}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(rank), port, str(tmp_path)],
-            env=environment,
-            stderr=subprocess.PIPE,
-        )
-        for rank in (0, 1)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors.decode()
+    processes = []
+    for rank in (0, 1):
+        command = [sys.executable, str(WORKER), str(rank), port, str(tmp_path)]
+        with (tmp_path / f'{rank}.log').open('w') as log:
+            processes.append(subprocess.Popen(command, env=environment, stderr=log))
+    try:
+        # The first one to fail ends the test; the other would wait for it.
+        deadline = time.monotonic() + 120
+        while any(process.poll() is None for process in processes):
+            assert time.monotonic() < deadline, 'the processes did not finish'
+            if any(process.poll() for process in processes):
+                break
+            time.sleep(0.1)
+        for rank, process in enumerate(processes):
+            assert not process.poll(), (tmp_path / f'{rank}.log').read_text()
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
     first, second = (torch.load(tmp_path / f'{rank}.pth', weights_only=True) for rank in (0, 1))
 
