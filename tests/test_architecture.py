@@ -1,0 +1,174 @@
+"""How the package is put together: who imports whom, what is registered, how long things are."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import mmprune
+from mmprune import registry
+from mmprune.registry import table
+
+PACKAGE = Path(mmprune.__file__).parent
+TOOLS = PACKAGE.parent / 'tools'
+
+# In the direction in which data flows: each may import those before it.
+STAGES = ['trace', 'channels', 'layers', 'execution', 'deploy', 'pruners', 'models', 'engine']
+# Modules that every stage may import, and that import no stage.
+COMMON = {'checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry', 'version'}
+# Beside the flow.
+SIDE = {
+    'importance': {'channels'},
+    'cost': {'channels', 'layers'},
+    'datasets': set(),
+    'zoo': {*STAGES, 'cost', 'importance'},
+    '': set(),
+}
+# The engine works on any torch model; only what is about OpenMMLab's own may need these.
+OPENMMLAB = {'mmcls', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'mmrazor', 'mim'}
+MAY_NEED_OPENMMLAB = {'datasets', 'dependencies', 'engine', 'models', 'zoo'}
+
+
+def allowed(part):
+    """What a part of the package may import of the package."""
+    if part in COMMON:
+        return COMMON
+    if part in SIDE:
+        return SIDE[part] | COMMON
+    before = STAGES[: STAGES.index(part)]
+    return {*before, *COMMON} | ({'cost'} if 'layers' in before else set())
+
+
+def part_of(path):
+    first = path.relative_to(PACKAGE).parts[0]
+    return '' if first == '__init__.py' else first.removesuffix('.py')
+
+
+FILES = sorted(path for path in PACKAGE.rglob('*.py') if '.mim' not in path.parts)
+
+
+def imports_of(path):
+    """Dotted names of everything that a file imports, wherever it does."""
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f'{path}: relative import in line {node.lineno}'
+            for alias in node.names:
+                yield f'{node.module}.{alias.name}'
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_in_one_direction(path):
+    part = part_of(path)
+    for name in imports_of(path):
+        package, _, rest = name.partition('.')
+        other = rest.partition('.')[0]
+        if package == 'mmprune' and other in {part_of(file) for file in FILES}:
+            assert other == part or other in allowed(part), f'{part} may not import {name}'
+        if package in OPENMMLAB:
+            assert part in MAY_NEED_OPENMMLAB, f'{part} may not need {package}'
+
+
+def test_every_part_of_the_package_has_its_place():
+    assert {part_of(path) for path in FILES} == {*STAGES, *COMMON, *SIDE}
+
+
+def test_the_check_of_imports_finds_what_it_should(tmp_path):
+    file = tmp_path / 'late.py'
+    file.write_text('def f():\n    from mmprune.engine.run import train\n    import mmcls.models\n')
+    assert list(imports_of(file)) == ['mmprune.engine.run.train', 'mmcls.models']
+    assert 'engine' not in allowed('models')
+    assert 'pruners' not in allowed('deploy')
+    assert 'execution' not in allowed('importance')
+
+
+# -- registries ------------------------------------------------------------------------
+
+# Names of parsers without `Backward`.
+CONTENTS = {
+    'BACKWARD_PARSERS': """
+        Abs Acos AdaptiveAvgPool2D AdaptiveAvgPool3D AdaptiveMaxPool2D AdaptiveMaxPool3D Add Addcdiv
+        Addcmul Addmm Alias Amax Amin AsStrided Asin Atan2 Atan AvgPool2D AvgPool3D Baddbmm
+        BatchNormImpl BatchNormWithUpdate Bmm Cat Ceil Celu Chunk Clamp ClampMax ClampMin Clone
+        Col2Im ConstantPadNd Contiguous ConvDepthwise2D ConvDepthwise3D Convolution
+        ConvolutionOverrideable CopyBackwards CopySlices Cos Cosh CudnnBatchNorm CudnnConvolution
+        CudnnConvolutionTranspose CudnnGridSampler Detach Div Elu Erf Exp Expand Expm1 FftC2C FftC2R
+        FftR2C Flatten Flip Floor FractionalMaxPool2D FusedDropout Gelu GridSampler2D Hardshrink
+        Hardsigmoid Hardswish Hardtanh Im2Col Index LeakyRelu Lerp LinalgVectorNorm Log10 Log1P Log2
+        Log LogSigmoid LogSoftmax Logsumexp MaskedFill Max MaxPool1D MaxPool2DWithIndices
+        MaxPool3DWithIndices Maximum Mean Min Minimum MiopenBatchNorm MiopenConvolution Mish
+        MkldnnConvolution Mm Mul NanToNum NativeBatchNorm NativeBatchNormLegit
+        NativeBatchNormLegitNoTraining NativeDropout NativeGroupNorm NativeLayerNorm Neg
+        NnpackSpatialConvolution Norm Permute PixelShuffle PixelUnshuffle Pow PreluKernel Prod
+        Reciprocal ReflectionPad1D ReflectionPad2D ReflectionPad3D Relu6 Relu Repeat
+        ReplicationPad1D ReplicationPad2D ReplicationPad3D ReshapeAlias Reshape Roll Round
+        RreluWithNoise Rsqrt Rsub Select Selu Sigmoid Sign Silu Sin Sinh Slice SlowConv2D SlowConv3D
+        Softmax Softplus Softshrink Split SplitWithSizes Sqrt Squeeze Stack Std StdMean Sub Sum T
+        Tan Tanh ThnnConv2D Threshold ToCopy Transpose Unbind Unflatten UnsafeIndex UnsafeView
+        Unsqueeze UpsampleBicubic2DAa UpsampleBicubic2D UpsampleBilinear2DAa UpsampleBilinear2D
+        UpsampleLinear1D UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D
+        UpsampleNearestExact2D UpsampleTrilinear3D Var VarMean ViewAsComplex ViewAsReal View Where
+    """,
+    'CHANNEL_RULES': """
+        addmm as_strided batch_norm cat conv copy_slices elementwise expand fft flip fold group_norm
+        index layer_norm matmul pad permute pixel_shuffle pixel_unshuffle reduce repeat roll select
+        slice softmax spatial spatial1d spatial3d split stack transpose unbind unfold view
+        view_as_complex view_as_real
+    """,
+    'SLICERS': """
+        Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d Embedding GroupNorm
+        LayerNorm Linear PReLU RMSNorm _BatchNorm _NormBase
+    """,
+    'PRUNERS': 'RatioPruner StructurePruner',
+    'IMPORTANCE': 'L1Importance L2Importance RandomImportance',
+    'MODELS': 'AutoSlim DeployedModel KLDivergence SelfDistiller',
+    'MODEL_WRAPPERS': 'AutoSlimDDP',
+    'LOOPS': 'EvolutionSearchLoop GreedySearchLoop',
+    'HOOKS': 'ProgressBarHook',
+    'DATASETS': 'Digits',
+}
+
+
+@pytest.mark.parametrize('name', CONTENTS)
+def test_registries_hold_what_is_documented(name):
+    """A change of what mmprune can do is a change of this list."""
+    entries = table(getattr(registry, name))
+    ours = {key for key, value in entries.items() if value.__module__.startswith('mmprune.')}
+    if name == 'BACKWARD_PARSERS':
+        ours = {key.removesuffix('Backward') for key in ours}
+    assert ours == set(CONTENTS[name].split())
+
+
+def test_every_registry_is_pinned():
+    names = {n for n, value in vars(registry).items() if isinstance(value, registry.Registry)}
+    assert {n for n in names if not n.startswith('MMENGINE')} == CONTENTS.keys()
+
+
+# -- sizes -----------------------------------------------------------------------------
+
+
+def code_lines(function):
+    """Lines of a function, its docstring left out."""
+    first = function.body[0]
+    has_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    docstring = first.end_lineno - first.lineno + 1 if has_docstring else 0
+    return function.end_lineno - function.lineno + 1 - docstring
+
+
+@pytest.mark.parametrize(
+    'path', [*FILES, *sorted(TOOLS.glob('*.py'))], ids=lambda path: '/'.join(path.parts[-2:])
+)
+def test_files_and_functions_are_short(path):
+    text = path.read_text(encoding='utf-8')
+    assert text.count('\n') <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert code_lines(node) <= 60, f'{node.name} in line {node.lineno}'
+
+
+def test_tools_call_one_function_of_the_package():
+    for path in TOOLS.glob('*.py'):
+        names = [n for n in imports_of(path) if n.startswith('mmprune.')]
+        parts = {name.split('.')[1] for name in names}
+        assert parts <= {'engine', 'errors', 'zoo', 'version'}, f'{path.name}: {names}'
