@@ -55,28 +55,27 @@ class Cut:
         return tensor
 
     def write_back(self, full: torch.Tensor, part: torch.Tensor) -> None:
-        """Copy a kept part into the places of ``full`` that it was taken from (1-D tensors)."""
-        for step in self.steps:
-            if isinstance(step.index, slice):
-                full[step.index] = part
-            else:
-                full.index_copy_(0, step.index.to(full.device), part)
+        """Copy a kept part into the places of ``full`` that it was taken from."""
+        places = self(torch.arange(full.numel(), device=full.device).reshape(full.shape))
+        full.view(-1)[places.flatten()] = part.flatten()
 
 
 def _is_run(index: np.ndarray) -> bool:
     return bool(index[-1] - index[0] + 1 == len(index))
 
 
-def _step(dims: tuple[int, ...], mask: BoolArray) -> _Step:
-    """A step for one cluster of dims; ``mask`` has one dim for each of them."""
-    index = np.flatnonzero(mask)
+def _step(dims: tuple[int, ...], mask: BoolArray) -> _Step | None:
+    """A step for one cluster of dims; ``mask`` has one dim for each. None if it is no box."""
     sizes = []
-    view = mask
-    while view.ndim > 1:
-        alive = view.reshape(len(view), -1).any(axis=1)
-        sizes.append(int(alive.sum()))
-        view = view[int(alive.argmax())]
-    sizes.append(int(view.sum()))
+    for rank in range(1, mask.ndim + 1):
+        # At least one element is kept at this place of the first dims.
+        alive = mask.reshape(*mask.shape[:rank], -1).any(axis=-1)
+        counts = alive.sum(axis=-1)
+        counts = counts[counts > 0]
+        if counts.min() != counts.max():
+            return None
+        sizes.append(int(counts.min()))
+    index = np.flatnonzero(mask)
     if len(dims) == 1 and _is_run(index):
         return _Step(dims, slice(int(index[0]), int(index[-1]) + 1), tuple(sizes))
     return _Step(dims, torch.from_numpy(index), tuple(sizes))
@@ -109,7 +108,7 @@ def cut_of_masks(shape: Sequence[int], masks: Sequence[BoolArray]) -> Cut:
             raise ValueError(f'no element of a tensor of shape {tuple(shape)} is kept')
         cut_dims = tuple(sorted(dim_set))
         step = _step(cut_dims, mask.reshape([shape[dim] for dim in cut_dims]))
-        if np.prod(step.sizes) != mask.sum():
+        if step is None:
             raise ValueError(f'the kept elements of a tensor of shape {tuple(shape)} are no box')
         steps.append(step)
         for dim, size in zip(cut_dims, step.sizes, strict=True):
