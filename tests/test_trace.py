@@ -378,15 +378,15 @@ OUTSIDE = {
         lambda net, x: net.d(net.b(x) + torch.ones_like(x)),
         {'a': 'ones_like in the root module', 'b': 'a constant'},
     ),
-    'buffer along the channels': (lambda net, x: net.d(x + net.row), {'a': 'a constant'}),
+    'buffer along the channels': (lambda net, x: net.d(x + net.row), {}),
     'buffer along the channels, from the left': (
         lambda net, x: net.d(torch.maximum(net.row, x)),
-        {'a': 'a constant'},
+        {},
     ),
     'buffer over space': (lambda net, x: net.d(x + net.plane), {}),
     'buffer as bias of a convolution': (
         lambda net, x: net.d(F.conv2d(x, net.b.weight, net.flat)),
-        {'b': 'a weight that is a constant'},
+        {},
     ),
     'buffer as bias of a linear layer': (
         lambda net, x: net.d(
@@ -396,7 +396,7 @@ OUTSIDE = {
     ),
     'buffer as weight of a norm': (
         lambda net, x: net.d(F.group_norm(x, 2, net.flat)),
-        {'a': 'a weight that is a constant'},
+        {},
     ),
     'numbers': (lambda net, x: net.d((x + 1) * 2 / 3 - 0.5), {}),
     'detached and not used': (lambda net, x: (x.detach(), net.d(x))[1], {}),

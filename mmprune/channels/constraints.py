@@ -8,6 +8,8 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
+from mmprune.errors import InputError
+
 IntArray = np.ndarray
 BoolArray = np.ndarray
 
@@ -46,12 +48,13 @@ def select(scores: np.ndarray, count: int, constraints: tuple[EqualBlocks, ...])
         constraints: What the mask must obey.
 
     Raises:
-        ValueError: A score is NaN.
+        InputError: A score is NaN or infinite.
     """
-    if np.isnan(scores).any():
-        raise ValueError(
-            f'{int(np.isnan(scores).sum())} of {len(scores)} channel scores are NaN: are there '
-            'NaN weights in the model?'
+    wrong = int((~np.isfinite(scores)).sum())
+    if wrong:
+        raise InputError(
+            f'{wrong} of {len(scores)} channel scores are NaN or infinite: are there such weights '
+            'in the model?'
         )
     mask = np.zeros(len(scores), bool)
     if not constraints:

@@ -9,6 +9,7 @@ import numpy as np
 from mmprune.channels.constraints import BoolArray, EqualBlocks, select
 from mmprune.channels.labels import HIDDEN, EqualCounts, IntArray, Site
 from mmprune.channels.propagate import Labelling
+from mmprune.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,20 @@ class ChannelGroup:
         return not self.reason
 
     def select(self, scores: np.ndarray, count: int) -> BoolArray:
-        """The valid mask of about ``count`` channels with the highest scores, see ``select``."""
-        return select(scores, count, self.constraints)
+        """The valid mask of about ``count`` channels with the highest scores, see ``select``.
+
+        Raises:
+            InputError: There is not one finite score per channel.
+        """
+        if scores.shape != (self.num_channels,):
+            raise InputError(
+                f"group '{self.space_id}': {self.num_channels} channels need as many scores, but "
+                f'these are of shape {scores.shape}'
+            )
+        try:
+            return select(scores, count, self.constraints)
+        except InputError as error:
+            raise InputError(f"group '{self.space_id}': {error}") from error
 
     def problem_with(self, mask: BoolArray) -> str:
         """Why ``mask`` is no valid choice for this group; empty if it is one."""

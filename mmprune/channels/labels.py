@@ -288,7 +288,7 @@ def meet(values: Sequence[Value], shape: tuple[int, ...], book: LabelBook, where
             book.unite(first, factor)
             if first.min() < 0:  # a channel's own label says more than that it stays
                 chosen[axes_of(factor)] = np.where(first < 0, factor, first)
-    for axes, factor in chosen.items():
+    for axes, factor in list(chosen.items()):
         for value, full_shape, factors in aligned:
             own = {axes_of(f): f for f in factors}
             extent = {dim for dim in axes if full_shape[dim] > 1}
@@ -298,6 +298,7 @@ def meet(values: Sequence[Value], shape: tuple[int, ...], book: LabelBook, where
             covered = {dim for f in covering for dim in axes_of(f)}
             if not extent <= covered or not covered <= set(axes):
                 book.pin(factor, f'{where}: it meets a tensor that {book.reasons[-value.fixed]}')
+                chosen.pop(axes, None)
                 continue
             for other in covering:
                 carriers = [fs for _, _, fs in aligned if any(axes_of(f) == axes for f in fs)]

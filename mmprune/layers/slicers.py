@@ -12,7 +12,8 @@ channels of which 5 are kept:
     SLICERS['Conv2d'](conv, {'weight': (5, 1, 3, 3)}, None)
         == {'in_channels': 5, 'out_channels': 5, 'groups': 5}
 
-A slicer is found by the class name of the module or of its nearest base.
+A slicer is found by the class name of the module or of its nearest base, or by the class's
+full name (``torch.nn.modules.activation.MultiheadAttention``) where the short one is common.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ def slicer_of(module: Any) -> Slicer | None:
     """The slicer for a module's type, None if it has no attributes to mend."""
     slicers = table(SLICERS)
     for cls in type(module).__mro__:
-        if cls.__name__ in slicers:
-            return slicers[cls.__name__]
+        for name in (f'{cls.__module__}.{cls.__qualname__}', cls.__name__):
+            if name in slicers:
+                return slicers[name]
     return None
 
 
@@ -111,3 +113,16 @@ def _prelu(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
 @_register('Embedding')
 def _embedding(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
     return dict(num_embeddings=shapes['weight'][0], embedding_dim=shapes['weight'][1])
+
+
+@_register('torch.nn.modules.activation.MultiheadAttention')
+def _multihead_attention(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
+    """Whole heads; the widths of queries, keys, values and the residual are one number."""
+    rows, width = shapes.get('in_proj_weight') or shapes['q_proj_weight']
+    inner = rows // 3 if 'in_proj_weight' in shapes else rows
+    return dict(
+        embed_dim=inner,
+        num_heads=max(1, inner // module.head_dim),
+        kdim=shapes['k_proj_weight'][1] if 'k_proj_weight' in shapes else width,
+        vdim=shapes['v_proj_weight'][1] if 'v_proj_weight' in shapes else width,
+    )

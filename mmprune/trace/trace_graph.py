@@ -60,7 +60,8 @@ class TraceGraph:
     Attributes:
         nodes: In topological order.
         outputs: The edges that leave the network.
-        parameters: Shape of every parameter that the graph reaches, by its first name.
+        parameters: Shape of every parameter that the graph reaches, by its first name, and of
+            the float buffers that are used as parameters are.
         aliases: First name of a tied parameter -> all its names.
         unreached: Parameters that the outputs do not depend on -> why. Those that an escaped
             value depends on are among ``parameters`` too.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -129,8 +130,32 @@ def trace(model: nn.Module, demo_input: DemoInput) -> TraceGraph:
         TraceError: The model fails on the demo input, or returns no tensor that
             depends on a parameter.
     """
+    buffers = _constant_buffers(model)
+    if buffers:
+        try:
+            return _trace(model, demo_input, buffers)
+        except TraceError:
+            pass  # a buffer that is written to cannot require grad; the pass below shows why
+    return _trace(model, demo_input, {})
+
+
+def _constant_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Float buffers that a forward may use as it uses parameters: fixed position embeddings."""
+    return {
+        name: buffer
+        for owner, module in model.named_modules()
+        if not isinstance(module, nn.modules.batchnorm._NormBase)
+        for name, buffer in module.named_buffers(prefix=owner, recurse=False)
+        if buffer.is_floating_point() and buffer.numel() > 1 and buffer.is_leaf
+    }
+
+
+def _trace(
+    model: nn.Module, demo_input: DemoInput, buffers: Mapping[str, torch.Tensor]
+) -> TraceGraph:
+    """Trace with these buffers as leaves of the graph."""
     # Inside inference mode nothing is recorded, whatever requires grad.
-    with torch.inference_mode(False), untouched(model):
+    with torch.inference_mode(False), untouched(model), _requiring_grad(buffers.values()):
         model.eval()
         _let_all_require_grad(model)
         demo_input, input_leaves = _differentiable(demo_input)
@@ -150,7 +175,20 @@ def trace(model: nn.Module, demo_input: DemoInput) -> TraceGraph:
         found = tensors_in(outputs)
         for tensor in found:
             escapes.use(tensor)
-        return _GraphReader(model, recorder, escapes, input_leaves).read(found)
+        return _GraphReader(model, buffers, recorder, escapes, input_leaves).read(found)
+
+
+@contextlib.contextmanager
+def _requiring_grad(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
+    """Let buffers require grad for a while."""
+    before = [(tensor, tensor.requires_grad) for tensor in tensors]
+    try:
+        for tensor, _ in before:
+            tensor.requires_grad_(True)
+        yield
+    finally:
+        for tensor, required in before:
+            tensor.requires_grad_(required)
 
 
 def _let_all_require_grad(model: nn.Module) -> None:
@@ -191,6 +229,7 @@ class _GraphReader:
     def __init__(
         self,
         model: nn.Module,
+        buffers: Mapping[str, torch.Tensor],
         recorder: _CallRecorder,
         escapes: EscapeRecorder,
         input_leaves: Iterable[torch.Tensor],
@@ -205,6 +244,7 @@ class _GraphReader:
             names[0]: tuple(parameter.shape)
             for names, parameter in zip(self.names.values(), model.parameters(), strict=True)
         }
+        self.leaf_buffers = {id(buffer): name for name, buffer in buffers.items()}
         self.buffer_names = {
             (buffer.data_ptr(), buffer.shape): name for name, buffer in model.named_buffers()
         }
@@ -220,7 +260,11 @@ class _GraphReader:
         self.ids = {grad_fn: index for index, grad_fn in enumerate(order)}
         nodes = tuple(self._read_node(grad_fn) for grad_fn in order)
         leaves = {node.attrs['name']: order[node.id] for node in nodes if node.op == 'parameter'}
-        used = {name for name, leaf in leaves.items() if leaf in behind_outputs}
+        used = {
+            name
+            for name, leaf in leaves.items()
+            if leaf in behind_outputs and name in self.parameter_shapes
+        }
         if not used:
             raise TraceError(
                 'the output of the model does not depend on any of its parameters: there is '
@@ -240,7 +284,9 @@ class _GraphReader:
         return TraceGraph(
             nodes=nodes,
             outputs=tuple(self._edge(edge.node, edge.output_nr) for edge in edges),
-            parameters={n: s for n, s in self.parameter_shapes.items() if n in leaves},
+            parameters={
+                node.attrs['name']: node.shapes[0] for node in nodes if node.op == 'parameter'
+            },
             aliases={n[0]: tuple(n) for n in self.names.values() if len(n) > 1},
             unreached=unreached,
             calls=tuple(self._calls(set(leaves))),
@@ -262,8 +308,9 @@ class _GraphReader:
             names = self.names.get(id(variable))
             shapes: tuple[tuple[int, ...], ...] = (tuple(variable.shape),)
             module = ''
-            if names:
-                op, attrs = 'parameter', {'name': names[0]}
+            if names or id(variable) in self.leaf_buffers:
+                name = names[0] if names else self.leaf_buffers[id(variable)]
+                op, attrs = 'parameter', {'name': name}
             else:
                 op = 'input' if id(variable) in self.input_ids else 'opaque'
         else:

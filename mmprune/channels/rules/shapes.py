@@ -59,7 +59,7 @@ def view(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """
     value, new = _single(inputs), node.shapes[0]
     blocks = _blocks(value.shape, new)
-    factors = []
+    factors: list[tuple[set[int], IntArray]] = []
     for factor in value.factors:
         full, target = list(factor.shape), [1] * len(new)
         for old_dims, new_dims in blocks:
@@ -77,8 +77,29 @@ def view(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
         if len(axes) > len(axes_of(factor)):
             _equal_blocks(moved, axes[-1], book, f'{node.where} cuts the channels into blocks')
         if axes:
-            factors.append(moved)
-    return Value(new, factors, value.fixed)
+            factors.append((set(axes_of(factor)), moved))
+    return Value(new, _one_per_dim(factors, book, node), value.fixed)
+
+
+def _one_per_dim(
+    factors: list[tuple[set[int], IntArray]], book: LabelBook, node: TraceNode
+) -> list[IntArray]:
+    """Of factors whose dims were joined, the one with most channels; others are pinned.
+
+    ``factors`` are pairs of the dims that a factor varied along before, and its labels now.
+    """
+    chosen: list[tuple[set[int], IntArray]] = []
+    for before, factor in sorted(factors, key=lambda pair: -len(np.unique(pair[1]))):
+        joined = [
+            other
+            for dims, other in chosen
+            if not dims & before and set(axes_of(other)) & set(axes_of(factor))
+        ]
+        if joined:
+            book.pin(factor, f'{node.where} joins it with other channels in one dim')
+        else:
+            chosen.append((before, factor))
+    return [factor for _, factor in chosen]
 
 
 def _equal_blocks(factor: IntArray, dim: int, book: LabelBook, reason: str) -> None:
