@@ -119,6 +119,7 @@ CONTENTS = {
     'SLICERS': """
         Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d Embedding GroupNorm
         LayerNorm Linear PReLU RMSNorm _BatchNorm _NormBase
+        torch.nn.modules.activation.MultiheadAttention
     """,
     'PRUNERS': 'RatioPruner StructurePruner',
     'IMPORTANCE': 'L1Importance L2Importance RandomImportance',
