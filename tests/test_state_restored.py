@@ -2,11 +2,13 @@
 
 import collections
 import contextlib
+import copy
 import random
 
 import numpy as np
 import pytest
 import torch
+from randomised import scattered
 from torch import nn
 
 from mmprune.registry import PRUNERS
@@ -236,3 +238,67 @@ def test_integer_parameters_are_left_alone():
     graph = trace(model, torch.randn(1, 3, 6, 6))
     assert 'table' in graph.unreached
     assert not model.table.requires_grad
+
+
+class Caching(nn.Module):
+    """Computes something from its weights once in eval mode, as LeViT does."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = conv(3, 8), conv(8, 4)
+        self.shift, self.cache = nn.Parameter(torch.randn(1, 8, 1, 1)), {}
+        self.a.weight.requires_grad_(False)
+
+    def train(self, mode=True):
+        super().train(mode)
+        if mode:
+            self.cache = {}
+            self.a.weight.requires_grad_(True)  # as networks that freeze and thaw their stages
+        return self
+
+    def forward(self, x):
+        if self.training:
+            return self.b(self.a(x) + self.shift * 2)
+        if 'shift' not in self.cache:
+            self.cache['shift'] = self.shift * 2
+        return self.b(self.a(x) + self.cache['shift'])
+
+
+@pytest.mark.parametrize('execution', ['slice', 'mask'])
+@pytest.mark.parametrize('ran_before', [False, True])
+def test_caches_of_another_width_are_forgotten(execution, ran_before):
+    model, data = Caching().double().eval(), torch.randn(1, 3, 4, 4, dtype=torch.float64)
+    model.a.weight.requires_grad_(False)
+    expected = copy.deepcopy(model)(data)
+    if ran_before:
+        model(data)
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5, 1.0], execution=execution))
+    pruner.prepare_from_supernet(model, data)
+    assert list(pruner.channel_spaces) == ['a']
+    for seed in range(3):
+        pruner.set_subnet(scattered(pruner, seed))
+        inside = model(data)
+        assert model.cache
+        deployed = pruner.deploy_subnet(model, pruner.export_subnet())
+        assert not deployed.cache
+        torch.testing.assert_close(deployed(data), inside, rtol=1e-10, atol=1e-12)
+        assert pruner.verify_subnet(model).ok
+        pruner.set_max_channel()
+        torch.testing.assert_close(model(data), expected, rtol=1e-12, atol=1e-14)
+    assert not model.training
+    assert not model.a.weight.requires_grad
+
+
+def test_deploying_a_plain_network_that_has_run():
+    model, data = Caching().double().eval(), torch.randn(1, 3, 4, 4, dtype=torch.float64)
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5, 1.0]))
+    pruner.prepare_from_supernet(model, data)
+    pruner.set_min_channel()
+    cfg, inside = pruner.export_subnet(), model(data)
+    plain = Caching().double().eval()
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if 'mask' not in k})
+    plain(data)
+    held = plain.cache['shift']
+    deployed = PRUNERS.build(dict(type='RatioPruner', ratios=[1.0])).deploy_subnet(plain, cfg)
+    torch.testing.assert_close(deployed(data), inside, rtol=1e-12, atol=1e-14)
+    assert plain.cache['shift'] is held

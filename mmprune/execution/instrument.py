@@ -21,6 +21,7 @@ from mmprune.execution.kept_statistics import KeptDim, KeptStatistics
 from mmprune.execution.swap import Multiply, Shelter, Swap
 from mmprune.layers import Layer, cut_of_masks, like, mended_attributes, mended_numbers
 from mmprune.trace import TraceGraph
+from mmprune.trace.model_state import forget_caches
 
 STATE = '_mmprune'
 """Name of the attribute that an instrumented module carries."""
@@ -193,6 +194,7 @@ class Execution:
 
     def apply(self, alive: BoolArray) -> None:
         """Run from now on as the subnet whose labels are ``alive``, (num_labels,)."""
+        forget_caches(self.modules[''])
         for name, state in self.states.items():
             state.swaps, state.statistics = [], []
             for attribute, value in state.attributes.items():

@@ -132,3 +132,37 @@ def untouched(model: nn.Module) -> Iterator[None]:
                 if parameter.requires_grad != requires_grad:
                     parameter.requires_grad_(requires_grad)
                 parameter.grad = grad
+
+
+def held_tensors(module: nn.Module) -> list[torch.Tensor]:
+    """Tensors in the plain attributes of a module, also in a dict among them."""
+    found = []
+    for name, value in vars(module).items():
+        if name not in ('_parameters', '_buffers', '_modules'):
+            values = value.values() if isinstance(value, dict) else [value]
+            found += [v for v in values if isinstance(v, torch.Tensor)]
+    return found
+
+
+def forget_caches(model: nn.Module) -> None:
+    """Let modules drop what they have computed from their weights in eval mode.
+
+    A module that keeps such a tensor drops it when it is put into train mode, where the weights
+    change (the attention biases of LeViT and TinyViT). A change of width changes the weights
+    too. Modes and ``requires_grad`` are as before afterwards.
+    """
+    caching = [
+        module
+        for module in model.modules()
+        if type(module).train is not nn.Module.train and held_tensors(module)
+    ]
+    if not caching:
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    for module in caching:
+        module.train(True)
+    for module, mode in modes:
+        module.training = mode
+    for parameter, flag in flags:
+        parameter.requires_grad_(flag)
