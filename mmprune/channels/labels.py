@@ -221,6 +221,10 @@ class LabelBook:
         row = np.moveaxis(factor, dim, -1).reshape(-1, factor.shape[dim])[0]
         return np.ascontiguousarray(row).tobytes() in self._rows
 
+    def ragged_dim(self, factor: IntArray) -> int | None:
+        """The dim along which every position of the others has its own kept channels."""
+        return next((dim for dim in axes_of(factor) if self.is_ragged(factor, dim)), None)
+
     def unite_along(self, factor: IntArray, dims: Iterable[int]) -> None:
         """The channels at all positions of ``dims`` live or die together."""
         first = factor
@@ -296,6 +300,10 @@ def meet(values: Sequence[Value], shape: tuple[int, ...], book: LabelBook, where
                 continue
             covering = [f for a, f in own.items() if extent & set(a)]
             covered = {dim for f in covering for dim in axes_of(f)}
+            if not covering and book.ragged_dim(factor) not in (None, *extent):
+                continue  # every block of channels stays, so its dim is whole on both sides
+            if covering and all(_share_blocks(factor, other, book) for other in covering):
+                continue
             if not extent <= covered or not covered <= set(axes):
                 book.pin(factor, f'{where}: it meets a tensor that {book.reasons[-value.fixed]}')
                 chosen.pop(axes, None)
@@ -307,6 +315,24 @@ def meet(values: Sequence[Value], shape: tuple[int, ...], book: LabelBook, where
                     book.unite(factor, other)
     widest = max(values, key=lambda v: (int(np.prod(v.shape)), -v.fixed), default=None)
     return Value(shape, list(chosen.values()), widest.fixed if widest else -1)
+
+
+def _share_blocks(first: IntArray, second: IntArray, book: LabelBook) -> bool:
+    """Whether two factors have only their blocks (heads) in common, which then go together."""
+    shared = set(axes_of(first)) & set(axes_of(second))
+    pair = (first, second)
+    if any(book.ragged_dim(factor) in (None, *shared) for factor in pair):
+        return False
+    if book.attention == 'heads':
+        blocks = []
+        for factor in pair:
+            inside = set(axes_of(factor)) - shared
+            book.unite_along(factor, inside)
+            for dim in inside:
+                factor = factor.take([0], axis=dim)
+            blocks.append(factor)
+        book.unite(*blocks)
+    return True
 
 
 def pin_all(values: Iterable[Value | None], book: LabelBook, reason: str) -> None:

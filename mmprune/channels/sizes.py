@@ -26,7 +26,7 @@ NO_SIZE = re.compile(
     r'patch|img|image|scale|ratio|level|iter|seed|epoch|max_|min_|_id|idx|input_size|pool'
 )
 # Numbers of modules that only pass channels on are sizes if they are named so.
-CHANNELS = re.compile(r'channel|dim|width|feat|hidden|embed|planes|out_c|in_c')
+CHANNELS = re.compile(r'channel|dim|width|feat|hidden|embed|planes|out_c|in_c|^groups$')
 
 
 @dataclass(frozen=True)

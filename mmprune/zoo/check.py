@@ -23,8 +23,9 @@ SIGNAL_BAR = 1e-4
 a fault of a millionth in the part that depends on the image is then still above 1e-10."""
 SCATTERED_BAR = 0.8
 """Share of the groups that must keep other than their first channels."""
-ALLOWED_REASONS = ('output of the network', 'is an input of the network')
-"""Why a group of the networks in ``ZOO`` may be pinned; anything else is a missed chance."""
+ALLOWED_REASONS = {'output of the network': 'output', 'is an input of the network': 'input'}
+"""Why a group of the networks in ``ZOO`` may be pinned, and a word for it; anything else is a
+missed chance."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from mmprune.fileio import atomic_path
 from mmprune.version import __version__
-from mmprune.zoo.check import DOUBLE_BAR, SINGLE_BAR, ZooResult, check_model
+from mmprune.zoo.check import ALLOWED_REASONS, DOUBLE_BAR, SINGLE_BAR, ZooResult, check_model
 from mmprune.zoo.models import ZOO, resolve
 
 WIDTH = 160
@@ -60,8 +60,8 @@ def run_zoo(
         for name in names:
             progress.update(task, description=name)
             with warnings.catch_warnings():
-                # mmcv tells about a default that it changed years ago.
-                warnings.filterwarnings('ignore', 'In MMCV v1.4.4', UserWarning)
+                # mmcv comments on the configs of mmcls and on its own defaults.
+                warnings.filterwarnings('ignore', category=UserWarning, module=r'mmcv\.')
                 results.append(check_model(name, ratio, seed, size))
             progress.advance(task)
     console.print(zoo_table(results, ratio))
@@ -100,9 +100,9 @@ def zoo_table(results: Sequence[ZooResult], ratio: float) -> Table:
 
 
 def pinned_text(result: ZooResult) -> str:
-    """The pinned groups by reason, the most common first."""
-    reasons = Counter(result.pinned.values())
-    return '; '.join(f'{count}: {reason}' for reason, count in reasons.most_common())
+    """The pinned groups by reason, the most common first; the allowed reasons in one word."""
+    reasons = Counter(ALLOWED_REASONS.get(why, why) for why in result.pinned.values())
+    return ', '.join(f'{count} {reason}' for reason, count in reasons.most_common())
 
 
 def summary(results: Sequence[ZooResult]) -> str:

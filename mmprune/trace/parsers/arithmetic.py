@@ -70,3 +70,13 @@ register('softmax', 'SoftmaxBackward', 'LogSoftmaxBackward', dim='dim')
 register('matmul', 'MmBackward', 'BmmBackward')
 # inputs: what is added, then the two factors
 register('addmm', 'AddmmBackward', 'BaddbmmBackward')
+
+
+@parser(
+    'ScaledDotProductFlashAttentionForCpuBackward', 'ScaledDotProductFlashAttentionBackward',
+    'ScaledDotProductEfficientAttentionBackward', 'ScaledDotProductCudnnAttentionBackward',
+    'ScaledDotProductFusedAttentionOverrideableBackward',
+)  # fmt: skip
+def _attention(grad_fn: Any) -> Parsed:
+    """Inputs: queries (..., n, d), keys (..., m, d), values (..., m, e), perhaps a bias."""
+    return 'attention', {'is_scaled_by_width': getattr(grad_fn, '_saved_scale', None) is None}
