@@ -11,6 +11,7 @@ import torch
 from randomised import scattered
 from torch import nn
 
+from mmprune.execution import release
 from mmprune.registry import PRUNERS
 from mmprune.trace import TraceError, trace
 from mmprune.trace.model_state import untouched
@@ -241,13 +242,12 @@ def test_integer_parameters_are_left_alone():
 
 
 class Caching(nn.Module):
-    """Computes something from its weights once in eval mode, as LeViT does."""
+    """Computes something from its weights once in eval mode."""
 
     def __init__(self):
         super().__init__()
         self.a, self.b = conv(3, 8), conv(8, 4)
         self.shift, self.cache = nn.Parameter(torch.randn(1, 8, 1, 1)), {}
-        self.a.weight.requires_grad_(False)
 
     def train(self, mode=True):
         super().train(mode)
@@ -264,10 +264,22 @@ class Caching(nn.Module):
         return self.b(self.a(x) + self.cache['shift'])
 
 
+class Precomputing(Caching):
+    """Computes it as soon as eval mode is set, as LeViT and EfficientFormer do."""
+
+    @torch.no_grad()
+    def train(self, mode=True):
+        super().train(mode)
+        if not mode:
+            self.cache = {'shift': self.shift * 2}
+        return self
+
+
 @pytest.mark.parametrize('execution', ['slice', 'mask'])
+@pytest.mark.parametrize('kind', [Caching, Precomputing])
 @pytest.mark.parametrize('ran_before', [False, True])
-def test_caches_of_another_width_are_forgotten(execution, ran_before):
-    model, data = Caching().double().eval(), torch.randn(1, 3, 4, 4, dtype=torch.float64)
+def test_caches_have_the_width_that_is_set(execution, kind, ran_before):
+    model, data = kind().double().eval(), torch.randn(1, 3, 4, 4, dtype=torch.float64)
     model.a.weight.requires_grad_(False)
     expected = copy.deepcopy(model)(data)
     if ran_before:
@@ -276,17 +288,23 @@ def test_caches_of_another_width_are_forgotten(execution, ran_before):
     pruner.prepare_from_supernet(model, data)
     assert list(pruner.channel_spaces) == ['a']
     for seed in range(3):
+        model.a.weight.requires_grad_(False)
         pruner.set_subnet(scattered(pruner, seed))
         inside = model(data)
-        assert model.cache
         deployed = pruner.deploy_subnet(model, pruner.export_subnet())
-        assert not deployed.cache
         torch.testing.assert_close(deployed(data), inside, rtol=1e-10, atol=1e-12)
         assert pruner.verify_subnet(model).ok
+        assert not model.a.weight.requires_grad
+        model.train()
+        torch.testing.assert_close(model(data), inside, rtol=1e-10, atol=1e-12)
+        model.eval()
+        torch.testing.assert_close(model(data), inside, rtol=1e-10, atol=1e-12)
         pruner.set_max_channel()
         torch.testing.assert_close(model(data), expected, rtol=1e-12, atol=1e-14)
     assert not model.training
-    assert not model.a.weight.requires_grad
+    release(model)
+    assert 'train' not in vars(model)
+    torch.testing.assert_close(model(data), expected, rtol=1e-12, atol=1e-14)
 
 
 def test_deploying_a_plain_network_that_has_run():

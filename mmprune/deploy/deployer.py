@@ -23,7 +23,7 @@ from mmprune.execution import local_tensors, release
 from mmprune.execution.instrument import STATE
 from mmprune.layers import Cut, cut_of_masks, known_masks, like, mended_attributes
 from mmprune.layers.layer import CONVS, NORMS, TRANSPOSED_CONVS
-from mmprune.trace.model_state import forget_caches, held_tensors
+from mmprune.trace.model_state import held_tensors, renew_caches
 
 
 @dataclass
@@ -57,7 +57,6 @@ def deploy(model: nn.Module, cfg: ChannelCfg) -> nn.Module:
     _check_complete(cfg, model)
     copied = copy.deepcopy(model, _memo_of_parts(model, plans, cfg))
     release(copied)
-    forget_caches(copied)
     for name, plan in plans.items():
         module = copied.get_submodule(name)
         shapes = {local: tuple(t.shape) for local, t in local_tensors(module).items()}
@@ -65,6 +64,7 @@ def deploy(model: nn.Module, cfg: ChannelCfg) -> nn.Module:
             setattr(module, attribute, value)
         for attribute, value in plan.attributes.items():
             setattr(module, attribute, like(getattr(module, attribute), value))
+    renew_caches(copied)
     return copied
 
 
@@ -216,7 +216,7 @@ def _memo_of_parts(
                 )
             if id(tensor) not in memo:
                 memo[id(tensor)] = _part(tensor, cut)
-        # A cached result of an operation is in the way of copying; it is forgotten later.
+        # A cached result of an operation is in the way of copying; it is computed anew later.
         memo.update({id(t): t.detach().clone() for t in held_tensors(module) if not t.is_leaf})
     return memo
 

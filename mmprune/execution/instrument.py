@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MethodType
 from typing import Any, NoReturn
@@ -21,7 +21,7 @@ from mmprune.execution.kept_statistics import KeptDim, KeptStatistics
 from mmprune.execution.swap import Multiply, Shelter, Swap
 from mmprune.layers import Layer, cut_of_masks, like, mended_attributes, mended_numbers
 from mmprune.trace import TraceGraph
-from mmprune.trace.model_state import forget_caches
+from mmprune.trace.model_state import may_cache, renew_caches
 
 STATE = '_mmprune'
 """Name of the attribute that an instrumented module carries."""
@@ -63,6 +63,20 @@ def is_instrumented(module: nn.Module) -> bool:
     return STATE in module.__dict__
 
 
+@contextlib.contextmanager
+def _swapped(swaps: Sequence[Swap]) -> Iterator[None]:
+    """Swap the subnet's tensors in."""
+    entered = []
+    try:
+        for swap in swaps:
+            swap.enter()
+            entered.append(swap)
+        yield
+    finally:
+        for swap in reversed(entered):
+            swap.leave()
+
+
 def _forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """The patched forward: the module's own one, on the subnet's tensors."""
     state: Instrument = self.__dict__[STATE]
@@ -71,19 +85,18 @@ def _forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return run(*args, **kwargs)
     statistics = state.statistics
     norm = KeptStatistics(statistics) if statistics else contextlib.nullcontext()
-    entered = []
-    try:
-        for swap in state.swaps:
-            swap.enter()
-            entered.append(swap)
-        with norm:
-            return run(*args, **kwargs)
-    finally:
-        for swap in reversed(entered):
-            swap.leave()
+    with _swapped(state.swaps), norm:
+        return run(*args, **kwargs)
+
+
+def _train(self: nn.Module, mode: bool = True) -> nn.Module:
+    """The patched ``train`` of a module that may compute something from its weights in it."""
+    with _swapped(self.__dict__[STATE].swaps):
+        return type(self).train(self, mode)
 
 
 _forward.__name__ = 'forward'
+_train.__name__ = 'train'
 
 
 def instrument(module: nn.Module) -> Instrument:
@@ -91,7 +104,25 @@ def instrument(module: nn.Module) -> Instrument:
     if not is_instrumented(module):
         module.__dict__[STATE] = Instrument(module.__dict__.get('forward'))
         module.__dict__['forward'] = MethodType(_forward, module)
+        if may_cache(module) and 'train' not in module.__dict__:
+            module.__dict__['train'] = MethodType(_train, module)
     return module.__dict__[STATE]
+
+
+def uninstrument(module: nn.Module) -> None:
+    """Take the instrument of a module away; its masks, attributes and methods are as before."""
+    state: Instrument | None = module.__dict__.pop(STATE, None)
+    if state is None:
+        return
+    for name in ('forward', 'train'):
+        if getattr(module.__dict__.get(name), '__func__', None) in (_forward, _train):
+            del module.__dict__[name]
+    if state.original is not None:
+        module.__dict__['forward'] = state.original
+    for name, value in state.attributes.items():
+        setattr(module, name, value)
+    for name in state.masks:
+        del module._buffers[name]
 
 
 @dataclass(frozen=True)
@@ -194,7 +225,6 @@ class Execution:
 
     def apply(self, alive: BoolArray) -> None:
         """Run from now on as the subnet whose labels are ``alive``, (num_labels,)."""
-        forget_caches(self.modules[''])
         for name, state in self.states.items():
             state.swaps, state.statistics = [], []
             for attribute, value in state.attributes.items():
@@ -206,6 +236,7 @@ class Execution:
                 self._slice(alive)
             else:
                 self._mask(alive)
+            renew_caches(self.modules[''])
 
     def _slice(self, alive: BoolArray) -> None:
         shapes: dict[str, tuple[int, ...]] = {}

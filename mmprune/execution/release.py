@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from mmprune.execution.instrument import STATE, Instrument
+from mmprune.execution.instrument import uninstrument
 from mmprune.execution.loading import detach_hooks
 
 
@@ -16,15 +16,7 @@ def release(model: nn.Module) -> None:
     """Take every trace of mmprune off a model: forwards, masks, attributes, hooks."""
     for module in model.modules():
         detach_hooks(module)
-        state: Instrument | None = module.__dict__.pop(STATE, None)
-        if state is not None:
-            module.__dict__.pop('forward', None)
-            if state.original is not None:
-                module.__dict__['forward'] = state.original
-            for name, value in state.attributes.items():
-                setattr(module, name, value)
-            for name in state.masks:
-                del module._buffers[name]
+        uninstrument(module)
 
 
 @contextlib.contextmanager

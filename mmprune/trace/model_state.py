@@ -144,25 +144,55 @@ def held_tensors(module: nn.Module) -> list[torch.Tensor]:
     return found
 
 
-def forget_caches(model: nn.Module) -> None:
-    """Let modules drop what they have computed from their weights in eval mode.
+def may_cache(module: nn.Module) -> bool:
+    """Whether a module may compute something from its weights when its mode changes."""
+    return type(module).train is not nn.Module.train
+
+
+@contextlib.contextmanager
+def _modes_kept(model: nn.Module) -> Iterator[None]:
+    """Restore the mode of every module and ``requires_grad`` of every parameter on leaving."""
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, flag in flags:
+            if parameter.requires_grad != flag:
+                parameter.requires_grad_(flag)
+
+
+def renew_caches(model: nn.Module) -> None:
+    """Let modules compute anew what they have computed from their weights for eval mode.
 
     A module that keeps such a tensor drops it when it is put into train mode, where the weights
     change (the attention biases of LeViT and TinyViT). A change of width changes the weights
     too. Modes and ``requires_grad`` are as before afterwards.
     """
-    caching = [
-        module
-        for module in model.modules()
-        if type(module).train is not nn.Module.train and held_tensors(module)
-    ]
+    caching = [m for m in model.modules() if may_cache(m) and held_tensors(m)]
     if not caching:
         return
-    modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    for module in caching:
-        module.train(True)
-    for module, mode in modes:
-        module.training = mode
-    for parameter, flag in flags:
-        parameter.requires_grad_(flag)
+    training = [module.training for module in caching]
+    with _modes_kept(model), torch.no_grad():
+        for module, mode in zip(caching, training, strict=True):
+            module.train(True)
+            if not mode:
+                module.train(False)
+
+
+def caching_modules(model: nn.Module) -> list[nn.Module]:
+    """The modules of a model in eval mode that hold something which train mode drops.
+
+    It is dropped by this call.
+    """
+    found = []
+    with _modes_kept(model):
+        for module in model.modules():
+            before = {id(tensor) for tensor in held_tensors(module)}
+            if before and may_cache(module):
+                module.train(True)
+                if {id(tensor) for tensor in held_tensors(module)} != before:
+                    found.append(module)
+    return found

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from mmprune.errors import InputError
 from mmprune.registry import BACKWARD_PARSERS, table
 from mmprune.trace.escapes import EscapeRecorder
-from mmprune.trace.model_state import forget_caches, untouched
+from mmprune.trace.model_state import caching_modules, untouched
 from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode
 
 DemoInput = torch.Tensor | tuple | list | Mapping | Callable[[nn.Module], Any]
@@ -157,7 +157,8 @@ def _trace(
     # Inside inference mode nothing is recorded, whatever requires grad.
     with torch.inference_mode(False), untouched(model), _requiring_grad(buffers.values()):
         model.eval()
-        forget_caches(model)
+        for module in caching_modules(model):
+            module.training = True  # what it reads in eval mode hides its parameters
         _let_all_require_grad(model)
         demo_input, input_leaves = _differentiable(demo_input)
         recorder = _CallRecorder(model)
