@@ -30,7 +30,8 @@ KINDS = """
 # Names that other devices and versions of torch have for some of them.
 ALIASES = """
     ThnnConv2DBackward MkldnnConvolutionBackward CudnnConvolutionBackward ToCopyBackward0
-    CudnnBatchNormBackward0 PreluKernelBackward0
+    CudnnBatchNormBackward0 PreluKernelBackward0 ScaledDotProductFlashAttentionBackward0
+    ScaledDotProductEfficientAttentionBackward0 ScaledDotProductFlashAttentionForCpuBackward0
 """
 NOT_ELEMENTWISE = 'CumsumBackward0 SortBackward0 GatherBackward0 FlashBackward0 UnheardOfBackward3'
 
