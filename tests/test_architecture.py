@@ -105,15 +105,17 @@ CONTENTS = {
         ReplicationPad1D ReplicationPad2D ReplicationPad3D ReshapeAlias Reshape Roll Round
         RreluWithNoise Rsqrt Rsub ScaledDotProductCudnnAttention ScaledDotProductEfficientAttention
         ScaledDotProductFlashAttention ScaledDotProductFlashAttentionForCpu
-        ScaledDotProductFusedAttentionOverrideable Select Selu Sigmoid Sign Silu Sin Sinh Slice SlowConv2D SlowConv3D
-        Softmax Softplus Softshrink Split SplitWithSizes Sqrt Squeeze Stack Std StdMean Sub Sum T
+        ScaledDotProductFusedAttentionOverrideable Select Selu Sigmoid Sign
+        Silu Sin Sinh Slice SlowConv2D SlowConv3D Softmax Softplus Softshrink Split SplitWithSizes
+        Sqrt Squeeze Stack Std StdMean Sub Sum T
         Tan Tanh ThnnConv2D Threshold ToCopy Transpose Unbind Unflatten UnsafeIndex UnsafeView
         Unsqueeze UpsampleBicubic2DAa UpsampleBicubic2D UpsampleBilinear2DAa UpsampleBilinear2D
         UpsampleLinear1D UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D
         UpsampleNearestExact2D UpsampleTrilinear3D Var VarMean ViewAsComplex ViewAsReal View Where
     """,
     'CHANNEL_RULES': """
-        addmm as_strided attention batch_norm cat conv copy_slices elementwise expand fft flip fold group_norm
+        addmm as_strided attention batch_norm cat conv copy_slices elementwise expand fft flip
+        fold group_norm
         index layer_norm matmul pad permute pixel_shuffle pixel_unshuffle reduce repeat roll select
         slice softmax spatial spatial1d spatial3d split stack transpose unbind unfold view
         view_as_complex view_as_real
