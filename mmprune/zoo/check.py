@@ -43,11 +43,11 @@ class ZooResult:
             network, float64.
         mask_error: That of the masked supernet.
         independent_error: That of the full network with zeros, see ``independent``.
-        single_error: The larger one of both supernets in float32.
+        single_error: The larger one of the two in float32.
         signal: The smallest of: the output's size, how much it depends on the image, and
             how much the subnet's differs from the full network's; the last two relative.
         scattered: Share of the prunable groups that do not keep their first channels.
-        prepare_seconds: What tracing and patching took.
+        prepare_seconds: What tracing, patching, trying and setting the subnet took.
         seconds: What everything took.
         problems: Every bar that was missed, in words.
     """
@@ -80,10 +80,16 @@ def difference(first: torch.Tensor, second: torch.Tensor) -> float:
 
 def run(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
     """The network's output as one (N, features) tensor."""
-    with torch.no_grad():
+    return counted_run(model, batch)[0]
+
+
+def counted_run(model: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The network's output, and its multiply-adds as torch counts them."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         output = model(batch)
     parts = output if isinstance(output, tuple | list) else (output,)
-    return torch.cat([part.flatten(1) for part in parts], dim=1)
+    flops = int(counter.get_total_flops())
+    return torch.cat([part.flatten(1) for part in parts], dim=1), flops // 2
 
 
 @dataclass(frozen=True)
@@ -93,9 +99,28 @@ class Measured:
     pruner: StructurePruner
     deployed: nn.Module
     output: torch.Tensor
+    macs: int
     slice_error: float
     mask_error: float
     prepare_seconds: float
+
+
+def prepared(
+    model: nn.Module, batch: torch.Tensor, ratio: float, seed: int, execution: str = 'slice'
+) -> StructurePruner:
+    """A pruner with ``model`` as its supernet, all groups at ``ratio``, any channels kept."""
+    pruner: StructurePruner = PRUNERS.build(
+        dict(
+            _scope_='mmprune',
+            type='RatioPruner',
+            ratios=[ratio],
+            importance=dict(type='RandomImportance', seed=seed),
+            execution=execution,
+        )
+    )
+    pruner.prepare_from_supernet(model, demo_input=batch)
+    pruner.set_min_channel()
+    return pruner
 
 
 def measure(model: nn.Module, batch: torch.Tensor, ratio: float, seed: int) -> Measured:
@@ -107,27 +132,16 @@ def measure(model: nn.Module, batch: torch.Tensor, ratio: float, seed: int) -> M
         ratio: Share of its channels that every group keeps.
         seed: Says which.
     """
-    errors, seconds = {}, {}
-    for execution in ('mask', 'slice'):
-        pruner: StructurePruner = PRUNERS.build(
-            dict(
-                _scope_='mmprune',
-                type='RatioPruner',
-                ratios=[ratio],
-                importance=dict(type='RandomImportance', seed=seed),
-                execution=execution,
-            )
-        )
-        started = time.perf_counter()
-        pruner.prepare_from_supernet(model, demo_input=batch)
-        seconds[execution] = time.perf_counter() - started
-        pruner.set_min_channel()
-        deployed = pruner.deploy_subnet(model, pruner.export_subnet())
-        output = run(deployed, batch)
-        errors[execution] = difference(run(model, batch), output)
-    return Measured(
-        pruner, deployed, output, errors['slice'], errors['mask'], min(seconds.values())
-    )
+    prepared(model, batch, ratio, seed, 'mask')
+    masked = run(model, batch)
+    started = time.perf_counter()
+    pruner = prepared(model, batch, ratio, seed)
+    seconds = time.perf_counter() - started
+    sliced = run(model, batch)
+    deployed = pruner.deploy_subnet(model, pruner.export_subnet())
+    output, macs = counted_run(deployed, batch)
+    errors = difference(sliced, output), difference(masked, output)
+    return Measured(pruner, deployed, output, macs, *errors, seconds)
 
 
 def check_model(name: str, ratio: float = 0.5, seed: int = 0, size: int | None = None) -> ZooResult:
@@ -146,8 +160,8 @@ def check_model(name: str, ratio: float = 0.5, seed: int = 0, size: int | None =
     name = resolve(name)
     original = build(name, seed)
     batch = images(original, size, seed=seed)
-    full_output, full_params = run(original, batch), count_params(original)
-    full_macs = count_macs(original, batch)
+    full_params = count_params(original)
+    full_output, full_macs = counted_run(original, batch)
 
     double = measure(copy.deepcopy(original), batch, ratio, seed)
     pruner, channel_cfg = double.pruner, double.pruner.export_subnet()
@@ -156,10 +170,11 @@ def check_model(name: str, ratio: float = 0.5, seed: int = 0, size: int | None =
         'full': (pruner.cost(widest(pruner)), {'params': full_params, 'macs': full_macs}),
         'deployed': (
             pruner.cost(),
-            {'params': count_params(double.deployed), 'macs': count_macs(double.deployed, batch)},
+            {'params': count_params(double.deployed), 'macs': double.macs},
         ),
     }
-    single = measure(original.float(), batch.float(), ratio, seed)
+    single = prepared(original.float(), batch.float(), ratio, seed)
+    single_report = single.verify_subnet(subnet=single.current_subnet())
     result = ZooResult(
         model=name,
         size=batch.shape[-1],
@@ -170,7 +185,7 @@ def check_model(name: str, ratio: float = 0.5, seed: int = 0, size: int | None =
         slice_error=double.slice_error,
         mask_error=double.mask_error,
         independent_error=difference(independent, double.output),
-        single_error=max(single.slice_error, single.mask_error),
+        single_error=single_report.max_rel_err,
         signal=signal(double.output, full_output),
         scattered=scattered(pruner.current_subnet()),
         prepare_seconds=double.prepare_seconds,
@@ -180,7 +195,7 @@ def check_model(name: str, ratio: float = 0.5, seed: int = 0, size: int | None =
     for which, (said, counted) in costs.items():
         if said != counted:
             problems.append(f'cost() says {said}, the {which} network has {counted}')
-    if single.pruner.export_subnet() != channel_cfg:
+    if single.export_subnet() != channel_cfg:
         problems.append('the float32 network has other groups, or kept other channels')
     return replace(result, problems=tuple(problems))
 
@@ -193,13 +208,6 @@ def widest(pruner: StructurePruner) -> Subnet:
 def count_params(model: nn.Module) -> int:
     """Number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def count_macs(model: nn.Module, batch: torch.Tensor) -> int:
-    """Multiply-adds of one forward pass, counted by torch."""
-    with FlopCounterMode(display=False) as counter:
-        run(model, batch)
-    return int(counter.get_total_flops()) // 2
 
 
 def signal(output: torch.Tensor, full_output: torch.Tensor) -> float:
