@@ -1,0 +1,192 @@
+"""What the autograd graph does not show: values that leave it, constants that enter it."""
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from exactness import IMAGE, assert_exact, conv, prepare
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from mmprune.trace import TraceError, trace
+
+
+class Branch(nn.Module):
+    """A layer, then something with its output ``x``, then two more layers."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.a, self.b, self.c, self.d = conv(3, 8), conv(8, 8), conv(8, 8), conv(8, 4)
+        self.register_buffer('row', torch.randn(1, 8, 1, 1))
+        self.register_buffer('plane', torch.randn(8, 8))
+        self.register_buffer('flat', torch.randn(8))
+
+    def forward(self, x):
+        return self.how(self, self.a(x))
+
+
+def under_no_grad(function):
+    def run(net, x):
+        with torch.no_grad():
+            y = function(net, x)
+        return net.d(x), y
+
+    return run
+
+
+# What a network does, and what it pins besides its output: {space_id: part of the reason}.
+OUTSIDE = {
+    'detach': (lambda net, x: (net.d(x), net.b(x.detach())), {'a': 'detach in the root module'}),
+    'data': (lambda net, x: (net.d(x), net.b(x.data)), {'a': 'data in the root module'}),
+    'detach, then more': (
+        lambda net, x: (net.d(x), net.b(F.relu(x.detach()) * 2)),
+        {'a': 'detach in the root module'},
+    ),
+    'detach what nothing else reads': (
+        lambda net, x: net.d(net.c(F.relu(net.b(x)).detach()) + x),
+        {'b': 'detach in the root module'},
+    ),
+    'detached output': (lambda net, x: (net.d(x), x.detach()), {'a': 'detach in the root module'}),
+    'no_grad': (under_no_grad(lambda net, x: net.b(x)), {'a': 'conv2d in b'}),
+    'no_grad, then a layer': (
+        under_no_grad(lambda net, x: net.b(F.relu(x))),
+        {'a': 'relu in the root module'},
+    ),
+    'comparison': (
+        lambda net, x: net.d(torch.where(x > 0, net.b(x), net.c(x))),
+        {'a': 'gt in the root module', 'b': 'a constant'},
+    ),
+    'masked fill': (
+        lambda net, x: net.d(net.b(x).masked_fill(x > 0, 0.5)),
+        {'a': 'gt in the root module', 'b': 'a constant'},
+    ),
+    'argmax': (
+        lambda net, x: net.d(net.b(x) * x.argmax(1, keepdim=True)),
+        {'a': 'argmax in the root module'},
+    ),
+    'a number': (
+        lambda net, x: net.d(net.b(x) * float(x.flatten(1)[0, 5])),
+        {'a': 'takes channels by their number'},
+    ),
+    'ones_like': (
+        lambda net, x: net.d(net.b(x) + torch.ones_like(x)),
+        {'a': 'ones_like in the root module', 'b': 'a constant'},
+    ),
+    'buffer along the channels': (lambda net, x: net.d(x + net.row), {}),
+    'buffer along the channels, from the left': (
+        lambda net, x: net.d(torch.maximum(net.row, x)),
+        {},
+    ),
+    'buffer over space': (lambda net, x: net.d(x + net.plane), {}),
+    'buffer as bias of a convolution': (
+        lambda net, x: net.d(F.conv2d(x, net.b.weight, net.flat)),
+        {},
+    ),
+    'buffer as bias of a linear layer': (
+        lambda net, x: net.d(
+            F.linear(x.permute(0, 2, 3, 1), net.b.weight[:, :, 1, 1], net.flat).permute(0, 3, 1, 2)
+        ),
+        None,
+    ),
+    'buffer as weight of a norm': (
+        lambda net, x: net.d(F.group_norm(x, 2, net.flat)),
+        {},
+    ),
+    'numbers': (lambda net, x: net.d((x + 1) * 2 / 3 - 0.5), {}),
+    'detached and not used': (lambda net, x: (x.detach(), net.d(x))[1], {}),
+    'indices that nobody reads': (lambda net, x: net.d(x.max(-1, keepdim=True)[0] + x), {}),
+}
+
+
+@pytest.mark.parametrize('name', OUTSIDE)
+def test_what_leaves_the_graph_and_constants_that_enter_it_are_pinned(name):
+    how, expected = OUTSIDE[name]
+    model, pruner = prepare(Branch(how))
+    reasons = {s: group.reason for s, group in pruner.channel_groups.items() if s in 'abc'}
+    pinned = {s: why for s, why in reasons.items() if why and why != 'output of the network'}
+    if expected is not None:
+        assert pinned.keys() == expected.keys()
+        for space_id, part in expected.items():
+            assert part in pinned[space_id], pinned[space_id]
+    assert_exact(model, pruner)
+
+
+def test_unreached_parameters_are_reported():
+    def skip_b(net, x):
+        with torch.no_grad():
+            y = net.b(x)
+        return net.d(x), y
+
+    model, pruner = prepare(Branch(skip_b))
+    unreached = pruner.supernet.graph.unreached
+    assert set(unreached) == {'b.weight', 'b.bias', 'c.weight', 'c.bias'}
+    assert all('no_grad' in why and 'detached' in why for why in unreached.values())
+    assert (
+        'parameters not reached (4): b.weight, b.bias, c.weight, c.bias: not part'
+        in pruner.report()
+    )
+    before = {name: p.shape for name, p in model.named_parameters()}
+    pruner.set_min_channel()
+    deployed = pruner.deploy_subnet(model, pruner.export_subnet())
+    for name in unreached:
+        assert deployed.get_parameter(name).shape == before[name]
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, use_reentrant):
+        super().__init__()
+        self.a, self.b, self.c = (
+            conv(3, 8),
+            nn.Sequential(conv(8, 8), nn.BatchNorm2d(8)),
+            conv(8, 4),
+        )
+        self.use_reentrant = use_reentrant
+
+    def forward(self, x):
+        return self.c(checkpoint(self.b, self.a(x), use_reentrant=self.use_reentrant))
+
+
+@pytest.mark.parametrize(('use_reentrant', 'prunable'), [(False, ['a', 'b.0']), (True, [])])
+def test_activation_checkpointing(use_reentrant, prunable):
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='None of the inputs have requires_grad')
+        model, pruner = prepare(Checkpointed(use_reentrant))
+        assert list(pruner.channel_spaces) == prunable
+        if use_reentrant:
+            graph = pruner.supernet.graph
+            assert set(graph.unreached) == {n for n, _ in model.named_parameters() if n[0] == 'b'}
+            assert 'CheckpointFunctionBackward' in graph.opaque
+        assert_exact(model, pruner)
+
+
+def test_outputs_that_are_parameters_are_pinned():
+    class ReturnsItsScale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.scale = (
+                conv(3, 8),
+                conv(8, 4),
+                nn.Parameter(torch.rand(1, 8, 1, 1)),
+            )
+
+        def forward(self, x):
+            return self.b(self.a(x) * self.scale), self.scale
+
+    model, pruner = prepare(ReturnsItsScale())
+    assert pruner.channel_groups['a'].reason == 'output of the network'
+    assert_exact(model, pruner)
+
+
+@pytest.mark.parametrize(
+    ('forward', 'message'),
+    [
+        (lambda net, x: net.d(x).detach(), 'does not depend on any of its parameters'),
+        (lambda net, x: 3, 'does not depend on any of its parameters'),
+        (lambda net, x: net.b(net.d(x)), "in module 'b'"),
+    ],
+)
+def test_models_without_a_graph_are_refused(forward, message):
+    with pytest.raises(TraceError, match=message):
+        trace(Branch(forward).double(), IMAGE)
