@@ -142,7 +142,8 @@ def _checked(cfg: ChannelCfg) -> ChannelCfg:
         raise ChannelCfgError(f'{cfg.source}: lists no layer')
     if cfg.is_marked and _declared(cfg) != len(cfg.layers()):
         raise ChannelCfgError(
-            f'{cfg.source}: cut off: it has {len(cfg.layers())} of {_declared(cfg)} layers'
+            f'{cfg.source}: cut off or put together: it lists {len(cfg.layers())} layers, its '
+            f'first line promises {_declared(cfg)}'
         )
     for name, entry in cfg.layers().items():
         if not isinstance(name, str):

@@ -14,11 +14,9 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import Size
 from mmprune.channels.propagate import ESCAPES
 from mmprune.channels.sizes import unlike_sizes
+from mmprune.deploy.verify import TOLERANCE
 from mmprune.execution.observed_run import first_difference, observed_run, relative_error
 from mmprune.trace.tracer import DemoInput
-
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
-"""A wrong number gives errors near 1; rounding in a deep network stays far below these."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def compare_executions(
         recorded[mode] = (outputs, recorder)
     (sliced, first), (masked, second) = recorded.values()
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
-    tolerance = TOLERANCE.get(dtype, 5e-2)
+    tolerance = TOLERANCE.get(dtype, 1e-5)
     if not all(torch.isfinite(t).all() for t in masked if t.is_floating_point()):
         return None
     errors = [relative_error(a, b) for a, b in zip(sliced, masked, strict=True)]
