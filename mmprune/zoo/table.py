@@ -23,6 +23,8 @@ from mmprune.zoo.models import ZOO, resolve
 
 WIDTH = 160
 """Columns of the table where the output is not a terminal."""
+MOST_REASONS = 3
+"""How many reasons for pinning a row shows; the file has all of them."""
 
 
 def run_zoo(
@@ -102,7 +104,9 @@ def zoo_table(results: Sequence[ZooResult], ratio: float) -> Table:
 def pinned_text(result: ZooResult) -> str:
     """The pinned groups by reason, the most common first; the allowed reasons in one word."""
     reasons = Counter(ALLOWED_REASONS.get(why, why) for why in result.pinned.values())
-    return ', '.join(f'{count} {reason}' for reason, count in reasons.most_common())
+    shown = [f'{count} {why}' for why, count in reasons.most_common(MOST_REASONS)]
+    others = len(result.pinned) - sum(count for _, count in reasons.most_common(MOST_REASONS))
+    return ', '.join([*shown, *([f'{others} for other reasons'] if others else [])])
 
 
 def summary(results: Sequence[ZooResult]) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 from mmprune.errors import InputError
 from mmprune.zoo import ZOO, ZooResult, build, check_model, images, resolve
 from mmprune.zoo.check import measure, problems_of
-from mmprune.zoo.table import run_zoo, zoo_table
+from mmprune.zoo.table import pinned_text, run_zoo, zoo_table
 
 # mmcv tells about a default that it changed years ago, whenever the activation is built.
 pytestmark = pytest.mark.filterwarnings('ignore:In MMCV v1.4.4:UserWarning')
@@ -96,6 +96,13 @@ def test_the_tool_prints_one_table_and_writes_a_file(tmp_path, capsys):
     assert written['results'][0]['params'] == list(result.params)
     assert result.params[1] / result.params[0] < 0.1
     assert zoo_table([result], 0.25).row_count == 1
+
+
+def test_the_table_tells_why_groups_are_pinned():
+    reasons = ['output of the network', 'odd', 'odd', 'even', 'strange', 'rare']
+    values = dict.fromkeys(ZooResult.__dataclass_fields__, 1.0)
+    result = ZooResult(**{**values, 'pinned': dict(enumerate(reasons))})
+    assert pinned_text(result) == '2 odd, 1 output, 1 even, 2 for other reasons'
 
 
 @pytest.mark.parametrize(

@@ -264,10 +264,10 @@ def slice_(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     for factor in value.along(dim):
         if step != 1:
             book.pin(factor, f'{node.where} takes every {step}th channel')
-        elif size < full and full % size == 0 and start % size == 0:
+        elif 0 < size < full and full % size == 0 and start % size == 0:
             reason = f'{node.where} takes one of {full // size} equal parts'
             book.equal_counts(np.moveaxis(factor, dim, -1).reshape(-1, size), reason)
-        elif size < full and factor.size > full:
+        elif 0 < size < full and factor.size > full:
             part = _cut(dim, start, stop)(factor)
             _equal_blocks(part, dim, book, f'{node.where} takes a part of every block')
     return _moved(value, _cut(dim, start, stop, step), node.shapes[0])
