@@ -2,6 +2,8 @@
 
 import copy
 import io
+import pickle
+import warnings
 
 import pytest
 import torch
@@ -72,7 +74,7 @@ def test_masked_sliced_and_deployed_are_equal(toy, execution):
 
 @pytest.mark.parametrize('toy', TOYS, ids=lambda toy: toy.__name__)
 def test_deployed_is_plain_small_and_separate(toy):
-    model, _, pruner = prepared(toy)
+    model, data, pruner = prepared(toy)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     pruner.set_subnet(scattered(pruner))
     deployed = pruner.deploy_subnet(model, pruner.export_subnet())
@@ -85,6 +87,9 @@ def test_deployed_is_plain_small_and_separate(toy):
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
         assert '_mmprune' not in module.__dict__
+    unpickled = pickle.loads(pickle.dumps(deployed))
+    results = [tensors_in(run_model(network.eval(), data)) for network in (deployed, unpickled)]
+    torch.testing.assert_close(*results, rtol=0, atol=0)
     plain_names = set(toy().state_dict())
     assert set(deployed.state_dict()) == plain_names
     pruner.set_max_channel()
@@ -194,3 +199,13 @@ def test_deep_residual_networks_trace_without_recursion():
     pruner.prepare_from_supernet(model, torch.randn(1, 3, 4, 4))
     assert len(pruner.channel_spaces) == 1
     assert len(pruner.channel_groups['stem'].layers) == 1501
+
+
+def test_a_deployed_network_can_be_scripted():
+    model, data, pruner = prepared(TOYS[0])
+    pruner.set_subnet(scattered(pruner))
+    deployed = pruner.deploy_subnet(model, pruner.export_subnet())
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', DeprecationWarning)  # torch.jit itself
+        scripted = torch.jit.script(deployed)
+    torch.testing.assert_close(scripted(data), deployed(data), rtol=0, atol=0)
