@@ -7,8 +7,7 @@ on two CPU cores; nothing is downloaded.
 
 import argparse
 
-from mmengine.config import DictAction
-
+from mmprune.engine.command_line import add_cfg_options
 from mmprune.engine.demo import run_demo
 from mmprune.errors import exit_on_input_error
 
@@ -29,13 +28,7 @@ def parse_args() -> argparse.Namespace:
         default='work_dirs/demo',
         help='where everything goes; an earlier demo in it is removed (default: %(default)s)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='set values of the config by dotted key, such as train_cfg.max_epochs=3',
-    )
+    add_cfg_options(parser, 'train_cfg.max_epochs=3')
     return parser.parse_args()
 
 

@@ -2,8 +2,7 @@
 
 import argparse
 
-from mmengine.config import DictAction
-
+from mmprune.engine.command_line import add_cfg_options
 from mmprune.engine.deploy_subnet import deploy_subnet
 from mmprune.errors import exit_on_input_error
 
@@ -35,13 +34,7 @@ def parse_args() -> argparse.Namespace:
         '--out-dir', help='where to write (default: deployed_<channel config> by the checkpoint)'
     )
     parser.add_argument('--onnx', action='store_true', help='write an ONNX file too')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='set values of the config by dotted key',
-    )
+    add_cfg_options(parser, 'model.input_shape="[1,1,8,8]"')
     return parser.parse_args()
 
 

@@ -2,8 +2,7 @@
 
 import argparse
 
-from mmengine.config import DictAction
-
+from mmprune.engine.command_line import add_cfg_options
 from mmprune.engine.export_subnet import export_subnet
 from mmprune.errors import exit_on_input_error
 
@@ -34,13 +33,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out', help='file to write, .yaml or .json (default: subnet*.yaml beside the checkpoint)'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='set values of the config by dotted key',
-    )
+    add_cfg_options(parser, 'model.input_shape="[1,1,8,8]"')
     return parser.parse_args()
 
 

@@ -1,10 +1,8 @@
 """Search a trained supernet for the best subnets under the budgets of a config."""
 
 import argparse
-import os
 
-from mmengine.config import DictAction
-
+from mmprune.engine.command_line import add_cfg_options, parse_launched
 from mmprune.engine.search_subnet import search_subnet
 from mmprune.errors import exit_on_input_error
 
@@ -39,25 +37,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--resume', action='store_true', help='go on from the history in the work directory'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='set values of the config by dotted key',
-    )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm'],
-        default='none',
-        help='what started this process and its siblings (default: none, a single process)',
-    )
-    # torch.distributed.launch passes one of the two, by version.
-    parser.add_argument('--local-rank', '--local_rank', type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.local_rank is not None:
-        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    add_cfg_options(parser, 'search_cfg.max_channel_bins=8')
+    return parse_launched(parser)
 
 
 def main() -> None:

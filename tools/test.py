@@ -1,10 +1,8 @@
 """Measure a checkpoint on the test data of its config, and print the metrics."""
 
 import argparse
-import os
 
-from mmengine.config import DictAction
-
+from mmprune.engine.command_line import add_cfg_options, parse_launched
 from mmprune.engine.run import evaluate
 from mmprune.errors import exit_on_input_error
 
@@ -32,26 +30,8 @@ def parse_args() -> argparse.Namespace:
         help='where the log goes (default: work_dirs/<name of the config>)',
     )
     parser.add_argument('--out', metavar='FILE', help='write the metrics to this JSON file too')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='values to set in the config, as in test_dataloader.batch_size=32; write a list as '
-        '"[1,2]", in quotes and without spaces',
-    )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm'],
-        default='none',
-        help='what started this process and its siblings (default: none, a single process)',
-    )
-    # torch.distributed.launch passes one of the two, by version.
-    parser.add_argument('--local-rank', '--local_rank', type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.local_rank is not None:
-        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    add_cfg_options(parser, 'test_dataloader.batch_size=32')
+    return parse_launched(parser)
 
 
 def main() -> None:

@@ -1,10 +1,8 @@
 """Train the model of a config: a supernet, a deployed network, or any network of mmcls."""
 
 import argparse
-import os
 
-from mmengine.config import DictAction
-
+from mmprune.engine.command_line import add_cfg_options, parse_launched
 from mmprune.engine.run import train
 from mmprune.errors import exit_on_input_error
 
@@ -41,26 +39,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--amp', action='store_true', help='train in mixed precision (needs an accelerator)'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='values to set in the config, as in train_cfg.max_epochs=3 model.backbone.depth=34; '
-        'write a list as "[1,2]", in quotes and without spaces',
-    )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm'],
-        default='none',
-        help='what started this process and its siblings (default: none, a single process)',
-    )
-    # torch.distributed.launch passes one of the two, by version.
-    parser.add_argument('--local-rank', '--local_rank', type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.local_rank is not None:
-        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    add_cfg_options(parser, 'train_cfg.max_epochs=3 model.backbone.depth=34')
+    return parse_launched(parser)
 
 
 def main() -> None:
