@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import nn
 
@@ -42,12 +42,12 @@ def stored_numbers(model: nn.Module) -> dict[str, Numbers]:
     return found
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 1
+def _is_size(value: object) -> TypeGuard[int]:
+    return _is_number(value) and value > 1
 
 
 def mended_numbers(

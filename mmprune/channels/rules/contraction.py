@@ -105,22 +105,29 @@ def _plain_conv(
     outputs, per_group = weight.shape[:2]
     out = channels_along(weight, 0, book)
     if per_group > 1:
-        columns = _weight_inputs(weight, book)
+        columns = _weight_inputs(weight)
         per_block = columns if len(columns) == 1 else columns[:: outputs // groups]
         book.unite(per_block, inside.reshape(groups, per_group))
     elif groups > 1:
         book.unite(out, np.repeat(inside, outputs // groups))
     if groups > 1 and per_group > 1:
-        reason = f'{node.where} has {groups} groups of equal size'
-        book.equal_counts(inside.reshape(groups, -1), reason)
-        if outputs > groups:
-            book.equal_counts(out.reshape(groups, -1), reason)
-        else:
-            book.pin(out, f'{node.where} has one output channel per group')
+        _equal_groups(inside, out, groups, book, node)
     return out
 
 
-def _weight_inputs(weight: Value, book: LabelBook) -> IntArray:
+def _equal_groups(
+    inside: IntArray, out: IntArray, groups: int, book: LabelBook, node: TraceNode
+) -> None:
+    """Every group keeps equally many inputs and outputs; all, if it has but one."""
+    for labels, side in ((inside, 'input'), (out, 'output')):
+        if len(labels) > groups:
+            reason = f'{node.where} has {groups} groups of equal size'
+            book.equal_counts(labels.reshape(groups, -1), reason)
+        else:
+            book.pin(labels, f'{node.where} has one {side} channel per group')
+
+
+def _weight_inputs(weight: Value) -> IntArray:
     """Labels of the weight's inputs, (O or 1, C / groups)."""
     for factor in weight.along(1):
         if set(axes_of(factor)) <= {0, 1}:
@@ -139,16 +146,11 @@ def _transposed_conv(
         out = rows.reshape(groups, -1)[:, 0]
         book.unite(rows.reshape(groups, -1), out[:, None])
         return out
-    columns = _weight_inputs(weight, book)
+    columns = _weight_inputs(weight)
     if groups == 1:
         return columns[0] if len(columns) == 1 else np.full(per_group, weight.fixed)
     out = np.broadcast_to(columns, (inputs, per_group))[:: inputs // groups].ravel()
-    reason = f'{node.where} has {groups} groups of equal size'
-    book.equal_counts(out.reshape(groups, -1), reason)
-    if inputs > groups:
-        book.equal_counts(inside.reshape(groups, -1), reason)
-    else:
-        book.pin(inside, f'{node.where} has one input channel per group')
+    _equal_groups(inside, out, groups, book, node)
     return out
 
 
