@@ -411,6 +411,21 @@ class TiedWeights(Toy):
         return self.head((x + self.c(F.relu(x))).mean((2, 3)))
 
 
+class TiedDepthwise(Toy):
+    """A depthwise weight in two layers: both lose the groups of the channels that go."""
+
+    GROUPS = {'a': (8, {'a', 'b', 'c'}, {'b', 'c', 'head'})}
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = conv(3, 8), conv(8, 8, groups=8), conv(8, 8, groups=8)
+        self.c.weight = self.b.weight
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(self.c(F.relu(self.b(self.a(x)))).mean((2, 3)))
+
+
 class FrozenLayer(Toy):
     """A frozen layer is pruned like any other, and stays frozen."""
 

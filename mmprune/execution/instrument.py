@@ -239,10 +239,10 @@ class Execution:
             renew_caches(self.modules[''])
 
     def _slice(self, alive: BoolArray) -> None:
-        shapes: dict[str, tuple[int, ...]] = {}
+        shapes: dict[tuple[nn.Module, str], tuple[int, ...]] = {}
         for tensor in self.tensors:
             cut = cut_of_masks(tensor.shape, [kept(alive, f) for f in tensor.factors])
-            shapes[tensor.name] = cut.shape
+            shapes.update((place, cut.shape) for place in tensor.owners)
             if not cut.is_whole:
                 swap = Swap(tensor.owners, cut, tensor.is_buffer)
                 for name in tensor.consumers:
@@ -250,7 +250,7 @@ class Execution:
         for name, layer in self.layers.items():
             module = self.modules[name]
             own = {
-                local: shapes.get(f'{name}.{local}' if name else local, tuple(tensor.shape))
+                local: shapes.get((module, local), tuple(tensor.shape))
                 for local, tensor in local_tensors(module).items()
             }
             outputs = layer.outputs
