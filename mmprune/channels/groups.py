@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from mmprune.channels.constraints import BoolArray, EqualBlocks, select
-from mmprune.channels.labels import HIDDEN, EqualCounts, IntArray, Site
+from mmprune.channels.labels import HIDDEN, EqualCounts, IntArray
 from mmprune.channels.propagate import Labelling
 from mmprune.errors import InputError
 
@@ -108,22 +111,23 @@ def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:
     """
     constraints = independent(labelling.constraints)
     reason_of, reasons = _pinned(labelling, constraints)
-    signature = _signatures(labelling)
-    used = signature != 0
-    hidden = np.array([reason in HIDDEN for reason in reasons] + [False])[reason_of]
-    used &= ~hidden
-    _, group_of = np.unique(
-        np.stack([signature, reason_of.astype(np.uint64)]), axis=1, return_inverse=True
-    )
-    group_of = group_of.ravel()
-    group_of = _couple(group_of, constraints)
+    tensors = _Uses([(name, f) for name, factors in labelling.tensors.items() for f in factors])
+    group_of = _group_of(labelling, tensors, constraints, reason_of, reasons)
     by_group: dict[int, list[EqualCounts]] = {}
     for constraint in constraints:
         if constraint.rows.min() >= 0:
             by_group.setdefault(int(group_of[constraint.rows[0, 0]]), []).append(constraint)
-    group_of[~used] = -1
-    leaders = _leaders(group_of, labelling)
-    members = _Members(labelling, group_of)
+    sites = {
+        role: _Uses([(s.layer, s.labels) for s in labelling.sites if s.role in roles])
+        for role, roles in {'out': ('out',), 'norm': ('norm',), 'in': ('in',)}.items()
+    }
+    leaders = _leaders(group_of, [sites['out'], sites['norm'], tensors])
+    makers = _Uses([(s.layer, s.labels) for s in labelling.sites if s.role != 'in'])
+    layers, consumers = makers.by_group(group_of), sites['in'].by_group(group_of)
+    touched = tensors.by_group(group_of)
+    channel_of = np.full(labelling.num_labels + 1, -1)  # the last one is for labels below 0
+    for _, _, labels in leaders:
+        channel_of[labels] = np.arange(len(labels))
     groups = {}
     for space_id, group, labels in leaders:
         why = reasons[reason_of[labels[0]]] if reason_of[labels[0]] >= 0 else ''
@@ -132,13 +136,66 @@ def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:
         groups[space_id] = ChannelGroup(
             space_id=space_id,
             labels=labels,
-            layers=members.layers(group, 'out'),
-            consumers=members.layers(group, 'in'),
-            members=members.of(group, labels),
-            constraints=_constraints_of(labels, by_group.get(group, [])),
+            layers=tuple(dict.fromkeys(name for name, _ in layers.get(group, ()))),
+            consumers=tuple(dict.fromkeys(name for name, _ in consumers.get(group, ()))),
+            members=tuple(
+                _member(name, factor, group, group_of, channel_of)
+                for name, factor in touched.get(group, ())
+            ),
+            constraints=_constraints_of(channel_of, by_group.get(group, [])),
             reason=why,
         )
     return groups
+
+
+class _Uses:
+    """Named label arrays, laid end to end so that all of them are looked at in one go."""
+
+    def __init__(self, named: list[tuple[str, IntArray]]) -> None:
+        self.named = named
+        sizes = [labels.size for _, labels in named]
+        flat = np.concatenate([labels.ravel() for _, labels in named] or [np.empty(0, int)])
+        owner = np.repeat(np.arange(len(named)), sizes)
+        known = flat >= 0
+        self.labels, self.owner = flat[known], owner[known]
+
+    def by_group(self, group_of: IntArray) -> dict[int, list[tuple[str, IntArray]]]:
+        """Group -> the named arrays in which it has a label, in their order."""
+        groups = group_of[self.labels]
+        count = len(self.named)
+        found: dict[int, list[tuple[str, IntArray]]] = {}
+        for key in np.unique(groups[groups >= 0] * count + self.owner[groups >= 0]).tolist():
+            found.setdefault(key // count, []).append(self.named[key % count])
+        return found
+
+
+def _group_of(
+    labelling: Labelling,
+    tensors: _Uses,
+    constraints: list[EqualCounts],
+    reason_of: IntArray,
+    reasons: list[str],
+) -> IntArray:
+    """Number of the group of every label, and -1 at the end for labels below 0.
+
+    Labels that no tensor has, and those of dims that hold no channels, are in group -1.
+    """
+    signature = _signatures(labelling, tensors)
+    is_hidden = np.array([reason in HIDDEN for reason in reasons] + [False])
+    used = np.flatnonzero((signature != 0) & ~is_hidden[reason_of])
+    group_of = np.full(labelling.num_labels + 1, -1)
+    # The product is odd times a number, so different reasons give different keys.
+    key = signature[used] + reason_of[used].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    _, group_of[used] = np.unique(key, return_inverse=True)
+    return _couple(group_of, constraints)
+
+
+def _member(
+    name: str, factor: IntArray, group: int, group_of: IntArray, channel_of: IntArray
+) -> Member:
+    dims = tuple(dim for dim, size in enumerate(factor.shape) if size > 1)
+    labels = np.maximum(factor, -1).squeeze()
+    return Member(name, dims, np.where(group_of[labels] == group, channel_of[labels], -1))
 
 
 def _pinned(labelling: Labelling, constraints: list[EqualCounts]) -> tuple[IntArray, list[str]]:
@@ -167,99 +224,69 @@ def _pinned(labelling: Labelling, constraints: list[EqualCounts]) -> tuple[IntAr
     return reason_of, reasons
 
 
-def _signatures(labelling: Labelling) -> np.ndarray:
+def _signatures(labelling: Labelling, tensors: _Uses) -> np.ndarray:
     """A number per label that says which tensor dims it indexes, and how often; 0: none."""
     random = np.random.default_rng(0)
+    weights = random.integers(1, 2**63, size=len(tensors.named), dtype=np.uint64)
     signature = np.zeros(labelling.num_labels, np.uint64)
-    for factors in labelling.tensors.values():
-        for factor in factors:
-            weight = random.integers(1, 2**63, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-            np.add.at(signature, factor[factor >= 0], weight)
+    np.add.at(signature, tensors.labels, (weights * np.uint64(2) + np.uint64(1))[tensors.owner])
     return signature
 
 
 def _couple(group_of: IntArray, constraints: list[EqualCounts]) -> IntArray:
     """Make one group of all groups that a constraint couples."""
-    group_of = group_of.copy()
+    first, second = [], []
     for constraint in constraints:
-        labels = np.unique(constraint.rows)
-        touched = np.unique(group_of[labels[labels >= 0]])
-        if len(touched) > 1:
-            group_of[np.isin(group_of, touched)] = touched[0]
-    return group_of
+        rows = constraint.rows
+        touched = np.unique(group_of[rows[rows >= 0]])
+        touched = touched[touched >= 0]
+        first.append(touched[:-1])
+        second.append(touched[1:])
+    if not sum(map(len, first)):
+        return group_of
+    pairs = np.concatenate(first), np.concatenate(second)
+    count = int(group_of.max()) + 1
+    graph = coo_array((np.ones(len(pairs[0]), bool), pairs), shape=(count, count))
+    _, component = connected_components(graph, directed=False)
+    return np.where(group_of < 0, -1, component[group_of])
 
 
-def _leaders(group_of: IntArray, labelling: Labelling) -> list[tuple[str, int, IntArray]]:
-    """(space_id, group, its labels in order), in order of execution."""
-    tensors = [
-        Site(name, 'tensor', np.unique(factor[factor >= 0]), 0)
-        for name, factors in labelling.tensors.items()
-        for factor in factors
-    ]
-    outputs = [site for site in labelling.sites if site.role == 'out']
-    norms = [site for site in labelling.sites if site.role == 'norm']
-    found: dict[int, tuple[str, list[int]]] = {}
-    per_name: dict[str, list[int]] = {}
-    for site in [*outputs, *norms, *tensors]:
-        labels = site.labels[site.labels >= 0]
-        _, first = np.unique(labels, return_index=True)
-        labels = labels[np.sort(first)]
-        for group in dict.fromkeys(group_of[labels].tolist()):
-            if group < 0:
-                continue
-            if group not in found:
-                found[group] = (site.layer, [])
-                per_name.setdefault(site.layer, []).append(group)
-            found[group][1].extend(labels[group_of[labels] == group].tolist())
+def _leaders(group_of: IntArray, uses: list[_Uses]) -> list[tuple[str, int, IntArray]]:
+    """(space_id, group, its labels in order), in order of execution.
+
+    Args:
+        group_of: See ``_group_of``.
+        uses: Where labels are met, in the order in which they are to name and sort a group.
+    """
+    names = [name for use in uses for name, _ in use.named]
+    starts = np.cumsum([0, *(len(use.named) for use in uses)])
+    labels = np.concatenate([use.labels for use in uses])
+    owner = np.concatenate([use.owner + start for use, start in zip(uses, starts, strict=False)])
+    first = np.full(len(group_of), len(labels))
+    first[labels[::-1]] = np.arange(len(labels))[::-1]  # the last that is written stays
+    ordered = np.flatnonzero((group_of >= 0) & (first < len(labels)))
+    ordered = ordered[np.argsort(first[ordered])]
+    by_group = ordered[np.argsort(group_of[ordered], kind='stable')]
+    parts = np.split(by_group, np.flatnonzero(np.diff(group_of[by_group])) + 1)
+    parts = sorted((p for p in parts if len(p)), key=lambda part: int(first[part[0]]))
+    leaders = [names[owner[first[part[0]]]] for part in parts]
+    count, seen = Counter(leaders), Counter[str]()
     result = []
-    for group, (name, ordered) in found.items():
-        siblings = per_name[name]
-        space_id = name if len(siblings) == 1 else f'{name}#{siblings.index(group)}'
-        result.append((space_id, group, np.array(list(dict.fromkeys(ordered)))))
+    for name, part in zip(leaders, parts, strict=True):
+        space_id = name if count[name] == 1 else f'{name}#{seen[name]}'
+        seen[name] += 1
+        result.append((space_id, int(group_of[part[0]]), part))
     return result
 
 
-class _Members:
-    """Which tensors and layers each group touches."""
-
-    def __init__(self, labelling: Labelling, group_of: IntArray) -> None:
-        self.found: dict[int, list[tuple[str, IntArray]]] = {}
-        for name, factors in labelling.tensors.items():
-            for factor in factors:
-                for group in np.unique(group_of[factor[factor >= 0]]):
-                    self.found.setdefault(int(group), []).append((name, factor))
-        self.sites: dict[tuple[int, str], dict[str, None]] = {}
-        for site in labelling.sites:
-            role = 'in' if site.role == 'in' else 'out'
-            for group in np.unique(group_of[site.labels[site.labels >= 0]]):
-                self.sites.setdefault((int(group), role), {}).setdefault(site.layer)
-        self.num_labels = labelling.num_labels
-
-    def layers(self, group: int, role: str) -> tuple[str, ...]:
-        return tuple(self.sites.get((group, role), ()))
-
-    def of(self, group: int, labels: IntArray) -> tuple[Member, ...]:
-        channel = np.full(self.num_labels + 1, -1)
-        channel[labels] = np.arange(len(labels))
-        members = []
-        for name, factor in self.found.get(group, ()):
-            dims = tuple(dim for dim, size in enumerate(factor.shape) if size > 1)
-            members.append(Member(name, dims, channel[np.maximum(factor, -1)].squeeze()))
-        return tuple(members)
-
-
-def _constraints_of(labels: IntArray, constraints: list[EqualCounts]) -> tuple[EqualBlocks, ...]:
-    """The constraints on these labels, as channel numbers of their group."""
-    if not constraints:
-        return ()
-    channel = np.full(max(int(labels.max()), *(int(c.rows.max()) for c in constraints)) + 1, -1)
-    channel[labels] = np.arange(len(labels))
-    found = []
-    for constraint in constraints:
-        rows = channel[constraint.rows]
-        if constraint.rows.min() >= 0 and rows.min() >= 0:
-            found.append(EqualBlocks(rows, constraint.reason))
-    return tuple(found)
+def _constraints_of(
+    channel_of: IntArray, constraints: list[EqualCounts]
+) -> tuple[EqualBlocks, ...]:
+    """The constraints of one group, as its channel numbers."""
+    found = [
+        EqualBlocks(channel_of[constraint.rows], constraint.reason) for constraint in constraints
+    ]
+    return tuple(blocks for blocks in found if blocks.blocks.min() >= 0)
 
 
 def independent(constraints: list[EqualCounts]) -> list[EqualCounts]:
