@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -30,7 +31,12 @@ HIDDEN = frozenset({KERNEL, COMPLEX})
 
 def axes_of(factor: IntArray) -> Axes:
     """The dims along which a factor varies."""
-    return tuple(dim for dim, size in enumerate(factor.shape) if size > 1)
+    return _axes(factor.shape)
+
+
+@lru_cache(maxsize=4096)
+def _axes(shape: tuple[int, ...]) -> Axes:
+    return tuple(dim for dim, size in enumerate(shape) if size > 1)
 
 
 def kept(alive: np.ndarray, labels: IntArray) -> np.ndarray:
@@ -41,9 +47,11 @@ def kept(alive: np.ndarray, labels: IntArray) -> np.ndarray:
 def squeeze_constant(factor: IntArray) -> IntArray:
     """The same factor with size 1 along every dim on which it does not vary."""
     for dim in axes_of(factor):
-        first = factor.take([0], axis=dim)
-        if (factor == first).all():
-            factor = first
+        corner = factor[tuple(slice(2) if d == dim else 0 for d in range(factor.ndim))]
+        if corner[0] == corner[1]:  # most factors vary, and most of those show it here
+            first = factor.take([0], axis=dim)
+            if (factor == first).all():
+                factor = first
     return factor
 
 
@@ -184,11 +192,12 @@ class LabelBook:
 
     def pin(self, labels: IntArray, reason: str) -> None:
         """These channels are never removed."""
-        labels = np.unique(labels)
         self.pins.append((labels[labels >= 0], reason))
 
     def unite(self, first: IntArray, second: IntArray) -> None:
         """Channels at the same place of the two (broadcast) arrays live or die together."""
+        if first is second:
+            return
         first, second = np.broadcast_arrays(first, second)
         differ = first != second
         if not differ.any():

@@ -103,10 +103,10 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
     by_dims: frozenset[int] = frozenset()
     while True:
         book, canonical = _to_rest(graph, leaves, wishes, by_dims)
-        pinned = np.unique(
-            np.concatenate([labels for labels, _ in book.pins] or [np.empty(0, int)])
-        )
-        stuck = {n for n, labels in book.heads if np.isin(labels, pinned).any() or labels.min() < 0}
+        pinned = np.zeros(leaves.num_labels, bool)
+        for labels, _ in book.pins:
+            pinned[labels] = True
+        stuck = {n for n, labels in book.heads if labels.min() < 0 or pinned[labels].any()}
         if not stuck - by_dims:
             break
         by_dims |= stuck

@@ -24,13 +24,13 @@ def relative_error(first: torch.Tensor, second: torch.Tensor) -> float:
 
 
 class OutputRecorder:
-    """Outputs of every module, in order of the ends of their calls."""
+    """Outputs of every module, in order of the ends of their calls; none if not to observe."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, observe: bool = True) -> None:
         self.outputs: list[tuple[str, list[torch.Tensor]]] = []
         self.running: list[str] = []
         self.handles = []
-        for name, module in model.named_modules():
+        for name, module in model.named_modules() if observe else ():
             self.handles.append(module.register_forward_pre_hook(self._enter(name)))
             self.handles.append(module.register_forward_hook(self._leave(name)))
 
@@ -51,10 +51,10 @@ class OutputRecorder:
 
 
 def observed_run(
-    model: nn.Module, demo_input: DemoInput
+    model: nn.Module, demo_input: DemoInput, observe: bool = True
 ) -> tuple[list[torch.Tensor], OutputRecorder, str]:
-    """Outputs in eval mode, what was recorded, and how it failed if it did."""
-    recorder = OutputRecorder(model)
+    """Outputs in eval mode, what was recorded if asked to, and how it failed if it did."""
+    recorder = OutputRecorder(model, observe)
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -29,7 +29,7 @@ from mmprune.execution import (
 from mmprune.layers import Layer, layers_of, stored_numbers
 from mmprune.pruners.trial import Failure, blame, compare_executions, random_alive
 from mmprune.trace import trace
-from mmprune.trace.model_state import untouched
+from mmprune.trace.model_state import Contents, untouched
 from mmprune.trace.tracer import DemoInput
 
 Subnet = dict[str, torch.Tensor]
@@ -69,12 +69,13 @@ class Supernet:
 
     def _prepare(self, mode: str) -> None:
         """Label, instrument and try; pin what fails, until a random subnet runs."""
-        self.graph = trace(self.model, self.demo_input)
+        contents: Contents = {}
+        self.graph = trace(self.model, self.demo_input, contents)
         kinds = {name: type(module) for name, module in self.model.named_modules()}
         broken: dict[tuple[str, str], str] = {}
         while True:
             self._instrument(replace(self.wishes, broken=broken), mode)
-            failure = self._try()
+            failure = self._try(contents)
             if failure is None:
                 break
             prunable = self._prunable_labels()
@@ -111,7 +112,7 @@ class Supernet:
         self.masks = MaskBuffers(model, touched.values(), prunable, self.labelling.tensors)
         FollowLoading(self).attach(model)
 
-    def _try(self) -> Failure | None:
+    def _try(self, contents: Contents) -> Failure | None:
         """Run a random subnet sliced and masked; full width is set again afterwards."""
         if not self.prunable_groups:
             return None
@@ -123,7 +124,7 @@ class Supernet:
             self.execution.apply(alive)
 
         try:
-            with untouched(self.model):
+            with untouched(self.model, contents):
                 return compare_executions(
                     self.model,
                     self.demo_input,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +46,7 @@ def random_alive(
 
 
 def compare_executions(
-    model: nn.Module, demo_input: DemoInput, set_mode: dict[str, object]
+    model: nn.Module, demo_input: DemoInput, set_mode: Mapping[str, Callable[[], None]]
 ) -> Failure | None:
     """Run the subnet that is set sliced and masked; the two computations share little.
 
@@ -55,17 +55,29 @@ def compare_executions(
         demo_input: What it is run on.
         set_mode: Mode -> a callable that sets the subnet in this mode.
     """
+    dtype = next((p.dtype for p in model.parameters()), torch.float32)
+    tolerance = TOLERANCE.get(dtype, 1e-5)
+    if not _runs(model, demo_input, set_mode, tolerance, observe=False):
+        return None
+    return _runs(model, demo_input, set_mode, tolerance, observe=True)
+
+
+def _runs(
+    model: nn.Module,
+    demo_input: DemoInput,
+    set_mode: Mapping[str, Callable[[], None]],
+    tolerance: float,
+    observe: bool,
+) -> Failure | None:
+    """Compare the runs; to ``observe`` them costs time and memory, and says where they part."""
     recorded = {}
     for mode, switch in set_mode.items():
-        assert callable(switch)
         switch()
-        outputs, recorder, problem = observed_run(model, demo_input)
+        outputs, recorder, problem = observed_run(model, demo_input, observe)
         if problem:
             return Failure(recorder.running[-1] if recorder.running else '', problem)
         recorded[mode] = (outputs, recorder)
     (sliced, first), (masked, second) = recorded.values()
-    dtype = next((p.dtype for p in model.parameters()), torch.float32)
-    tolerance = TOLERANCE.get(dtype, 1e-5)
     if not all(torch.isfinite(t).all() for t in masked if t.is_floating_point()):
         return None
     errors = [relative_error(a, b) for a, b in zip(sliced, masked, strict=True)]

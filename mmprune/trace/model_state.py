@@ -15,6 +15,9 @@ from torch.nn.parameter import is_lazy
 
 _CONTAINERS = (dict, list, set, deque)
 
+Contents = dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+"""By id: a tensor, a view of its storage, and a copy of its numbers."""
+
 
 def _entries(container: Any) -> tuple[list[Any], list[Any]]:
     """Keys (none but for a dict) and values of a container."""
@@ -43,10 +46,12 @@ class _Snapshot:
 
     Containers are dicts, lists, sets and deques, their subclasses included, so a module's
     ``__dict__`` with its parameters, buffers, submodules, hooks and caches is one of them.
-    Modules inside are not entered. Other objects are kept by identity.
+    Modules inside are not entered. Other objects are kept by identity. ``contents`` are
+    copies that are known already; new ones are added to it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, contents: Contents) -> None:
+        self.contents = contents
         self.containers: list[tuple[Any, list[Any], list[Any]]] = []
         self.tensors: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self.arrays: list[tuple[np.ndarray, np.ndarray]] = []
@@ -69,8 +74,10 @@ class _Snapshot:
             elif isinstance(value, np.ndarray):
                 self.arrays.append((value, value.copy()))
             elif isinstance(value, torch.Tensor) and _has_contents(value):
-                data = value.detach()
-                self.tensors.append((value, data, data.clone()))
+                if id(value) not in self.contents:
+                    data = value.detach()
+                    self.contents[id(value)] = (value, data, data.clone())
+                self.tensors.append(self.contents[id(value)])
             else:
                 continue
             self.seen[id(value)] = value
@@ -107,7 +114,7 @@ def _random_state_kept(devices: set[torch.device]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def untouched(model: nn.Module, contents: Contents | None = None) -> Iterator[None]:
     """Context in which ``model`` may be run and switched freely.
 
     On leaving it, also by an error, these are what they were: ``requires_grad`` and
@@ -116,11 +123,16 @@ def untouched(model: nn.Module) -> Iterator[None]:
     and tensors in it (so caches are emptied again), and the random state of torch, numpy
     and Python. Objects are put back, not copies: an optimizer still holds the parameters.
     Not restored is what a module changes inside objects of other classes.
+
+    Args:
+        model: Any module.
+        contents: Copies of its tensors to share among several of these contexts, between
+            which nobody writes to the model; it is filled by the first.
     """
     modules = list(model.modules())
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     devices = {p.device for p, _, _ in parameters if p.device.type == 'cuda'}
-    snapshot = _Snapshot()
+    snapshot = _Snapshot({} if contents is None else contents)
     for module in modules:
         snapshot.take(module.__dict__)
     with _random_state_kept(devices):

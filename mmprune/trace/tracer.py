@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from mmprune.errors import InputError
 from mmprune.registry import BACKWARD_PARSERS, table
 from mmprune.trace.escapes import EscapeRecorder
-from mmprune.trace.model_state import caching_modules, untouched
+from mmprune.trace.model_state import Contents, caching_modules, untouched
 from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode
 
 DemoInput = torch.Tensor | tuple | list | Mapping | Callable[[nn.Module], Any]
@@ -115,7 +115,7 @@ class _CallRecorder:
             handle.remove()
 
 
-def trace(model: nn.Module, demo_input: DemoInput) -> TraceGraph:
+def trace(model: nn.Module, demo_input: DemoInput, contents: Contents | None = None) -> TraceGraph:
     """Trace one forward pass of ``model``, which is left as it was.
 
     The pass runs in eval mode with gradients on; every parameter and every float
@@ -125,6 +125,7 @@ def trace(model: nn.Module, demo_input: DemoInput) -> TraceGraph:
         model: Any module.
         demo_input: A tensor, a tuple of arguments, a dict of keywords, or
             ``callable(model) -> outputs``. The batch size does not matter.
+        contents: See ``untouched``.
 
     Raises:
         TraceError: The model fails on the demo input, or returns no tensor that
@@ -133,10 +134,10 @@ def trace(model: nn.Module, demo_input: DemoInput) -> TraceGraph:
     buffers = _constant_buffers(model)
     if buffers:
         try:
-            return _trace(model, demo_input, buffers)
+            return _trace(model, demo_input, buffers, contents)
         except TraceError:
             pass  # a buffer that is written to cannot require grad; the pass below shows why
-    return _trace(model, demo_input, {})
+    return _trace(model, demo_input, {}, contents)
 
 
 def _constant_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -151,11 +152,15 @@ def _constant_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _trace(
-    model: nn.Module, demo_input: DemoInput, buffers: Mapping[str, torch.Tensor]
+    model: nn.Module,
+    demo_input: DemoInput,
+    buffers: Mapping[str, torch.Tensor],
+    contents: Contents | None,
 ) -> TraceGraph:
     """Trace with these buffers as leaves of the graph."""
     # Inside inference mode nothing is recorded, whatever requires grad.
-    with torch.inference_mode(False), untouched(model), _requiring_grad(buffers.values()):
+    kept = untouched(model, contents)
+    with torch.inference_mode(False), kept, _requiring_grad(buffers.values()):
         model.eval()
         for module in caching_modules(model):
             module.training = True  # what it reads in eval mode hides its parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
@@ -33,6 +34,7 @@ def _moved(value: Value, move: Move, shape: tuple[int, ...], keep_name: bool = F
     return Value(shape, [f for f in factors if axes_of(f)], value.fixed, name)
 
 
+@lru_cache(maxsize=4096)
 def _blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[range, range]]:
     """Smallest runs of old and new dims that hold the same number of elements."""
     blocks, i, j = [], 0, 0
@@ -88,6 +90,8 @@ def _one_per_dim(
 
     ``factors`` are pairs of the dims that a factor varied along before, and its labels now.
     """
+    if len(factors) < 2:
+        return [factor for _, factor in factors]
     chosen: list[tuple[set[int], IntArray]] = []
     for before, factor in sorted(factors, key=lambda pair: -len(np.unique(pair[1]))):
         joined = [
