@@ -126,7 +126,10 @@ CONTENTS = {
         torch.nn.modules.activation.MultiheadAttention
     """,
     'PRUNERS': 'RatioPruner StructurePruner',
-    'IMPORTANCE': 'L1Importance L2Importance RandomImportance',
+    'IMPORTANCE': """
+        APoZImportance ActivationImportance BNScaleImportance FPGMImportance HessianImportance
+        L1Importance L2Importance LAMPImportance LpImportance RandomImportance TaylorImportance
+    """,
     'MODELS': 'AutoSlim DeployedModel KLDivergence SelfDistiller',
     'MODEL_WRAPPERS': 'AutoSlimDDP',
     'LOOPS': 'EvolutionSearchLoop GreedySearchLoop',

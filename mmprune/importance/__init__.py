@@ -1,5 +1,33 @@
 """Which channels of a group weigh most."""
 
-from mmprune.importance.magnitude import L1Importance, L2Importance, RandomImportance
+from mmprune.importance.activation import ActivationImportance, APoZImportance
+from mmprune.importance.base import Importance, MemberScores
+from mmprune.importance.data import DataImportance, LossFunction
+from mmprune.importance.gradient import HessianImportance, TaylorImportance
+from mmprune.importance.magnitude import (
+    BNScaleImportance,
+    FPGMImportance,
+    L1Importance,
+    L2Importance,
+    LAMPImportance,
+    LpImportance,
+    RandomImportance,
+)
 
-__all__ = ['L1Importance', 'L2Importance', 'RandomImportance']
+__all__ = [
+    'APoZImportance',
+    'ActivationImportance',
+    'BNScaleImportance',
+    'DataImportance',
+    'FPGMImportance',
+    'HessianImportance',
+    'Importance',
+    'L1Importance',
+    'L2Importance',
+    'LAMPImportance',
+    'LossFunction',
+    'LpImportance',
+    'MemberScores',
+    'RandomImportance',
+    'TaylorImportance',
+]

@@ -1,0 +1,79 @@
+"""Between the elements of a group's tensors and the group's channels, by array operations."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from mmprune.channels.groups import Member
+
+
+def channel_sums(values: torch.Tensor, member: Member, num_channels: int) -> torch.Tensor:
+    """Add up the elements of each channel.
+
+    Args:
+        values: A tensor of the full shape of the member's.
+        member: Which of its dims hold which channels.
+        num_channels: C, the channels of the member's group.
+
+    Returns:
+        (C,), float64, on the CPU; 0 for a channel without an element.
+    """
+    others = [dim for dim in range(values.dim()) if dim not in member.dims]
+    values = values.detach().double()
+    values = (values.sum(others) if others else values).cpu().flatten()
+    index = torch.from_numpy(member.index.copy()).flatten()
+    mine = index >= 0
+    return torch.zeros(num_channels, dtype=torch.float64).index_add_(0, index[mine], values[mine])
+
+
+def has_elements(member: Member, num_channels: int) -> np.ndarray:
+    """Which channels the tensor has anything of, (C,) bool."""
+    index = member.index.ravel()
+    return np.bincount(index[index >= 0], minlength=num_channels) > 0
+
+
+def channel_rows(values: torch.Tensor, member: Member, num_channels: int) -> torch.Tensor:
+    """The elements of each channel as one row of a matrix.
+
+    Args:
+        values: A tensor of the full shape of the member's.
+        member: Which of its dims hold which channels.
+        num_channels: C, the channels of the member's group.
+
+    Returns:
+        (C, D), float64, on the CPU, with D the elements of the largest channel; shorter
+        rows end on zeros.
+    """
+    front = tuple(range(len(member.dims)))
+    moved = values.detach().double().cpu().movedim(member.dims, front)
+    flat = moved.reshape(member.index.size, -1)  # position of the dims, everything else
+    index = torch.from_numpy(member.index.copy()).flatten()
+    order = index.argsort(stable=True)
+    order = order[index[order] >= 0]
+    channel = index[order]
+    counts = channel.bincount(minlength=num_channels)
+    # The how-maniest position of its channel each one is.
+    place = torch.arange(len(order)) - (counts.cumsum(0) - counts)[channel]
+    longest = int(counts.max()) if len(order) else 0
+    rows = torch.zeros(num_channels, longest, flat.shape[1], dtype=torch.float64)
+    rows[channel, place] = flat[order]
+    return rows.flatten(1)
+
+
+def spread(per_channel: torch.Tensor, member: Member, rank: int, other: float = 0) -> torch.Tensor:
+    """A number per channel, put where the channel's elements are.
+
+    Args:
+        per_channel: (C,).
+        member: Which dims of a tensor hold which channels.
+        rank: Number of dims of that tensor.
+        other: What positions of other groups' channels get.
+
+    Returns:
+        A tensor of ``rank`` dims that broadcasts with the member's tensor.
+    """
+    index = torch.from_numpy(member.index.copy()).to(per_channel.device)
+    values = torch.where(index >= 0, per_channel[index.clamp(min=0)], other)
+    sizes = dict(zip(member.dims, member.index.shape, strict=True))
+    return values.reshape([sizes.get(dim, 1) for dim in range(rank)])

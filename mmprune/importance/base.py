@@ -1,0 +1,261 @@
+"""What all importances have in common: members, their reduction, normalisation, refusals."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmprune.channels import ChannelGroup, Member
+from mmprune.channels.member_values import has_elements
+from mmprune.errors import InputError
+
+Array = np.ndarray
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+@dataclass(frozen=True)
+class MemberScores:
+    """What one member says about the channels of its group.
+
+    Attributes:
+        source: Name of the tensor.
+        values: One score per channel, (C,) float64.
+        has: Which channels the tensor has anything of, (C,) bool; the others' scores are
+            not looked at.
+    """
+
+    source: str
+    values: Array
+    has: Array
+
+
+# -- reductions over members: values (M, C), has (M, C) -> (C,) ------------------------------
+
+
+def _sum(values: Array, has: Array) -> Array:
+    return np.where(has, values, 0).sum(0)
+
+
+def _mean(values: Array, has: Array) -> Array:
+    return _sum(values, has) / np.maximum(has.sum(0), 1)
+
+
+def _max(values: Array, has: Array) -> Array:
+    return np.where(has.any(0), np.where(has, values, -np.inf).max(0), 0)
+
+
+def _product(values: Array, has: Array) -> Array:
+    return np.where(has.any(0), np.where(has, values, 1).prod(0), 0)
+
+
+def _first(values: Array, has: Array) -> Array:
+    chosen = values[has.argmax(0), np.arange(values.shape[1])]
+    return np.where(has.any(0), chosen, 0)
+
+
+REDUCTIONS: dict[str, Callable[[Array, Array], Array]] = {
+    'sum': _sum,
+    'mean': _mean,
+    'max': _max,
+    'product': _product,
+    'first': _first,
+}
+
+# -- normalisations of a group's scores: (C,) -> (C,) ----------------------------------------
+
+
+def _divided(scores: Array, divisor: float) -> Array:
+    """A group whose scores are all zero stays as it is."""
+    return scores / divisor if divisor else scores
+
+
+NORMALISATIONS: dict[str, Callable[[Array], Array]] = {
+    'none': lambda scores: scores,
+    'sum': lambda scores: _divided(scores, float(scores.sum())),
+    'mean': lambda scores: _divided(scores, float(scores.mean())),
+    'max': lambda scores: _divided(scores, float(scores.max())),
+    'standardised': lambda scores: _divided(scores - scores.mean(), float(scores.std())),
+}
+
+MEMBERS = ('all', 'outputs', 'inputs')
+
+
+class Importance(abc.ABC):
+    """How much each channel of a group matters: what scores high is kept.
+
+    A group's channels have elements in several tensors, its *members*: the filters of all
+    layers whose outputs are added up, the columns of all layers that read them. A criterion
+    scores the channels in each member (``member_scores``); the scores are then reduced
+    over the members, and normalised within the group.
+
+    Args:
+        reduction: ``'sum'``, ``'mean'``, ``'max'`` or ``'product'`` over the members that
+            have elements of a channel, or ``'first'``: the first of them in order of
+            execution, layers that make the channels before layers that read them.
+        normalise: ``'none'``; by the ``'sum'``, ``'mean'`` or ``'max'`` of the group's
+            scores; or ``'standardised'``: less their mean, over their standard deviation.
+            The order within the group stays; it matters where groups are compared.
+        members: ``'all'``, or only the ``'outputs'`` (filters that make the channels) or
+            the ``'inputs'`` (columns that read them).
+
+    Raises:
+        InputError: An option has none of these values.
+    """
+
+    def __init__(
+        self, reduction: str = 'sum', normalise: str = 'none', members: str = 'all'
+    ) -> None:
+        self.reduction = _chosen(self, 'reduction', reduction, REDUCTIONS)
+        self.normalise = _chosen(self, 'normalise', normalise, NORMALISATIONS)
+        self.members = _chosen(self, 'members', members, dict.fromkeys(MEMBERS))
+
+    @abc.abstractmethod
+    def member_scores(self, group: ChannelGroup, model: nn.Module) -> list[MemberScores]:
+        """The scores of every member that the criterion looks at, the first one first."""
+
+    def of_group(self, scores: Array) -> Array:
+        """What a criterion makes of a group's reduced scores, (C,), before normalisation."""
+        return scores
+
+    def scores(self, group: ChannelGroup, model: nn.Module) -> Array:
+        """One finite float per channel, (C,).
+
+        Args:
+            group: A group of the model's channels.
+            model: The network that the group's names belong to.
+
+        Raises:
+            InputError: A score is NaN or infinite, or the criterion has nothing to go by.
+        """
+        found = self.member_scores(group, model)
+        if not found:
+            raise InputError(
+                f"group '{group.space_id}': {self.name} finds nothing to go by in its "
+                f'{len(group.members)} tensors ({_listed(group)}): choose another importance, or '
+                f'keep its channels by except_start_keys=[{group.space_id!r}]'
+            )
+        for member in found:
+            wrong = int((~np.isfinite(member.values[member.has])).sum())
+            if wrong:
+                raise InputError(
+                    f"group '{group.space_id}': {wrong} of the {int(member.has.sum())} channel "
+                    f"scores that {self.name} takes from '{member.source}' are NaN or infinite"
+                )
+        values = np.stack([member.values for member in found])
+        has = np.stack([member.has for member in found])
+        with np.errstate(over='ignore', invalid='ignore'):  # refused below
+            reduced = REDUCTIONS[self.reduction](values, has)
+            scores = NORMALISATIONS[self.normalise](self.of_group(reduced))
+        if not np.isfinite(scores).all():
+            raise InputError(
+                f"group '{group.space_id}': the {self.reduction} over {len(found)} members is too "
+                f'large for {int((~np.isfinite(scores)).sum())} of {len(scores)} channels: choose '
+                'another reduction'
+            )
+        return scores
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
+
+    # -- members -----------------------------------------------------------------------
+
+    def weights(
+        self, group: ChannelGroup, model: nn.Module
+    ) -> Iterator[tuple[Member, torch.Tensor]]:
+        """The members that are weights of two dims or more, in order, with their tensors.
+
+        Norm scales and biases are not among them. ``members`` is heeded.
+
+        Raises:
+            InputError: A weight is NaN or infinite.
+        """
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        for member in ordered_members(group, model):
+            tensor = parameters.get(member.tensor)
+            if tensor is None or tensor.dim() < 2:
+                continue
+            side = 'inputs' if reads_channels(member, tensor, group, model) else 'outputs'
+            if self.members in ('all', side):
+                self.check(group, member, tensor)
+                yield member, tensor
+
+    def check(self, group: ChannelGroup, member: Member, tensor: torch.Tensor) -> None:
+        """Refuse a tensor with numbers that are not finite.
+
+        Raises:
+            InputError: Names the group, the tensor and how many numbers are wrong.
+        """
+        if not torch.isfinite(tensor).all():
+            wrong = int((~torch.isfinite(tensor)).sum())
+            raise InputError(
+                f"group '{group.space_id}': {wrong} of the {tensor.numel()} numbers of "
+                f"'{member.tensor}' are NaN or infinite, so that {self.name} cannot "
+                'tell which channels weigh most: load weights from before the training failed'
+            )
+
+
+def scored(member: Member, values: torch.Tensor) -> MemberScores:
+    """Scores of one member from a number per channel, (C,)."""
+    return MemberScores(member.tensor, values.numpy(), has_elements(member, len(values)))
+
+
+def owner_of(member: Member, model: nn.Module) -> nn.Module:
+    """The module that a member's tensor is an attribute of."""
+    return model.get_submodule(member.tensor.rpartition('.')[0])
+
+
+def ordered_members(group: ChannelGroup, model: nn.Module) -> list[Member]:
+    """Layers that make the channels first, then those that read them, as they run."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+
+    def key(member: Member) -> tuple[int, int]:
+        tensor = parameters.get(member.tensor)
+        reads = tensor is not None and reads_channels(member, tensor, group, model)
+        names = group.consumers if reads else group.layers
+        owner = member.tensor.rpartition('.')[0]
+        # A weight behind a function belongs to a module inside of the layer.
+        places = (i for i, name in enumerate(names) if f'{owner}.'.startswith(f'{name}.'))
+        return int(reads), next(places, len(names))
+
+    return sorted(group.members, key=key)
+
+
+def reads_channels(
+    member: Member, tensor: torch.Tensor, group: ChannelGroup, model: nn.Module
+) -> bool:
+    """Whether a member is the part of a weight that reads the channels, not that makes them.
+
+    A depthwise filter does both, and counts as making them.
+    """
+    if tensor.dim() < 2:
+        return False
+    module = owner_of(member, model)
+    if isinstance(module, TRANSPOSED):
+        return 1 not in member.dims and tensor.shape[1] > 1
+    owner = member.tensor.rpartition('.')[0]
+    makes, reads = (
+        any(f'{owner}.'.startswith(f'{name}.') for name in names)
+        for names in (group.layers, group.consumers)
+    )
+    return 1 in member.dims if makes and reads else reads
+
+
+def _chosen(owner: Importance, option: str, value: str, allowed: Mapping[str, object]) -> str:
+    if value not in allowed:
+        raise InputError(
+            f'{owner.name}: {option} must be one of {", ".join(map(repr, allowed))}, not {value!r}'
+        )
+    return value
+
+
+def _listed(group: ChannelGroup) -> str:
+    names = [member.tensor for member in group.members]
+    return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
