@@ -20,6 +20,7 @@ from mmprune.errors import InputError
 from mmprune.pruners.cfg_codec import read_cfg, write_cfg
 from mmprune.pruners.mmrazor_names import MMRazorNames
 from mmprune.pruners.report import report
+from mmprune.pruners.rounding import check_round_to, select_rounded
 from mmprune.pruners.supernet import Subnet, Supernet
 from mmprune.pruners.trial import random_alive
 from mmprune.registry import IMPORTANCE, PRUNERS
@@ -45,6 +46,7 @@ class StructurePruner(MMRazorNames, abc.ABC):
         ties: Pairs of layer names whose output channels are to be pruned together.
         attention: What attention loses: ``'heads'``, where they can be removed, or
             ``'dims'``, equally many channels of every head.
+        round_to: Every group keeps a multiple of this many channels, or all.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class StructurePruner(MMRazorNames, abc.ABC):
         execution: str = 'slice',
         ties: Iterable[tuple[str, str]] = (),
         attention: str = 'heads',
+        round_to: int = 1,
     ) -> None:
         if execution not in ('slice', 'mask'):
             raise InputError(f"execution must be 'slice' or 'mask', not {execution!r}")
@@ -68,6 +71,7 @@ class StructurePruner(MMRazorNames, abc.ABC):
         self.except_start_keys = tuple(except_start_keys)
         self.importance = _built_importance(importance)
         self.execution = execution
+        self.round_to = check_round_to(round_to)
         self.ties = [(first, second) for first, second in ties]
         self._supernet: Supernet | None = None
 
@@ -149,11 +153,12 @@ class StructurePruner(MMRazorNames, abc.ABC):
     def subnet_of_counts(self, counts: Mapping[str, int]) -> Subnet:
         """The subnet that keeps about ``counts[space_id]`` channels of each group.
 
-        ``importance`` says which; constraints of a group may round the count.
+        ``importance`` says which; ``round_to`` and the constraints of a group may round the count.
         """
         alive = np.ones(self.supernet.size, bool)
         for space_id, group in self.supernet.prunable_groups.items():
-            alive[group.labels] = group.select(self._scores(group), counts[space_id])
+            scores = self._scores(group)
+            alive[group.labels] = select_rounded(group, scores, counts[space_id], self.round_to)
         return self.supernet.subnet_of(alive)
 
     def _scores(self, group: ChannelGroup) -> np.ndarray:
