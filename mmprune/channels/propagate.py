@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import (
     EqualCounts,
     IntArray,
@@ -20,6 +21,7 @@ from mmprune.channels.labels import (
     pin_all,
     squeeze_constant,
 )
+from mmprune.channels.silence import Silence
 from mmprune.channels.sizes import Numbers, SizeAttribute, size_attributes, unlike_sizes
 from mmprune.errors import InputError
 from mmprune.registry import CHANNEL_RULES, table
@@ -54,6 +56,8 @@ class Labelling:
         pins: (labels, reason) of channels that stay.
         num_labels: How many labels there are, united ones counted apart.
         has_escapes: Whether values are used outside of the autograd graph.
+        masked: Parameters that masked execution always masks, see ``silence``.
+        exposed: Labels all of whose tensors it masks, (num_labels,) bool.
     """
 
     tensors: Mapping[str, list[IntArray]]
@@ -67,6 +71,8 @@ class Labelling:
     pins: list[tuple[IntArray, str]]
     num_labels: int
     has_escapes: bool = False
+    masked: frozenset[str] = frozenset()
+    exposed: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
     leaves = _Leaves(graph)
     by_dims: frozenset[int] = frozenset()
     while True:
-        book, canonical = _to_rest(graph, leaves, wishes, by_dims)
+        book, canonical, silence = _to_rest(graph, leaves, wishes, by_dims)
         pinned = np.zeros(leaves.num_labels, bool)
         for labels, _ in book.pins:
             pinned[labels] = True
@@ -125,26 +131,28 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         pins=book.pins,
         num_labels=leaves.num_labels,
         has_escapes=bool(graph.escapes),
+        masked=frozenset(silence.masked),
+        exposed=silence.exposed_labels(leaves.num_labels),
     )
 
 
 def _to_rest(
     graph: TraceGraph, leaves: _Leaves, wishes: Wishes, by_dims: frozenset[int]
-) -> tuple[LabelBook, IntArray]:
-    """Pass over the graph until labels come to rest; the last book and the united labels."""
+) -> tuple[LabelBook, IntArray, Silence]:
+    """Pass over the graph until labels come to rest: the last book, the united labels, masks."""
     canonical = np.arange(leaves.num_labels)
     # What leaves the graph meets parameters that the graph does not show, if there are any.
     # Otherwise only a trial tells whether it matters which channels it had.
     holds_escapes = bool(graph.unreached) or ESCAPES in wishes.broken
     for _ in range(MAX_PASSES):
         book = LabelBook(canonical, graph.aliases, attention=wishes.attention, by_dims=by_dims)
-        _one_pass(graph, leaves, book, holds_escapes)
+        silence = _one_pass(graph, leaves, book, holds_escapes)
         _tie(wishes.ties, book)
         canonical, changed = book.merged()
         if not changed:
             _pin_layers(wishes.pinned_layers, book)
             _hold_broken(wishes.broken, book)
-            return book, canonical
+            return book, canonical, silence
     raise RuntimeError(
         f'the channel labels of this network do not come to rest in {MAX_PASSES} passes; '
         'please report the network'
@@ -213,8 +221,8 @@ def _weight_groups(graph: TraceGraph) -> dict[str, int]:
     return found
 
 
-def _one_pass(graph: TraceGraph, leaves: _Leaves, book: LabelBook, holds_escapes: bool) -> None:
-    rules = table(CHANNEL_RULES)
+def _one_pass(graph: TraceGraph, leaves: _Leaves, book: LabelBook, holds_escapes: bool) -> Silence:
+    rules, silence = table(CHANNEL_RULES), Silence()
     values: dict[Edge, Value] = {}
     uses = _use_counts(graph)
     network_input = book.fixed('is an input of the network')
@@ -229,6 +237,7 @@ def _one_pass(graph: TraceGraph, leaves: _Leaves, book: LabelBook, holds_escapes
         else:
             inputs = [None if edge is None else values[edge] for edge in node.inputs]
             outputs = _apply(node, inputs, rules, book)
+            silence.visit(node, inputs, outputs)
         for index, value in enumerate(outputs):
             values[node.id, index] = value
             if node.op in BY_NUMBER:
@@ -240,14 +249,17 @@ def _one_pass(graph: TraceGraph, leaves: _Leaves, book: LabelBook, holds_escapes
                     del values[edge]
     for edge in graph.outputs:
         pin_all([values[edge]], book, 'output of the network')
-    for edge, reason in graph.escapes if holds_escapes else ():
-        pin_all([values[edge]], book, reason)
+    for edge, reason in graph.escapes:
+        silence.expose([values[edge]])
+        if holds_escapes:
+            pin_all([values[edge]], book, reason)
     for call in graph.calls:
         edges = [values[edge] for edge in (*call.inputs, *call.outputs)]
         for value in edges:
             book.add_sizes(call.module, value, own=False)
         if call.is_unreached:
             pin_all(edges, book, f'the graph does not reach the parameters of {call.module}')
+    return silence
 
 
 def _use_counts(graph: TraceGraph) -> dict[Edge, int]:

@@ -1,13 +1,10 @@
 """Run a subnet inside the supernet: by masks or by slices, with one semantics."""
 
-from mmprune.execution.instrument import (
-    Execution,
-    local_tensors,
-    prunable_statistics,
-    prunable_tensors,
-)
+from mmprune.execution.execution import Execution
+from mmprune.execution.instrument import local_tensors
 from mmprune.execution.loading import FollowLoading
 from mmprune.execution.mask_buffers import MaskBuffers
+from mmprune.execution.prunable import prunable_statistics, prunable_tensors
 from mmprune.execution.release import release, replaced_preparation
 
 __all__ = [

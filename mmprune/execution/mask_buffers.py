@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -110,10 +111,22 @@ class MaskBuffers:
 
     def write(self, alive: BoolArray) -> None:
         """Set every buffer to the subnet whose labels are ``alive``."""
+        if not self.buffers:
+            return
+        values = torch.from_numpy(kept(alive, self._labels).astype(np.float32))
         with torch.no_grad():
-            for buffer in self.buffers:
+            for buffer, part in zip(self.buffers, values.split(self._sizes), strict=True):
                 mask = buffer.tensor
-                mask.copy_(torch.from_numpy(kept(alive, buffer.labels)).reshape(mask.shape))
+                mask.copy_(part.view(mask.shape))
+
+    @cached_property
+    def _labels(self) -> IntArray:
+        """The labels of all buffers, end to end."""
+        return np.concatenate([buffer.labels for buffer in self.buffers])
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        return [len(buffer.labels) for buffer in self.buffers]
 
     def read(self) -> BoolArray:
         """Which labels are alive by the buffers; those that no buffer stands for are.

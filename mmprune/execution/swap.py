@@ -1,8 +1,8 @@
-"""Put another tensor in a parameter's or buffer's place for the time of one forward."""
+"""What stands in a parameter's or buffer's place while the supernet runs as a subnet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,88 +11,134 @@ from torch import nn
 
 from mmprune.layers import Cut
 
-Transform = Callable[[torch.Tensor], torch.Tensor]
-
 
 @dataclass
+class _Memo:
+    """A kept part, and what tells that the full tensor is still what it was taken from."""
+
+    full: torch.Tensor
+    version: int
+    address: int
+    part: torch.Tensor
+
+    def holds(self, full: torch.Tensor) -> bool:
+        return (
+            full is self.full and full._version == self.version and full.data_ptr() == self.address
+        )
+
+
+@dataclass(eq=False)
 class Swap:
-    """One tensor, in all modules that own it, and what stands in for it in a forward.
+    """One tensor, in all modules that own it, and the subnet's part of it.
+
+    Without gradients a kept part is computed once and kept until the full tensor, or the
+    mode of the modules, changes. Writes through ``tensor.data`` cannot be seen: after them,
+    switch the mode or set the subnet again.
 
     Attributes:
         owners: (module, local name) of every place that holds the tensor.
-        transform: From the full tensor to the one that the forward sees.
+        shape: Its full shape.
         is_buffer: Whether it is a buffer, which a forward may write to.
+        cut: What the subnet has of it, in sliced execution; None for all.
+        masks: 0/1 factors of the tensor's rank, in masked execution. A masked buffer is
+            copied for the forward, and only its kept part is written back: as in slices,
+            what the subnet does not have keeps the value that it has for wider ones.
     """
 
     owners: list[tuple[nn.Module, str]]
-    transform: Transform
+    shape: tuple[int, ...]
     is_buffer: bool
-    full: list[torch.Tensor] = field(default_factory=list)
+    cut: Cut | None = None
+    masks: tuple[torch.Tensor, ...] = ()
+    _full: list[torch.Tensor] = field(default_factory=list)
+    _memo: _Memo | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Swap:
+        copied = memo[id(self)] = object.__new__(type(self))
+        self.forget()
+        copied.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return copied
+
+    def forget(self) -> None:
+        """Drop what was computed from the full tensor."""
+        self._memo = None
+
+    def tensor(self) -> torch.Tensor:
+        """The subnet's part, to be read only."""
+        module, name = self.owners[0]
+        full = self._store(module)[name]
+        if self._full:  # a module further out has swapped it in
+            return full
+        return self._part(full, fresh=False)
+
+    def open(self) -> torch.Tensor:
+        """The subnet's part, which may be written to; to be given to ``close``."""
+        module, name = self.owners[0]
+        return self._part(self._store(module)[name], fresh=True)
+
+    def close(self, part: torch.Tensor) -> None:
+        """Keep what was written to the part of a buffer."""
+        module, name = self.owners[0]
+        self._write_back(self._store(module)[name], part)
 
     def enter(self) -> None:
-        """Swap the tensor in. Calls may nest; each ``enter`` wants a ``leave``."""
+        """Put the part into its modules. Calls may nest; each ``enter`` wants a ``leave``."""
         module, name = self.owners[0]
-        store = module._buffers if self.is_buffer else module._parameters
-        full = store[name]
-        assert full is not None
-        self.full.append(full)
-        if len(self.full) > 1:
+        full = self._store(module)[name]
+        self._full.append(full)
+        if len(self._full) > 1:
             return
-        part = self.transform(full)
+        part = self._part(full, fresh=self.is_buffer and module.training)
         for owner, local in self.owners:
             self._store(owner)[local] = part
 
     def leave(self) -> None:
         """Put the full tensor back; keep what the forward wrote into a buffer."""
-        full = self.full.pop()
-        if self.full:
+        full = self._full.pop()
+        if self._full:
             return
         module, name = self.owners[0]
         part = self._store(module)[name]
         for owner, local in self.owners:
             self._store(owner)[local] = full
+        if self.is_buffer and module.training:
+            self._write_back(full, part)
+
+    def _part(self, full: torch.Tensor, fresh: bool) -> torch.Tensor:
+        if self.masks:
+            return self._masked(full, fresh)
+        cut = self.cut
+        if cut is None:
+            return full
+        if fresh or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return cut(full)
+        if self._memo is None or not self._memo.holds(full):
+            part = cut(full.detach()).contiguous()
+            if full.is_inference():
+                return part
+            self._memo = _Memo(full, full._version, full.data_ptr(), part)
+        return self._memo.part
+
+    def _masked(self, full: torch.Tensor, fresh: bool) -> torch.Tensor:
+        if self.is_buffer:
+            return full.clone() if fresh else full
+        for mask in self.masks:
+            full = full * mask.to(full)
+        return full
+
+    def _write_back(self, full: torch.Tensor, part: torch.Tensor) -> None:
         # A run of channels is a view of the full tensor: what was written is there already, and
         # writing it again would break the backward pass, which holds on to the view.
-        is_view = part._base is full
-        if self.is_buffer and module.training and not is_view:
-            assert isinstance(self.transform, Cut | Shelter)
-            with torch.no_grad():
-                self.transform.write_back(full, part)
+        if part is full or part._base is full:
+            return
+        with torch.no_grad():
+            if self.cut is not None:
+                self.cut.write_back(full, part)
+                return
+            kept = self.masks[0]
+            for mask in self.masks[1:]:
+                kept = kept * mask
+            full.copy_(torch.where(kept.to(full.device) > 0, part, full))
 
     def _store(self, module: nn.Module) -> dict[str, Any]:
         return module._buffers if self.is_buffer else module._parameters
-
-
-@dataclass(frozen=True)
-class Multiply:
-    """A tensor times 0/1 masks of its rank."""
-
-    masks: tuple[torch.Tensor, ...]
-
-    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor with what is not kept set to zero."""
-        for mask in self.masks:
-            tensor = tensor * mask.to(tensor)
-        return tensor
-
-
-@dataclass(frozen=True)
-class Shelter:
-    """A copy of a buffer, of which only the kept part is written back.
-
-    In masked execution a norm updates the running statistics of all channels; those that the
-    subnet does not have keep the values that they have for wider ones, as in slices.
-    """
-
-    masks: tuple[torch.Tensor, ...]
-
-    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy for the forward to write to."""
-        return tensor.clone()
-
-    def write_back(self, full: torch.Tensor, part: torch.Tensor) -> None:
-        """Copy what was written to the kept elements."""
-        kept = torch.ones_like(full, dtype=torch.bool)
-        for mask in self.masks:
-            kept &= mask.to(kept)
-        full.copy_(torch.where(kept, part, full))

@@ -56,8 +56,26 @@ class Cut:
 
     def write_back(self, full: torch.Tensor, part: torch.Tensor) -> None:
         """Copy a kept part into the places of ``full`` that it was taken from."""
+        if len(self.steps) == 1 and len(self.steps[0].dims) == 1:
+            (step,) = self.steps
+            if isinstance(step.index, torch.Tensor):
+                full.index_copy_(step.dims[0], step.index.to(full.device), part)
+                return
         places = self(torch.arange(full.numel(), device=full.device).reshape(full.shape))
         full.view(-1)[places.flatten()] = part.flatten()
+
+
+def plain_cut(shape: Sequence[int], places: Sequence[tuple[int, torch.Tensor | slice, int]]) -> Cut:
+    """The cut of dims that each lose positions of their own.
+
+    Args:
+        shape: Shape of the full tensor.
+        places: (dim, kept positions, their number) of every dim that loses something.
+    """
+    new_shape = list(shape)
+    for dim, _, count in places:
+        new_shape[dim] = count
+    return Cut(tuple(new_shape), tuple(_Step((dim,), index, (n,)) for dim, index, n in places))
 
 
 def _is_run(index: np.ndarray) -> bool:

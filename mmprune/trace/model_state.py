@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -176,14 +176,19 @@ def _modes_kept(model: nn.Module) -> Iterator[None]:
                 parameter.requires_grad_(flag)
 
 
-def renew_caches(model: nn.Module) -> None:
+def renew_caches(model: nn.Module, candidates: Sequence[nn.Module] | None = None) -> None:
     """Let modules compute anew what they have computed from their weights for eval mode.
 
     A module that keeps such a tensor drops it when it is put into train mode, where the weights
     change (the attention biases of LeViT and TinyViT). A change of width changes the weights
     too. Modes and ``requires_grad`` are as before afterwards.
+
+    Args:
+        model: The model.
+        candidates: Its modules that may do so, if they are known.
     """
-    caching = [m for m in model.modules() if may_cache(m) and held_tensors(m)]
+    known = model.modules() if candidates is None else candidates
+    caching = [m for m in known if may_cache(m) and held_tensors(m)]
     if not caching:
         return
     training = [module.training for module in caching]

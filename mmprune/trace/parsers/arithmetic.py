@@ -20,7 +20,7 @@ register(
     'ContiguousBackward', 'CopyBackwards', 'CosBackward', 'DetachBackward', 'EluBackward',
     'ErfBackward', 'ExpBackward', 'Expm1Backward', 'FloorBackward', 'CeilBackward',
     'RoundBackward', 'SignBackward', 'GeluBackward', 'HardshrinkBackward',
-    'HardsigmoidBackward', 'HardswishBackward', 'HardtanhBackward', 'LeakyReluBackward',
+    'HardsigmoidBackward', 'HardswishBackward', 'LeakyReluBackward',
     'LogBackward', 'Log1PBackward', 'Log2Backward', 'Log10Backward', 'LogSigmoidBackward',
     'MishBackward', 'NativeDropoutBackward', 'FusedDropoutBackward', 'ReciprocalBackward',
     'ReluBackward', 'Relu6Backward', 'RreluWithNoiseBackward', 'RsqrtBackward', 'SeluBackward',
@@ -61,11 +61,21 @@ def _reduce(grad_fn: Any) -> Parsed:
 
 for _name in (
     'MeanBackward', 'SumBackward', 'MaxBackward', 'MinBackward', 'AmaxBackward',
-    'AminBackward', 'ProdBackward', 'LinalgVectorNormBackward', 'NormBackward',
-    'VarBackward', 'StdBackward', 'VarMeanBackward', 'StdMeanBackward', 'LogsumexpBackward',
+    'AminBackward', 'ProdBackward', 'VarBackward', 'StdBackward', 'VarMeanBackward',
+    'StdMeanBackward', 'LogsumexpBackward',
 ):  # fmt: skip
     parser(_name)(_reduce)
 
+
+@parser('LinalgVectorNormBackward', 'NormBackward')
+def _vector_norm(grad_fn: Any) -> Parsed:
+    """A norm to which zeros add nothing, unless its order is 0 or negative."""
+    op, attrs = _reduce(grad_fn)
+    order = getattr(grad_fn, '_saved_ord', getattr(grad_fn, '_saved_p', None))
+    is_positive = order is None or order > 0
+    return op, {**attrs, 'how': 'vector_norm' if is_positive else attrs['how']}
+
+register('elementwise', 'HardtanhBackward', low='min_val', high='max_val')
 register('softmax', 'SoftmaxBackward', 'LogSoftmaxBackward', dim='dim')
 register('matmul', 'MmBackward', 'BmmBackward')
 # inputs: what is added, then the two factors

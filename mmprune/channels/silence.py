@@ -1,0 +1,134 @@
+"""Which tensors have to be masked so that removed channels say nothing.
+
+In masked execution a removed channel still has numbers. They do no harm if they stay in
+their channel and are 0, or are multiplied by 0, wherever channels are mixed. Behind a batch
+norm whose weight and bias are masked they are 0, and stay 0 through ReLU, residual sums,
+pooling and concatenation. Convolutions between such places need no mask, and a mask of a
+few vectors costs next to nothing. Everything else is masked as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mmprune.channels.labels import IntArray, Value, axes_of
+from mmprune.trace.trace_graph import Edge, TraceNode
+
+# Each output element depends on elements of its own channel only.
+PER_CHANNEL = frozenset({
+    'elementwise', 'batch_norm', 'spatial', 'spatial1d', 'spatial3d', 'view', 'expand',
+    'transpose', 'permute', 'cat', 'stack', 'split', 'slice', 'select', 'unbind', 'pad',
+    'flip', 'roll', 'repeat',
+})  # fmt: skip
+MOVES = PER_CHANNEL - {'elementwise', 'batch_norm', 'pad'}
+
+# Element-wise operations that give 0 for 0. All of their inputs must be 0, of products one.
+KEEPS_ZERO = frozenset({
+    'AbsBackward', 'AliasBackward', 'CloneBackward', 'ContiguousBackward', 'EluBackward',
+    'GeluBackward', 'HardswishBackward', 'LeakyReluBackward', 'MishBackward',
+    'NativeDropoutBackward', 'NegBackward', 'PreluKernelBackward', 'ReluBackward',
+    'SeluBackward', 'SiluBackward', 'TanhBackward', 'ToCopyBackward', 'AddBackward',
+    'SubBackward', 'Relu6Backward',
+})  # fmt: skip
+PRODUCT = 'MulBackward'
+BOUNDED = 'HardtanhBackward'
+REDUCES_ZERO = frozenset({'mean', 'sum', 'max', 'amax'})
+
+
+@dataclass
+class Silence:
+    """What one pass over the graph learns about masks.
+
+    Attributes:
+        masked: Parameters that are masked: weights and biases of norms, and weights of layers
+            whose input may hold other numbers than 0 in removed channels.
+        exposed: Labels that some operation reads together with others. All tensors that have
+            them are masked.
+        zero: Edges that are 0 in removed channels.
+    """
+
+    masked: set[str] = field(default_factory=set)
+    exposed: list[IntArray] = field(default_factory=list)
+    zero: set[Edge] = field(default_factory=set)
+
+    def visit(
+        self, node: TraceNode, inputs: Sequence[Value | None], outputs: Sequence[Value]
+    ) -> None:
+        """Take note of one operation."""
+        if node.op in ('parameter', 'input'):
+            return
+        reads = self._reads_as_layer(node, inputs)
+        if not reads and not self._stays_in_channel(node, inputs):
+            self.expose([value for value in (*inputs, *outputs) if value is not None])
+            return
+        if self._gives_zero(node, inputs):
+            self.zero.update((node.id, index) for index in range(len(outputs)))
+
+    def expose(self, values: Sequence[Value]) -> None:
+        """These need zeros wherever they have no channel."""
+        self.exposed += [factor[factor >= 0] for value in values for factor in value.factors]
+
+    def _reads_as_layer(self, node: TraceNode, inputs: Sequence[Value | None]) -> bool:
+        """Whether it is a convolution or a linear layer; its weight is masked if need be."""
+        if node.op == 'conv':
+            data, weight = 0, 1
+        elif node.op in ('matmul', 'addmm') and len(inputs) >= 2:
+            last = len(inputs) - 1
+            named = [i for i in (last - 1, last) if _name(inputs[i]) is not None]
+            if len(named) != 1:
+                return False
+            (weight,) = named
+            data = 2 * last - 1 - weight
+        else:
+            return False
+        name = _name(inputs[weight])
+        if name is None or inputs[data] is None or node.inputs[data] is None:
+            return False
+        if inputs[data].factors and node.inputs[data] not in self.zero:
+            self.masked.add(name)
+        return True
+
+    def _stays_in_channel(self, node: TraceNode, inputs: Sequence[Value | None]) -> bool:
+        if node.op == 'batch_norm':
+            names = [_name(value) for value in inputs[1:3]]
+            self.masked.update(name for name in names if name is not None)
+        if node.op == 'reduce':
+            return _reduces_space(node, inputs)
+        return node.op in PER_CHANNEL
+
+    def _gives_zero(self, node: TraceNode, inputs: Sequence[Value | None]) -> bool:
+        source = node.source.rstrip('0123456789')
+        silent = [edge in self.zero for edge in node.inputs if edge is not None]
+        if node.op == 'batch_norm':
+            return len(inputs) == 3 and all(_name(value) is not None for value in inputs[1:])
+        if node.op == 'reduce':
+            return node.attrs['how'] in REDUCES_ZERO and all(silent)
+        if node.op in MOVES:
+            return all(silent)
+        if source == PRODUCT:
+            return any(silent)
+        if source == BOUNDED:
+            return all(silent) and node.attrs['low'] <= 0 <= node.attrs['high']
+        constant = None in node.inputs and source in ('AddBackward', 'SubBackward')
+        return node.op == 'elementwise' and source in KEEPS_ZERO and all(silent) and not constant
+
+    def exposed_labels(self, size: int) -> np.ndarray:
+        """Which labels are exposed, (size,) bool."""
+        found = np.zeros(size, bool)
+        for labels in self.exposed:
+            found[labels] = True
+        return found
+
+
+def _name(value: Value | None) -> str | None:
+    return None if value is None else value.parameter
+
+
+def _reduces_space(node: TraceNode, inputs: Sequence[Value | None]) -> bool:
+    (value,) = (v for v in inputs if v is not None)
+    dims = node.attrs['dims'] or range(len(value.shape))
+    reduced = {dim % len(value.shape) for dim in dims}
+    return not any(reduced & set(axes_of(factor)) for factor in value.factors)

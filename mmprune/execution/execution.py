@@ -1,0 +1,257 @@
+"""A supernet's switch: runs a model as any of its subnets."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmprune.channels.constraints import BoolArray
+from mmprune.channels.labels import Statistic, axes_of
+from mmprune.channels.sizes import SizeAttribute
+from mmprune.execution.instrument import STATE, instrument, is_instrumented, local_tensors
+from mmprune.execution.kept_statistics import KeptElements
+from mmprune.execution.lookup import Kept, Lookup
+from mmprune.execution.prunable import PrunableTensor
+from mmprune.execution.swap import Swap
+from mmprune.layers import (
+    Layer,
+    Slicer,
+    cut_of_masks,
+    like,
+    mended_numbers,
+    plain_cut,
+    slicer_of,
+)
+from mmprune.trace.model_state import may_cache, renew_caches
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One prunable tensor: its swap, and where to look up what is kept of it.
+
+    Attributes:
+        tensor: The tensor.
+        swap: What stands in for it.
+        factors: Number in the lookup of each of its label arrays.
+        dims: The dim of each, if every array runs along one dim of its own.
+    """
+
+    tensor: PrunableTensor
+    swap: Swap
+    factors: tuple[int, ...]
+    dims: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class _Mend:
+    """One layer whose attributes follow the sizes of its tensors."""
+
+    name: str
+    slicer: Slicer
+    swaps: Mapping[str, Swap]
+    shapes: Mapping[str, tuple[int, ...]]
+    outputs: int | None
+
+
+class Execution:
+    """Runs ``model`` as the subnet of the labels that are alive.
+
+    Args:
+        model: The model, whose modules are patched.
+        layers: The layers that some subnet changes, by name.
+        tensors: The tensors that some subnet changes.
+        statistics: The reductions over channels.
+        numbers: Stored numbers of modules that are sizes of channels.
+        mode: ``'slice'`` or ``'mask'``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, Layer],
+        tensors: Sequence[PrunableTensor],
+        statistics: Sequence[Statistic],
+        numbers: Sequence[SizeAttribute],
+        mode: str,
+    ) -> None:
+        self.modules = dict(model.named_modules())
+        self.layers = layers
+        self.statistics = statistics
+        self.numbers = numbers
+        self.mode = mode
+        self._arranged = ''
+        self._lookup = Lookup()
+        self._plans = [self._plan(tensor) for tensor in tensors]
+        self._statistic_numbers = [self._lookup.add(s.labels) for s in statistics]
+        for tensor in tensors:
+            for name in tensor.consumers:
+                instrument(self.modules[name])
+        read = [*(s.module for s in statistics), *(number.module for number in numbers)]
+        for name in (*layers, *read):
+            instrument(self.modules[name])
+        self.states = {n: m.__dict__[STATE] for n, m in self.modules.items() if is_instrumented(m)}
+        slicers = {name: slicer_of(self.modules[name]) for name in layers}
+        by_owner = self._swaps_by_owner()
+        self._mends = [
+            self._mend_plan(layers[name], slicer, by_owner)
+            for name, slicer in slicers.items()
+            if slicer is not None
+        ]
+        self._lookup.close()
+        self._may_cache = [module for module in self.modules.values() if may_cache(module)]
+
+    def _plan(self, tensor: PrunableTensor) -> _Plan:
+        axes = [axes_of(factor) for factor in tensor.factors]
+        dims = [dim for own in axes for dim in own]
+        is_plain = all(len(own) == 1 for own in axes) and len(set(dims)) == len(dims)
+        return _Plan(
+            tensor,
+            Swap(tensor.owners, tensor.shape, tensor.is_buffer),
+            tuple(self._lookup.add(factor) for factor in tensor.factors),
+            tuple(dims) if is_plain else None,
+        )
+
+    def _swaps_by_owner(self) -> dict[nn.Module, dict[str, Swap]]:
+        found: dict[nn.Module, dict[str, Swap]] = {}
+        for plan in self._plans:
+            for owner, local in plan.swap.owners:
+                found.setdefault(owner, {})[local] = plan.swap
+        return found
+
+    def _mend_plan(
+        self, layer: Layer, slicer: Slicer, by_owner: Mapping[nn.Module, Mapping[str, Swap]]
+    ) -> _Mend:
+        module = self.modules[layer.name]
+        shapes = {local: tuple(tensor.shape) for local, tensor in local_tensors(module).items()}
+        outputs = None if layer.outputs is None else self._lookup.add(layer.outputs)
+        return _Mend(layer.name, slicer, by_owner.get(module, {}), shapes, outputs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Execution:
+        copied = memo[id(self)] = object.__new__(type(self))
+        copied.__dict__ = {
+            **self.__dict__,
+            'modules': copy.deepcopy(self.modules, memo),
+            'states': copy.deepcopy(self.states, memo),
+            '_may_cache': copy.deepcopy(self._may_cache, memo),
+            '_plans': [
+                replace(
+                    plan,
+                    tensor=replace(plan.tensor, owners=copy.deepcopy(plan.tensor.owners, memo)),
+                    swap=copy.deepcopy(plan.swap, memo),
+                )
+                for plan in self._plans
+            ],
+            '_mends': [
+                replace(mend, swaps=copy.deepcopy(mend.swaps, memo)) for mend in self._mends
+            ],
+        }
+        return copied
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the modules still carry the instruments that this switch has put there."""
+        return all(self.modules[n].__dict__.get(STATE) is s for n, s in self.states.items())
+
+    def apply(self, alive: BoolArray) -> None:
+        """Run from now on as the subnet whose labels are ``alive``, (num_labels,)."""
+        for name, state in self.states.items():
+            if state.attributes:
+                self._set(name, state.attributes)
+                state.attributes = {}
+        # Tensors made in inference mode could not be used in training later.
+        with torch.inference_mode(False):
+            if self._arranged != self.mode:
+                self._arrange()
+            like = self._plans[0].tensor.owners[0] if self._plans else None
+            store = {} if like is None else {**like[0]._parameters, **like[0]._buffers}
+            reference = store.get(like[1]) if like is not None else None
+            reference = torch.empty(0) if reference is None else reference
+            found = self._lookup.at(alive, reference.device)
+            if self.mode == 'slice':
+                self._slice(alive, found)
+            else:
+                self._mask(found, reference)
+            renew_caches(self.modules[''], self._may_cache)
+
+    def _arrange(self) -> None:
+        """Give every module the swaps of this mode."""
+        swaps: dict[str, list[Swap]] = {name: [] for name in self.states}
+        for plan in self._plans:
+            plan.swap.cut, plan.swap.masks = None, ()
+            if self.mode == 'slice' or plan.tensor.is_masked:
+                for name in plan.tensor.consumers:
+                    swaps[name].append(plan.swap)
+        for name, state in self.states.items():
+            state.arrange(self.modules[name], swaps[name])
+        self._arranged = self.mode
+
+    def _slice(self, alive: BoolArray, found: Kept) -> None:
+        for plan in self._plans:
+            swap, shape = plan.swap, plan.tensor.shape
+            swap.forget()
+            lost = [i for i, number in enumerate(plan.factors) if not found.is_whole(number)]
+            if not lost:
+                swap.cut = None
+            elif plan.dims is not None:
+                places = [
+                    (plan.dims[i], found.where(plan.factors[i]), found.counts[plan.factors[i]])
+                    for i in lost
+                ]
+                swap.cut = plain_cut(shape, places)
+            else:
+                masks = zip(plan.factors, plan.tensor.factors, strict=True)
+                cut = cut_of_masks(shape, [found.mask(n).reshape(f.shape) for n, f in masks])
+                swap.cut = None if cut.is_whole else cut
+        for state in self.states.values():
+            state.is_idle = all(swap.cut is None for swap in state.swaps)
+        for mend in self._mends:
+            cuts = {n: s.cut.shape for n, s in mend.swaps.items() if s.cut is not None}
+            whole = mend.outputs is None or found.is_whole(mend.outputs)
+            if cuts or not whole:
+                module = self.modules[mend.name]
+                channels = None if mend.outputs is None else found.counts[mend.outputs]
+                values = mend.slicer(module, {**mend.shapes, **cuts}, channels)
+                self._mend(mend.name, values)
+        for name, changed in mended_numbers(self.numbers, alive).items():
+            module = self.modules[name]
+            values = {key: like(getattr(module, key), new) for key, (_, new) in changed.items()}
+            self._mend(name, values)
+
+    def _mend(self, name: str, values: Mapping[str, Any]) -> None:
+        """Set attributes of a module for now; its own are kept."""
+        module, own = self.modules[name], self.states[name].attributes
+        own.update((attribute, getattr(module, attribute)) for attribute in values)
+        self._set(name, values)
+
+    def _set(self, name: str, values: Mapping[str, Any]) -> None:
+        module = self.modules[name]
+        for attribute, value in values.items():
+            if attribute in module.__dict__:
+                module.__dict__[attribute] = value
+            else:
+                setattr(module, attribute, value)
+
+    def _mask(self, found: Kept, reference: torch.Tensor) -> None:
+        # New tensors at every switch: a backward pass may still need the ones before.
+        numbers = torch.from_numpy(found.flat).to(reference.device, reference.dtype)
+        masks = numbers.split(found.sizes)
+        whole = {plan.swap: all(map(found.is_whole, plan.factors)) for plan in self._plans}
+        for plan in self._plans:
+            plan.swap.masks = tuple(
+                masks[number].view(factor.shape)
+                for number, factor in zip(plan.factors, plan.tensor.factors, strict=True)
+            )
+        for state in self.states.values():
+            state.is_idle = all(whole[swap] for swap in state.swaps)
+            state.statistics = []
+        for number, statistic in zip(self._statistic_numbers, self.statistics, strict=True):
+            state = self.states[statistic.module]
+            kept = found.mask(number).reshape(statistic.labels.shape)
+            elements = KeptElements(statistic.kind, statistic.dims, torch.from_numpy(kept))
+            state.statistics.append(elements)
+            state.is_idle = state.is_idle and found.is_whole(number)

@@ -1,0 +1,72 @@
+"""The tensors and reductions of a model that differ between subnets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from mmprune.channels.constraints import BoolArray
+from mmprune.channels.labels import IntArray, Statistic
+from mmprune.channels.propagate import Labelling
+from mmprune.trace import TraceGraph
+
+
+@dataclass(frozen=True)
+class PrunableTensor:
+    """A parameter or buffer that loses something in some subnet.
+
+    Attributes:
+        name: Its first dotted name.
+        shape: Its full shape.
+        factors: Its label arrays.
+        owners: (module, local name) of every place that holds it.
+        is_buffer: Whether it is a buffer.
+        consumers: Names of the modules whose forward reads it.
+        is_masked: Whether masked execution has to mask it, see ``channels.silence``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    factors: list[IntArray]
+    owners: list[tuple[nn.Module, str]]
+    is_buffer: bool
+    consumers: list[str]
+    is_masked: bool
+
+
+def prunable_tensors(
+    model: nn.Module, graph: TraceGraph, labelling: Labelling, prunable: BoolArray
+) -> list[PrunableTensor]:
+    """The tensors of ``model`` that have a prunable label, (num_labels,) bool."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    buffers = {name for name, _ in model.named_buffers()}
+    consumers = graph.consumers()
+    found = []
+    for name, factors in labelling.tensors.items():
+        known = [factor[factor >= 0] for factor in factors]
+        if any(prunable[labels].any() for labels in known):
+            places = [place.rpartition('.') for place in graph.aliases.get(name, (name,))]
+            found.append(
+                PrunableTensor(
+                    name=name,
+                    shape=labelling.shapes[name],
+                    factors=factors,
+                    owners=[(modules[owner], local) for owner, _, local in places],
+                    is_buffer=name in buffers,
+                    consumers=consumers[name],
+                    is_masked=name in buffers
+                    or name in labelling.masked
+                    or any(bool(labelling.exposed[labels].any()) for labels in known),
+                )
+            )
+    return found
+
+
+def prunable_statistics(labelling: Labelling, prunable: BoolArray) -> list[Statistic]:
+    """The reductions over channels some of which a subnet may drop."""
+    return [
+        statistic
+        for statistic in labelling.statistics
+        if prunable[statistic.labels[statistic.labels >= 0]].any()
+    ]
