@@ -1,22 +1,16 @@
-"""What a subnet costs, in closed form: no forward pass, no deployed network."""
+"""MACs and parameters of one subnet, whichever channels it keeps."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 
 from torch import nn
 
 from mmprune.channels.constraints import BoolArray
-from mmprune.channels.labels import IntArray
 from mmprune.channels.propagate import Labelling
-from mmprune.layers import cut_of_masks
-
-
-def count_kept(alive: BoolArray, labels: IntArray) -> int:
-    """How many of ``labels`` are alive; those below 0 always are."""
-    known = labels[labels >= 0]
-    return int(alive[known].sum()) + labels.size - known.size
+from mmprune.cost.terms import Term, volume
 
 
 @dataclass(frozen=True)
@@ -32,38 +26,40 @@ class CostModel:
 
     MACs are the multiply-adds of convolution, linear and matrix products at the shape of
     the demo input, its whole batch counted. One MAC is two FLOPs.
+
+    Attributes:
+        products: A term per product, in order of execution.
+        tensors: A term per parameter whose size depends on the subnet.
+        constant_params: Elements of all other parameters.
     """
 
     def __init__(self, model: nn.Module, labelling: Labelling) -> None:
-        self.products = labelling.products
-        self.labelled: list[tuple[tuple[int, ...], list[IntArray]]] = []
+        self.products = [
+            Term(
+                product.layer,
+                product.constant,
+                tuple((labels.ravel(),) for labels, _ in product.counts),
+                prod(divisor for _, divisor in product.counts),
+            )
+            for product in labelling.products
+        ]
+        self.tensors: list[Term] = []
         self.constant_params = 0
         for name, parameter in model.named_parameters():
             if name in labelling.tensors:
-                self.labelled.append((tuple(parameter.shape), labelling.tensors[name]))
+                self.tensors.append(volume(name, parameter.shape, labelling.tensors[name]))
             else:
                 self.constant_params += parameter.numel()
 
     def layer_costs(self, alive: BoolArray) -> Iterable[LayerCost]:
         """MACs of every product, in order of execution."""
         for product in self.products:
-            macs, divisor = product.constant, 1
-            for labels, divided_by in product.counts:
-                macs *= count_kept(alive, labels)
-                divisor *= divided_by
-            yield LayerCost(product.layer, macs // divisor)
+            yield LayerCost(product.what, product.value(alive))
 
     def macs(self, alive: BoolArray) -> int:
         """Multiply-adds of the subnet whose labels are ``alive``."""
-        return sum(cost.macs for cost in self.layer_costs(alive))
+        return sum(product.value(alive) for product in self.products)
 
     def params(self, alive: BoolArray) -> int:
         """Parameters of the deployed subnet, shared ones counted once."""
-        total = self.constant_params
-        for shape, factors in self.labelled:
-            masks = [alive[factor.clip(0)] | (factor < 0) for factor in factors]
-            size = 1
-            for extent in cut_of_masks(shape, masks).shape:
-                size *= extent
-            total += size
-        return total
+        return self.constant_params + sum(tensor.value(alive) for tensor in self.tensors)
