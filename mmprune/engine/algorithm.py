@@ -33,7 +33,7 @@ def build_algorithm(cfg: Config, checkpoint: str | os.PathLike[str]) -> AutoSlim
     Raises:
         InputError: If the config has no supernet, or the checkpoint is none of it.
     """
-    algorithm = _build_model(cfg)
+    algorithm = build_model(cfg)
     check_is_supernet(algorithm, str(cfg.filename))
     load_weights(algorithm, checkpoint)
     algorithm.architecture.eval()
@@ -47,12 +47,12 @@ def load_network(config: str | Path, checkpoint: str | Path) -> BaseModel:
         config: Of a deployed network, or of any other.
         checkpoint: Fits the model exactly.
     """
-    network = _build_model(load_config(config))
+    network = build_model(load_config(config))
     load_weights(network, checkpoint)
     return network.eval()
 
 
-def _build_model(cfg: Config) -> BaseModel:
+def build_model(cfg: Config) -> BaseModel:
     """Build the model of a config as a Runner does, data preprocessor included."""
     init_default_scope(cfg.get('default_scope', 'mmcls'))
     model = deepcopy(cfg.model)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch import nn
 
 
 @contextmanager
@@ -28,3 +29,29 @@ def seeded(seed: int) -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
+
+
+def stir(model: nn.Module) -> nn.Module:
+    """Draw what a network that was just built leaves at 0, at 1 or at any one number.
+
+    The scales, shifts and statistics of its norms, biases, layer scales, tokens: as built they
+    hide faults, since a channel whose norm has no shift stays 0 when it is removed, and a
+    layer scale of 1e-6 hides its whole branch. Other weights stay as they were drawn.
+
+    Args:
+        model: Is changed; drawn from torch's random state.
+    """
+    with torch.no_grad():
+        for module in model.modules():
+            named = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+            for name, tensor in named:
+                if not tensor.is_floating_point() or tensor.numel() < 2:
+                    continue
+                is_parameter = isinstance(tensor, nn.Parameter)
+                if name == 'running_mean' or (is_parameter and 'bias' in name):
+                    tensor.normal_(0, 0.1)
+                elif name == 'running_var' or (is_parameter and tensor.dim() == 1):
+                    tensor.uniform_(0.5, 1.5)
+                elif is_parameter and bool((tensor == tensor.flatten()[0]).all()):
+                    tensor.normal_(0, 0.1)
+    return model
