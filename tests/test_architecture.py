@@ -13,7 +13,10 @@ PACKAGE = Path(mmprune.__file__).parent
 TOOLS = PACKAGE.parent / 'tools'
 
 # In the direction in which data flows: each may import those before it.
-STAGES = ['trace', 'channels', 'layers', 'execution', 'deploy', 'pruners', 'models', 'engine']
+STAGES = [
+    *('trace', 'channels', 'layers', 'execution', 'deploy', 'drawing'),
+    *('pruners', 'models', 'engine'),
+]
 # Modules that every stage may import, and that import no stage.
 COMMON = {'checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry', 'version'}
 # Beside the flow.

@@ -19,6 +19,7 @@ from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
 from mmprune.errors import InputError
 from mmprune.pruners.cfg_codec import read_cfg, write_cfg
 from mmprune.pruners.mmrazor_names import MMRazorNames
+from mmprune.pruners.picture import draw_groups
 from mmprune.pruners.report import report
 from mmprune.pruners.rounding import check_round_to, select_rounded
 from mmprune.pruners.supernet import Subnet, Supernet
@@ -308,9 +309,13 @@ class StructurePruner(MMRazorNames, abc.ABC):
             'params': prepared.cost_model.params(alive),
         }
 
-    def report(self) -> str:
-        """A table of all groups, for a person."""
-        return report(self.supernet)
+    def report(self, members: bool = True) -> str:
+        """What was traced, all groups (with their members), and costs, for a person."""
+        return report(self.supernet, members)
+
+    def draw(self, path: str | Path, title: str | None = None) -> None:
+        """Write a picture of all groups, an SVG file for a browser."""
+        draw_groups(self.supernet, path, title)
 
     def get_space_id(self, module_name: str) -> str | dict[str, list[str]] | None:
         """The group of a layer's channels.
