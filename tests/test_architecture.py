@@ -91,41 +91,43 @@ def test_the_check_of_imports_finds_what_it_should(tmp_path):
 # Names of parsers without `Backward`.
 CONTENTS = {
     'BACKWARD_PARSERS': """
-        Abs Acos AdaptiveAvgPool2D AdaptiveAvgPool3D AdaptiveMaxPool2D AdaptiveMaxPool3D Add Addcdiv
-        Addcmul Addmm Alias Amax Amin AsStrided Asin Atan2 Atan AvgPool2D AvgPool3D Baddbmm
-        BatchNormImpl BatchNormWithUpdate Bmm Cat Ceil Celu Chunk Clamp ClampMax ClampMin Clone
-        Col2Im ConstantPadNd Contiguous ConvDepthwise2D ConvDepthwise3D Convolution
-        ConvolutionOverrideable CopyBackwards CopySlices Cos Cosh CudnnBatchNorm CudnnConvolution
-        CudnnConvolutionTranspose CudnnGridSampler Detach Div Elu Erf Exp Expand Expm1 FftC2C FftC2R
-        FftR2C Flatten Flip Floor FractionalMaxPool2D FusedDropout Gelu GridSampler2D Hardshrink
-        Hardsigmoid Hardswish Hardtanh Im2Col Index LeakyRelu Lerp LinalgVectorNorm Log10 Log1P Log2
-        Log LogSigmoid LogSoftmax Logsumexp MaskedFill Max MaxPool1D MaxPool2DWithIndices
+        Abs Acos AdaptiveAvgPool2D AdaptiveAvgPool3D AdaptiveMaxPool2D AdaptiveMaxPool3D Add
+        Addcdiv Addcmul Addmm Alias Amax Amin AsStrided Asin Atan Atan2 AvgPool2D AvgPool3D
+        Baddbmm BatchNormImpl BatchNormWithUpdate Bmm Cat Ceil Celu Chunk Clamp ClampMax
+        ClampMin Clone Col2Im ConstantPadNd Contiguous ConvDepthwise2D ConvDepthwise3D
+        Convolution ConvolutionOverrideable CopyBackwards CopySlices Cos Cosh CudnnBatchNorm
+        CudnnConvolution CudnnConvolutionTranspose CudnnGridSampler Detach Div Dot Elu
+        Embedding Erf Exp Expand Expm1 FftC2C FftC2R FftR2C Flatten Flip Floor
+        FractionalMaxPool2D FusedDropout Gelu GridSampler2D Hardshrink Hardsigmoid Hardswish
+        Hardtanh Im2Col Index InstanceNorm LeakyRelu Lerp LinalgVectorNorm Log Log10 Log1P
+        Log2 LogSigmoid LogSoftmax Logsumexp MaskedFill Max MaxPool1D MaxPool2DWithIndices
         MaxPool3DWithIndices Maximum Mean Min Minimum MiopenBatchNorm MiopenConvolution Mish
-        MkldnnConvolution Mm Mul NanToNum NativeBatchNorm NativeBatchNormLegit
+        MkldnnConvolution Mm Mul Mv NanToNum NativeBatchNorm NativeBatchNormLegit
         NativeBatchNormLegitNoTraining NativeDropout NativeGroupNorm NativeLayerNorm Neg
-        NnpackSpatialConvolution Norm Permute PixelShuffle PixelUnshuffle Pow PreluKernel Prod
-        Reciprocal ReflectionPad1D ReflectionPad2D ReflectionPad3D Relu6 Relu Repeat
-        ReplicationPad1D ReplicationPad2D ReplicationPad3D ReshapeAlias Reshape Roll Round
-        RreluWithNoise Rsqrt Rsub ScaledDotProductCudnnAttention ScaledDotProductEfficientAttention
-        ScaledDotProductFlashAttention ScaledDotProductFlashAttentionForCpu
-        ScaledDotProductFusedAttentionOverrideable Select Selu Sigmoid Sign
-        Silu Sin Sinh Slice SlowConv2D SlowConv3D Softmax Softplus Softshrink Split SplitWithSizes
-        Sqrt Squeeze Stack Std StdMean Sub Sum T
-        Tan Tanh ThnnConv2D Threshold ToCopy Transpose Unbind Unflatten UnsafeIndex UnsafeView
-        Unsqueeze UpsampleBicubic2DAa UpsampleBicubic2D UpsampleBilinear2DAa UpsampleBilinear2D
-        UpsampleLinear1D UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D
-        UpsampleNearestExact2D UpsampleTrilinear3D Var VarMean ViewAsComplex ViewAsReal View Where
+        NnpackSpatialConvolution Norm Permute PixelShuffle PixelUnshuffle Pow PreluKernel
+        Prod Reciprocal ReflectionPad1D ReflectionPad2D ReflectionPad3D Relu Relu6 Repeat
+        ReplicationPad1D ReplicationPad2D ReplicationPad3D Reshape ReshapeAlias RmsNorm Roll
+        Round RreluWithNoise Rsqrt Rsub ScaledDotProductCudnnAttention
+        ScaledDotProductEfficientAttention ScaledDotProductFlashAttention
+        ScaledDotProductFlashAttentionForCpu ScaledDotProductFusedAttentionOverrideable
+        Select Selu Sigmoid Sign Silu Sin Sinh Slice SlowConv2D SlowConv3D Softmax Softplus
+        Softshrink Split SplitWithSizes Sqrt Squeeze Stack Std StdMean Sub Sum T Tan Tanh
+        ThnnConv2D Threshold ToCopy Transpose Trilinear Unbind Unflatten Unfold UnsafeIndex
+        UnsafeSplit UnsafeSplitWithSizes UnsafeView Unsqueeze UpsampleBicubic2D
+        UpsampleBicubic2DAa UpsampleBilinear2D UpsampleBilinear2DAa UpsampleLinear1D
+        UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D UpsampleNearestExact2D
+        UpsampleTrilinear3D Var VarMean Vdot View ViewAsComplex ViewAsReal WeightNorm Where
     """,
     'CHANNEL_RULES': """
-        addmm as_strided attention batch_norm cat conv copy_slices elementwise expand fft flip
-        fold group_norm
-        index layer_norm matmul pad permute pixel_shuffle pixel_unshuffle reduce repeat roll select
-        slice softmax spatial spatial1d spatial3d split stack transpose unbind unfold view
-        view_as_complex view_as_real
+        addmm as_strided attention batch_norm bilinear cat conv copy_slices dot elementwise
+        embedding expand fft flip fold group_norm index layer_norm matmul mv pad permute
+        pixel_shuffle pixel_unshuffle reduce repeat rms_norm roll select slice softmax
+        spatial spatial1d spatial3d split stack transpose unbind unfold view view_as_complex
+        view_as_real weight_norm windows
     """,
     'SLICERS': """
-        Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d Embedding GroupNorm
-        LayerNorm Linear PReLU RMSNorm _BatchNorm _NormBase
+        Bilinear Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d
+        Embedding GroupNorm LayerNorm Linear PReLU RMSNorm _BatchNorm _NormBase
         torch.nn.modules.activation.MultiheadAttention
     """,
     'PRUNERS': 'RatioPruner StructurePruner',

@@ -64,12 +64,14 @@ class Value:
         factors: Label arrays, no two of which vary along the same set of dims.
         fixed: Negative label with the reason why dims without a factor cannot shrink.
         parameter: Name of the parameter that this is, if only transposed.
+        constant: Dims of size above 1 along which all elements are the same (by ``expand``).
     """
 
     shape: tuple[int, ...]
     factors: list[IntArray]
     fixed: int = -1
     parameter: str | None = None
+    constant: frozenset[int] = frozenset()
 
     def along(self, dim: int) -> list[IntArray]:
         """The factors that vary along ``dim``."""
@@ -136,16 +138,15 @@ class Statistic:
 
     Attributes:
         module: Where it is taken.
-        kind: ``'norm'`` for layer and group normalisation, else the reduction's name.
-        dim: The dim of channels, counted from the end.
-        rank: Number of dims of the tensor.
-        labels: Labels along the dim, (C,).
+        kind: What is taken, see ``KeptElements`` of the execution.
+        dims: The dims that are reduced, counted from the end, in order; empty where the
+            operation says which.
+        labels: Labels of the tensor's elements, of its rank, size 1 where they are constant.
     """
 
     module: str
     kind: str
-    dim: int
-    rank: int
+    dims: Axes
     labels: IntArray
 
 
@@ -166,7 +167,10 @@ class LabelBook:
     parameters by their first. ``attention`` says whether products per block of channels
     lose whole blocks (``'heads'``) or equally many channels of each (``'dims'``); the nodes
     of ``by_dims`` are always pruned by dims. ``heads`` has the labels of blocks that are
-    pruned whole, by node.
+    pruned whole, by node. ``group_norm`` says whether a GroupNorm loses whole ``'groups'`` or
+    equally many ``'channels'`` of each. ``known_sizes`` are numbers of a module that are the
+    size of a dim beyond doubt: (module, attribute) -> position in it (None for a single
+    number) -> the dim.
     """
 
     canonical: IntArray
@@ -177,8 +181,10 @@ class LabelBook:
     sizes: list[Size] = field(default_factory=list)
     statistics: list[Statistic] = field(default_factory=list)
     constraints: list[EqualCounts] = field(default_factory=list)
+    known_sizes: dict[tuple[str, str], dict[int | None, Size]] = field(default_factory=dict)
     pins: list[tuple[IntArray, str]] = field(default_factory=list)
     attention: str = 'heads'
+    group_norm: str = 'channels'
     heads: list[tuple[int, IntArray]] = field(default_factory=list)
     by_dims: frozenset[int] = frozenset()
     _rows: set[bytes] = field(default_factory=set)
@@ -252,6 +258,10 @@ class LabelBook:
             if factors:
                 self.sizes.append(Size(module, value.shape, factors, dim, own))
 
+    def know_size(self, name: str, index: int | None, size: Size) -> None:
+        """Note that a number of ``size.module``, of this name, is the size of that dim."""
+        self.known_sizes.setdefault((size.module, name), {})[index] = size
+
     def add_product(
         self,
         layer: str,
@@ -304,7 +314,9 @@ def meet(values: Sequence[Value], shape: tuple[int, ...], book: LabelBook, where
     for axes, factor in list(chosen.items()):
         for value, full_shape, factors in aligned:
             own = {axes_of(f): f for f in factors}
-            extent = {dim for dim in axes if full_shape[dim] > 1}
+            lead = len(shape) - len(value.shape)
+            constant = {dim + lead for dim in value.constant}
+            extent = {dim for dim in axes if full_shape[dim] > 1} - constant
             if axes in own or not extent:
                 continue
             covering = [f for a, f in own.items() if extent & set(a)]

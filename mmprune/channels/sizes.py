@@ -65,7 +65,7 @@ def size_attributes(
     found = []
     for module, candidates in by_module.items():
         for name, value in numbers[module].items():
-            if NO_SIZE.search(name):
+            if NO_SIZE.search(name) or (module, name) in book.known_sizes:
                 continue
             several = isinstance(value, tuple)
             for index, number in enumerate(value if isinstance(value, tuple) else (value,)):
@@ -74,6 +74,13 @@ def size_attributes(
                     found.append(
                         SizeAttribute(module, name, value, index if several else None, chosen)
                     )
+    for (module, name), sizes_of in book.known_sizes.items():
+        raw = numbers.get(module, {}).get(name)
+        for place, size in sizes_of.items():
+            if isinstance(raw, tuple) and raw[place or 0] == size.full:
+                found.append(SizeAttribute(module, name, raw, place or 0, size))
+            elif isinstance(raw, int) and raw == size.full:
+                found.append(SizeAttribute(module, name, raw, None, size))
     return found
 
 

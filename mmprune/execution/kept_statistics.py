@@ -8,64 +8,75 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-_LAYER_NORM = (torch.nn.functional.layer_norm, torch.layer_norm)
-_GROUP_NORM = (torch.nn.functional.group_norm, torch.group_norm)
-_REDUCTIONS = {
-    torch.mean: 'mean',
-    torch.Tensor.mean: 'mean',
-    torch.sum: 'sum',
-    torch.Tensor.sum: 'sum',
-    torch.amax: 'amax',
-    torch.Tensor.amax: 'amax',
-    torch.max: 'max',
-    torch.Tensor.max: 'max',
+from mmprune.execution.masked_moments import masked_variance, number_of_elements, standardised
+
+# Function of torch -> (kind of statistic, position of its dims, dims if there are none given).
+_REDUCTIONS: dict[Any, tuple[str, int, Any]] = {
+    function: (kind, position, default)
+    for kind, position, default, functions in (
+        ('mean', 1, None, (torch.mean, torch.Tensor.mean)),
+        ('sum', 1, None, (torch.sum, torch.Tensor.sum)),
+        ('max', 1, None, (torch.max, torch.Tensor.max)),
+        ('amax', 1, (), (torch.amax, torch.Tensor.amax)),
+        ('min', 1, None, (torch.min, torch.Tensor.min)),
+        ('amin', 1, (), (torch.amin, torch.Tensor.amin)),
+        ('logsumexp', 1, None, (torch.logsumexp, torch.Tensor.logsumexp)),
+        ('var', 1, None, (torch.var, torch.Tensor.var)),
+        ('std', 1, None, (torch.std, torch.Tensor.std)),
+        ('varmean', 1, None, (torch.var_mean,)),
+        ('stdmean', 1, None, (torch.std_mean,)),
+        ('vector_norm', 2, None, (torch.norm, torch.Tensor.norm)),
+        ('vector_norm', 2, None, (torch.linalg.vector_norm, torch.linalg.norm)),
+        ('vector_norm', 2, 1, (F.normalize,)),
+    )
+    for function in functions
 }
+# What a channel that is not kept is set to, so that it does not count.
+_NEUTRAL = {
+    'mean': 0.0, 'sum': 0.0, 'vector_norm': 0.0, 'max': -math.inf, 'amax': -math.inf,
+    'min': math.inf, 'amin': math.inf, 'logsumexp': -math.inf,
+}  # fmt: skip
+_READERS = frozenset(
+    {
+        F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d,
+        F.conv_transpose3d, torch.conv1d, torch.conv2d, torch.conv3d, F.bilinear,
+    }
+)  # fmt: skip
+_WEIGHT_NORM = torch._weight_norm
 
 
 @dataclass
-class KeptDim:
-    """Kept channels along the dim of a reduction.
+class KeptElements:
+    """Kept elements of a tensor that goes through an operation which mixes its channels.
 
     Attributes:
-        kind: ``'norm'``, or the name of the reduction.
-        dim: The dim, counted from the end.
-        rank: Number of dims of the tensor.
-        kept: Which channels are kept, (C,) bool.
+        kind: Of a reduction its name; ``'layer_norm'``, ``'group_norm'``, ``'rms_norm'``;
+            ``'reader'`` for a layer whose weight may have other columns than zeros where its
+            input has channels that are not kept; ``'weight_norm'``.
+        dims: The dims that are reduced, counted from the end; empty where the operation says.
+        kept: Which elements are kept, bool, of the tensor's rank, size 1 where it makes no
+            difference.
     """
 
     kind: str
-    dim: int
-    rank: int
+    dims: tuple[int, ...]
     kept: torch.Tensor
-
-    def spread(self, data: torch.Tensor) -> torch.Tensor:
-        """The kept channels as 0/1 numbers that broadcast to ``data``."""
-        return self.kept.to(data).reshape(-1, *(1,) * (-1 - self.dim))
 
     def fits(self, data: torch.Tensor) -> bool:
         """Whether ``data`` is the tensor that was traced, by its rank and its channels."""
-        return data.dim() == self.rank and data.shape[self.dim] == len(self.kept)
-
-
-def _normalise(
-    blocks: torch.Tensor, kept: torch.Tensor, dims: tuple[int, ...], eps: float
-) -> torch.Tensor:
-    """(x - mean) / std over ``dims``, statistics over the elements where ``kept`` is 1."""
-    count = kept.expand_as(blocks).sum(dims, keepdim=True).clamp(min=1)
-    mean = (blocks * kept).sum(dims, keepdim=True) / count
-    centred = (blocks - mean) * kept
-    variance = centred.square().sum(dims, keepdim=True) / count
-    return centred * torch.rsqrt(variance + eps)
+        shapes = zip(self.kept.shape, data.shape, strict=False)
+        return data.dim() == self.kept.dim() and all(k in (1, d) for k, d in shapes)
 
 
 class KeptStatistics(TorchFunctionMode):
     """Within it, norms and reductions over channels see only the kept ones."""
 
-    def __init__(self, dims: Sequence[KeptDim]) -> None:
+    def __init__(self, elements: Sequence[KeptElements]) -> None:
         super().__init__()
-        self.dims = dims
+        self.elements = elements
 
     def __torch_function__(
         self,
@@ -75,75 +86,125 @@ class KeptStatistics(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
-        data = args[0] if args else kwargs.get('input')
-        if func in _LAYER_NORM or func in _GROUP_NORM:
-            found = self._find('norm', data)
-            if found is not None:
-                run = self._layer_norm if func in _LAYER_NORM else self._group_norm
-                return run(found, *args, **kwargs)
-        elif func in _REDUCTIONS and len(args) + len(kwargs) > 1:
-            found = self._find(_REDUCTIONS[func], data)
-            dims = args[1] if len(args) > 1 else kwargs.get('dim', kwargs.get('axis'))
-            if found is not None and data is not None and _reduces(dims, found):
-                return self._reduce(found, func, data, dims, args[1:], kwargs)
+        if func in _REDUCTIONS:
+            return self._reduce(func, args, kwargs)
+        special = _NORMS.get(func)
+        if special is not None:
+            kind, run = special
+            mask = self._mask(kind, None, args[0] if args else kwargs.get('input'))
+            if mask is not None:
+                return run(mask, *args, **kwargs)
+        elif func in _READERS and args:
+            mask = self._mask('reader', None, args[0])
+            if mask is not None:
+                args = (args[0] * mask, *args[1:])
         return func(*args, **kwargs)
 
-    def _find(self, kind: str, data: Any) -> KeptDim | None:
+    def _mask(self, kind: str, dims: tuple[int, ...] | None, data: Any) -> torch.Tensor | None:
+        """The kept elements of ``data`` as 0/1 numbers; None if nothing is known of it."""
         if not isinstance(data, torch.Tensor):
             return None
-        return next((d for d in self.dims if d.kind == kind and d.fits(data)), None)
+        masks = [
+            element.kept.to(data)
+            for element in self.elements
+            if element.kind == kind and element.fits(data) and dims in (None, element.dims)
+        ]
+        return math.prod(masks[1:], start=masks[0]) if masks else None
 
-    def _reduce(
-        self, dim: KeptDim, func: Any, data: torch.Tensor, dims: Any, rest: tuple, kwargs: Any
-    ) -> Any:
-        if dim.kind in ('max', 'amax'):
-            gone = dim.spread(data) == 0
-            data = data.masked_fill(gone, -math.inf)
-        else:
-            data = data * dim.spread(data)
-        kwargs.pop('input', None)
-        result = func(data, *rest, **kwargs)
-        if dim.kind == 'mean':
-            result = result * (len(dim.kept) / int(dim.kept.sum()))
+    def _reduce(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        kind, position, default = _REDUCTIONS[func]
+        if not args:  # the tensor has different names as a keyword
+            name = next(name for name in ('input', 'self', 'x', 'A') if name in kwargs)
+            args = (kwargs.pop(name),)
+        data: torch.Tensor = args[0]
+        dims = args[position] if len(args) > position else kwargs.get('dim', kwargs.get('axis'))
+        dims = default if dims is None or isinstance(dims, bool) else dims
+        if isinstance(dims, torch.Tensor):  # torch.max of two tensors
+            return func(*args, **kwargs)
+        reduced = _from_end(dims, data.dim())
+        mask = self._mask(kind, reduced, data)
+        if mask is None:
+            return func(*args, **kwargs)
+        if kind in ('var', 'std', 'varmean', 'stdmean'):
+            return masked_variance(kind, data, mask, reduced, args[1:], kwargs)
+        neutral = _NEUTRAL[kind]
+        data = data * mask if neutral == 0 else data.masked_fill(mask == 0, neutral)
+        result = func(data, *args[1:], **kwargs)
+        if kind == 'mean':
+            full = math.prod(data.shape[dim] for dim in reduced)
+            share = full / number_of_elements(data, mask, reduced)
+            result = result * (share if result.dim() == data.dim() else share.squeeze(reduced))
         return result
 
-    def _layer_norm(
-        self,
-        dim: KeptDim,
-        data: torch.Tensor,
-        normalized_shape: Sequence[int],
-        weight: torch.Tensor | None = None,
-        bias: torch.Tensor | None = None,
-        eps: float = 1e-5,
-        *_: Any,
-    ) -> torch.Tensor:
-        dims = tuple(range(-len(normalized_shape), 0))
-        result = _normalise(data, dim.spread(data), dims, eps)
-        result = result if weight is None else result * weight
-        return result if bias is None else result + bias
 
-    def _group_norm(
-        self,
-        dim: KeptDim,
-        data: torch.Tensor,
-        num_groups: int,
-        weight: torch.Tensor | None = None,
-        bias: torch.Tensor | None = None,
-        eps: float = 1e-5,
-        *_: Any,
-    ) -> torch.Tensor:
-        blocks = data.reshape(len(data), num_groups, -1)
-        kept = dim.spread(data).expand_as(data[:1]).reshape(1, num_groups, -1)
-        result = _normalise(blocks, kept, (-1,), eps).reshape(data.shape)
-        shape = (1, -1, *(1,) * (data.dim() - 2))
-        result = result if weight is None else result * weight.reshape(shape)
-        return result if bias is None else result + bias.reshape(shape)
+def _from_end(dims: Any, rank: int) -> tuple[int, ...]:
+    """Dims counted from the end, in order; all of them if none are given."""
+    if dims is None or (isinstance(dims, tuple | list) and not dims):
+        return tuple(range(-rank, 0))
+    chosen = (dims,) if isinstance(dims, int) else tuple(dims)
+    return tuple(sorted(dim % rank - rank for dim in chosen))
 
 
-def _reduces(dims: Any, dim: KeptDim) -> bool:
-    """Whether a reduction over ``dims`` is one over the channels."""
-    if isinstance(dims, int):
-        dims = (dims,)
-    if not isinstance(dims, tuple | list):
-        return False
-    return any(d % dim.rank == dim.dim % dim.rank for d in dims)
+def _layer_norm(
+    mask: torch.Tensor,
+    input: torch.Tensor,
+    normalized_shape: Sequence[int],
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> torch.Tensor:
+    result = standardised(input, mask, tuple(range(-len(normalized_shape), 0)), eps)
+    result = result if weight is None else result * weight
+    return result if bias is None else result + bias
+
+
+def _rms_norm(
+    mask: torch.Tensor,
+    input: torch.Tensor,
+    normalized_shape: Sequence[int],
+    weight: torch.Tensor | None = None,
+    eps: float | None = None,
+) -> torch.Tensor:
+    """Data over the root of the mean of its squares, of the kept channels."""
+    dims = tuple(range(-len(normalized_shape), 0))
+    eps = torch.finfo(input.dtype).eps if eps is None else eps
+    data = input * mask
+    mean = data.square().sum(dims, keepdim=True) / number_of_elements(data, mask, dims)
+    result = data * torch.rsqrt(mean + eps)
+    return result if weight is None else result * weight
+
+
+def _group_norm(
+    mask: torch.Tensor,
+    input: torch.Tensor,
+    num_groups: int,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> torch.Tensor:
+    blocks = input.reshape(len(input), num_groups, -1)
+    kept = mask.expand_as(input[:1]).reshape(1, num_groups, -1)
+    result = standardised(blocks, kept, (-1,), eps).reshape(input.shape)
+    shape = (1, -1, *(1,) * (input.dim() - 2))
+    result = result if weight is None else result * weight.reshape(shape)
+    return result if bias is None else result + bias.reshape(shape)
+
+
+def _weight_norm(
+    mask: torch.Tensor, v: torch.Tensor, g: torch.Tensor, dim: int = 0
+) -> torch.Tensor:
+    """A vector that is not kept has length zero: it gets another, and a ``g`` of zero."""
+    return _WEIGHT_NORM(v + (1 - mask), g, dim)
+
+
+_NORMS: dict[Any, tuple[str, Any]] = {
+    F.layer_norm: ('layer_norm', _layer_norm),
+    torch.layer_norm: ('layer_norm', _layer_norm),
+    F.rms_norm: ('rms_norm', _rms_norm),
+    torch.rms_norm: ('rms_norm', _rms_norm),
+    F.group_norm: ('group_norm', _group_norm),
+    torch.group_norm: ('group_norm', _group_norm),
+    _WEIGHT_NORM: ('weight_norm', _weight_norm),
+}

@@ -14,7 +14,7 @@ from mmprune.channels.propagate import Labelling
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED_CONVS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)
@@ -160,9 +160,10 @@ def _layer(
         out = _along(weight, 0, module.out_features)
         inputs = _along(weight, 1, module.in_features)
         return Layer(name, inputs, out, 2, own, ('weight', 'bias'))
-    flat = not isinstance(module, nn.LayerNorm) or len(module.normalized_shape) == 1
+    over_last = isinstance(module, nn.LayerNorm | nn.RMSNorm)
+    flat = not over_last or len(module.normalized_shape) == 1
     if isinstance(module, NORMS) and norm is not None and flat:
-        rank = 2 if isinstance(module, nn.LayerNorm | nn.BatchNorm1d) else 4
+        rank = 2 if over_last or isinstance(module, nn.BatchNorm1d) else 4
         rank = 5 if isinstance(module, nn.BatchNorm3d) else rank
         known = ('weight', 'bias', 'running_mean', 'running_var')
         return Layer(name, None, norm, rank, own, known)

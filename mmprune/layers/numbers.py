@@ -20,12 +20,15 @@ def stored_numbers(model: nn.Module) -> dict[str, Numbers]:
     """Numbers above 1 that the modules of a model keep as attributes, by module name.
 
     Left out are modules that have a slicer, and torch's own layers, whose attributes are
-    known.
+    known, but for those that no tensor of the module tells.
     """
     found: dict[str, Numbers] = {}
     for name, module in model.named_modules():
         own_class = type(module)
         if slicer_of(module) is not None:
+            untold = _untold(module)
+            if untold:
+                found[name] = untold
             continue
         if own_class.__module__.startswith('torch.') and own_class not in CONTAINERS:
             continue
@@ -40,6 +43,15 @@ def stored_numbers(model: nn.Module) -> dict[str, Numbers]:
         if numbers:
             found[name] = numbers
     return found
+
+
+def _untold(module: nn.Module) -> dict[str, int | tuple[int, ...]]:
+    """Sizes of a norm that neither its weight nor its number of channels tells."""
+    if isinstance(module, nn.GroupNorm):
+        return {'num_groups': module.num_groups}
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is None:
+        return {'normalized_shape': tuple(module.normalized_shape)}
+    return {}
 
 
 def _is_number(value: object) -> TypeGuard[int]:

@@ -100,14 +100,18 @@ def _group_norm(module: Any, shapes: Shapes, channels: int | None) -> Attributes
 def _layer_norm(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
     if shapes:
         return dict(normalized_shape=tuple(next(iter(shapes.values()))))
-    if channels and len(module.normalized_shape) == 1:
-        return dict(normalized_shape=(channels,))
-    return {}
+    return {}  # without a weight, the shape is one of the stored numbers
 
 
 @_register('PReLU')
 def _prelu(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
     return dict(num_parameters=shapes['weight'][0])
+
+
+@_register('Bilinear')
+def _bilinear(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
+    out_features, first, second = shapes['weight']
+    return dict(out_features=out_features, in1_features=first, in2_features=second)
 
 
 @_register('Embedding')

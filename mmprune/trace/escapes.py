@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+
+from mmprune.trace.stand_ins import FAITHFUL, StandIns
 
 # They give a tensor's numbers to Python.
 _TO_PYTHON = frozenset(
@@ -27,14 +30,16 @@ class EscapeRecorder(TorchFunctionMode):
 
     Args:
         running: Gives the name of the module that is running.
+        stand_ins: What is called in the place of a function.
 
     Attributes:
         escapes: Edges of the autograd graph that have escaped, each with the reason.
     """
 
-    def __init__(self, running: Callable[[], str]) -> None:
+    def __init__(self, running: Callable[[], str], stand_ins: StandIns = FAITHFUL) -> None:
         super().__init__()
         self.running = running
+        self.stand_ins = stand_ins
         self.escapes: list[tuple[GradientEdge, str]] = []
         # By id; the tensor is held so that no other one gets its id.
         self._detached: dict[int, tuple[torch.Tensor, list[GradientEdge], str]] = {}
@@ -51,10 +56,12 @@ class EscapeRecorder(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         given = _tensors((args, kwargs))
         # A view made under no_grad claims to require grad, but has no edge.
-        sources = [get_gradient_edge(t) for t in given if t.requires_grad and _has_edge(t)]
+        in_graph = [t for t in given if t.requires_grad and _has_edge(t)]
+        with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
+            sources = [get_gradient_edge(t) for t in in_graph]
         constants = [t for t in given if not t.requires_grad and t.numel() > 1]
         start = torch.autograd._get_sequence_nr()
-        result = func(*args, **kwargs)
+        result = self.stand_ins.get(func, func)(*args, **kwargs)
         name = _name_of(func)
         made = _tensors(result) if result is not None else given[:1]
         if not (made or name in _TO_PYTHON):

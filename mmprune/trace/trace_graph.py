@@ -68,6 +68,8 @@ class TraceGraph:
         calls: Calls of modules, innermost first.
         opaque: Names of autograd nodes without parser -> the modules they ran in.
         escapes: Edges whose values are used outside of the autograd graph, and how.
+        handed: (parameter, module that hands it to another one which uses it).
+        recomputing: Modules that have a part of them recomputed in the backward pass.
     """
 
     nodes: tuple[TraceNode, ...]
@@ -78,6 +80,8 @@ class TraceGraph:
     calls: tuple[ModuleCall, ...] = ()
     opaque: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     escapes: tuple[tuple[Edge, str], ...] = ()
+    handed: tuple[tuple[str, str], ...] = ()
+    recomputing: tuple[str, ...] = ()
 
     def consumers(self) -> dict[str, list[str]]:
         """Parameter name -> modules whose forward reads it, in order of use."""
@@ -89,6 +93,8 @@ class TraceGraph:
                     found[names[edge[0]]].setdefault(node.module)
             for name in node.attrs.get('buffers', ()):
                 found.setdefault(name, {}).setdefault(node.module)
+        for name, module in self.handed:
+            found.get(name, {}).setdefault(module)
         return {name: list(modules) for name, modules in found.items()}
 
     def __str__(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,14 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.graph import get_gradient_edge
-from torch.nn.modules import module as module_globals
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mmprune.errors import InputError
 from mmprune.registry import BACKWARD_PARSERS, table
+from mmprune.trace.calls import CallRecorder, tensors_in
 from mmprune.trace.escapes import EscapeRecorder
 from mmprune.trace.model_state import Contents, caching_modules, untouched
+from mmprune.trace.stand_ins import ALL, FAITHFUL, StandIns
 from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode
 
 DemoInput = torch.Tensor | tuple | list | Mapping | Callable[[nn.Module], Any]
@@ -55,66 +55,6 @@ def describe_input(demo_input: DemoInput) -> str:
     return f'a demo input of {shapes or "no tensor"}'
 
 
-def tensors_in(value: Any) -> list[torch.Tensor]:
-    """Every tensor in nested containers and plain objects (data samples), in order."""
-    found: list[torch.Tensor] = []
-    pending, seen = [value], set()
-    while pending:
-        item = pending.pop()
-        if isinstance(item, torch.Tensor):
-            found.append(item)
-        elif item is not None and id(item) not in seen:
-            seen.add(id(item))
-            if isinstance(item, Mapping):
-                pending.extend(reversed(list(item.values())))
-            elif isinstance(item, tuple | list | set):
-                pending.extend(reversed(list(item)))
-            elif not isinstance(item, nn.Module | str | bytes) and hasattr(item, '__dict__'):
-                pending.extend(reversed(list(vars(item).values())))
-    return found
-
-
-class _CallRecorder:
-    """Which module is running at which autograd sequence number, by global forward hooks."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.names = {module: name for name, module in model.named_modules()}
-        self.stack = ['']
-        self.starts = [0]
-        self.running = ['']
-        self.calls: list[tuple[str, list[torch.Tensor], list[torch.Tensor]]] = []
-
-    def _mark(self) -> None:
-        self.starts.append(torch.autograd._get_sequence_nr())
-        self.running.append(self.stack[-1])
-
-    def enter(self, module: nn.Module, args: tuple) -> None:
-        if module in self.names:
-            self.stack.append(self.names[module])
-            self._mark()
-
-    def leave(self, module: nn.Module, args: tuple, output: Any) -> None:
-        if module in self.names:
-            self.calls.append((self.stack[-1], tensors_in(args), tensors_in(output)))
-            self.stack.pop()
-            self._mark()
-
-    def module_at(self, sequence: int) -> str:
-        """Innermost module running when the node of this sequence number was made."""
-        return self.running[bisect.bisect_right(self.starts, sequence) - 1]
-
-    def __enter__(self) -> _CallRecorder:
-        self.handles = [
-            module_globals.register_module_forward_pre_hook(self.enter),
-            module_globals.register_module_forward_hook(self.leave),
-        ]
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-
 def trace(model: nn.Module, demo_input: DemoInput, contents: Contents | None = None) -> TraceGraph:
     """Trace one forward pass of ``model``, which is left as it was.
 
@@ -132,12 +72,13 @@ def trace(model: nn.Module, demo_input: DemoInput, contents: Contents | None = N
             depends on a parameter.
     """
     buffers = _constant_buffers(model)
-    if buffers:
-        try:
-            return _trace(model, demo_input, buffers, contents)
-        except TraceError:
-            pass  # a buffer that is written to cannot require grad; the pass below shows why
-    return _trace(model, demo_input, {}, contents)
+    # A buffer that is written to cannot require grad, and some code wants no gradients where
+    # it says so: the last attempt shows why.
+    for stand_ins, leaves in ((ALL, buffers), (FAITHFUL, buffers), (ALL, {})):
+        if leaves or not buffers:
+            with contextlib.suppress(TraceError):
+                return _trace(model, demo_input, leaves, contents, stand_ins)
+    return _trace(model, demo_input, {}, contents, FAITHFUL)
 
 
 def _constant_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -156,8 +97,9 @@ def _trace(
     demo_input: DemoInput,
     buffers: Mapping[str, torch.Tensor],
     contents: Contents | None,
+    stand_ins: StandIns,
 ) -> TraceGraph:
-    """Trace with these buffers as leaves of the graph."""
+    """Trace with these buffers as leaves of the graph, and with stand-ins for some functions."""
     # Inside inference mode nothing is recorded, whatever requires grad.
     kept = untouched(model, contents)
     with torch.inference_mode(False), kept, _requiring_grad(buffers.values()):
@@ -166,8 +108,8 @@ def _trace(
             module.training = True  # what it reads in eval mode hides its parameters
         _let_all_require_grad(model)
         demo_input, input_leaves = _differentiable(demo_input)
-        recorder = _CallRecorder(model)
-        escapes = EscapeRecorder(lambda: recorder.stack[-1])
+        recorder = CallRecorder(model)
+        escapes = EscapeRecorder(lambda: recorder.stack[-1], stand_ins)
         with warnings.catch_warnings(), torch.enable_grad(), recorder, escapes:
             # Only here do numbers that a model gives to Python require grad.
             warnings.filterwarnings('ignore', message='Converting a tensor with requires_grad')
@@ -237,7 +179,7 @@ class _GraphReader:
         self,
         model: nn.Module,
         buffers: Mapping[str, torch.Tensor],
-        recorder: _CallRecorder,
+        recorder: CallRecorder,
         escapes: EscapeRecorder,
         input_leaves: Iterable[torch.Tensor],
     ) -> None:
@@ -275,12 +217,11 @@ class _GraphReader:
         if not used:
             raise TraceError(
                 'the output of the model does not depend on any of its parameters: there is '
-                'nothing to trace. Is the forward pass under torch.no_grad, or are the '
-                'outputs detached?'
+                'nothing to trace. Does the forward pass run in inference mode, or leave torch?'
             )
         unreached = {
             name: 'not part of the autograd graph of the outputs (never used in eval mode, '
-            'used under no_grad, or detached)'
+            'or used in inference mode or by other code than torch)'
             for name in self.parameter_shapes
             if name not in used
         }
@@ -302,7 +243,15 @@ class _GraphReader:
                 (self._edge(edge.node, edge.output_nr), reason)
                 for edge, reason in self.escapes.escapes
             ),
+            handed=tuple(self._handed()),
+            recomputing=tuple(self.recorder.recomputing),
         )
+
+    def _handed(self) -> Iterable[tuple[str, str]]:
+        for tensor, module in self.recorder.handed:
+            names = self.names.get(id(tensor)) or [self.leaf_buffers.get(id(tensor), '')]
+            if names[0]:
+                yield names[0], module
 
     def _edge(self, grad_fn: GradFn, output: int) -> Edge:
         return (self.ids[grad_fn], output)

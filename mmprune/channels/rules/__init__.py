@@ -17,6 +17,14 @@ along dim 1 gives one with the labels [0 1 2 7 8] along dim 1, and tells the boo
 An operation without a rule pins whatever reaches it.
 """
 
-from mmprune.channels.rules import arithmetic, attention, contraction, memory, norm, shapes
+from mmprune.channels.rules import (
+    arithmetic,
+    attention,
+    contraction,
+    memory,
+    norm,
+    shapes,
+    weights,
+)
 
-__all__ = ['arithmetic', 'attention', 'contraction', 'memory', 'norm', 'shapes']
+__all__ = ['arithmetic', 'attention', 'contraction', 'memory', 'norm', 'shapes', 'weights']

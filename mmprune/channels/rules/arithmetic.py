@@ -45,13 +45,18 @@ def elementwise(node: TraceNode, inputs: list[Value | None], book: LabelBook) ->
     return result
 
 
-OVER_KEPT = frozenset({'mean', 'sum', 'amax', 'max'})
+OVER_KEPT = frozenset(
+    {
+        'mean', 'sum', 'amax', 'max', 'amin', 'min', 'logsumexp', 'vector_norm', 'var', 'std',
+        'varmean', 'stdmean',
+    }
+)  # fmt: skip
 """Reductions over channels that a subnet takes over the kept ones, masked or sliced."""
 
 
 @CHANNEL_RULES.register_module(name='reduce')
 def reduce(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
-    """A mean, sum or maximum over channels is taken over the kept ones; others pin.
+    """A mean, sum or norm over channels is taken over the kept ones; others pin.
 
     A sum over blocks of channels ties the blocks: each channel lives or dies in all of them.
     """
@@ -64,10 +69,10 @@ def reduce(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list
         axes = set(axes_of(factor))
         if not axes & reduced:
             factors.append(factor)
-        elif len(axes) == 1 and how in OVER_KEPT and len(node.shapes) == 1:
-            (dim,) = axes
-            book.statistics.append(Statistic(node.module, how, dim - rank, rank, factor.ravel()))
-        elif not axes <= reduced and how in OVER_KEPT:
+        elif axes <= reduced and how in OVER_KEPT:
+            from_end = tuple(sorted(dim - rank for dim in reduced))
+            book.statistics.append(Statistic(node.module, how, from_end, factor))
+        elif not axes <= reduced:
             book.unite_along(factor, axes & reduced)
             for dim in axes & reduced:
                 factor = factor.take([0], axis=dim)

@@ -59,7 +59,7 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     shape = [1] * len(node.shapes[0])
     shape[1] = len(out)
     factors = [out.reshape(shape)] if len(out) > 1 else []
-    result = Value(node.shapes[0], factors, weight.fixed)
+    result = Value(node.shapes[0], factors, book.fixed('has positions there, not channels'))
     _count_conv(node, data, weight, inside, result, layer, book)
     return result
 

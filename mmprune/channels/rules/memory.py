@@ -135,6 +135,15 @@ def fold(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     return Value(node.shapes[0], [f for f in factors if axes_of(f)], value.fixed)
 
 
+@CHANNEL_RULES.register_module(name='windows')
+def windows(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """``Tensor.unfold``: windows along one dim, whose elements become a new last dim."""
+    (value,) = (v for v in inputs if v is not None)
+    dim = node.attrs['dim'] % len(value.shape)
+    factors = without(value, {dim}, book, f'{node.where} cuts windows')
+    return Value(node.shapes[0], [f[..., None] for f in factors], value.fixed)
+
+
 @CHANNEL_RULES.register_module(name='fft')
 def fft(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """A transform over space; channels are whole."""

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmprune.channels.labels import IntArray, LabelBook, Statistic, Value, axes_of, meet, pin_all
+from mmprune.channels.labels import (
+    IntArray,
+    LabelBook,
+    Size,
+    Statistic,
+    Value,
+    axes_of,
+    meet,
+    pin_all,
+)
 from mmprune.channels.rules.contraction import channels_along, layer_of
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
@@ -23,7 +32,7 @@ def _norm_layer(node: TraceNode, inputs: list[Value | None], book: LabelBook) ->
 
 @CHANNEL_RULES.register_module(name='batch_norm')
 def batch_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """Statistics per channel, over batch and space: every channel stands for itself."""
+    """Statistics per channel, over space and perhaps batch: every channel stands for itself."""
     data = inputs[0]
     if data is None:
         pin_all(inputs, book, f'{node.where} normalises a constant')
@@ -38,22 +47,43 @@ def batch_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> 
 
 @CHANNEL_RULES.register_module(name='group_norm')
 def group_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
-    """Statistics over the kept channels of every group, of which each keeps equally many."""
+    """Statistics over the kept channels of every group, of which each keeps equally many.
+
+    Where a group is one channel, or the user wants it so, whole groups go.
+    """
     data = inputs[0]
     result = batch_norm(node, inputs, book)
     groups = node.attrs['groups']
     labels = channels_along(result, 1, book)
-    if data is not None and groups > 1:
-        book.equal_counts(labels.reshape(groups, -1), f'{node.where} has {groups} equal groups')
-    if data is not None:
-        rank = len(data.shape)
-        book.statistics.append(Statistic(node.module, 'norm', 1 - rank, rank, labels))
-    return [result, *(Value(shape, [], -1) for shape in node.shapes[1:])]
+    others = [Value(shape, [], -1) for shape in node.shapes[1:]]
+    if data is None:
+        return [result, *others]
+    rows = labels.reshape(groups, -1)
+    if groups > 1 and (rows.shape[1] == 1 or book.group_norm == 'groups'):
+        book.unite(rows, rows[:, :1])
+        factors = (rows[:, 0],)
+        book.know_size('num_groups', None, Size(node.module, (groups,), factors, 0, True))
+    elif groups > 1:
+        book.equal_counts(rows, f'{node.where} has {groups} equal groups')
+    _over_kept('group_norm', result, {1}, book, node)
+    return [result, *others]
 
 
 @CHANNEL_RULES.register_module(name='layer_norm')
 def layer_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
     """Statistics over the kept channels of the last dims."""
+    return _over_last_dims('layer_norm', node, inputs, book)
+
+
+@CHANNEL_RULES.register_module(name='rms_norm')
+def rms_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
+    """The mean of squares of the kept channels of the last dims."""
+    return _over_last_dims('rms_norm', node, inputs, book)
+
+
+def _over_last_dims(
+    kind: str, node: TraceNode, inputs: list[Value | None], book: LabelBook
+) -> list[Value]:
     if inputs[0] is None:
         pin_all(inputs, book, f'{node.where} normalises a constant')
         return [Value(shape, [], book.fixed(f'comes from {node.where}')) for shape in node.shapes]
@@ -67,10 +97,23 @@ def layer_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> 
             _equal_rows(factor, normalized, book, node)
         if len(varying & inner) > 1:
             book.pin(factor, f'{node.where} normalises over several dims of channels')
-    labels = channels_along(result, rank - 1, book)
+    channels = [dim for dim in inner if result.along(dim)]
+    labels = channels_along(result, channels[0] if len(channels) == 1 else rank - 1, book)
     book.add_site(_norm_layer(node, inputs, book), 'norm', labels, node.id)
-    book.statistics.append(Statistic(node.module, 'norm', -1, rank, labels))
+    _over_kept(kind, result, inner, book, node)
+    for dim in inner:
+        factors = tuple(result.along(dim))
+        if factors:
+            size = Size(node.module, result.shape, factors, dim, True)
+            book.know_size('normalized_shape', dim - rank + normalized, size)
     return [result, *(Value(shape, [], -1) for shape in node.shapes[1:])]
+
+
+def _over_kept(kind: str, value: Value, dims: set[int], book: LabelBook, node: TraceNode) -> None:
+    """Note that statistics are taken over the channels along ``dims``."""
+    for factor in value.factors:
+        if dims & set(axes_of(factor)):
+            book.statistics.append(Statistic(node.module, kind, (), factor))
 
 
 def _equal_rows(factor: IntArray, normalized: int, book: LabelBook, node: TraceNode) -> None:

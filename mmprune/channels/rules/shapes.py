@@ -116,7 +116,10 @@ def expand(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     """A broadcast dim is constant."""
     value, shape = _single(inputs), node.shapes[0]
     lead = (1,) * (len(shape) - len(value.shape))
-    return _moved(value, lambda f: f.reshape(lead + f.shape), shape)
+    result = _moved(value, lambda f: f.reshape(lead + f.shape), shape)
+    before = lead + value.shape
+    result.constant = frozenset(d for d, n in enumerate(shape) if before[d] == 1 < n)
+    return result
 
 
 @CHANNEL_RULES.register_module(name='repeat')

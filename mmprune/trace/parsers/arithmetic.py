@@ -75,9 +75,12 @@ def _vector_norm(grad_fn: Any) -> Parsed:
     is_positive = order is None or order > 0
     return op, {**attrs, 'how': 'vector_norm' if is_positive else attrs['how']}
 
+
 register('elementwise', 'HardtanhBackward', low='min_val', high='max_val')
 register('softmax', 'SoftmaxBackward', 'LogSoftmaxBackward', dim='dim')
 register('matmul', 'MmBackward', 'BmmBackward')
+register('mv', 'MvBackward')
+register('dot', 'DotBackward', 'VdotBackward')
 # inputs: what is added, then the two factors
 register('addmm', 'AddmmBackward', 'BaddbmmBackward')
 

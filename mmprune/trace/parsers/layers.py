@@ -33,8 +33,37 @@ def _batch_norm(grad_fn: Any) -> Parsed:
     return 'batch_norm', {'buffer_tensors': tuple(s for s in statistics if s is not None)}
 
 
+@parser('InstanceNormBackward')
+def _instance_norm(grad_fn: Any) -> Parsed:
+    """As a batch norm: statistics per channel."""
+    return 'batch_norm', dict(grad_fn.attrs)
+
+
+@parser('RmsNormBackward')
+def _rms_norm(grad_fn: Any) -> Parsed:
+    return 'rms_norm', dict(grad_fn.attrs)
+
+
+@parser('WeightNormBackward')
+def _weight_norm(grad_fn: Any) -> Parsed:
+    """Inputs: directions, lengths; ``dim``: what has a length each, -1 for the whole tensor."""
+    return 'weight_norm', dict(grad_fn.attrs)
+
+
 register('layer_norm', 'NativeLayerNormBackward', normalized_shape='normalized_shape')
 register('group_norm', 'NativeGroupNormBackward', groups='group')
+
+# inputs: weight
+register('embedding', 'EmbeddingBackward')
+
+
+@parser('TrilinearBackward')
+def _bilinear(grad_fn: Any) -> Parsed:
+    """Inputs: data (n, i), weight (o, i, j), data (n, j), as nn.Bilinear gives them."""
+    dims = tuple(getattr(grad_fn, f'_saved_{n}') for n in ('expand1', 'expand2', 'expand3'))
+    is_layer = dims == ((1, 3), (0,), (1, 2)) and tuple(grad_fn._saved_sumdim) == (2, 3)
+    return ('bilinear', {}) if is_layer else ('opaque', {})
+
 
 # The last two dims are space; every other dim is kept as it is.
 register(

@@ -19,8 +19,12 @@ register('transpose', 'TransposeBackward', dim0='dim0', dim1='dim1')
 register('permute', 'PermuteBackward', dims='dims')
 register('cat', 'CatBackward', dim='dim')
 register('stack', 'StackBackward', dim='dim')
-register('split', 'SplitBackward', dim='dim')
-register('split', 'SplitWithSizesBackward', dim='dim')
+register(
+    'split',
+    'SplitBackward', 'SplitWithSizesBackward', 'UnsafeSplitBackward',
+    'UnsafeSplitWithSizesBackward',
+    dim='dim',
+)  # fmt: skip
 register('unbind', 'UnbindBackward', dim='dim')
 register('select', 'SelectBackward', dim='dim', index='index')
 register('slice', 'SliceBackward', dim='dim', start='start', end='end', step='step')
@@ -47,6 +51,7 @@ register('as_strided', 'AsStridedBackward', size='size', stride='stride', offset
 register('copy_slices', 'CopySlices')
 register('unfold', 'Im2ColBackward')
 register('fold', 'Col2ImBackward')
+register('windows', 'UnfoldBackward', dim='dimension')
 register('fft', 'FftR2CBackward', 'FftC2RBackward', 'FftC2CBackward', dims='dim')
 register('view_as_complex', 'ViewAsComplexBackward')
 register('view_as_real', 'ViewAsRealBackward')

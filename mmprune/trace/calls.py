@@ -1,0 +1,91 @@
+"""What the modules of a model do during one forward pass: when they run, and on what."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as module_globals
+
+from mmprune.trace.checkpoints import without_checkpoints
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """Every tensor in nested containers and plain objects (data samples), in order."""
+    found: list[torch.Tensor] = []
+    pending, seen = [value], set()
+    while pending:
+        item = pending.pop()
+        if isinstance(item, torch.Tensor):
+            found.append(item)
+        elif item is not None and id(item) not in seen:
+            seen.add(id(item))
+            if isinstance(item, Mapping):
+                pending.extend(reversed(list(item.values())))
+            elif isinstance(item, tuple | list | set):
+                pending.extend(reversed(list(item)))
+            elif not isinstance(item, nn.Module | str | bytes) and hasattr(item, '__dict__'):
+                pending.extend(reversed(list(vars(item).values())))
+    return found
+
+
+class CallRecorder:
+    """Which module is running at which autograd sequence number, by global forward hooks.
+
+    Attributes:
+        calls: (module, tensors given, tensors returned), in order of the ends of the calls.
+        handed: Leaves of the graph that a module was called with, and the name of the module
+            that called it.
+        recomputing: Names of the modules that have parts of them recomputed in the backward
+            pass (activation checkpointing).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.names = {module: name for name, module in model.named_modules()}
+        self.stack = ['']
+        self.starts = [0]
+        self.running = ['']
+        self.calls: list[tuple[str, list[torch.Tensor], list[torch.Tensor]]] = []
+        self.handed: list[tuple[torch.Tensor, str]] = []
+        self.recomputing: dict[str, None] = {}
+        self._open = contextlib.ExitStack()
+
+    def _mark(self) -> None:
+        self.starts.append(torch.autograd._get_sequence_nr())
+        self.running.append(self.stack[-1])
+
+    def enter(self, module: nn.Module, args: tuple) -> None:
+        """The forward of ``module`` begins."""
+        if module in self.names:
+            leaves = [x for x in args if isinstance(x, torch.Tensor) and x.is_leaf]
+            self.handed += [(leaf, self.stack[-1]) for leaf in leaves if leaf.requires_grad]
+            self.stack.append(self.names[module])
+            self._mark()
+
+    def leave(self, module: nn.Module, args: tuple, output: Any) -> None:
+        """The forward of ``module`` has ended."""
+        if module in self.names:
+            self.calls.append((self.stack[-1], tensors_in(args), tensors_in(output)))
+            self.stack.pop()
+            self._mark()
+
+    def module_at(self, sequence: int) -> str:
+        """Innermost module running when the node of this sequence number was made."""
+        return self.running[bisect.bisect_right(self.starts, sequence) - 1]
+
+    def __enter__(self) -> CallRecorder:
+        for register, hook in (
+            (module_globals.register_module_forward_pre_hook, self.enter),
+            (module_globals.register_module_forward_hook, self.leave),
+        ):
+            self._open.callback(register(hook).remove)
+        note = self.recomputing.setdefault
+        self._open.enter_context(without_checkpoints(lambda: note(self.stack[-1])))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._open.close()

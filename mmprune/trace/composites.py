@@ -1,0 +1,91 @@
+"""Functions of torch that the graph shows as one node, whatever they are made of.
+
+The graph of a normalisation or of a recurrent layer differs by device, type and version of
+torch: one node, or dozens of small ones of which none says what they are together. In a
+trace such a call is computed outside of the graph, and one node stands for it, with the
+tensors that it was given as inputs and what its parser needs as ``attrs``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+Tensor = torch.Tensor
+
+
+class _Composite(torch.autograd.Function):
+    """``apply(attrs, results, *inputs)`` gives the results, as made from the inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, attrs: dict[str, Any], results: tuple, *inputs: Tensor | None) -> Any:
+        ctx.attrs = attrs
+        return results if len(results) > 1 else results[0]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        raise RuntimeError('the graph of a trace is only looked at')
+
+
+class RmsNorm(_Composite):
+    """Inputs: data, weight."""
+
+
+class InstanceNorm(_Composite):
+    """Inputs: data (N, C, *space), weight, bias."""
+
+
+class WeightNorm(_Composite):
+    """Inputs: directions, lengths."""
+
+
+def _outside(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    with torch.no_grad():
+        return function(*args, **kwargs)
+
+
+def _rms_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    result = _outside(F.rms_norm, input, normalized_shape, weight, eps)
+    return RmsNorm.apply({'normalized_shape': tuple(normalized_shape)}, (result,), input, weight)
+
+
+def _instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    *rest: Any,
+    **options: Any,
+) -> Tensor:
+    statistics = (running_mean, running_var)
+    result = _outside(
+        F.instance_norm, input, *statistics, weight, bias, use_input_stats, *rest, **options
+    )
+    attrs = {'buffer_tensors': tuple(s for s in statistics if s is not None)}
+    return InstanceNorm.apply(attrs, (result,), input, weight, bias)
+
+
+_PLAIN_WEIGHT_NORM = torch._weight_norm
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    return WeightNorm.apply({'dim': dim}, (_outside(_PLAIN_WEIGHT_NORM, v, g, dim),), v, g)
+
+
+COMPOSITES: dict[Any, Callable[..., Any]] = {
+    F.rms_norm: _rms_norm,
+    torch.rms_norm: _rms_norm,
+    F.instance_norm: _instance_norm,
+    _PLAIN_WEIGHT_NORM: _weight_norm,
+}
+"""Function of torch -> what a trace calls in its place."""
