@@ -22,7 +22,7 @@ COMMON = {'checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry'
 # Beside the flow.
 SIDE = {
     'importance': {'channels'},
-    'cost': {'channels', 'layers'},
+    'cost': {'trace', 'channels', 'layers'},
     'datasets': set(),
     'zoo': {*STAGES, 'cost', 'importance'},
     '': set(),

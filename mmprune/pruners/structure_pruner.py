@@ -14,6 +14,7 @@ from torch import nn
 
 from mmprune.channels import ChannelGroup, Wishes
 from mmprune.channels.constraints import round_half_up
+from mmprune.cost import CostTable
 from mmprune.deploy import ChannelCfgError, VerifyReport, compare, deploy
 from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
 from mmprune.errors import InputError
@@ -296,18 +297,24 @@ class StructurePruner(MMRazorNames, abc.ABC):
         assert worst is not None
         return worst
 
-    def cost(self, subnet: Mapping[str, torch.Tensor] | None = None) -> dict[str, int]:
-        """MACs (of the whole demo batch) and parameters of a subnet, in closed form.
+    def cost(
+        self,
+        subnet: Mapping[str, torch.Tensor] | None = None,
+        columns: Sequence[str] = ('macs', 'params'),
+    ) -> dict[str, int]:
+        """What a subnet costs, in closed form, at the shape of the whole demo batch.
 
         Args:
             subnet: The subnet; the one that is set if None.
+            columns: Any of ``macs``, ``params``, and in bytes ``traffic`` and ``peak``.
         """
         prepared = self.supernet
         alive = prepared.alive if subnet is None else prepared.alive_of(subnet)
-        return {
-            'macs': prepared.cost_model.macs(alive),
-            'params': prepared.cost_model.params(alive),
-        }
+        return prepared.cost_table.of(alive, columns)
+
+    def cost_table(self) -> CostTable:
+        """The costs of many subnets at once, or differentiable, by the widths of their groups."""
+        return self.supernet.cost_table
 
     def report(self, members: bool = True) -> str:
         """What was traced, all groups (with their members), and costs, for a person."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from mmprune.channels import ChannelGroup, Wishes, build_groups, propagate
 from mmprune.channels.constraints import BoolArray
-from mmprune.cost import CostModel
+from mmprune.cost import CostModel, CostTable, memory_of
 from mmprune.errors import InputError
 from mmprune.execution import (
     Execution,
@@ -164,6 +164,12 @@ class Supernet:
         if before == now or not isinstance(self._demo_input, torch.Tensor | tuple | list | Mapping):
             return self._demo_input
         return tree_map(follow, self._demo_input)
+
+    @cached_property
+    def cost_table(self) -> CostTable:
+        """What subnets cost by the widths of their groups."""
+        memory = partial(memory_of, self.model, self.graph, self.labelling, self.wishes)
+        return CostTable(self.groups, self.size, self.cost_model, memory)
 
     @property
     def prunable_groups(self) -> dict[str, ChannelGroup]:

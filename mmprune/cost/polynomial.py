@@ -1,0 +1,156 @@
+"""Sums of products of linear forms, evaluated for many widths at once or by torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import reduce
+from math import lcm
+
+import numpy as np
+import torch
+
+from mmprune.channels.labels import IntArray
+from mmprune.cost.forms import CostError, LinearForm, WidthForms
+from mmprune.cost.terms import Term
+
+Monomial = tuple[int, ...]
+"""Numbers of the forms that are multiplied, sorted; empty for 1."""
+Polynomial = dict[Monomial, Fraction]
+
+CHUNK = 4096
+"""Subnets that are computed together: their products then stay in the cache."""
+EXACT_IN_FLOAT64 = 2**53
+"""Whole numbers below this one, and sums of them, are exact in float64."""
+
+
+class FormBook:
+    """The distinct linear forms that the polynomials of some columns are made of."""
+
+    def __init__(self, widths: WidthForms) -> None:
+        self.widths = widths
+        self.forms: list[LinearForm] = []
+        self._number: dict[LinearForm, int] = {}
+
+    def polynomial(self, terms: Iterable[Term]) -> Polynomial:
+        """The sum of the terms.
+
+        Raises:
+            CostError: One of them depends on more than widths.
+        """
+        found: Polynomial = {}
+        for term in terms:
+            factor, numbers = Fraction(term.constant, term.divisor), []
+            for form in self.widths.forms_of(term):
+                scale, whole = form.primitive()
+                factor *= scale
+                if whole.coefficients:
+                    numbers.append(self._number_of(whole))
+            monomial = tuple(sorted(numbers))
+            found[monomial] = found.get(monomial, Fraction(0)) + factor
+        return found
+
+    def _number_of(self, form: LinearForm) -> int:
+        if form not in self._number:
+            self._number[form] = len(self.forms)
+            self.forms.append(form)
+        return self._number[form]
+
+
+@dataclass(frozen=True)
+class Polynomials:
+    """Rows of a matrix times products of linear forms, over a divisor per row.
+
+    The numbers are float64 where sums of them are exact, since its matrix products are
+    many times as fast, and int64 otherwise.
+
+    Attributes:
+        matrix: Coefficients of the forms, (forms, groups).
+        constants: Constants of the forms, (forms,).
+        monomials: The products.
+        rows: Whole coefficients, (rows, monomials).
+        divisors: What each row is divided by, (rows,), int64.
+    """
+
+    matrix: np.ndarray
+    constants: np.ndarray
+    monomials: tuple[Monomial, ...]
+    rows: np.ndarray
+    divisors: IntArray
+
+    @classmethod
+    def of(cls, book: FormBook, polynomials: Sequence[Polynomial]) -> Polynomials:
+        """The polynomials, one per row, in the forms that they use."""
+        used = sorted({n for p in polynomials for monomial in p for n in monomial})
+        place = {n: row for row, n in enumerate(used)}
+        matrix = np.zeros((len(used), len(book.widths.names)), np.int64)
+        for row, n in enumerate(used):
+            for group, coefficient in book.forms[n].coefficients:
+                matrix[row, group] = int(coefficient)
+        constants = np.array([int(book.forms[n].constant) for n in used], np.int64)
+        monomials = sorted({monomial for p in polynomials for monomial in p})
+        divisors = [reduce(lcm, (c.denominator for c in p.values()), 1) for p in polynomials]
+        rows = np.zeros((len(polynomials), len(monomials)), np.int64)
+        column = {monomial: number for number, monomial in enumerate(monomials)}
+        for row, polynomial in enumerate(polynomials):
+            for monomial, coefficient in polynomial.items():
+                rows[row, column[monomial]] = int(coefficient * divisors[row])
+        placed = tuple(tuple(place[n] for n in monomial) for monomial in monomials)
+        exact = cls(matrix, constants, placed, rows, np.array(divisors, np.int64))
+        largest = int(exact.sums(book.widths.full[:, None]).max(initial=0))
+        if largest >= EXACT_IN_FLOAT64:
+            return exact
+        return replace(
+            exact,
+            matrix=matrix.astype(np.float64),
+            constants=constants.astype(np.float64),
+            rows=rows.astype(np.float64),
+        )
+
+    def sums(self, widths: IntArray) -> np.ndarray:
+        """Values of all rows times their divisors, (rows, subnets), for (groups, subnets)."""
+        widths = np.ascontiguousarray(widths, self.matrix.dtype)
+        forms = self.matrix @ widths + self.constants[:, None]
+        products = np.ones((len(self.monomials), widths.shape[1]), widths.dtype)
+        for number, monomial in enumerate(self.monomials):
+            for form in monomial:
+                products[number] *= forms[form]
+        return self.rows @ products
+
+    def batch(self, widths: IntArray) -> IntArray:
+        """Values of all rows for many widths.
+
+        Args:
+            widths: Whole numbers, (groups, subnets).
+
+        Returns:
+            Whole numbers, (rows, subnets).
+
+        Raises:
+            CostError: A value is no whole number: no subnet has these widths.
+        """
+        values = self.sums(widths).astype(np.int64)
+        if self.divisors.max(initial=1) > 1:
+            values, rest = np.divmod(values, self.divisors[:, None])
+            if rest.any():
+                column = int(np.argwhere(rest.any(axis=0))[0, 0])
+                raise CostError(
+                    f'widths: no subnet keeps {widths[:, column].tolist()} channels of the groups, '
+                    'since a cost would be a fraction: see CostTable.multiples'
+                )
+        return values
+
+    def differentiable(self, widths: torch.Tensor) -> torch.Tensor:
+        """Values of all rows, (..., rows), for float64 widths (..., groups)."""
+        matrix, constants, rows, divisors = (
+            torch.from_numpy(array).to(widths)
+            for array in (self.matrix, self.constants, self.rows, self.divisors)
+        )
+        forms = widths @ matrix.T + constants
+        one = torch.ones_like(widths[..., 0])
+        products = [
+            reduce(torch.mul, (forms[..., form] for form in monomial), one)
+            for monomial in self.monomials
+        ]
+        return torch.stack(products, dim=-1) @ rows.T / divisors
