@@ -48,23 +48,26 @@ def columns_of(rows: Sequence[Row], legend: Legend, left: float) -> Columns:
     """Place the columns so that everything fits."""
     split = split_names([row.name or '(root)' for row in rows])
     x, tree = left, []
-    for column in range(max(len(parts) for parts in split) - 1):
+    for column in range(max((len(parts) for parts in split), default=1) - 1):
         texts = [parts[column] for parts in split if column < len(parts) - 1]
         tree.append(x)
         x += max(text_width(text) for text in texts) + GAP
     name = x
     labels = [label_of(row, parts[-1]) for row, parts in zip(rows, split, strict=True)]
-    x += max(text_width(label) for label in labels) + GAP
+    x += max(text_width(label) for label in ['layer', *labels]) + GAP
     kind = x
-    x += max(text_width(shorten(row.kind, MAX_KIND)) for row in rows) + GAP
+    kinds = [shorten(row.kind, MAX_KIND) for row in rows]
+    x += max(text_width(text) for text in ['type', *kinds]) + GAP
     read_chips = x
-    x += max(chips_width(legend, row.reads) for row in rows)
-    count = max(text_width(str(max(width_of(row) for row in rows))), text_width('reads')) + 6
+    x += max((chips_width(legend, row.reads) for row in rows), default=0.0)
+    widest = max((width_of(row) for row in rows), default=0)
+    count = max(text_width(str(widest)), text_width('reads')) + 6
     read_count = x + count
     axis = read_count + 6 + BAR + 8
     make_count = axis + 8 + BAR + 6
     make_chips = make_count + count
-    lanes = make_chips + max(chips_width(legend, row.makes) for row in rows) + GAP
+    chip_room = max((chips_width(legend, row.makes) for row in rows), default=0.0)
+    lanes = make_chips + chip_room + GAP
     number = max((lane.column for lane in legend.lanes.values()), default=-1) + 1
     end = lanes + max(number * LANE, 120)
     return Columns(
@@ -95,7 +98,7 @@ def draw_body(
     top += HEAD
     split = split_names([row.name or '(root)' for row in rows])
     makes = [sum(run.count for run in row.makes) for row in rows]
-    scale = BAR / max(*makes, 1)
+    scale = BAR / max([*makes, 1])
     _ground(root, rows, split, columns, top)
     middles = [top + ROW * (number + 0.5) for number in range(len(rows))]
     for number, (row, parts) in enumerate(zip(rows, split, strict=True)):
@@ -108,7 +111,8 @@ def draw_body(
 def _headings(root: Element, columns: Columns, top: float) -> None:
     y = top + 14
     style: dict[str, Any] = dict(y=y, font_size=10, fill='#555555')
-    add(root, 'text', 'module', x=columns.tree[0] if columns.tree else columns.name, **style)
+    if columns.tree:
+        add(root, 'text', 'module', x=columns.tree[0], **style)
     add(root, 'text', 'layer', x=columns.name, **style)
     add(root, 'text', 'type', x=columns.kind, **style)
     add(root, 'text', 'reads', x=columns.read_count, text_anchor='end', **style)

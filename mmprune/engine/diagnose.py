@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from rich.console import Console
 from rich.progress import track
 from torch import nn
 

@@ -95,9 +95,11 @@ class Diagnosis:
             return f"NOT VERIFIED: subnets part from their deployed networks at '{where}'"
         params = percent(self.findings.prunable_params)
         macs = percent(self.findings.prunable_macs)
+        full, half = self.findings.full, self.findings.half
         return (
-            f'PRUNABLE: {params} of the parameters and {macs} of the MACs, '
-            f'{len(self.verified)} random subnets verified'
+            f'PRUNABLE: {params} of the parameters and {macs} of the MACs (half of every group '
+            f'keeps {half.params / max(full.params, 1):.1%} and '
+            f'{half.macs / max(full.macs, 1):.1%}), {len(self.verified)} random subnets verified'
         )
 
     def text(self, members: bool = True) -> str:

@@ -25,8 +25,7 @@ def where_gradients_end(model: nn.Module, demo_input: DemoInput) -> str | None:
 
     def leave(module: nn.Module, args: tuple, output: Any) -> None:
         floats = [t for t in tensors_in(output) if t.is_floating_point()]
-        begins = any(t.requires_grad for t in tensors_in(args))
-        begins |= any(p.requires_grad for p in module.parameters(recurse=False))
+        begins = any(t.requires_grad for t in (*tensors_in(args), *module.parameters()))
         if begins and floats and not any(t.requires_grad for t in floats):
             found.append(names[module])
 

@@ -60,8 +60,8 @@ def _facts(findings: Findings) -> Iterable[str]:
         f'{pinned} pinned'
     )
     yield (
-        f'traced: {findings.nodes} nodes, {findings.layers} layers, {findings.calls} calls of '
-        'modules'
+        f'{findings.model}; nodes: {findings.nodes}, layers: {findings.layers}, '
+        f'calls of modules: {findings.calls}'
     )
 
 

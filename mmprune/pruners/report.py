@@ -71,8 +71,8 @@ def percent(share: float) -> str:
 def _traced(findings: Findings) -> Iterable[str]:
     """Lines about the trace: what it saw, and what it did not understand."""
     yield (
-        f'traced {findings.model}: {findings.nodes} nodes, {findings.layers} layers, '
-        f'{findings.calls} calls of modules'
+        f'traced {findings.model}; nodes: {findings.nodes}, layers: {findings.layers}, '
+        f'calls of modules: {findings.calls}'
     )
     counts = (f'{count} {operation}' for operation, count in findings.operations.items())
     yield f'operations: {", ".join(counts)}'
