@@ -121,7 +121,9 @@ def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:
         role: _Uses([(s.layer, s.labels) for s in labelling.sites if s.role in roles])
         for role, roles in {'out': ('out',), 'norm': ('norm',), 'in': ('in',)}.items()
     }
-    leaders = _leaders(group_of, [sites['out'], sites['norm'], tensors])
+    # What the network itself makes is named after the parameter that makes it.
+    named = _Uses([(name, labels) for name, labels in sites['out'].named if name])
+    leaders = _leaders(group_of, [named, sites['norm'], tensors])
     makers = _Uses([(s.layer, s.labels) for s in labelling.sites if s.role != 'in'])
     layers, consumers = makers.by_group(group_of), sites['in'].by_group(group_of)
     touched = tensors.by_group(group_of)
@@ -202,7 +204,7 @@ def _pinned(labelling: Labelling, constraints: list[EqualCounts]) -> tuple[IntAr
     """Number of the first reason for pinning each label (-1: none), and the reasons."""
     reason_of = np.full(labelling.num_labels, -1)
     reasons: list[str] = []
-    for labels, reason in labelling.pins:
+    for labels, reason in sorted(labelling.pins, key=lambda pin: pin[1] not in HIDDEN):
         free = labels[reason_of[labels] < 0]
         if len(free):
             if reason not in reasons:

@@ -170,7 +170,7 @@ class LabelBook:
     pruned whole, by node. ``group_norm`` says whether a GroupNorm loses whole ``'groups'`` or
     equally many ``'channels'`` of each. ``known_sizes`` are numbers of a module that are the
     size of a dim beyond doubt: (module, attribute) -> position in it (None for a single
-    number) -> the dim.
+    number) -> the dim. ``weights`` are the nodes that depend on parameters alone.
     """
 
     canonical: IntArray
@@ -187,6 +187,7 @@ class LabelBook:
     group_norm: str = 'channels'
     heads: list[tuple[int, IntArray]] = field(default_factory=list)
     by_dims: frozenset[int] = frozenset()
+    weights: frozenset[int] = frozenset()
     _rows: set[bytes] = field(default_factory=set)
     _unions: list[tuple[IntArray, IntArray]] = field(default_factory=list)
 

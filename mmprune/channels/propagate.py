@@ -84,6 +84,8 @@ class Wishes:
         ties: Pairs of layers whose output channels are pruned together.
         attention: ``'heads'`` removes whole heads where that is possible, ``'dims'`` equally
             many channels of every head.
+        group_norm: ``'groups'`` removes whole groups of a GroupNorm, ``'channels'`` equally many
+            channels of every group.
         numbers: Stored numbers of modules that may be sizes of channels.
         broken: What is held because a trial has failed, and why. Keys are the name of a module
             and ``'alike'`` (its dims of one size shrink alike), ``'own'`` (the dims that it
@@ -93,6 +95,7 @@ class Wishes:
     pinned_layers: tuple[str, ...] = ()
     ties: tuple[tuple[str, str], ...] = ()
     attention: str = 'heads'
+    group_norm: str = 'channels'
     numbers: Mapping[str, Numbers] = field(default_factory=dict)
     broken: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
@@ -145,7 +148,14 @@ def _to_rest(
     # Otherwise only a trial tells whether it matters which channels it had.
     holds_escapes = bool(graph.unreached) or ESCAPES in wishes.broken
     for _ in range(MAX_PASSES):
-        book = LabelBook(canonical, graph.aliases, attention=wishes.attention, by_dims=by_dims)
+        book = LabelBook(
+            canonical,
+            graph.aliases,
+            attention=wishes.attention,
+            group_norm=wishes.group_norm,
+            by_dims=by_dims,
+            weights=leaves.weights,
+        )
         silence = _one_pass(graph, leaves, book, holds_escapes)
         _tie(wishes.ties, book)
         canonical, changed = book.merged()
@@ -165,6 +175,7 @@ class _Leaves:
     def __init__(self, graph: TraceGraph) -> None:
         self.shapes = dict(graph.parameters)
         self.groups = _weight_groups(graph)
+        self.weights = graph.made_of_parameters()
         self.offsets: dict[str, list[tuple[tuple[int, ...], int]]] = {}
         self.num_labels = 0
         for name, shape in self.shapes.items():

@@ -21,7 +21,15 @@ from mmprune.deploy.entries import (
 )
 from mmprune.execution import local_tensors, release
 from mmprune.execution.instrument import STATE
-from mmprune.layers import Cut, cut_of_masks, known_masks, like, mended_attributes
+from mmprune.layers import (
+    Cut,
+    cut_of_masks,
+    known_masks,
+    like,
+    mended_attributes,
+    renew_computed_weights,
+    weight_shape,
+)
 from mmprune.layers.layer import CONVS, NORMS, TRANSPOSED_CONVS
 from mmprune.trace.model_state import held_tensors, renew_caches
 
@@ -32,6 +40,7 @@ class _ModulePlan:
 
     cuts: dict[str, Cut] = field(default_factory=dict)
     channels: int | None = None
+    inputs: int | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -60,11 +69,14 @@ def deploy(model: nn.Module, cfg: ChannelCfg) -> nn.Module:
     for name, plan in plans.items():
         module = copied.get_submodule(name)
         shapes = {local: tuple(t.shape) for local, t in local_tensors(module).items()}
+        if 'weight' not in shapes and plan.inputs is not None and plan.channels is not None:
+            shapes['weight'] = weight_shape(module, plan.inputs, plan.channels)
         for attribute, value in mended_attributes(module, shapes, plan.channels).items():
             setattr(module, attribute, value)
         for attribute, value in plan.attributes.items():
             setattr(module, attribute, like(getattr(module, attribute), value))
     renew_caches(copied)
+    renew_computed_weights(copied)
     return copied
 
 
@@ -158,9 +170,9 @@ def _plan(cfg: ChannelCfg, name: str, entry: Mapping[str, Any], module: nn.Modul
             cuts[local] = cut_of_masks(tuple(tensors[local].shape), own)
         except ValueError as error:
             raise cfg.error(name, f'{local}: {error}') from error
-    out = masks['out']
-    channels = None if out is None else int(out.sum())
-    return _ModulePlan(cuts, channels, _attributes(cfg, name, entry, module))
+    counts = {side: None if mask is None else int(mask.sum()) for side, mask in masks.items()}
+    attributes = _attributes(cfg, name, entry, module)
+    return _ModulePlan(cuts, counts['out'], counts['in'], attributes)
 
 
 def _attributes(

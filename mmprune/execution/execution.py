@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from mmprune.layers import (
     mended_numbers,
     plain_cut,
     slicer_of,
+    weight_shape,
 )
 from mmprune.trace.model_state import may_cache, renew_caches
 
@@ -56,6 +57,7 @@ class _Mend:
     swaps: Mapping[str, Swap]
     shapes: Mapping[str, tuple[int, ...]]
     outputs: int | None
+    inputs: int | None = None  # of a layer whose weight is computed
 
 
 class Execution:
@@ -129,7 +131,9 @@ class Execution:
         module = self.modules[layer.name]
         shapes = {local: tuple(tensor.shape) for local, tensor in local_tensors(module).items()}
         outputs = None if layer.outputs is None else self._lookup.add(layer.outputs)
-        return _Mend(layer.name, slicer, by_owner.get(module, {}), shapes, outputs)
+        read = layer.inputs if layer.is_computed else None
+        inputs = None if read is None else self._lookup.add(read)
+        return _Mend(layer.name, slicer, by_owner.get(module, {}), shapes, outputs, inputs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Execution:
         copied = memo[id(self)] = object.__new__(type(self))
@@ -151,6 +155,12 @@ class Execution:
             ],
         }
         return copied
+
+    def recompute_alike(self, names: Iterable[str]) -> None:
+        """What these modules checkpoint is recomputed on the subnet's tensors too."""
+        for name in names:
+            if name in self.states:
+                self.states[name].recomputes = True
 
     @property
     def is_current(self) -> bool:
@@ -211,10 +221,12 @@ class Execution:
             state.is_idle = all(swap.cut is None for swap in state.swaps)
         for mend in self._mends:
             cuts = {n: s.cut.shape for n, s in mend.swaps.items() if s.cut is not None}
-            whole = mend.outputs is None or found.is_whole(mend.outputs)
-            if cuts or not whole:
+            sides = [side for side in (mend.outputs, mend.inputs) if side is not None]
+            if cuts or not all(map(found.is_whole, sides)):
                 module = self.modules[mend.name]
                 channels = None if mend.outputs is None else found.counts[mend.outputs]
+                if mend.inputs is not None and channels is not None:
+                    cuts['weight'] = weight_shape(module, found.counts[mend.inputs], channels)
                 values = mend.slicer(module, {**mend.shapes, **cuts}, channels)
                 self._mend(mend.name, values)
         for name, changed in mended_numbers(self.numbers, alive).items():

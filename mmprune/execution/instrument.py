@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MethodType
 from typing import Any, NoReturn
 
@@ -15,6 +16,7 @@ from torch import nn
 from mmprune.execution.kept_statistics import KeptElements, KeptStatistics
 from mmprune.execution.kernels import Kernel, kernel_of
 from mmprune.execution.swap import Swap
+from mmprune.trace.checkpoints import checkpoints_of
 from mmprune.trace.model_state import may_cache
 
 STATE = '_mmprune'
@@ -34,6 +36,7 @@ class Instrument:
         is_idle: Whether the subnet changes nothing here.
         attributes: The module's own values of attributes that are mended now.
         masks: Names of the mask buffers that mmprune has registered on the module.
+        recomputes: Whether parts of its forward run again in the backward pass.
     """
 
     original: Callable[..., Any] | None = None
@@ -44,12 +47,26 @@ class Instrument:
     is_idle: bool = True
     attributes: dict[str, Any] = field(default_factory=dict)
     masks: list[str] = field(default_factory=list)
+    recomputes: bool = False
 
     def arrange(self, module: nn.Module, swaps: list[Swap]) -> None:
         """Run with these tensors swapped in from now on."""
         self.swaps = swaps
         self.own = {name: swap for swap in swaps for owner, name in swap.owners if owner is module}
         self.statistics = []
+
+    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call ``function`` as the subnet: on its tensors, statistics over its channels."""
+        if self.recomputes:
+            with checkpoints_of(lambda inner: partial(self._run, inner)):
+                return self._run(function, *args, **kwargs)
+        return self._run(function, *args, **kwargs)
+
+    def _run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not self.statistics:
+            return run_swapped(self.swaps, function, *args, **kwargs)
+        with KeptStatistics(self.statistics):
+            return run_swapped(self.swaps, function, *args, **kwargs)
 
     @property
     def runs_kernel(self) -> bool:
@@ -96,11 +113,14 @@ def _forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
             assert state.kernel is not None
             return state.kernel(self, state.own, args[0])
         run = state.original or MethodType(type(self).forward, self)
-        if not state.statistics:
-            return run_swapped(state.swaps, run, *args, **kwargs)
-        with KeptStatistics(state.statistics):
-            return run_swapped(state.swaps, run, *args, **kwargs)
+        return state.run(run, *args, **kwargs)
     return (state.original or MethodType(type(self).forward, self))(*args, **kwargs)
+
+
+def _call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """The patched call of a module with hooks that compute its weight before its forward."""
+    run = MethodType(type(self)._call_impl, self)
+    return self.__dict__[STATE].run(run, *args, **kwargs)
 
 
 def _train(self: nn.Module, mode: bool = True) -> nn.Module:
@@ -118,6 +138,7 @@ def _train(self: nn.Module, mode: bool = True) -> nn.Module:
 
 
 _forward.__name__ = 'forward'
+_call.__name__ = '_call_impl'
 _train.__name__ = 'train'
 
 
@@ -127,6 +148,8 @@ def instrument(module: nn.Module) -> Instrument:
         state = Instrument(module.__dict__.get('forward'), kernel_of(module))
         module.__dict__[STATE] = state
         module.__dict__['forward'] = MethodType(_forward, module)
+        if module._forward_pre_hooks and '_call_impl' not in module.__dict__:
+            module.__dict__['_call_impl'] = MethodType(_call, module)
         if 'train' not in module.__dict__:
             module.__dict__['train'] = MethodType(_train, module)
     return module.__dict__[STATE]
@@ -137,8 +160,8 @@ def uninstrument(module: nn.Module) -> None:
     state: Instrument | None = module.__dict__.pop(STATE, None)
     if state is None:
         return
-    for name in ('forward', 'train'):
-        if getattr(module.__dict__.get(name), '__func__', None) in (_forward, _train):
+    for name in ('forward', '_call_impl', 'train'):
+        if getattr(module.__dict__.get(name), '__func__', None) in (_forward, _call, _train):
             del module.__dict__[name]
     if state.original is not None:
         module.__dict__['forward'] = state.original

@@ -66,7 +66,12 @@ class KeptElements:
     kept: torch.Tensor
 
     def fits(self, data: torch.Tensor) -> bool:
-        """Whether ``data`` is the tensor that was traced, by its rank and its channels."""
+        """Whether ``data`` is the tensor that was traced, by its rank and its channels.
+
+        The rows that a linear layer reads may have any shape.
+        """
+        if self.kind == 'reader' and self.kept.dim() == 1:
+            return data.shape[-1:] == self.kept.shape
         shapes = zip(self.kept.shape, data.shape, strict=False)
         return data.dim() == self.kept.dim() and all(k in (1, d) for k, d in shapes)
 
@@ -86,19 +91,22 @@ class KeptStatistics(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
+        if func in _REDUCTIONS or func in _NORMS or func in _READERS:
+            # A module further out must not take the same mean once more.
+            with torch._C.DisableTorchFunction():
+                return self._kept(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _kept(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         if func in _REDUCTIONS:
             return self._reduce(func, args, kwargs)
-        special = _NORMS.get(func)
-        if special is not None:
-            kind, run = special
-            mask = self._mask(kind, None, args[0] if args else kwargs.get('input'))
-            if mask is not None:
-                return run(mask, *args, **kwargs)
-        elif func in _READERS and args:
-            mask = self._mask('reader', None, args[0])
-            if mask is not None:
-                args = (args[0] * mask, *args[1:])
-        return func(*args, **kwargs)
+        data = args[0] if args else kwargs.pop('input')
+        kind, run = _NORMS.get(func, ('reader', None))
+        mask = self._mask(kind, None, data)
+        if mask is not None and run is not None:
+            return run(mask, data, *args[1:], **kwargs)
+        data = data if mask is None else data * mask
+        return func(data, *args[1:], **kwargs)
 
     def _mask(self, kind: str, dims: tuple[int, ...] | None, data: Any) -> torch.Tensor | None:
         """The kept elements of ``data`` as 0/1 numbers; None if nothing is known of it."""

@@ -92,7 +92,10 @@ _KERNELS: dict[Any, Kernel] = {
 
 
 def kernel_of(module: nn.Module) -> Kernel | None:
-    """The kernel of a module whose forward is the one of torch's own class."""
-    if 'forward' in module.__dict__:
+    """The kernel of a module whose forward is the one of torch's own class.
+
+    It reads parameters; a weight that is computed from others is none.
+    """
+    if 'forward' in module.__dict__ or 'weight' not in module._parameters:
         return None
     return _KERNELS.get(type(module).forward)

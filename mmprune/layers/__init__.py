@@ -1,7 +1,8 @@
 """What mmprune knows about types of modules: layouts of their tensors, attributes to mend."""
 
+from mmprune.layers.computed import renew_computed_weights
 from mmprune.layers.cut import Cut, cut_of_masks, plain_cut
-from mmprune.layers.layer import Layer, known_masks, layers_of
+from mmprune.layers.layer import Layer, known_masks, layers_of, weight_shape
 from mmprune.layers.numbers import like, mended_numbers, stored_numbers
 from mmprune.layers.slicers import Slicer, mended_attributes, slicer_of
 
@@ -16,6 +17,8 @@ __all__ = [
     'mended_attributes',
     'mended_numbers',
     'plain_cut',
+    'renew_computed_weights',
     'slicer_of',
     'stored_numbers',
+    'weight_shape',
 ]

@@ -29,6 +29,7 @@ class Layer:
         mask_rank: Number of dims of the mask buffers.
         tensors: Local tensor name -> its label arrays, for all of its tensors.
         known: Local names of tensors that follow from ``inputs`` and ``outputs``.
+        is_computed: Whether its weight is a function of other tensors (``weight_norm``).
     """
 
     name: str
@@ -37,6 +38,22 @@ class Layer:
     mask_rank: int
     tensors: dict[str, list[IntArray]] = field(default_factory=dict)
     known: tuple[str, ...] = ()
+    is_computed: bool = False
+
+
+def weight_shape(module: Any, inputs: int, outputs: int) -> tuple[int, int]:
+    """First two dims of the weight of a layer with these numbers of channels.
+
+    ``module`` has its full-size attributes.
+    """
+    if isinstance(module, nn.Linear):
+        return outputs, inputs
+    per_input, per_output = (
+        1 if full == module.groups else channels // module.groups
+        for full, channels in ((module.in_channels, inputs), (module.out_channels, outputs))
+    )
+    transposed = isinstance(module, TRANSPOSED_CONVS)
+    return (inputs, per_output) if transposed else (outputs, per_input)
 
 
 def known_masks(
@@ -55,6 +72,9 @@ def known_masks(
     if isinstance(module, NORMS):
         names = ('weight', 'bias', 'running_mean', 'running_var')
         return {n: [out_mask] for n in names if out_mask is not None and tensors.get(n) is not None}
+    bias = {'bias': [out_mask]} if out_mask is not None and 'bias' in tensors else {}
+    if 'weight' not in tensors:
+        return bias
     rank = module.weight.dim()
     masks: dict[str, list[BoolArray]] = {'weight': []}
     transposed = isinstance(module, TRANSPOSED_CONVS)
@@ -82,9 +102,7 @@ def known_masks(
                 )
         else:
             masks['weight'].append(columns.reshape(1, -1, *(1,) * (rank - 2)))
-    if out_mask is not None and tensors.get('bias') is not None:
-        masks['bias'] = [out_mask]
-    return masks
+    return {**masks, **bias}
 
 
 def _along(factors: list[IntArray], dim: int, size: int) -> IntArray:
@@ -131,15 +149,33 @@ def layers_of(model: nn.Module, labelling: Labelling) -> dict[str, Layer]:
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]
         if name in labelling.tensors
     }
-    norm_sites = {site.layer: site.labels for site in labelling.sites if site.role == 'norm'}
+    sites: dict[tuple[str, str], IntArray] = {}
+    for site in labelling.sites:
+        sites.setdefault((site.layer, site.role), site.labels)
     found = {}
     for name, module in model.named_modules():
         held = {**module._parameters, **module._buffers}
         own = {local: by_tensor[id(t)] for local, t in held.items() if id(t) in by_tensor}
-        layer = _layer(name, module, own, norm_sites.get(name))
+        layer = _layer(name, module, own, sites.get((name, 'norm')))
+        if isinstance(module, (*CONVS, *TRANSPOSED_CONVS, nn.Linear)) and 'weight' not in held:
+            layer = _computed(name, module, own, sites)
         if layer is not None:
             found[name] = layer
     return found
+
+
+def _computed(
+    name: str,
+    module: Any,
+    own: dict[str, list[IntArray]],
+    sites: dict[tuple[str, str], IntArray],
+) -> Layer | None:
+    """A layer whose weight is no tensor of its own: what it read and gave says its channels."""
+    inputs, outputs = sites.get((name, 'in')), sites.get((name, 'out'))
+    if inputs is None or outputs is None:
+        return Layer(name, None, None, 1, own) if own else None
+    rank = 2 if isinstance(module, nn.Linear) else len(module.kernel_size) + 2
+    return Layer(name, inputs, outputs, rank, own, ('bias',), is_computed=True)
 
 
 def _layer(

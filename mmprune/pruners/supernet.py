@@ -109,6 +109,7 @@ class Supernet:
         statistics = prunable_statistics(self.labelling, prunable)
         numbers = self.labelling.size_attributes
         self.execution = Execution(model, touched, tensors, statistics, numbers, mode)
+        self.execution.recompute_alike(self.graph.recomputing)
         self.masks = MaskBuffers(model, touched.values(), prunable, self.labelling.tensors)
         FollowLoading(self).attach(model)
 

@@ -49,22 +49,15 @@ def without_checkpoints(note: Callable[[], Any]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def recomputed_within(context: Callable[[], contextlib.AbstractContextManager]) -> Iterator[None]:
-    """Let functions that are checkpointed here run in ``context()`` when they run again."""
+def checkpoints_of(wrap: Callable[[Function], Function]) -> Iterator[None]:
+    """Checkpoint ``wrap(function)`` in the place of a function, here and when it runs again."""
     plain, plain_generator = getattr(checkpoint, REENTRANT), getattr(checkpoint, OTHER)
 
-    def within(function: Function) -> Function:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            with context():
-                return function(*args, **kwargs)
-
-        return run
-
     def apply(function: Function, *rest: Any) -> Any:
-        return plain.apply(within(function), *rest)
+        return plain.apply(wrap(function), *rest)
 
     def generator(function: Function, *rest: Any, **options: Any) -> Any:
-        return plain_generator(within(function), *rest, **options)
+        return plain_generator(wrap(function), *rest, **options)
 
     with _replaced(apply, generator):
         yield

@@ -97,6 +97,15 @@ class TraceGraph:
             found.get(name, {}).setdefault(module)
         return {name: list(modules) for name, modules in found.items()}
 
+    def made_of_parameters(self) -> frozenset[int]:
+        """Ids of the nodes that depend on parameters and constants alone."""
+        found: set[int] = set()
+        for node in self.nodes:
+            edges = [edge for edge in node.inputs if edge is not None]
+            if node.op == 'parameter' or (edges and all(edge[0] in found for edge in edges)):
+                found.add(node.id)
+        return frozenset(found)
+
     def __str__(self) -> str:
         lines = [f'TraceGraph: {len(self.nodes)} nodes, {len(self.parameters)} parameters']
         for node in self.nodes:

@@ -102,7 +102,7 @@ class Silent(SmallNetwork):
     """Its output does not depend on its parameters, as far as autograd can see."""
 
     def forward(self, data):
-        with torch.no_grad():
+        with torch.inference_mode():
             return super().forward(data)
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmprune.channels.labels import KERNEL, IntArray, LabelBook, Value, axes_of, meet, pin_all
+from mmprune.channels.labels import (
+    KERNEL,
+    IntArray,
+    LabelBook,
+    Statistic,
+    Value,
+    axes_of,
+    meet,
+    pin_all,
+)
 from mmprune.channels.rules.arithmetic import constants_of
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
@@ -13,13 +22,15 @@ from mmprune.trace.trace_graph import TraceNode
 def layer_of(node: TraceNode, weight: Value | None, book: LabelBook) -> str:
     """The layer that a product belongs to: the owner of its weight, else where it ran.
 
-    Of the owners of a tied weight it is the one that ran, if any of them did.
+    Of the owners of a tied weight it is the one that ran, if any of them did. What the
+    network itself owns and runs is called after the weight.
     """
     if weight is None or weight.parameter is None:
         return node.module
     names = book.aliases.get(weight.parameter, (weight.parameter,))
     owners = [name.rpartition('.')[0] for name in names]
-    return node.module if node.module in owners else owners[0]
+    owner = node.module if node.module in owners else owners[0]
+    return owner or node.module or names[0]
 
 
 def channels_along(value: Value, dim: int, book: LabelBook) -> IntArray:
@@ -46,6 +57,9 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
         if axes_of(factor) != (1,):
             book.pin(factor, f'{node.where} convolves along the channels')
     inside = channels_along(data, 1, book)
+    if weight.parameter is None:
+        # A function of a masked weight need not be 0 where the weight is.
+        book.statistics += [Statistic(node.module, 'reader', (), f) for f in data.along(1)]
     out = (
         _transposed_conv(weight, inside, groups, book, node)
         if transposed
@@ -176,17 +190,34 @@ def matmul(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
         shape[dim] = 1
         sides.append(Value(tuple(shape), factors, value.fixed))
     result = meet(sides, node.shapes[0], book, node.where)
-    weight = right if right.parameter is not None else left
+    is_right, weight = _weight_of(node, left, right, book)
     layer = layer_of(node, weight, book)
-    if weight.parameter is not None:
-        book.add_site(layer, 'in', channels_along(left, rank - 1, book), node.id)
-        out_dim = rank - 1 if weight is right else rank - 2
+    if weight is not None:
+        inside = channels_along(left, rank - 1, book)
+        book.add_site(layer, 'in', inside, node.id)
+        out_dim = rank - 1 if is_right else rank - 2
         book.add_site(layer, 'out', channels_along(result, out_dim, book), node.id)
+        if is_right and weight.parameter is None:
+            book.statistics.append(Statistic(node.module, 'reader', (), inside))
     summed_over = max([*contracted, *summed], key=np.size, default=None)
     size = left.shape[-1]
     counts = [] if summed_over is None else [(summed_over.ravel(), summed_over.size // size)]
     book.add_product(layer, node.id, result, 1 if counts else size, counts)
     return result
+
+
+def _weight_of(
+    node: TraceNode, left: Value, right: Value, book: LabelBook
+) -> tuple[bool, Value | None]:
+    """Whether it is the right factor that is a parameter or a function of some; that factor."""
+    sides = list(zip((False, True), (left, right), node.inputs[-2:], strict=True))
+    for is_right, value, _ in sides[::-1]:
+        if value.parameter is not None:
+            return is_right, value
+    for is_right, value, edge in sides[::-1]:
+        if edge is not None and edge[0] in book.weights and len(value.shape) == 2:
+            return is_right, value
+    return True, None
 
 
 @CHANNEL_RULES.register_module(name='addmm')
