@@ -67,7 +67,7 @@ class WidthForms:
         self.names = tuple(prunable)
         self.groups = tuple(prunable.values())
         self.full = np.array([group.num_channels for group in self.groups], np.int64)
-        self.multiples = np.ones(len(self.groups), np.int64)
+        self.multiples = np.array([_multiple_of(group) for group in self.groups], np.int64)
         self._owner = np.full(num_labels + 1, -1)  # the last one is for labels below 0
         self._channel = np.full(num_labels + 1, -1)
         for number, group in enumerate(self.groups):
@@ -145,6 +145,17 @@ class WidthForms:
                 f'widths: row {row} keeps {int(widths[row, number])} channels of group '
                 f"'{self.names[number]}', which keeps 1 to {int(self.full[number])}{step}"
             )
+
+
+def _multiple_of(group: ChannelGroup) -> int:
+    """What the constraints make every width of a group a multiple of."""
+    multiple = 1
+    for constraint in group.constraints:
+        times = np.bincount(constraint.blocks.ravel(), minlength=group.num_channels)
+        if times.min() == times.max():  # n blocks keep k channels each: n k = times * width
+            count = len(constraint.blocks)
+            multiple = lcm(multiple, count // gcd(count, int(times[0])))
+    return multiple
 
 
 def _is_even(times: IntArray, group: ChannelGroup) -> bool:

@@ -68,8 +68,9 @@ class Memory:
         """Bytes read and written by all layers together.
 
         Every operation reads each of its inputs (activations, parameters, running statistics)
-        once, and writes each of its outputs that is read later once. Views move nothing.
-        Constants that a forward makes on the way (masks, indices) are not counted.
+        once, and writes each of its outputs that is read later once. Views move nothing;
+        what is a copy in the full network counts as one in every subnet. Constants that a
+        forward makes on the way (masks, indices) are not counted.
         """
         return sum(term.value(alive) for work in self.work for term in work.tensors)
 
@@ -79,8 +80,9 @@ class Memory:
         While an operation runs, its inputs and outputs are held, and whatever a later one
         reads. The network's inputs are held throughout, its outputs until the end; the
         parameters are not counted, nor is the working memory of a kernel. A tensor is
-        freed after its last use. In place are modules with ``inplace=True`` and writes into
-        slices; an operator such as ``x += y`` counts as if its result were a new tensor.
+        freed after its last use, also where a name in a forward holds it for longer. In
+        place are modules with ``inplace=True`` and writes into slices; an operator such as
+        ``x += y`` counts as if its result were a new tensor.
         """
         sizes = np.array([term.value(alive) for term in self.activations], np.int64)
         return int(self.held(sizes).max(initial=0))
