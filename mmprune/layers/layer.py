@@ -41,6 +41,11 @@ class Layer:
     is_computed: bool = False
 
 
+def loses_groups(groups: int, in_channels: int, out_channels: int) -> bool:
+    """Whether a convolution loses whole groups: each has one input or one output."""
+    return groups > 1 and groups in (in_channels, out_channels)
+
+
 def weight_shape(module: Any, inputs: int, outputs: int) -> tuple[int, int]:
     """First two dims of the weight of a layer with these numbers of channels.
 
@@ -48,10 +53,11 @@ def weight_shape(module: Any, inputs: int, outputs: int) -> tuple[int, int]:
     """
     if isinstance(module, nn.Linear):
         return outputs, inputs
-    per_input, per_output = (
-        1 if full == module.groups else channels // module.groups
-        for full, channels in ((module.in_channels, inputs), (module.out_channels, outputs))
-    )
+    if loses_groups(module.groups, module.in_channels, module.out_channels):
+        inputs_now, outputs_now = module.in_channels, module.out_channels
+    else:
+        inputs_now, outputs_now = inputs, outputs
+    per_input, per_output = inputs_now // module.groups, outputs_now // module.groups
     transposed = isinstance(module, TRANSPOSED_CONVS)
     return (inputs, per_output) if transposed else (outputs, per_input)
 
@@ -81,28 +87,32 @@ def known_masks(
     rows, columns = (in_mask, out_mask) if transposed else (out_mask, in_mask)
     if rows is not None:
         masks['weight'].append(rows.reshape(-1, *(1,) * (rank - 1)))
+    per_group, each = module.weight.shape[1], module.weight.shape[0] // groups
     if columns is not None:
-        per_group = module.weight.shape[1]
-        if groups > 1 and per_group > 1:
+        if groups > 1 and 1 in (per_group, each):
+            _check_whole_groups(in_mask, out_mask, groups)
+        elif groups > 1:
             counts = columns.reshape(groups, per_group).sum(axis=1)
             if counts.min() != counts.max():
                 raise ValueError(
                     f'its {groups} groups keep between {counts.min()} and {counts.max()} channels; '
                     'they must keep equally many'
                 )
-            each = module.weight.shape[0] // groups
             columns = np.repeat(columns.reshape(groups, per_group), each, axis=0)
             masks['weight'].append(columns.reshape(-1, per_group, *(1,) * (rank - 2)))
-        elif groups > 1:
-            implied = np.repeat(columns, len(module.weight) // len(columns))
-            if rows is not None and (implied != rows).any():
-                raise ValueError(
-                    f'it is depthwise, but keeps {int(columns.sum())} inputs and '
-                    f'{int(rows.sum())} outputs that do not belong to each other'
-                )
         else:
             masks['weight'].append(columns.reshape(1, -1, *(1,) * (rank - 2)))
     return {**masks, **bias}
+
+
+def _check_whole_groups(in_mask: BoolArray | None, out_mask: BoolArray | None, groups: int) -> None:
+    """Refuse masks that keep a part of a group, where each has one input or one output."""
+    sides = {'inputs': in_mask, 'outputs': out_mask}
+    blocks = {n: mask.reshape(groups, -1) for n, mask in sides.items() if mask is not None}
+    first = next(iter(blocks.values()))[:, :1]
+    if any((block != first).any() for block in blocks.values()):
+        kept = ' and '.join(f'{int(block.sum())} {name}' for name, block in blocks.items())
+        raise ValueError(f'it is depthwise, but keeps {kept} that do not belong to each other')
 
 
 def _along(factors: list[IntArray], dim: int, size: int) -> IntArray:

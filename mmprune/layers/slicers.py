@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mmprune.layers.layer import loses_groups
 from mmprune.registry import SLICERS, table
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -55,16 +56,11 @@ def _register(*names: str) -> Callable[[Slicer], Slicer]:
     return decorate
 
 
-def _is_depthwise(module: Any) -> bool:
-    """Whether every group reads one channel: removing a channel removes its group."""
-    return module.groups > 1 and module.in_channels == module.groups
-
-
 @_register('Conv1d', 'Conv2d', 'Conv3d')
 def _conv(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
     out_channels, per_group = shapes['weight'][:2]
     groups = module.groups
-    if _is_depthwise(module):
+    if loses_groups(groups, module.in_channels, module.out_channels):
         groups = out_channels * module.groups // module.out_channels
     return dict(in_channels=per_group * groups, out_channels=out_channels, groups=groups)
 
@@ -73,7 +69,7 @@ def _conv(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
 def _conv_transpose(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
     in_channels, per_group = shapes['weight'][:2]
     groups = module.groups
-    if groups > 1 and module.out_channels == groups:
+    if loses_groups(groups, module.in_channels, module.out_channels):
         groups = in_channels * module.groups // module.in_channels
     return dict(in_channels=in_channels, out_channels=per_group * groups, groups=groups)
 

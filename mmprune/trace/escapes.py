@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from mmprune.trace.stand_ins import FAITHFUL, StandIns
+from mmprune.trace.writes import Writes
 
 # They give a tensor's numbers to Python.
 _TO_PYTHON = frozenset(
@@ -34,12 +35,14 @@ class EscapeRecorder(TorchFunctionMode):
 
     Attributes:
         escapes: Edges of the autograd graph that have escaped, each with the reason.
+        writes: Which parts of tensors were written in place.
     """
 
     def __init__(self, running: Callable[[], str], stand_ins: StandIns = FAITHFUL) -> None:
         super().__init__()
         self.running = running
         self.stand_ins = stand_ins
+        self.writes = Writes()
         self.escapes: list[tuple[GradientEdge, str]] = []
         # By id; the tensor is held so that no other one gets its id.
         self._detached: dict[int, tuple[torch.Tensor, list[GradientEdge], str]] = {}
@@ -68,6 +71,7 @@ class EscapeRecorder(TorchFunctionMode):
             return result
         for tensor in given:
             self.use(tensor)
+        self.writes.note(name, args, result, start)
         if any(t.requires_grad for t in made) and constants:
             self._starts.append(start)
             shapes = tuple(tuple(t.shape) for t in constants)

@@ -276,6 +276,8 @@ class _GraphReader:
             constants = self.escapes.constants_at(grad_fn._sequence_nr())
             if constants:
                 attrs['constant_shapes'] = constants
+            if op == 'copy_slices':
+                attrs['written'] = self.escapes.writes.at(grad_fn._sequence_nr())
         return TraceNode(
             id=self.ids[grad_fn],
             op=op,

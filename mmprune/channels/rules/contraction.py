@@ -100,10 +100,10 @@ def _count_conv(
     """
     groups, transposed = node.attrs['groups'], node.attrs['transposed']
     kernel = int(np.prod(weight.shape[2:]))
-    divisor = groups if len(inside) > groups or groups == 1 else len(inside)
-    counts = [(inside, divisor)]
-    if divisor == len(inside) > 1:
-        counts = []  # depthwise: one input channel per group, however many groups stay
+    counts = [(inside, groups)]
+    if _loses_groups(groups, len(inside), result.shape[1]):
+        # Whole groups go, and those that stay have as many inputs as before.
+        kernel, counts = kernel * len(inside) // groups, []
     if not transposed:
         book.add_product(layer, node.id, result, kernel, counts)
         return
@@ -118,27 +118,33 @@ def _plain_conv(
     """Unite input channels with the weight's inputs; return the labels of the outputs."""
     outputs, per_group = weight.shape[:2]
     out = channels_along(weight, 0, book)
-    if per_group > 1:
+    # Where whole groups go, the columns of a group have come to be one with its rows.
+    if per_group > 1 and (weight.along(1) or not _loses_groups(groups, len(inside), outputs)):
         columns = _weight_inputs(weight)
         per_block = columns if len(columns) == 1 else columns[:: outputs // groups]
         book.unite(per_block, inside.reshape(groups, per_group))
-    elif groups > 1:
-        book.unite(out, np.repeat(inside, outputs // groups))
-    if groups > 1 and per_group > 1:
-        _equal_groups(inside, out, groups, book, node)
+    _keep_groups(inside, out, groups, book, node)
     return out
 
 
-def _equal_groups(
+def _loses_groups(groups: int, inputs: int, outputs: int) -> bool:
+    """Whether whole groups go, since each has one input or one output."""
+    return groups > 1 and groups in (inputs, outputs)
+
+
+def _keep_groups(
     inside: IntArray, out: IntArray, groups: int, book: LabelBook, node: TraceNode
 ) -> None:
-    """Every group keeps equally many inputs and outputs; all, if it has but one."""
-    for labels, side in ((inside, 'input'), (out, 'output')):
-        if len(labels) > groups:
-            reason = f'{node.where} has {groups} groups of equal size'
-            book.equal_counts(labels.reshape(groups, -1), reason)
-        else:
-            book.pin(labels, f'{node.where} has one {side} channel per group')
+    """Every group keeps equally many inputs and outputs; where it has but one, whole groups go."""
+    if groups == 1:
+        return
+    rows, columns = out.reshape(groups, -1), inside.reshape(groups, -1)
+    if _loses_groups(groups, len(inside), len(out)):
+        book.unite(rows, columns[:, :1])
+        book.unite(columns, columns[:, :1])
+        return
+    for labels in (columns, rows):
+        book.equal_counts(labels, f'{node.where} has {groups} groups of equal size')
 
 
 def _weight_inputs(weight: Value) -> IntArray:
@@ -155,16 +161,16 @@ def _transposed_conv(
     inputs, per_group = weight.shape[:2]
     rows = channels_along(weight, 0, book)
     book.unite(rows, inside)
-    if per_group == 1 and groups > 1:
-        # Every group gives one output: it lives as long as any of the group's inputs.
-        out = rows.reshape(groups, -1)[:, 0]
-        book.unite(rows.reshape(groups, -1), out[:, None])
-        return out
     columns = _weight_inputs(weight)
     if groups == 1:
         return columns[0] if len(columns) == 1 else np.full(per_group, weight.fixed)
-    out = np.broadcast_to(columns, (inputs, per_group))[:: inputs // groups].ravel()
-    _equal_groups(inside, out, groups, book, node)
+    if _loses_groups(groups, inputs, per_group * groups):
+        if weight.along(1):
+            book.unite(columns, rows[:, None])
+        out = np.repeat(rows.reshape(groups, -1)[:, 0], per_group)
+    else:
+        out = np.broadcast_to(columns, (inputs, per_group))[:: inputs // groups].ravel()
+    _keep_groups(inside, out, groups, book, node)
     return out
 
 

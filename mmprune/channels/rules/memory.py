@@ -18,6 +18,7 @@ from mmprune.channels.rules.arithmetic import without
 from mmprune.channels.rules.shapes import view
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
+from mmprune.trace.writes import ONE, WHOLE
 
 MAX_ELEMENTS = 50_000_000
 """Labels of more elements than these are not written out one by one."""
@@ -49,15 +50,19 @@ def as_strided(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> 
 
 @CHANNEL_RULES.register_module(name='copy_slices')
 def copy_slices(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """An in-place write into a view; what was viewed is not known, only its shape.
+    """An in-place write into a view: a part that is whole along the channels.
 
-    The whole tensor in another shape, or a part that is whole along the channels.
+    Where the trace has not seen an index, it is known by its shape alone.
     """
     base, *written = inputs
     if base is None:
         pin_all(inputs, book, f'{node.where} writes into a constant')
         return Value(node.shapes[0], [], book.fixed(f'comes from {node.where}'))
     values = [base]
+    index = node.attrs.get('written')
+    if index is not None and len(index) == len(base.shape):
+        values += _written_at(node, index, base, written, book)
+        written = []
     for value in written:
         if value is None or (not value.factors and np.prod(value.shape) == 1):
             continue
@@ -76,6 +81,38 @@ def copy_slices(node: TraceNode, inputs: list[Value | None], book: LabelBook) ->
         shape = tuple(1 if d in partial else n for d, n in enumerate(base.shape))
         values.append(Value(shape, without(value, partial, book, reason), value.fixed))
     return meet(values, base.shape, book, node.where)
+
+
+def _written_at(
+    node: TraceNode,
+    index: tuple[str, ...],
+    base: Value,
+    written: list[Value | None],
+    book: LabelBook,
+) -> list[Value]:
+    """What was written, seen as a tensor of the base's rank, size 1 along parts of dims."""
+    reason = f'{node.where} writes into some of the channels'
+    partial = {dim for dim, kind in enumerate(index) if kind != WHOLE}
+    without(base, partial, book, reason)
+    left = [dim for dim, kind in enumerate(index) if kind != ONE]
+    found = []
+    for value in written:
+        if value is None or len(value.shape) > len(left):
+            pin_all([value], book, reason)
+            continue
+        dims = left[len(left) - len(value.shape) :]
+        gone = {i for i, dim in enumerate(dims) if dim in partial}
+        shape = [1] * len(base.shape)
+        for i, dim in enumerate(dims):
+            shape[dim] = 1 if i in gone else value.shape[i]
+        factors = []
+        for factor in without(value, gone, book, reason):
+            target = [1] * len(base.shape)
+            for i, dim in enumerate(dims):
+                target[dim] = factor.shape[i]
+            factors.append(factor.reshape(target))
+        found.append(Value(tuple(shape), factors, value.fixed))
+    return found
 
 
 def _as_view(node: TraceNode, shape: tuple[int, ...]) -> TraceNode:

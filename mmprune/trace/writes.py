@@ -1,0 +1,79 @@
+"""Which part of a tensor was written in place; the autograd graph does not say."""
+
+from __future__ import annotations
+
+import bisect
+from typing import Any
+
+import torch
+
+WHOLE, PART, ONE = 'whole', 'part', 'one'
+"""What an index takes of a dim: all of it, some of it, or one position, which drops the dim."""
+Taken = tuple[str, ...]
+
+
+def taken_by(index: Any, shape: tuple[int, ...]) -> Taken | None:
+    """What an index of slices, numbers and ``...`` takes of each dim; None for other ones."""
+    parts = list(index) if isinstance(index, tuple) else [index]
+    if any(isinstance(part, bool) or part is None for part in parts):
+        return None
+    ellipses = [place for place, part in enumerate(parts) if part is Ellipsis]
+    if len(ellipses) > 1 or len(parts) - len(ellipses) > len(shape):
+        return None
+    place = ellipses[0] if ellipses else len(parts)
+    missing = len(shape) - len(parts) + len(ellipses)
+    parts[place : place + len(ellipses)] = [slice(None)] * missing
+    found = []
+    for part, size in zip(parts, shape, strict=True):
+        if isinstance(part, slice):
+            found.append(WHOLE if len(range(*part.indices(size))) == size else PART)
+        elif isinstance(part, int):
+            found.append(ONE)
+        else:
+            return None
+    return tuple(found)
+
+
+class Writes:
+    """Collects the in-place writes of a trace by autograd's sequence numbers.
+
+    A write is seen where it is made: ``y[:, 0] = x`` and ``y[:, 0].add_(x)``.
+    """
+
+    def __init__(self) -> None:
+        # By id; the view is held so that no other tensor gets its id.
+        self._views: dict[int, tuple[torch.Tensor, Taken]] = {}
+        self._starts: list[int] = []
+        self._spans: list[tuple[int, Taken]] = []
+
+    def note(self, name: str, args: tuple, result: Any, start: int) -> None:
+        """Look at a call that has ended.
+
+        Args:
+            name: Name of the function.
+            args: What it was given.
+            result: What it has returned.
+            start: Autograd's sequence number before the call.
+        """
+        target = args[0] if args else None
+        if not isinstance(target, torch.Tensor):
+            return
+        taken: Taken | None = None
+        if name in ('__getitem__', '__setitem__') and not target._is_view():
+            taken = taken_by(args[1], tuple(target.shape))
+            if name == '__getitem__':
+                if taken is not None and isinstance(result, torch.Tensor) and result._is_view():
+                    self._views[id(result)] = (result, taken)
+                return
+        elif id(target) in self._views and result is target:
+            taken = self._views[id(target)][1]
+        if taken is not None:
+            self._starts.append(start)
+            self._spans.append((torch.autograd._get_sequence_nr(), taken))
+
+    def at(self, sequence: int) -> Taken | None:
+        """What the write that made the node of this number took of its tensor, if it is known."""
+        place = bisect.bisect_right(self._starts, sequence) - 1
+        if place < 0 or sequence >= self._spans[place][0]:
+            return None
+        return self._spans[place][1]
