@@ -1,7 +1,8 @@
 """Toy networks that carry their answers: what mmprune must find in each of them.
 
 ``GROUPS`` maps a space_id to (channels, layers that make them, layers that read them);
-layers are sets of names. ``PINNED`` lists the other groups that are expected.
+layers are sets of names. ``PINNED`` lists the other groups that are expected, and ``REASONS``
+those whose reason is part of the answer.
 """
 
 import torch
@@ -16,6 +17,11 @@ def conv(inputs, outputs, kernel=3, **kwargs):
 class Toy(nn.Module):
     INPUT = (2, 3, 8, 8)
     PINNED = frozenset({'head', 'a.weight'})
+    REASONS = {}
+    OPTIONS = {}
+    """Of the pruner."""
+    PICKLES = True
+    """Whether torch can pickle the network itself."""
 
 
 class Chain(Toy):
@@ -263,6 +269,13 @@ class TwoInputs(Toy):
     def __init__(self):
         super().__init__()
         self.a, self.b, self.c, self.head = conv(1, 6), conv(4, 6), conv(6, 5), nn.Linear(5, 4)
+
+    @staticmethod
+    def data():
+        return {
+            'grey': torch.randn(2, 1, 8, 8, dtype=torch.float64),
+            'depth': torch.randn(2, 4, 8, 8, dtype=torch.float64),
+        }
 
     def forward(self, grey, *, depth):
         return {'scores': [self.head(self.c(self.a(grey) + self.b(depth)).mean((2, 3)))]}
