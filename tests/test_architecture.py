@@ -130,7 +130,7 @@ CONTENTS = {
         Embedding GroupNorm LayerNorm Linear PReLU RMSNorm _BatchNorm _NormBase
         torch.nn.modules.activation.MultiheadAttention
     """,
-    'PRUNERS': 'RatioPruner StructurePruner',
+    'PRUNERS': 'ImportancePruner RatioPruner StructurePruner',
     'IMPORTANCE': """
         APoZImportance ActivationImportance BNScaleImportance FPGMImportance HessianImportance
         L1Importance L2Importance LAMPImportance LpImportance RandomImportance TaylorImportance

@@ -141,12 +141,8 @@ class Importance(abc.ABC):
                 f'keep its channels by except_start_keys=[{group.space_id!r}]'
             )
         for member in found:
-            wrong = int((~np.isfinite(member.values[member.has])).sum())
-            if wrong:
-                raise InputError(
-                    f"group '{group.space_id}': {wrong} of the {int(member.has.sum())} channel "
-                    f"scores that {self.name} takes from '{member.source}' are NaN or infinite"
-                )
+            if not np.isfinite(member.values[member.has]).all():
+                raise self._not_finite(group, member, model)
         values = np.stack([member.values for member in found])
         has = np.stack([member.has for member in found])
         with np.errstate(over='ignore', invalid='ignore'):  # refused below
@@ -173,9 +169,6 @@ class Importance(abc.ABC):
         """The members that are weights of two dims or more, in order, with their tensors.
 
         Norm scales and biases are not among them. ``members`` is heeded.
-
-        Raises:
-            InputError: A weight is NaN or infinite.
         """
         parameters = dict(model.named_parameters(remove_duplicate=False))
         for member in ordered_members(group, model):
@@ -184,22 +177,25 @@ class Importance(abc.ABC):
                 continue
             side = 'inputs' if reads_channels(member, tensor, group, model) else 'outputs'
             if self.members in ('all', side):
-                self.check(group, member, tensor)
                 yield member, tensor
 
-    def check(self, group: ChannelGroup, member: Member, tensor: torch.Tensor) -> None:
-        """Refuse a tensor with numbers that are not finite.
-
-        Raises:
-            InputError: Names the group, the tensor and how many numbers are wrong.
-        """
-        if not torch.isfinite(tensor).all():
+    def _not_finite(
+        self, group: ChannelGroup, member: MemberScores, model: nn.Module
+    ) -> InputError:
+        """What to say about scores that are not finite: names the group and the tensor."""
+        tensor = dict(model.named_parameters(remove_duplicate=False)).get(member.source)
+        if tensor is not None and not torch.isfinite(tensor).all():
             wrong = int((~torch.isfinite(tensor)).sum())
-            raise InputError(
+            return InputError(
                 f"group '{group.space_id}': {wrong} of the {tensor.numel()} numbers of "
-                f"'{member.tensor}' are NaN or infinite, so that {self.name} cannot "
+                f"'{member.source}' are NaN or infinite, so that {self.name} cannot "
                 'tell which channels weigh most: load weights from before the training failed'
             )
+        wrong = int((~np.isfinite(member.values[member.has])).sum())
+        return InputError(
+            f"group '{group.space_id}': {wrong} of the {int(member.has.sum())} channel "
+            f"scores that {self.name} takes from '{member.source}' are NaN or infinite"
+        )
 
 
 def scored(member: Member, values: torch.Tensor) -> MemberScores:

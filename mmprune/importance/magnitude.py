@@ -193,7 +193,6 @@ class BNScaleImportance(Importance):
             is_scale = member.tensor.rpartition('.')[2] == 'weight'
             if scale is None or not is_scale or not isinstance(owner_of(member, model), NORMS):
                 continue
-            self.check(group, member, scale)
             sums = channel_sums(scale.detach().abs(), member, group.num_channels)
             found.append(scored(member, sums))
         return found

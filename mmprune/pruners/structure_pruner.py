@@ -13,7 +13,7 @@ from mmengine.model import is_model_wrapper
 from torch import nn
 
 from mmprune.channels import ChannelGroup, Wishes
-from mmprune.channels.constraints import round_half_up
+from mmprune.channels.constraints import BoolArray, round_half_up
 from mmprune.cost import CostTable
 from mmprune.deploy import ChannelCfgError, VerifyReport, compare, deploy
 from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
@@ -159,9 +159,12 @@ class StructurePruner(MMRazorNames, abc.ABC):
         """
         alive = np.ones(self.supernet.size, bool)
         for space_id, group in self.supernet.prunable_groups.items():
-            scores = self._scores(group)
-            alive[group.labels] = select_rounded(group, scores, counts[space_id], self.round_to)
+            alive[group.labels] = self.select(group, self._scores(group), counts[space_id])
         return self.supernet.subnet_of(alive)
+
+    def select(self, group: ChannelGroup, scores: np.ndarray, count: int) -> BoolArray:
+        """The valid mask of about ``count`` channels of a group with the highest scores."""
+        return select_rounded(group, scores, count, self.round_to)
 
     def _scores(self, group: ChannelGroup) -> np.ndarray:
         if self.importance is None:

@@ -1,0 +1,208 @@
+"""What a pruned network may cost, and the search for the widest one that costs no more."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+from mmengine.logging import print_log
+
+from mmprune.errors import InputError
+
+Costs = Mapping[str, float]
+Step = Callable[[dict[str, int], str], dict[str, int] | None]
+"""From counts of channels and a group's name to counts in which that group is another width."""
+UNITS = {'macs': 'MACs', 'params': 'parameters', 'latency': 'latency'}
+"""What a budget may limit, and what it is called in messages."""
+_CLOSE_ENOUGH = 1e-3
+"""A budget of which no more than this share is left needs no further channels."""
+_MOST_EXCHANGES = 1000
+"""Exchanges that are tried before a budget is taken to be as used up as it can be."""
+
+
+def check_budget(budget: Mapping[str, float], has_latency: bool) -> dict[str, float]:
+    """Return a config's budget, if it is one.
+
+    Args:
+        budget: Limits by name: ``macs``, ``params``, ``latency``; up to 1 they are shares of
+            the full network's, above 1 numbers.
+        has_latency: Whether latency can be measured.
+
+    Raises:
+        InputError: It has no limits, or others, or one that is not above 0.
+    """
+    if not isinstance(budget, Mapping) or not budget or budget.keys() - UNITS.keys():
+        raise InputError(
+            f'budget must be a dict with some of the keys {", ".join(UNITS)}, not {budget!r}'
+        )
+    for name, limit in budget.items():
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0:
+            raise InputError(f'budget: the limit of {name} must be a number above 0, not {limit!r}')
+    if 'latency' in budget and not has_latency:
+        raise InputError(
+            'budget: a limit of latency needs latency=<function of (pruner, subnet)> that measures '
+            'or predicts it'
+        )
+    return dict(budget)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Upper limits by name, in absolute numbers, and the full network's costs.
+
+    Attributes:
+        limits: What may not be exceeded.
+        full: What the full network costs.
+    """
+
+    limits: Costs
+    full: Costs
+
+    @classmethod
+    def of(cls, budget: Mapping[str, float], full: Costs, progress: float = 1) -> Limits:
+        """The limits of a budget on the way to it.
+
+        Args:
+            budget: As a config gives it.
+            full: Cost of the full network.
+            progress: 0 for the full network's costs, 1 for the budget.
+        """
+        wanted = {n: v * full[n] if v <= 1 else v for n, v in budget.items()}
+        limits = {n: full[n] + progress * (min(v, full[n]) - full[n]) for n, v in wanted.items()}
+        return cls(limits, full)
+
+    def fit(self, costs: Costs) -> bool:
+        """Whether no limit is exceeded."""
+        return all(costs[name] <= limit for name, limit in self.limits.items())
+
+    def use(self, costs: Costs) -> float:
+        """The share of the tightest limit that is used."""
+        return max(costs[name] / limit for name, limit in self.limits.items())
+
+    def describe(self, costs: Costs) -> str:
+        """Costs beside limits, for a person."""
+        return ', '.join(
+            f'{_number(costs[name])} of at most {_number(limit)} {UNITS[name]} '
+            f'({costs[name] / self.full[name]:.2%} of the full {_number(self.full[name])})'
+            for name, limit in self.limits.items()
+        )
+
+
+def _number(value: float) -> str:
+    return f'{value:,.0f}' if value >= 100 else f'{value:.4g}'
+
+
+def fewest_removals(
+    limits: Limits, first: int, last: int, costs_of: Callable[[int], Costs], floors: str
+) -> int:
+    """The smallest number of removals, ``first`` to ``last``, that meets all limits.
+
+    Bisection: more removals never cost more.
+
+    Args:
+        limits: The budget.
+        first: Removals that are made in any case.
+        last: All that may be made.
+        costs_of: Costs after a number of removals.
+        floors: What keeps channels, for the message.
+
+    Raises:
+        InputError: Not even ``last`` removals are enough.
+    """
+    smallest = costs_of(last)
+    if not limits.fit(smallest):
+        raise InputError(
+            f'the budget cannot be met: with every group as narrow as {floors} allow, the network '
+            f'costs {limits.describe(smallest)}. Raise the budget, or lower the floors'
+        )
+    low, high = first, last
+    while low < high:
+        middle = (low + high) // 2
+        if limits.fit(costs_of(middle)):
+            high = middle
+        else:
+            low = middle + 1
+    return high
+
+
+def use_up(
+    limits: Limits,
+    counts: dict[str, int],
+    candidates: Iterable[str],
+    wider: Step,
+    costs_of: Callable[[Mapping[str, int]], Costs],
+) -> dict[str, int]:
+    """Give channels back one by one where the last removal took more than was needed.
+
+    Args:
+        limits: The budget, which ``counts`` meets.
+        counts: Channels kept by group.
+        candidates: Names of groups, the most wanted channel's first; repeated per channel.
+        wider: Counts with a little more of a group; None if there is no more of it.
+        costs_of: Costs of counts.
+
+    Returns:
+        Counts that meet the budget and leave no candidate room.
+    """
+    closed: set[str] = set()
+    for name in candidates:
+        if limits.use(costs_of(counts)) > 1 - _CLOSE_ENOUGH:
+            break
+        more = None if name in closed else wider(counts, name)
+        if more is not None and limits.fit(costs_of(more)):
+            counts = more
+        else:
+            closed.add(name)  # costs only grow from here on
+    return counts
+
+
+def exchange(
+    limits: Limits,
+    counts: dict[str, int],
+    tolerance: float,
+    steps: tuple[Step, Step],
+    costs_of: Callable[[Mapping[str, int]], Costs],
+) -> dict[str, int]:
+    """Take a little of one group and give a little to another, to use more of a budget.
+
+    For small networks, where one channel is more than the tolerance. Each round makes the
+    exchange that uses the most, or the first that comes close enough.
+
+    Args:
+        limits: The budget, which ``counts`` meets.
+        counts: Channels kept by group.
+        tolerance: Share of the budget that may be left.
+        steps: Counts with a little less, and with a little more, of a group; None if there
+            are no such.
+        costs_of: Costs of counts.
+    """
+    narrower, wider = steps
+    used = limits.use(costs_of(counts))
+    while used < 1 - tolerance:
+        narrowed = (less for less in (narrower(counts, name) for name in counts) if less)
+        options = (wider(less, name) for less in narrowed for name in counts)
+        best, before = counts, used
+        for option in islice((option for option in options if option), _MOST_EXCHANGES):
+            share = limits.use(costs_of(option))
+            if used < share <= 1:
+                best, used = option, share
+            if used >= 1 - tolerance:
+                break
+        if used == before:
+            break
+        counts = best
+    return counts
+
+
+def warn_if_far(limits: Limits, costs: Costs, tolerance: float) -> None:
+    """Say so where the widths that there are leave more of a budget unused than is allowed."""
+    if limits.use(costs) < 1 - tolerance:
+        print_log(
+            f'No widths come within {tolerance:.0%} of the budget: {limits.describe(costs)}. The '
+            'next wider ones cost more than the budget, because a group, by its size, its '
+            'constraints or round_to, cannot lose fewer channels at a time.',
+            logger='current',
+            level=logging.WARNING,
+        )

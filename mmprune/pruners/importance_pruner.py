@@ -1,0 +1,261 @@
+"""Removes the channels that matter least, until a ratio or a budget is met."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.registry import FUNCTIONS
+from torch import nn
+
+from mmprune.channels import ChannelGroup
+from mmprune.channels.constraints import BoolArray
+from mmprune.errors import InputError
+from mmprune.pruners.budget import (
+    Limits,
+    check_budget,
+    exchange,
+    fewest_removals,
+    use_up,
+    warn_if_far,
+)
+from mmprune.pruners.patterns import checked_ratios, first_patterns
+from mmprune.pruners.removal import RankedGroup, RemovalOrder
+from mmprune.pruners.rounding import select_rounded
+from mmprune.pruners.structure_pruner import StructurePruner
+from mmprune.pruners.subnet_costs import SubnetCosts
+from mmprune.pruners.supernet import Subnet
+from mmprune.registry import PRUNERS
+from mmprune.trace.tracer import DemoInput
+
+SCOPES = ('global', 'local', 'alike')
+TOLERANCE = 0.01
+"""Share of a budget that may be left unused without a word."""
+Latency = Callable[[StructurePruner, Subnet], float]
+"""``latency(pruner, subnet)``: a measured or predicted time, in any unit."""
+
+
+@PRUNERS.register_module()
+class ImportancePruner(StructurePruner):
+    """Removes the channels of least importance, in one step or several.
+
+    ``prune()`` sets the *pruned subnet*. It is the smallest subnet too; ``sample_subnet`` draws
+    widths between it and the full ones, so a search or a training of many widths works in the space
+    above it.
+
+    Args:
+        ratio: Share of the channels to keep, above 0 and at most 1, or shares by pattern of
+            layer names: ``{'backbone.layer1.*': 0.75, '*': 0.5}``. The first pattern that
+            matches a layer whose outputs a group holds is the group's; groups that none matches
+            stay whole. ``*`` stands for anything; a pattern that begins with ``re:`` is a regular
+            expression for the whole name. Give this or ``budget``.
+        budget: Upper limits: ``dict(macs=..., params=..., latency=...)``, one or more. Up to
+            1 they are shares of the full network's costs, above 1 numbers. The result costs at
+            most as much, and at least 1 % less of the tightest limit where widths allow it.
+        scope: Which scores are compared. ``'global'``: of all groups; ``'alike'``: of
+            groups of the same size whose weights have the same shapes; ``'local'``: of one group,
+            so that every group loses the same share.
+        min_channels: Every group keeps this many channels, or all.
+        max_removed: No group loses a higher share of its channels.
+        importance: Config or instance of an importance.
+        latency: ``latency(pruner, subnet)``, or its name in mmengine's FUNCTIONS.
+        **kwargs: See ``StructurePruner``; ``round_to`` and ``except_start_keys`` among them.
+
+    Raises:
+        InputError: An option makes no sense.
+    """
+
+    def __init__(
+        self,
+        ratio: float | Mapping[str, float] | None = None,
+        budget: Mapping[str, float] | None = None,
+        scope: str = 'global',
+        min_channels: int = 1,
+        max_removed: float = 0.9,
+        importance: Any = None,
+        latency: Latency | str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(importance=importance or dict(type='L1Importance'), **kwargs)
+        if (ratio is None) == (budget is None):
+            raise InputError('an ImportancePruner needs either ratio or budget')
+        if scope not in SCOPES:
+            raise InputError(f'scope must be one of {", ".join(map(repr, SCOPES))}, not {scope!r}')
+        if isinstance(min_channels, bool) or not isinstance(min_channels, int) or min_channels < 1:
+            raise InputError(f'min_channels must be a whole number above 0, not {min_channels!r}')
+        if not 0 <= max_removed <= 1:
+            raise InputError(f'max_removed must be a share from 0 to 1, not {max_removed!r}')
+        if isinstance(latency, str) and FUNCTIONS.get(latency) is None:
+            raise InputError(f'latency={latency!r} is no function in FUNCTIONS of mmengine')
+        self.ratios = None if ratio is None else checked_ratios(ratio, max_removed)
+        self.budget = None if budget is None else check_budget(budget, latency is not None)
+        self.scope = scope
+        self.min_channels = min_channels
+        self.max_removed = max_removed
+        self.latency = FUNCTIONS.get(latency) if isinstance(latency, str) else latency
+        self._pruned: dict[str, int] | None = None
+
+    # -- data --------------------------------------------------------------------------
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether ``collect`` must be called before ``prune``."""
+        return callable(getattr(self.importance, 'collect', None))
+
+    def collect(
+        self, batches: Iterable[Any], loss_fn: Callable[[nn.Module, Any], torch.Tensor]
+    ) -> int:
+        """Let an importance that looks at data see batches.
+
+        Args:
+            batches: As ``loss_fn`` takes them.
+            loss_fn: ``loss_fn(model, batch)`` runs the network on a batch and returns its loss.
+
+        Returns:
+            How many batches have been seen in all.
+
+        Raises:
+            InputError: The importance looks at no data, or there are no batches.
+        """
+        if not self.needs_data:
+            raise InputError(f'{type(self.importance).__name__} looks at no data')
+        self._pruned = None
+        return self.importance.collect(self.supernet.model, self.channel_groups, batches, loss_fn)
+
+    # -- subnets -----------------------------------------------------------------------
+
+    def prepare_from_supernet(
+        self, supernet: nn.Module, demo_input: DemoInput | None = None
+    ) -> None:
+        """Trace a network and patch its modules, see ``StructurePruner``."""
+        super().prepare_from_supernet(supernet, demo_input)
+        self._pruned = None
+
+    def prune(self, progress: float = 1, regrow: bool = True) -> Subnet:
+        """Set the pruned subnet by the scores of now; return it.
+
+        Args:
+            progress: How far on the way from the full width (0) to the ratio or budget (1).
+            regrow: Whether channels that the subnet lacks that is set now may come back.
+        """
+        counts, costs = self._find(progress, regrow)
+        subnet = self.supernet.subnet_of(costs.alive(counts))
+        self.set_subnet(subnet)
+        if progress == 1:
+            self._pruned = counts
+        return subnet
+
+    def pruned_subnet(self, progress: float = 1, regrow: bool = True) -> Subnet:
+        """What ``prune`` would set; nothing is set."""
+        counts, costs = self._find(progress, regrow)
+        return self.supernet.subnet_of(costs.alive(counts))
+
+    def sample_subnet(self) -> Subnet:
+        """Widths drawn between the pruned subnet's and the full ones, by numpy's random state."""
+        counts = {
+            space_id: np.random.randint(least, self.channel_groups[space_id].num_channels + 1)
+            for space_id, least in self._pruned_counts().items()
+        }
+        return self.subnet_of_counts(counts)
+
+    def set_min_channel(self) -> None:
+        """Set the pruned subnet's widths; the scores of now say which channels."""
+        self.set_subnet(self.subnet_of_counts(self._pruned_counts()))
+
+    def _pruned_counts(self) -> dict[str, int]:
+        """Widths of the pruned subnet, found once: weights change, the space does not."""
+        if self._pruned is None:
+            self._pruned = self._find(1, regrow=True)[0]
+        return self._pruned
+
+    # -- finding it --------------------------------------------------------------------
+
+    def _find(self, progress: float, regrow: bool) -> tuple[dict[str, int], SubnetCosts]:
+        """Channels to keep by group, and what says which ones."""
+        groups = self.supernet.prunable_groups
+        scores = {space_id: self._scores(group) for space_id, group in groups.items()}
+        gone = dict.fromkeys(groups, 0)
+        if not regrow:
+            for space_id, group in groups.items():
+                lost = ~self.supernet.alive[group.labels]
+                gone[space_id] = int(lost.sum())
+                least = scores[space_id].min()
+                scores[space_id] = np.where(lost, least - abs(least) - 1, scores[space_id])
+        patterns = first_patterns(self.ratios or {'*': 1}, groups)
+        order = RemovalOrder(
+            [
+                RankedGroup(
+                    space_id,
+                    scores[space_id],
+                    (patterns[space_id], self._pool(group)),
+                    self.floor(group) if patterns[space_id] is not None else group.num_channels,
+                    gone[space_id],
+                )
+                for space_id, group in groups.items()
+            ]
+        )
+        costs = SubnetCosts(
+            self.supernet, scores, self.budget or (), self.select, self._measured_latency
+        )
+        if self.budget is not None:
+            return self._within_budget(order, costs, progress), costs
+        kept = {
+            pattern: 1 + progress * (share - 1) for pattern, share in (self.ratios or {}).items()
+        }
+        return order.counts_of_shares(lambda pool: kept.get(pool[0], 1.0)), costs
+
+    def _within_budget(
+        self, order: RemovalOrder, costs: SubnetCosts, progress: float
+    ) -> dict[str, int]:
+        """The widest counts that meet the budget."""
+        assert self.budget is not None
+        limits = Limits.of(self.budget, costs.of(order.counts(0)), progress)
+        first = order.num_gone
+        removals = fewest_removals(
+            limits,
+            first,
+            len(order),
+            lambda removals: costs.of(order.counts(removals)),
+            f'min_channels={self.min_channels} and max_removed={self.max_removed:g}',
+        )
+        most, least = order.counts(first), order.counts(len(order))
+
+        def wider(counts: dict[str, int], space_id: str) -> dict[str, int] | None:
+            return costs.wider(counts, space_id, most[space_id])
+
+        def narrower(counts: dict[str, int], space_id: str) -> dict[str, int] | None:
+            return costs.narrower(counts, space_id, least[space_id])
+
+        if removals == first:
+            return order.counts(first)
+        wanted = (order.names[number] for number in order.group_of[first:removals][::-1])
+        counts = use_up(limits, order.counts(removals), wanted, wider, costs.of)
+        counts = exchange(limits, counts, TOLERANCE, (narrower, wider), costs.of)
+        warn_if_far(limits, costs.of(counts), TOLERANCE)
+        return counts
+
+    def _measured_latency(self, subnet: Subnet) -> float:
+        assert callable(self.latency)
+        return self.latency(self, subnet)
+
+    def floor(self, group: ChannelGroup) -> int:
+        """How many channels a group keeps in any case."""
+        share = int(np.ceil(group.num_channels * (1 - self.max_removed) - 1e-9))
+        return min(group.num_channels, max(self.min_channels, share))
+
+    def select(self, group: ChannelGroup, scores: np.ndarray, count: int) -> BoolArray:
+        """The valid mask of about ``count`` channels, not rounded to below the group's floor."""
+        floor = min(self.floor(group), max(count, 1))
+        return select_rounded(group, scores, count, self.round_to, floor)
+
+    def _pool(self, group: ChannelGroup) -> Hashable:
+        """Groups with the same compare their scores."""
+        if self.scope == 'local':
+            return group.space_id
+        if self.scope == 'global':
+            return None
+        shapes = self.supernet.labelling.shapes
+        members = sorted((member.dims, shapes[member.tensor]) for member in group.members)
+        return group.num_channels, tuple(members)

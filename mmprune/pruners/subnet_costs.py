@@ -1,0 +1,107 @@
+"""What subnets cost by their numbers of channels, each computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from mmprune.channels import ChannelGroup
+from mmprune.channels.constraints import BoolArray
+from mmprune.errors import InputError
+from mmprune.pruners.supernet import Subnet, Supernet
+
+Counts = Mapping[str, int]
+Select = Callable[[ChannelGroup, np.ndarray, int], BoolArray]
+
+
+class SubnetCosts:
+    """Costs of counts of channels, the kept ones being those with the highest scores.
+
+    Args:
+        supernet: The prepared network.
+        scores: One per channel of every prunable group.
+        names: Which costs: ``macs``, ``params``, ``latency``.
+        select: The valid mask of about so many channels of a group.
+        latency: Measures or predicts the time of a subnet.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        scores: Mapping[str, np.ndarray],
+        names: Iterable[str],
+        select: Select,
+        latency: Callable[[Subnet], float],
+    ) -> None:
+        self.supernet = supernet
+        self.groups = supernet.prunable_groups
+        self.scores = scores
+        self.names = tuple(names)
+        self.select = select
+        self.latency = latency
+        self._masks: dict[tuple[str, int], BoolArray] = {}
+        self._costs: dict[tuple[int, ...], dict[str, float]] = {}
+
+    def mask(self, space_id: str, count: int) -> BoolArray:
+        """The valid mask of about ``count`` channels of a group."""
+        key = space_id, count
+        if key not in self._masks:
+            self._masks[key] = self.select(self.groups[space_id], self.scores[space_id], count)
+        return self._masks[key]
+
+    def alive(self, counts: Counts) -> BoolArray:
+        """The labels of the subnet of these counts."""
+        alive = np.ones(self.supernet.size, bool)
+        for space_id, group in self.groups.items():
+            alive[group.labels] = self.mask(space_id, counts[space_id])
+        return alive
+
+    def of(self, counts: Counts) -> dict[str, float]:
+        """Costs of the subnet of these counts, by name."""
+        key = tuple(int(self.mask(space_id, counts[space_id]).sum()) for space_id in self.groups)
+        if key not in self._costs:
+            alive = self.alive(counts)
+            measures: dict[str, Callable[[], float]] = {
+                'macs': lambda: self.supernet.cost_model.macs(alive),
+                'params': lambda: self.supernet.cost_model.params(alive),
+                'latency': lambda: self._latency(alive),
+            }
+            self._costs[key] = {name: measures[name]() for name in self.names}
+        return self._costs[key]
+
+    def _latency(self, alive: BoolArray) -> float:
+        found = float(self.latency(self.supernet.subnet_of(alive)))
+        if not 0 < found < float('inf'):
+            raise InputError(f'latency(pruner, subnet) gave {found}, which is no time')
+        return found
+
+    def wider(self, counts: dict[str, int], space_id: str, most: int) -> dict[str, int] | None:
+        """Counts with the fewest further channels that a group can have.
+
+        Args:
+            counts: Channels of every group.
+            space_id: The group.
+            most: Channels of it that may be kept; None is returned if it has no more.
+        """
+        return self._next(counts, space_id, range(counts[space_id] + 1, most + 1))
+
+    def narrower(self, counts: dict[str, int], space_id: str, least: int) -> dict[str, int] | None:
+        """Counts with the fewest channels less that a group can have.
+
+        Args:
+            counts: Channels of every group.
+            space_id: The group.
+            least: Channels of it that must be kept; None is returned if it has no fewer.
+        """
+        return self._next(counts, space_id, range(counts[space_id] - 1, least - 1, -1))
+
+    def _next(
+        self, counts: dict[str, int], space_id: str, numbers: Iterable[int]
+    ) -> dict[str, int] | None:
+        """Counts with the first number that gives another width."""
+        now = int(self.mask(space_id, counts[space_id]).sum())
+        for number in numbers:
+            if int(self.mask(space_id, number).sum()) != now:
+                return {**counts, space_id: number}
+        return None
