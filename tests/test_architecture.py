@@ -105,9 +105,9 @@ CONTENTS = {
         MkldnnConvolution Mm Mul Mv NanToNum NativeBatchNorm NativeBatchNormLegit
         NativeBatchNormLegitNoTraining NativeDropout NativeGroupNorm NativeLayerNorm Neg
         NnpackSpatialConvolution Norm Permute PixelShuffle PixelUnshuffle Pow PreluKernel
-        Prod Reciprocal ReflectionPad1D ReflectionPad2D ReflectionPad3D Relu Relu6 Repeat
-        ReplicationPad1D ReplicationPad2D ReplicationPad3D Reshape ReshapeAlias RmsNorm Roll
-        Round RreluWithNoise Rsqrt Rsub ScaledDotProductCudnnAttention
+        Prod Reciprocal Recurrent ReflectionPad1D ReflectionPad2D ReflectionPad3D Relu Relu6
+        Repeat ReplicationPad1D ReplicationPad2D ReplicationPad3D Reshape ReshapeAlias
+        RmsNorm Roll Round RreluWithNoise Rsqrt Rsub ScaledDotProductCudnnAttention
         ScaledDotProductEfficientAttention ScaledDotProductFlashAttention
         ScaledDotProductFlashAttentionForCpu ScaledDotProductFusedAttentionOverrideable
         Select Selu Sigmoid Sign Silu Sin Sinh Slice SlowConv2D SlowConv3D Softmax Softplus
@@ -121,14 +121,14 @@ CONTENTS = {
     'CHANNEL_RULES': """
         addmm as_strided attention batch_norm bilinear cat conv copy_slices dot elementwise
         embedding expand fft flip fold group_norm index layer_norm matmul mv pad permute
-        pixel_shuffle pixel_unshuffle reduce repeat rms_norm roll select slice softmax
-        spatial spatial1d spatial3d split stack transpose unbind unfold view view_as_complex
-        view_as_real weight_norm windows
+        pixel_shuffle pixel_unshuffle recurrent reduce repeat rms_norm roll select slice
+        softmax spatial spatial1d spatial3d split stack transpose unbind unfold view
+        view_as_complex view_as_real weight_norm windows
     """,
     'SLICERS': """
         Bilinear Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d
-        Embedding GroupNorm LayerNorm Linear PReLU RMSNorm _BatchNorm _NormBase
-        torch.nn.modules.activation.MultiheadAttention
+        Embedding GroupNorm LayerNorm Linear PReLU RMSNorm RNNBase RNNCellBase _BatchNorm
+        _NormBase torch.nn.modules.activation.MultiheadAttention
     """,
     'PRUNERS': 'ImportancePruner RatioPruner StructurePruner',
     'IMPORTANCE': """

@@ -225,6 +225,11 @@ class LabelBook:
         if len(rows) > 1 and not (np.sort(rows, axis=1) == np.sort(rows[:1], axis=1)).all():
             self.constraints.append(EqualCounts(rows, reason))
 
+    def mark_ragged(self, factor: IntArray, dim: int) -> None:
+        """Note that every position of the other dims keeps equally many channels along ``dim``."""
+        rows = np.moveaxis(factor, dim, -1).reshape(-1, factor.shape[dim])
+        self._rows.update(np.ascontiguousarray(row).tobytes() for row in rows)
+
     def is_ragged(self, factor: IntArray, dim: int) -> bool:
         """Whether every position of the other dims has its own kept channels along ``dim``.
 

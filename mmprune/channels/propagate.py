@@ -243,6 +243,9 @@ def _one_pass(graph: TraceGraph, leaves: _Leaves, book: LabelBook, holds_escapes
             factors = leaves.factors(name, book.canonical)
             alone = book.fixed(f'needs all channels of {name} at once')
             outputs = [Value(node.shapes[0], factors, alone, name)]
+            for factor in factors if name in leaves.groups else ():
+                if len(axes_of(factor)) > 1:
+                    book.mark_ragged(factor, 1)
         elif node.op == 'input':
             outputs = [Value(node.shapes[0], [], network_input)]
         else:

@@ -88,9 +88,7 @@ class Swap:
         self._full.append(full)
         if len(self._full) > 1:
             return
-        part = self._part(full, fresh=self.is_buffer and module.training)
-        for owner, local in self.owners:
-            self._store(owner)[local] = part
+        self._put(self._part(full, fresh=self.is_buffer and module.training))
 
     def leave(self) -> None:
         """Put the full tensor back; keep what the forward wrote into a buffer."""
@@ -99,8 +97,7 @@ class Swap:
             return
         module, name = self.owners[0]
         part = self._store(module)[name]
-        for owner, local in self.owners:
-            self._store(owner)[local] = full
+        self._put(full)
         if self.is_buffer and module.training:
             self._write_back(full, part)
 
@@ -139,6 +136,14 @@ class Swap:
             for mask in self.masks[1:]:
                 kept = kept * mask
             full.copy_(torch.where(kept.to(full.device) > 0, part, full))
+
+    def _put(self, tensor: torch.Tensor) -> None:
+        for owner, local in self.owners:
+            self._store(owner)[local] = tensor
+            # Recurrent layers hold their weights a second time, in a list.
+            names = owner.__dict__.get('_flat_weights_names', ())
+            if local in names:
+                owner._flat_weights[names.index(local)] = tensor  # type: ignore[operator]
 
     def _store(self, module: nn.Module) -> dict[str, Any]:
         return module._buffers if self.is_buffer else module._parameters

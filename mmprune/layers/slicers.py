@@ -104,6 +104,19 @@ def _prelu(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
     return dict(num_parameters=shapes['weight'][0])
 
 
+@_register('RNNBase')
+def _recurrent(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
+    gates = {'LSTM': 4, 'GRU': 3}.get(module.mode, 1)
+    rows, input_size = shapes['weight_ih_l0']
+    projection = shapes.get('weight_hr_l0', (0,))
+    return dict(input_size=input_size, hidden_size=rows // gates, proj_size=projection[0])
+
+
+@_register('RNNCellBase')
+def _recurrent_cell(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
+    return dict(input_size=shapes['weight_ih'][1], hidden_size=shapes['weight_hh'][1])
+
+
 @_register('Bilinear')
 def _bilinear(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
     out_features, first, second = shapes['weight']

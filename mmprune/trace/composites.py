@@ -17,32 +17,38 @@ import torch.nn.functional as F
 Tensor = torch.Tensor
 
 
-class _Composite(torch.autograd.Function):
-    """``apply(attrs, results, *inputs)`` gives the results, as made from the inputs."""
+class Composite(torch.autograd.Function):
+    """``apply(attrs, results, *inputs)`` gives the results, as made from the inputs.
+
+    Inputs that are None have no place in the graph.
+    """
 
     @staticmethod
     def forward(ctx: Any, attrs: dict[str, Any], results: tuple, *inputs: Tensor | None) -> Any:
+        """Give the results a node with these inputs."""
         ctx.attrs = attrs
         return results if len(results) > 1 else results[0]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """Refused."""
         raise RuntimeError('the graph of a trace is only looked at')
 
 
-class RmsNorm(_Composite):
+class RmsNorm(Composite):
     """Inputs: data, weight."""
 
 
-class InstanceNorm(_Composite):
+class InstanceNorm(Composite):
     """Inputs: data (N, C, *space), weight, bias."""
 
 
-class WeightNorm(_Composite):
+class WeightNorm(Composite):
     """Inputs: directions, lengths."""
 
 
-def _outside(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def outside(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The results of a function, computed without a graph."""
     with torch.no_grad():
         return function(*args, **kwargs)
 
@@ -53,7 +59,7 @@ def _rms_norm(
     weight: Tensor | None = None,
     eps: float | None = None,
 ) -> Tensor:
-    result = _outside(F.rms_norm, input, normalized_shape, weight, eps)
+    result = outside(F.rms_norm, input, normalized_shape, weight, eps)
     return RmsNorm.apply({'normalized_shape': tuple(normalized_shape)}, (result,), input, weight)
 
 
@@ -68,7 +74,7 @@ def _instance_norm(
     **options: Any,
 ) -> Tensor:
     statistics = (running_mean, running_var)
-    result = _outside(
+    result = outside(
         F.instance_norm, input, *statistics, weight, bias, use_input_stats, *rest, **options
     )
     attrs = {'buffer_tensors': tuple(s for s in statistics if s is not None)}
@@ -79,7 +85,7 @@ _PLAIN_WEIGHT_NORM = torch._weight_norm
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    return WeightNorm.apply({'dim': dim}, (_outside(_PLAIN_WEIGHT_NORM, v, g, dim),), v, g)
+    return WeightNorm.apply({'dim': dim}, (outside(_PLAIN_WEIGHT_NORM, v, g, dim),), v, g)
 
 
 COMPOSITES: dict[Any, Callable[..., Any]] = {

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from mmprune.trace.composites import COMPOSITES
+from mmprune.trace.recurrent import RECURRENT
 
 StandIns = Mapping[Any, Callable[..., Any]]
 
@@ -61,6 +62,6 @@ _SEEN_THROUGH: dict[Any, Callable[..., Any]] = {
     },
 }  # fmt: skip
 
-FAITHFUL: StandIns = COMPOSITES
+FAITHFUL: StandIns = {**COMPOSITES, **RECURRENT}
 """Composites as one node, and nothing else."""
-ALL: StandIns = {**COMPOSITES, **_SEEN_THROUGH}
+ALL: StandIns = {**FAITHFUL, **_SEEN_THROUGH}

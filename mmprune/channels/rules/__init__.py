@@ -23,8 +23,18 @@ from mmprune.channels.rules import (
     contraction,
     memory,
     norm,
+    recurrent,
     shapes,
     weights,
 )
 
-__all__ = ['arithmetic', 'attention', 'contraction', 'memory', 'norm', 'shapes', 'weights']
+__all__ = [
+    'arithmetic',
+    'attention',
+    'contraction',
+    'memory',
+    'norm',
+    'recurrent',
+    'shapes',
+    'weights',
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmprune.channels.labels import LabelBook, Statistic, Value, axes_of, meet
+from mmprune.channels.labels import IntArray, LabelBook, Statistic, Value, axes_of, meet
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
 
@@ -59,6 +59,7 @@ def reduce(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list
     """A mean, sum or norm over channels is taken over the kept ones; others pin.
 
     A sum over blocks of channels ties the blocks: each channel lives or dies in all of them.
+    A sum within every block is one over the kept channels of the block.
     """
     (value,) = (v for v in inputs if v is not None)
     rank = len(value.shape)
@@ -69,7 +70,7 @@ def reduce(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list
         axes = set(axes_of(factor))
         if not axes & reduced:
             factors.append(factor)
-        elif axes <= reduced and how in OVER_KEPT:
+        elif how in OVER_KEPT and (axes <= reduced or _within_blocks(factor, reduced, book)):
             from_end = tuple(sorted(dim - rank for dim in reduced))
             book.statistics.append(Statistic(node.module, how, from_end, factor))
         elif not axes <= reduced:
@@ -83,6 +84,12 @@ def reduce(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list
         left = [dim for dim in range(rank) if dim not in reduced]
         factors = [f.reshape([f.shape[dim] for dim in left]) for f in factors]
     return [Value(shape, list(factors), value.fixed) for shape in node.shapes]
+
+
+def _within_blocks(factor: IntArray, reduced: set[int], book: LabelBook) -> bool:
+    """Whether the channels that are reduced are each block's own."""
+    inside = reduced & set(axes_of(factor))
+    return len(inside) == 1 and book.is_ragged(factor, *inside)
 
 
 @CHANNEL_RULES.register_module(name='softmax')

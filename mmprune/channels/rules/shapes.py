@@ -78,6 +78,8 @@ def view(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
         axes = axes_of(moved)
         if len(axes) > len(axes_of(factor)):
             _equal_blocks(moved, axes[-1], book, f'{node.where} cuts the channels into blocks')
+        elif len(axes) > 1 and book.is_ragged(factor, axes_of(factor)[-1]):
+            book.mark_ragged(moved, axes[-1])
         if axes:
             factors.append((set(axes_of(factor)), moved))
     return Value(new, _one_per_dim(factors, book, node), value.fixed)

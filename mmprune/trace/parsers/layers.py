@@ -44,6 +44,12 @@ def _rms_norm(grad_fn: Any) -> Parsed:
     return 'rms_norm', dict(grad_fn.attrs)
 
 
+@parser('RecurrentBackward')
+def _recurrent(grad_fn: Any) -> Parsed:
+    """Inputs: data, states, weights, as ``mmprune.trace.recurrent`` gives them."""
+    return 'recurrent', dict(grad_fn.attrs)
+
+
 @parser('WeightNormBackward')
 def _weight_norm(grad_fn: Any) -> Parsed:
     """Inputs: directions, lengths; ``dim``: what has a length each, -1 for the whole tensor."""
