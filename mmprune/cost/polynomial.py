@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import reduce
-from math import lcm
+from math import lcm, prod
 
 import numpy as np
 import torch
@@ -66,6 +66,8 @@ class Polynomials:
     many times as fast, and int64 otherwise.
 
     Attributes:
+        multiples: What every width is a multiple of: the forms are of widths divided by it,
+            so that their coefficients are whole numbers without large factors, (groups,).
         matrix: Coefficients of the forms, (forms, groups).
         constants: Constants of the forms, (forms,).
         monomials: The products.
@@ -73,6 +75,7 @@ class Polynomials:
         divisors: What each row is divided by, (rows,), int64.
     """
 
+    multiples: IntArray
     matrix: np.ndarray
     constants: np.ndarray
     monomials: tuple[Monomial, ...]
@@ -83,36 +86,46 @@ class Polynomials:
     def of(cls, book: FormBook, polynomials: Sequence[Polynomial]) -> Polynomials:
         """The polynomials, one per row, in the forms that they use."""
         used = sorted({n for p in polynomials for monomial in p for n in monomial})
-        place = {n: row for row, n in enumerate(used)}
-        matrix = np.zeros((len(used), len(book.widths.names)), np.int64)
+        multiples = book.widths.multiples.copy()
+        matrix = np.zeros((len(used), len(multiples)), np.int64)
         for row, n in enumerate(used):
             for group, coefficient in book.forms[n].coefficients:
-                matrix[row, group] = int(coefficient)
+                matrix[row, group] = int(coefficient) * multiples[group]
         constants = np.array([int(book.forms[n].constant) for n in used], np.int64)
+        scales = np.gcd(np.gcd.reduce(matrix, axis=1, initial=0), constants)
+        place = {n: row for row, n in enumerate(used)}
         monomials = sorted({monomial for p in polynomials for monomial in p})
-        divisors = [reduce(lcm, (c.denominator for c in p.values()), 1) for p in polynomials]
-        rows = np.zeros((len(polynomials), len(monomials)), np.int64)
         column = {monomial: number for number, monomial in enumerate(monomials)}
+        factors = [prod(int(scales[place[n]]) for n in monomial) for monomial in monomials]
+        rows = np.zeros((len(polynomials), len(monomials)), np.int64)
+        divisors = np.ones(len(polynomials), np.int64)
         for row, polynomial in enumerate(polynomials):
-            for monomial, coefficient in polynomial.items():
-                rows[row, column[monomial]] = int(coefficient * divisors[row])
-        placed = tuple(tuple(place[n] for n in monomial) for monomial in monomials)
-        exact = cls(matrix, constants, placed, rows, np.array(divisors, np.int64))
+            scaled = {m: c * factors[column[m]] for m, c in polynomial.items()}
+            divisors[row] = lcm(*(c.denominator for c in scaled.values()))
+            for monomial, coefficient in scaled.items():
+                rows[row, column[monomial]] = int(coefficient * int(divisors[row]))
+        exact = cls(
+            multiples,
+            matrix // scales[:, None],
+            constants // scales,
+            tuple(tuple(place[n] for n in monomial) for monomial in monomials),
+            rows,
+            divisors,
+        )
         largest = int(exact.sums(book.widths.full[:, None]).max(initial=0))
         if largest >= EXACT_IN_FLOAT64:
             return exact
-        return replace(
-            exact,
-            matrix=matrix.astype(np.float64),
-            constants=constants.astype(np.float64),
-            rows=rows.astype(np.float64),
-        )
+        numbers = {
+            name: getattr(exact, name).astype(np.float64)
+            for name in ('matrix', 'constants', 'rows')
+        }
+        return replace(exact, **numbers)
 
     def sums(self, widths: IntArray) -> np.ndarray:
         """Values of all rows times their divisors, (rows, subnets), for (groups, subnets)."""
-        widths = np.ascontiguousarray(widths, self.matrix.dtype)
-        forms = self.matrix @ widths + self.constants[:, None]
-        products = np.ones((len(self.monomials), widths.shape[1]), widths.dtype)
+        units = (widths // self.multiples[:, None]).astype(self.matrix.dtype)
+        forms = self.matrix @ units + self.constants[:, None]
+        products = np.ones((len(self.monomials), units.shape[1]), units.dtype)
         for number, monomial in enumerate(self.monomials):
             for form in monomial:
                 products[number] *= forms[form]
@@ -143,11 +156,11 @@ class Polynomials:
 
     def differentiable(self, widths: torch.Tensor) -> torch.Tensor:
         """Values of all rows, (..., rows), for float64 widths (..., groups)."""
-        matrix, constants, rows, divisors = (
+        multiples, matrix, constants, rows, divisors = (
             torch.from_numpy(array).to(widths)
-            for array in (self.matrix, self.constants, self.rows, self.divisors)
+            for array in (self.multiples, self.matrix, self.constants, self.rows, self.divisors)
         )
-        forms = widths @ matrix.T + constants
+        forms = (widths / multiples) @ matrix.T + constants
         one = torch.ones_like(widths[..., 0])
         products = [
             reduce(torch.mul, (forms[..., form] for form in monomial), one)
