@@ -74,7 +74,7 @@ def name_of(page: Path) -> str:
 @pytest.fixture
 def registries() -> Iterator[None]:
     """Take back what a page registers."""
-    names = ('BACKWARD_PARSERS', 'CHANNEL_RULES', 'SLICERS', 'IMPORTANCE', 'PRUNERS')
+    names = ('BACKWARD_PARSERS', 'CHANNEL_RULES', 'SLICERS', 'IMPORTANCE', 'PRUNERS', 'MODELS')
     tables = [getattr(registry, name) for name in names]
     for table in tables:
         table.import_from_location()

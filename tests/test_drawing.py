@@ -1,6 +1,7 @@
 """The picture of the groups: which lines it has, where lanes run, and that it is a valid SVG."""
 
 import re
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import numpy as np
@@ -225,7 +226,7 @@ def test_lanes_in_one_column_do_not_meet_and_neighbours_differ_in_colour(seed):
             if one.group < other.group and one.first <= other.last and other.first <= one.last:
                 assert one.column != other.column
     inside = [lane for lane in lanes if lane.last - lane.first <= 1]
-    for one, other in zip(inside, inside[1:], strict=False):
+    for one, other in pairwise(inside):
         if other.first - one.last <= 1:
             assert one.colour != other.colour
 

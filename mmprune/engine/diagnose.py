@@ -36,6 +36,7 @@ from mmprune.pruners.picture import draw_groups
 from mmprune.pruners.structure_pruner import unwrap
 from mmprune.pruners.trial import random_alive
 from mmprune.registry import PRUNERS
+from mmprune.trace import TraceError
 
 DEFAULT_SHAPE = (1, 3, 224, 224)
 DEFAULT_PRUNER = dict(type='RatioPruner', ratios=[0.5])
@@ -153,10 +154,12 @@ def _examine(
         return replace(found, problem=Problem('run', message, _place(network, where)))
     try:
         pruner.prepare_from_supernet(network, demo_input=data)
-    except InputError as error:
+    except TraceError as error:
         end = where_gradients_end(network, data)
         place = '' if end is None else _place(network, end)
         return replace(found, problem=Problem('trace', str(error), place))
+    except InputError as error:
+        return replace(found, problem=Problem('prepare', str(error)))
     except Exception as error:  # a diagnosis is wanted of these most of all
         message, details = f'{type(error).__name__}: {error}', traceback.format_exc()
         return replace(found, problem=Problem('mmprune', message, details=details))
@@ -170,7 +173,9 @@ def _verify(pruner: StructurePruner, subnets: int, seed: int) -> Iterable[Verifi
     """Random subnets of any channels, other ones than preparing has tried."""
     supernet = pruner.supernet
     full = supernet.cost_model.params(random_alive({}, supernet.size, 0))
-    for number in track(range(1, subnets + 1), 'verifying', console=wide_console(), transient=True):
+    console = Console(stderr=True)
+    numbers = range(1, subnets + 1)
+    for number in track(numbers, 'verifying', console=console, disable=not console.is_terminal):
         alive = random_alive(supernet.groups, supernet.size, seed * 1000 + number)
         subnet = supernet.subnet_of(alive)
         try:

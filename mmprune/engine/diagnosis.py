@@ -31,8 +31,9 @@ class Problem:
     """Why a network cannot be prepared.
 
     Attributes:
-        stage: ``'run'``: it fails on the input; ``'trace'``: its run cannot be read or
-            pruned; ``'mmprune'``: a fault of mmprune's own.
+        stage: ``'run'``: it fails on the input; ``'trace'``: its run cannot be read;
+            ``'prepare'``: its subnets fail, or the pruner's options do not suit it;
+            ``'mmprune'``: a fault of mmprune's own.
         message: What happened, for a person.
         module: Where, if that is known: a module's name and class.
         details: A traceback, where it helps.
@@ -96,10 +97,12 @@ class Diagnosis:
         params = percent(self.findings.prunable_params)
         macs = percent(self.findings.prunable_macs)
         full, half = self.findings.full, self.findings.half
+        tried = len(self.verified)
         return (
             f'PRUNABLE: {params} of the parameters and {macs} of the MACs (half of every group '
             f'keeps {half.params / max(full.params, 1):.1%} and '
-            f'{half.macs / max(full.macs, 1):.1%}), {len(self.verified)} random subnets verified'
+            f'{half.macs / max(full.macs, 1):.1%}), '
+            f'{tried} random {"subnet" if tried == 1 else "subnets"} verified'
         )
 
     def text(self, members: bool = True) -> str:
@@ -148,6 +151,7 @@ class Diagnosis:
 _REASONS = {
     'run': 'the network cannot be run on this input',
     'trace': 'the network cannot be traced',
+    'prepare': 'the network cannot be prepared as the pruner is set',
     'mmprune': 'mmprune fails on this network; please report it, with this file',
 }
 

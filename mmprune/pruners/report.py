@@ -158,6 +158,7 @@ def _members(group: ChannelGroup) -> Iterable[str]:
     for module, names in by_module.items():
         role = ' and '.join(verb for verb, layers in roles.items() if module in layers)
         owner = f'{module or "the root module"}{f" ({role})" if role else ""}'
+        names = sorted(names, key=lambda name: not name.startswith('weight'))
         yield f'  {owner}: {", ".join(names) or "no tensor"}'
 
 
