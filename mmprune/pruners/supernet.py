@@ -72,12 +72,27 @@ class Supernet:
         contents: Contents = {}
         self.graph = trace(self.model, self.demo_input, contents)
         kinds = {name: type(module) for name, module in self.model.named_modules()}
-        broken: dict[tuple[str, str], str] = {}
+        broken = self._hold({}, contents, kinds, mode)
+        pins = {key: why for key, why in broken.items() if key[1] in ('own', 'passed')}
+        if pins and len(pins) < len(broken):
+            # What was pinned in the end was first made alike to others, who need not be.
+            release(self.model)
+            self._hold(pins, contents, kinds, mode)
+
+    def _hold(
+        self,
+        broken: dict[tuple[str, str], str],
+        contents: Contents,
+        kinds: Mapping[str, type],
+        mode: str,
+    ) -> dict[tuple[str, str], str]:
+        """Instrument, and hold on to more than ``broken`` until a random subnet runs."""
+        broken = dict(broken)
         while True:
             self._instrument(replace(self.wishes, broken=broken), mode)
             failure = self._try(contents)
             if failure is None:
-                break
+                return broken
             prunable = self._prunable_labels()
             blamed = blame(failure, self.labelling, prunable, kinds, broken)
             if not blamed.keys() - broken.keys():
