@@ -68,9 +68,10 @@ class Memory:
         """Bytes read and written by all layers together.
 
         Every operation reads each of its inputs (activations, parameters, running statistics)
-        once, and writes each of its outputs that is read later once. Views move nothing;
-        what is a copy in the full network counts as one in every subnet. Constants that a
-        forward makes on the way (masks, indices) are not counted.
+        once, and writes each of its outputs that is read later once. Views move nothing, and
+        a tensor that is broadcast is read as what it was expanded from. What is a copy in the
+        full network counts as one in every subnet (with a single head left, some become
+        views). Constants that a forward makes on the way (masks, indices) are not counted.
         """
         return sum(term.value(alive) for work in self.work for term in work.tensors)
 
@@ -230,7 +231,11 @@ class _Reader:
         self.work.append(Work(node.module, node.op, tuple(tensors)))
 
     def _bytes(self, edge: Edge, values: Mapping[Edge, Value]) -> Term:
-        node, value = self.graph.nodes[edge[0]], values[edge]
+        node = self.graph.nodes[edge[0]]
+        while node.op == 'expand' and node.inputs[0] is not None:
+            edge = node.inputs[0]
+            node = self.graph.nodes[edge[0]]
+        value = values[edge]
         what = value.parameter or f'the output of {node.where}'
         return volume(what, value.shape, value.factors, self.element_size)
 
