@@ -1,7 +1,18 @@
 """The zoo: networks of mmcls, pruned and compared with themselves in four ways."""
 
-from mmprune.zoo.check import ZooResult, check_model
+from mmprune.zoo.check import Plan, ZooResult, check_model
 from mmprune.zoo.independent import zeroed
-from mmprune.zoo.models import ZOO, build, images, randomise, resolve
+from mmprune.zoo.models import build, images, in_type, resolve
+from mmprune.zoo.networks import ZOO
 
-__all__ = ['ZOO', 'ZooResult', 'build', 'check_model', 'images', 'randomise', 'resolve', 'zeroed']
+__all__ = [
+    'ZOO',
+    'Plan',
+    'ZooResult',
+    'build',
+    'check_model',
+    'images',
+    'in_type',
+    'resolve',
+    'zeroed',
+]

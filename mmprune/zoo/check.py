@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmprune.pruners import StructurePruner, Subnet
 from mmprune.registry import PRUNERS
 from mmprune.zoo.independent import zeroed
-from mmprune.zoo.models import ZOO, build, images, resolve
+from mmprune.zoo.models import build, images, in_type, resolve
+from mmprune.zoo.networks import ZOO, law
+from mmprune.zoo.peer import PeerResult, PeerRun
+from mmprune.zoo.running import count_params, counted_run, difference, run
 
 DOUBLE_BAR, SINGLE_BAR = 1e-10, 1e-5
 """Allowed relative error in float64 and in float32."""
@@ -23,9 +25,9 @@ SIGNAL_BAR = 1e-4
 a fault of a millionth in the part that depends on the image is then still above 1e-10."""
 SCATTERED_BAR = 0.8
 """Share of the groups that must keep other than their first channels."""
-ALLOWED_REASONS = {'output of the network': 'output', 'is an input of the network': 'input'}
-"""Why a group of the networks in ``ZOO`` may be pinned, and a word for it; anything else is a
-missed chance."""
+ENDS = {'output of the network': 'output', 'is an input of the network': 'input'}
+"""Why a group of any network may be pinned, and a word for it; anything else is a law of that
+network, see ``networks.LAWS``, or a missed chance."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class ZooResult:
         prepare_seconds: What tracing, patching, trying and setting the subnet took.
         seconds: What everything took.
         problems: Every bar that was missed, in words.
+        peer: What Torch-Pruning made of the network, None if it was not asked.
     """
 
     model: str
@@ -67,29 +70,20 @@ class ZooResult:
     prepare_seconds: float
     seconds: float
     problems: tuple[str, ...] = ()
+    peer: PeerResult | None = None
 
+    @property
+    def kept(self) -> float:
+        """Share of the parameters that the deployed network has."""
+        return self.params[1] / self.params[0]
 
-def difference(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Largest difference of two tensors over their largest magnitude; infinite if not finite."""
-    if first.shape != second.shape:
-        return float('inf')
-    scale = torch.maximum(first.abs().max(), second.abs().max())
-    value = float((first - second).abs().max() / scale)
-    return value if value == value else float('inf')
-
-
-def run(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-    """The network's output as one (N, features) tensor."""
-    return counted_run(model, batch)[0]
-
-
-def counted_run(model: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """The network's output, and its multiply-adds as torch counts them."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        output = model(batch)
-    parts = output if isinstance(output, tuple | list) else (output,)
-    flops = int(counter.get_total_flops())
-    return torch.cat([part.flatten(1) for part in parts], dim=1), flops // 2
+    def unexplained(self) -> dict[str, str]:
+        """The pinned groups that neither end of the network nor a law of it explains."""
+        return {
+            space_id: why
+            for space_id, why in self.pinned.items()
+            if why not in ENDS and law(self.model, space_id) is None
+        }
 
 
 @dataclass(frozen=True)
@@ -105,17 +99,37 @@ class Measured:
     prepare_seconds: float
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is done to every network.
+
+    Attributes:
+        ratio: Share of its channels that every group keeps.
+        seed: Of the network's numbers, of the images and of the kept channels.
+        attention: What attention loses: ``'heads'`` or ``'dims'`` of each.
+        size: Height and width of the images; the smallest that the network accepts if None.
+        with_peer: Whether Torch-Pruning is asked too.
+    """
+
+    ratio: float = 0.5
+    seed: int = 0
+    attention: str = 'heads'
+    size: int | None = None
+    with_peer: bool = False
+
+
 def prepared(
-    model: nn.Module, batch: torch.Tensor, ratio: float, seed: int, execution: str = 'slice'
+    model: nn.Module, batch: torch.Tensor, plan: Plan, execution: str = 'slice'
 ) -> StructurePruner:
-    """A pruner with ``model`` as its supernet, all groups at ``ratio``, any channels kept."""
+    """A pruner with ``model`` as its supernet and the plan's subnet set: any channels kept."""
     pruner: StructurePruner = PRUNERS.build(
         dict(
             _scope_='mmprune',
             type='RatioPruner',
-            ratios=[ratio],
-            importance=dict(type='RandomImportance', seed=seed),
+            ratios=[plan.ratio],
+            importance=dict(type='RandomImportance', seed=plan.seed),
             execution=execution,
+            attention=plan.attention,
         )
     )
     pruner.prepare_from_supernet(model, demo_input=batch)
@@ -123,19 +137,18 @@ def prepared(
     return pruner
 
 
-def measure(model: nn.Module, batch: torch.Tensor, ratio: float, seed: int) -> Measured:
-    """Prepare ``model`` in place, deploy a subnet of any ``ratio`` of its channels, compare.
+def measure(model: nn.Module, batch: torch.Tensor, plan: Plan) -> Measured:
+    """Prepare ``model`` in place, deploy the plan's subnet, compare.
 
     Args:
         model: A plain network.
         batch: The demo input, and what is compared on.
-        ratio: Share of its channels that every group keeps.
-        seed: Says which.
+        plan: Which subnet.
     """
-    prepared(model, batch, ratio, seed, 'mask')
+    prepared(model, batch, plan, 'mask')
     masked = run(model, batch)
     started = time.perf_counter()
-    pruner = prepared(model, batch, ratio, seed)
+    pruner = prepared(model, batch, plan)
     seconds = time.perf_counter() - started
     sliced = run(model, batch)
     deployed = pruner.deploy_subnet(model, pruner.export_subnet())
@@ -144,26 +157,38 @@ def measure(model: nn.Module, batch: torch.Tensor, ratio: float, seed: int) -> M
     return Measured(pruner, deployed, output, macs, *errors, seconds)
 
 
-def check_model(name: str, ratio: float = 0.5, seed: int = 0, size: int | None = None) -> ZooResult:
+def check_model(name: str, plan: Plan | None = None) -> ZooResult:
     """Prune one network and compare it with itself, deployed, in four ways.
 
     Args:
         name: A config under mmcls's ``_base_/models``.
-        ratio: Share of its channels that every group keeps.
-        seed: Of the network's numbers, of the images and of the kept channels.
-        size: Height and width of the images; the smallest that the network accepts if None.
+        plan: How; half of every group, on the smallest images, if None.
 
     Raises:
         InputError: There is no such config, or its network accepts no image.
     """
+    plan, name = plan or Plan(), resolve(name)
+    if not plan.with_peer:
+        return check_network(build(name, plan.seed), name, plan)
+    with PeerRun(name, plan.ratio, plan.seed, plan.size) as peer:
+        result = check_network(build(name, plan.seed), name, plan)
+        return replace(result, peer=peer.result())
+
+
+def check_network(original: nn.Module, name: str, plan: Plan) -> ZooResult:
+    """The same for a network in float64, which is in float32 afterwards.
+
+    Args:
+        original: The network, as ``build`` gives it.
+        name: What its result is called; bars and laws are looked up by it.
+        plan: How it is pruned.
+    """
     started = time.perf_counter()
-    name = resolve(name)
-    original = build(name, seed)
-    batch = images(original, size, seed=seed)
+    batch = images(original, plan.size, seed=plan.seed)
     full_params = count_params(original)
     full_output, full_macs = counted_run(original, batch)
 
-    double = measure(copy.deepcopy(original), batch, ratio, seed)
+    double = measure(copy.deepcopy(original), batch, plan)
     pruner, channel_cfg = double.pruner, double.pruner.export_subnet()
     independent = run(zeroed(original, channel_cfg), batch)
     costs = {
@@ -173,7 +198,7 @@ def check_model(name: str, ratio: float = 0.5, seed: int = 0, size: int | None =
             {'params': count_params(double.deployed), 'macs': double.macs},
         ),
     }
-    single = prepared(original.float(), batch.float(), ratio, seed)
+    single = prepared(in_type(original, torch.float32), batch.float(), plan)
     single_report = single.verify_subnet(subnet=single.current_subnet())
     result = ZooResult(
         model=name,
@@ -191,7 +216,7 @@ def check_model(name: str, ratio: float = 0.5, seed: int = 0, size: int | None =
         prepare_seconds=double.prepare_seconds,
         seconds=time.perf_counter() - started,
     )
-    problems = problems_of(result, ratio)
+    problems = problems_of(result, plan.ratio)
     for which, (said, counted) in costs.items():
         if said != counted:
             problems.append(f'cost() says {said}, the {which} network has {counted}')
@@ -203,11 +228,6 @@ def check_model(name: str, ratio: float = 0.5, seed: int = 0, size: int | None =
 def widest(pruner: StructurePruner) -> Subnet:
     """The subnet that keeps everything."""
     return {space_id: torch.ones_like(mask) for space_id, mask in pruner.channel_spaces.items()}
-
-
-def count_params(model: nn.Module) -> int:
-    """Number of parameters."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def signal(output: torch.Tensor, full_output: torch.Tensor) -> float:
@@ -242,11 +262,10 @@ def problems_of(result: ZooResult, ratio: float) -> list[str]:
         problems.append(f'the output says too little to prove anything: {result.signal:.1e}')
     if result.scattered < SCATTERED_BAR:
         problems.append(f'only {result.scattered:.0%} of the groups keep other than their first')
-    if result.model in ZOO and ratio <= 0.5:
-        kept, most = result.params[1] / result.params[0], ZOO[result.model]
-        if kept > most:
-            problems.append(f'keeps {kept:.3f} of the parameters, allowed {most}')
-        other = [f'{i} ({why})' for i, why in result.pinned.items() if why not in ALLOWED_REASONS]
-        if other:
-            problems.append(f'pins more than inputs and outputs: {", ".join(other)}')
+    if result.model in ZOO and ratio <= 0.5 and result.kept > ZOO[result.model]:
+        allowed = ZOO[result.model]
+        problems.append(f'keeps {result.kept:.3f} of the parameters, allowed {allowed}')
+    other = [f'{space_id} ({why})' for space_id, why in result.unexplained().items()]
+    if result.model in ZOO and other:
+        problems.append(f'pins what no law of the network says: {", ".join(other)}')
     return problems

@@ -4,53 +4,21 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mmcls
 import torch
 from mmcls.registry import MODELS
 from mmengine.config import Config
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmprune.errors import InputError
 
-PLAIN_BAR, GROUPED_BAR = 0.40, 0.50
-"""Share of the parameters that a network may keep when every group keeps half."""
-
-ZOO: dict[str, float] = {
-    **dict.fromkeys(
-        (
-            'resnet18',
-            'resnet34',
-            'resnet50',
-            'resnet50_cifar',
-            'resnet34_gem',
-            'resnetv1c50',
-            'resnetv1d50',
-            'wide-resnet50',
-            'seresnet50',
-            'vgg11',
-            'vgg16bn',
-            'mobilenet_v2_1x',
-            'mobilenet_v3/mobilenet_v3_small_imagenet',
-            'mobilenet_v3/mobilenet_v3_large_imagenet',
-            'densenet/densenet121',
-            'inception_v3',
-            'hrnet/hrnet-w18',
-            'repvgg-A0_in1k',
-            'mobileone/mobileone_s0',
-            'efficientnet_b0',
-            'efficientnet_em',
-            'efficientnet_v2/efficientnetv2_b0',
-            'efficientnet_v2/efficientnetv2_s',
-            'convmixer/convmixer-768-32',
-            'convnext/convnext-tiny',
-        ),
-        PLAIN_BAR,
-    ),
-    **dict.fromkeys(('resnext50_32x4d', 'seresnext50_32x4d', 'regnet/regnetx_400mf'), GROUPED_BAR),
-}
-"""Model config of mmcls -> the share of its parameters that may stay at ratio 0.5."""
+WEIGHTS = ('weight', 'in_proj_weight')
+"""Names of the parameters that multiply a vector of channels, of those with several dims."""
 
 SIZES = (64, 96, 224, 256, 299, 384)
 """Image sizes to try: the smallest that a network accepts is the fastest proof."""
@@ -83,16 +51,43 @@ def resolve(name: str) -> str:
 
 def build(name: str, seed: int = 0) -> nn.Module:
     """A network of mmcls in float64 and eval mode, all of its numbers drawn from ``seed``."""
-    config = Config.fromfile(config_folder() / f'{resolve(name)}.py').model
-    config.setdefault('_scope_', 'mmcls')
+    return build_config(Config.fromfile(config_folder() / f'{resolve(name)}.py').model, seed)
+
+
+def build_config(config: Mapping[str, Any], seed: int = 0) -> nn.Module:
+    """The same for any config of a classifier, as a dict."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = MODELS.build(config)
-        return randomise(model.double().eval())
+        model: nn.Module = MODELS.build({'_scope_': 'mmcls', **config})
+        # In float64 from the start: numbers of float32 would be drawn twice now and then.
+        model = refreshed(randomise(in_type(model, torch.float64)))
+        return settle(model, images(model, seed=seed))
+
+
+def in_type(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """``model`` itself, all that it computes with being of type ``dtype``.
+
+    ``nn.Module.to`` leaves out tensors in plain attributes, and types that a module makes
+    tensors of (the position encoding of EdgeNeXt has both). What was computed from weights for
+    eval mode (the attention biases of LeViT) is computed anew.
+    """
+    model.to(dtype)
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, torch.dtype) and value.is_floating_point:
+                setattr(module, name, dtype)
+            elif isinstance(value, torch.Tensor) and value.is_floating_point():
+                setattr(module, name, value.to(dtype))
+    return refreshed(model)
+
+
+def refreshed(model: nn.Module) -> nn.Module:
+    """``model`` itself, in eval mode, what it keeps for that mode computed from its weights."""
+    return model.train().eval()
 
 
 def randomise(model: nn.Module) -> nn.Module:
-    """Draw every parameter and running statistic, so that the output depends on each of them.
+    """Draw every parameter, so that the output depends on each of them.
 
     Weights keep the size of a signal (He et al., Delving Deep into Rectifiers, 2015, sec. 2.2):
     larger ones make networks with gates chaotic, so that rounding alone would differ.
@@ -102,17 +97,37 @@ def randomise(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for module in model.modules():
             for name, parameter in module.named_parameters(recurse=False):
-                if parameter.dim() > 1 and name == 'weight':
+                if parameter.dim() > 1 and name in WEIGHTS:
                     parameter.normal_(0, math.sqrt(2 / parameter[0].numel()))
                 elif 'bias' in name:
                     parameter.normal_(0, 0.3)
                 else:
                     parameter.uniform_(0.5, 1.5)
-            for name, buffer in module.named_buffers(recurse=False):
-                if name == 'running_mean':
-                    buffer.normal_(0, 0.3)
-                elif name == 'running_var':
-                    buffer.uniform_(0.5, 1.5)
+    return model
+
+
+def settle(model: nn.Module, batch: torch.Tensor) -> nn.Module:
+    """Draw running statistics that suit what the batch norms of ``model`` see on ``batch``.
+
+    Every channel gets its own, around the average of its layer, as in a network that was
+    trained. Statistics that do not suit let the signal grow from block to block, and attention
+    jumps with the last digit of a large number.
+    """
+
+    def draw(norm: _BatchNorm, inputs: tuple[torch.Tensor, ...]) -> None:
+        if norm.running_mean is not None and norm.running_var is not None:
+            variance = inputs[0].transpose(0, 1).flatten(1).var(1).mean()
+            norm.running_mean.normal_(0, 0.3).mul_(variance.sqrt())
+            norm.running_var.uniform_(0.5, 1.5).mul_(variance)
+
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    handles = [norm.register_forward_pre_hook(draw) for norm in norms]
+    try:
+        with torch.no_grad():
+            model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
     return model
 
 

@@ -1,4 +1,4 @@
-"""Run the zoo: a progress bar while it runs, one table and a file at the end."""
+"""Run the zoo: a progress bar while it runs, one table and files at the end."""
 
 from __future__ import annotations
 
@@ -18,35 +18,40 @@ from rich.table import Table
 
 from mmprune.fileio import atomic_path
 from mmprune.version import __version__
-from mmprune.zoo.check import ALLOWED_REASONS, DOUBLE_BAR, SINGLE_BAR, ZooResult, check_model
-from mmprune.zoo.models import ZOO, resolve
+from mmprune.zoo.check import DOUBLE_BAR, ENDS, SINGLE_BAR, Plan, ZooResult, check_model
+from mmprune.zoo.models import resolve
+from mmprune.zoo.networks import ZOO, law
+from mmprune.zoo.peer import version
 
-WIDTH = 160
+WIDTH = 190
 """Columns of the table where the output is not a terminal."""
 MOST_REASONS = 3
 """How many reasons for pinning a row shows; the file has all of them."""
+COLUMNS = ('groups', 'parameters', 'kept', 'MACs kept', 'sliced', 'masked', 'independent',
+           'float32', 'prepared, s', 'seconds')  # fmt: skip
+"""Columns of numbers, between the name of a network and what is pinned in it."""
+
+Path = str | os.PathLike[str]
 
 
 def run_zoo(
     models: Sequence[str] = (),
-    ratio: float = 0.5,
-    seed: int = 0,
-    size: int | None = None,
-    json_path: str | os.PathLike[str] | None = None,
+    plan: Plan | None = None,
+    json_path: Path | None = None,
+    markdown_path: Path | None = None,
 ) -> list[ZooResult]:
-    """Prune every network, print the table of what came out, and write it to a file.
+    """Prune every network, print the table of what came out, and write it to files.
 
     Args:
         models: Configs under mmcls's ``_base_/models``; those of ``ZOO`` if there are none.
-        ratio: Share of its channels that every group keeps.
-        seed: Of all that is drawn.
-        size: Height and width of the images; the smallest that each network accepts if None.
+        plan: What is done to each; half of every group is removed if None.
         json_path: Where to write the results too.
+        markdown_path: Where to write the table in Markdown.
 
     Raises:
         InputError: A name is unknown; nothing has been run then.
     """
-    names = [resolve(name) for name in models] or list(ZOO)
+    names, plan = [resolve(name) for name in models] or list(ZOO), plan or Plan()
     # mmcls tells about every preprocessor that it builds.
     MMLogger.get_current_instance().setLevel('WARNING')
     console = Console() if Console().is_terminal else Console(width=WIDTH)
@@ -62,55 +67,84 @@ def run_zoo(
         for name in names:
             progress.update(task, description=name)
             with warnings.catch_warnings():
-                # mmcv comments on the configs of mmcls and on its own defaults.
-                warnings.filterwarnings('ignore', category=UserWarning, module=r'mmcv\.')
-                results.append(check_model(name, ratio, seed, size))
+                # mmcv comments on the configs of mmcls and on its own defaults, torch on swin's
+                # meshgrid.
+                warnings.filterwarnings('ignore', category=UserWarning, module=r'(mmcv|torch)\.')
+                results.append(check_model(name, plan))
             progress.advance(task)
-    console.print(zoo_table(results, ratio))
+    console.print(zoo_table(results, plan))
     console.print(summary(results), soft_wrap=True)
     if json_path is not None:
         with atomic_path(json_path) as unfinished:
-            unfinished.write_text(json.dumps(report(results, ratio, seed), indent=1), 'utf-8')
+            unfinished.write_text(json.dumps(report(results, plan), indent=1), 'utf-8')
+    if markdown_path is not None:
+        with atomic_path(markdown_path) as unfinished:
+            unfinished.write_text(markdown(results), 'utf-8')
     return results
 
 
-def zoo_table(results: Sequence[ZooResult], ratio: float) -> Table:
+def _numbers(result: ZooResult) -> list[str]:
+    """The cells of ``COLUMNS``."""
+    errors = (result.slice_error, result.mask_error, result.independent_error, result.single_error)
+    return [
+        str(result.groups),
+        f'{result.params[0]:,}',
+        f'{result.kept:.3f}',
+        f'{result.macs[1] / result.macs[0]:.3f}',
+        *('0' if error == 0 else f'{error:.1e}' for error in errors),
+        f'{result.prepare_seconds:.2f}',
+        f'{result.seconds:.0f}',
+    ]
+
+
+def zoo_table(results: Sequence[ZooResult], plan: Plan) -> Table:
     """A row per network."""
     table = Table(
-        title=f'Every group at {ratio:g} of its channels, any of them',
+        title=f'Every group at {plan.ratio:g} of its channels, any of them; {plan.attention} of '
+        'attention',
         caption='errors: largest difference to the deployed network over the largest output; '
         f'allowed are {DOUBLE_BAR:.0e} and, in float32, {SINGLE_BAR:.0e}',
     )
     table.add_column('model', overflow='fold')
-    for title in ('groups', 'parameters', 'kept', 'MACs kept', 'sliced', 'masked',
-                  'independent', 'float32', 'prepared, s'):  # fmt: skip
+    for title in COLUMNS:
         table.add_column(title, justify='right')
     table.add_column('pinned', overflow='fold')
+    with_peer = any(result.peer is not None for result in results)
+    if with_peer:
+        table.add_column(f'Torch-Pruning {version()}', overflow='fold')
     for result in results:
-        errors = (result.slice_error, result.mask_error, result.independent_error)
-        table.add_row(
-            f'[red]{result.model}' if result.problems else result.model,
-            str(result.groups),
-            f'{result.params[0]:,}',
-            f'{result.params[1] / result.params[0]:.3f}',
-            f'{result.macs[1] / result.macs[0]:.3f}',
-            *(f'{error:.1e}' for error in (*errors, result.single_error)),
-            f'{result.prepare_seconds:.2f}',
-            pinned_text(result),
-        )
+        name = f'[red]{result.model}' if result.problems else result.model
+        peer = [str(result.peer)] if with_peer else []
+        table.add_row(name, *_numbers(result), pinned_text(result), *peer)
     return table
 
 
+def markdown(results: Sequence[ZooResult]) -> str:
+    """The same table in Markdown, with the errors that Torch-Pruning ends with."""
+    lines = [['model', *COLUMNS, 'pinned', 'Torch-Pruning'], ['---', *['---:'] * len(COLUMNS)]]
+    lines[1] += ['---', '---']
+    for result in results:
+        peer = result.peer
+        told = '' if peer is None else f'{peer}, {peer.detail}' if peer.detail else str(peer)
+        lines.append([result.model, *_numbers(result), pinned_text(result), told])
+    cells = ([cell.replace('|', '\\|') for cell in line] for line in lines)
+    return ''.join(f'| {" | ".join(line)} |\n' for line in cells)
+
+
 def pinned_text(result: ZooResult) -> str:
-    """The pinned groups by reason, the most common first; the allowed reasons in one word."""
-    reasons = Counter(ALLOWED_REASONS.get(why, why) for why in result.pinned.values())
+    """The pinned groups by reason, the most common first; inputs, outputs and laws in a word."""
+    words = [
+        ENDS.get(why) or law(result.model, space_id) or why
+        for space_id, why in result.pinned.items()
+    ]
+    reasons = Counter(words)
     shown = [f'{count} {why}' for why, count in reasons.most_common(MOST_REASONS)]
     others = len(result.pinned) - sum(count for _, count in reasons.most_common(MOST_REASONS))
     return ', '.join([*shown, *([f'{others} for other reasons'] if others else [])])
 
 
 def summary(results: Sequence[ZooResult]) -> str:
-    """How many networks pass, and what is wrong with the others."""
+    """How many networks pass, what is wrong with the others, and how the peer does."""
     failed = [result for result in results if result.problems]
     lines = [f'{result.model}: {problem}' for result in failed for problem in result.problems]
     seconds = sum(result.seconds for result in results)
@@ -120,16 +154,20 @@ def summary(results: Sequence[ZooResult]) -> str:
         f'{worst:.1e} in float64, {max((r.single_error for r in results), default=0):.1e} in '
         f'float32; {seconds:.0f} s'
     )
+    outcomes = Counter(result.peer.outcome for result in results if result.peer is not None)
+    if outcomes:
+        told = ', '.join(f'{count} {outcome}' for outcome, count in outcomes.most_common())
+        lines.append(f'Torch-Pruning {version()}, without hints: {told}')
     return '\n'.join(lines)
 
 
-def report(results: Sequence[ZooResult], ratio: float, seed: int) -> dict[str, Any]:
+def report(results: Sequence[ZooResult], plan: Plan) -> dict[str, Any]:
     """The results and what they were made with, as plain data."""
     return {
         'mmprune': __version__,
         'torch': torch.__version__,
+        'torch-pruning': version(),
         'threads': torch.get_num_threads(),
-        'ratio': ratio,
-        'seed': seed,
+        **asdict(plan),
         'results': [asdict(result) for result in results],
     }

@@ -1,10 +1,4 @@
-"""A subnet computed a third way: on the full network, from nothing but its channel config.
-
-This is the check of the checkers. It shares no code with mmprune's labels, masks, slices and
-cuts: it reads a channel config as plain data, writes zeros into a copy of the original
-network, and lets plain torch run that. Only layer and group norms need more than zeros,
-since their statistics would count the removed channels; they are computed here by hand.
-"""
+"""Zeros in the place of what a channel config removes."""
 
 from __future__ import annotations
 
@@ -14,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from mmprune.zoo.independent.norms import norm_over_channels
 
 
 def zeroed(original: nn.Module, channel_cfg: Mapping[str, Any]) -> nn.Module:
@@ -31,6 +27,18 @@ def zeroed(original: nn.Module, channel_cfg: Mapping[str, Any]) -> nn.Module:
         for name, entry in channel_cfg.items():
             if not name.startswith('__'):
                 _silence(network, name, entry)
+    return recomputed(network)
+
+
+def recomputed(network: nn.Module) -> nn.Module:
+    """``network``, what its modules have computed from weights for eval mode computed anew.
+
+    LeViT and its relatives do that to their attention biases when the mode is set.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    network.train().eval()
+    for module, mode in modes:
+        module.training = mode
     return network
 
 
@@ -54,8 +62,9 @@ def _silence(network: nn.Module, name: str, entry: Mapping[str, Any]) -> None:
     """Zero what one entry removes, or replace the norm that it is about."""
     module = network.get_submodule(name)
     inputs, outputs = kept_channels(entry, 'in'), kept_channels(entry, 'out')
-    if isinstance(module, nn.LayerNorm | nn.GroupNorm) and outputs is not None:
-        _replace(network, name, KeptNorm(module, outputs))
+    replacement = _replacement(module, entry, outputs)
+    if replacement is not None:
+        put_in_place(network, module, replacement)
         return
     if outputs is not None:
         _zero_outputs(module, _dropped(outputs, entry['raw_out_channels']))
@@ -66,9 +75,26 @@ def _silence(network: nn.Module, name: str, entry: Mapping[str, Any]) -> None:
             _zero_positions(getattr(module, local), str(key), part)
 
 
-def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, local = name.rpartition('.')
-    setattr(network.get_submodule(parent), local, module)
+def _replacement(
+    module: nn.Module, entry: Mapping[str, Any], outputs: torch.Tensor | None
+) -> nn.Module | None:
+    """What is put in the place of a norm over channels; None if ``module`` is none that changes."""
+    found = norm_over_channels(module)
+    if found is None:
+        return None
+    parameter, make = found
+    part = entry.get('tensors', {}).get(parameter, {}).get('0')
+    if outputs is None and part is not None:
+        outputs = _numbers(part['kept'], part.get('index'))
+    return None if outputs is None else make(module, outputs)
+
+
+def put_in_place(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Replace ``old`` by ``new`` wherever ``network`` has it."""
+    for parent in list(network.modules()):
+        for local, child in list(parent.named_children()):
+            if child is old and parent is not new:
+                setattr(parent, local, new)
 
 
 def _zero_outputs(module: Any, dropped: torch.Tensor) -> None:
@@ -110,39 +136,3 @@ def _zero_positions(tensor: torch.Tensor, key: str, part: Mapping[str, Any]) -> 
             number, position = divmod(number, size)
             place.append(position)
         moved[tuple(reversed(place))] = 0
-
-
-class KeptNorm(nn.Module):
-    """A layer or group norm over some of its channels, the others being 0 afterwards.
-
-    Args:
-        norm: The full norm.
-        kept: Numbers of the channels that are there, ascending; as many in every group.
-    """
-
-    def __init__(self, norm: Any, kept: torch.Tensor) -> None:
-        super().__init__()
-        self.norm: Any = norm
-        self.kept = kept
-        self.groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else None
-
-    def forward(self, data: torch.Tensor, data_format: str | None = None) -> torch.Tensor:
-        """Normalise ``data``; ``data_format`` is that of the LN2d of mmcls."""
-        dim = 1
-        if type(self.norm) is nn.LayerNorm or data_format == 'channel_last':
-            dim = data.dim() - 1
-        present = data.index_select(dim, self.kept).movedim(dim, 1)
-        dims: tuple[int, ...] = (1,)
-        shape = present.shape
-        if self.groups is not None:
-            present = present.unflatten(1, (self.groups, -1))
-            dims = tuple(range(2, present.dim()))
-        mean = present.mean(dims, keepdim=True)
-        deviation = (present.var(dims, keepdim=True, unbiased=False) + self.norm.eps).sqrt()
-        result = ((present - mean) / deviation).reshape(shape)
-        if self.norm.weight is not None:
-            across = (-1, *(1,) * (data.dim() - 2))
-            result = result * self.norm.weight[self.kept].reshape(across)
-            if self.norm.bias is not None:
-                result = result + self.norm.bias[self.kept].reshape(across)
-        return torch.zeros_like(data).index_copy(dim, self.kept, result.movedim(1, dim))

@@ -1,0 +1,126 @@
+"""Which networks are in the zoo, how much of each must go, and what cannot go from some."""
+
+from __future__ import annotations
+
+import re
+
+PLAIN_BAR, ATTENTION_BAR = 0.40, 0.45
+"""Share of the parameters that a network may keep when every group keeps half."""
+
+CONVOLUTIONAL = (
+    'resnet18',
+    'resnet34',
+    'resnet50',
+    'resnet50_cifar',
+    'resnet34_gem',
+    'resnetv1c50',
+    'resnetv1d50',
+    'wide-resnet50',
+    'seresnet50',
+    'vgg11',
+    'vgg16bn',
+    'mobilenet_v2_1x',
+    'mobilenet_v3/mobilenet_v3_small_imagenet',
+    'mobilenet_v3/mobilenet_v3_large_imagenet',
+    'densenet/densenet121',
+    'inception_v3',
+    'hrnet/hrnet-w18',
+    'repvgg-A0_in1k',
+    'mobileone/mobileone_s0',
+    'efficientnet_b0',
+    'efficientnet_em',
+    'efficientnet_v2/efficientnetv2_b0',
+    'efficientnet_v2/efficientnetv2_s',
+    'convmixer/convmixer-768-32',
+    'convnext/convnext-tiny',
+    'resnext50_32x4d',
+    'seresnext50_32x4d',
+    'regnet/regnetx_400mf',
+)
+"""Convolutions, plain, depthwise and grouped, and norms."""
+
+OTHERS = (
+    'convnext_v2/atto',
+    'poolformer/poolformer_s12',
+    'regnet/regnetx_800mf',
+    'res2net50-w14-s8',
+    'res2net50-w26-s4',
+    'resnest50',
+    'shufflenet_v1_1x',
+    'shufflenet_v2_1x',
+    'hornet/hornet-tiny',
+    'hornet/hornet-tiny-gf',
+    'van/van_tiny',
+    'replknet-31B_in1k',
+    'repmlp-base_224',
+    'mlp_mixer_base_patch16',
+    'vit-base-p16',
+    'deit3/deit3-small-p16-224',
+    't2t-vit-t-14',
+    'tnt_s_patch16_224',
+    'swin_transformer/tiny_224',
+    'twins_pcpvt_base',
+    'twins_svt_base',
+    'davit/davit-tiny',
+    'mvit/mvitv2-tiny',
+    'mixmim/mixmim_base',
+    'revvit/revvit-small',
+    'conformer/tiny-p16',
+    'levit-256-p16',
+    'efficientformer-l1',
+    'edgenext/edgenext-xsmall',
+    'mobilevit/mobilevit_xxs',
+    'tinyvit/tinyvit-5m',
+    'vig/vig_tiny',
+    'vig/pyramid_vig_tiny',
+)
+"""Splits, shuffles, gates, attention of every kind, token mixers and graphs."""
+
+ZOO: dict[str, float] = {
+    **dict.fromkeys(CONVOLUTIONAL, PLAIN_BAR),
+    **dict.fromkeys(OTHERS, ATTENTION_BAR),
+}
+"""Model config of mmcls -> the share of its parameters that may stay at ratio 0.5."""
+
+PLACES = 'places of the image'
+OFFSETS = 'offsets between places'
+FREQUENCIES = 'frequencies of the image'
+PIXELS = 'pixels of a patch of the input'
+
+LAWS: dict[str, dict[str, str]] = {
+    'hornet/hornet-tiny-gf': {r'\.complex_weight#[01]$': FREQUENCIES},
+    'mlp_mixer_base_patch16': {r'\.token_mix\.layers\.(0\.0\.weight|1)$': PLACES},
+    'vit-base-p16': {r'^backbone\.pos_embed$': PLACES},
+    'deit3/deit3-small-p16-224': {r'^backbone\.pos_embed$': PLACES},
+    'revvit/revvit-small': {r'^backbone\.pos_embed$': PLACES},
+    't2t-vit-t-14': {
+        r'^backbone\.pos_embed$': PLACES,
+        r'\.attention1\.(ln1\.bias|attn\.qkv\.weight)$': PIXELS,
+    },
+    'tnt_s_patch16_224': {
+        r'^backbone\.patch_pos$': PLACES,
+        r'^backbone\.pixel_pos#[01]$': PLACES,
+    },
+    'swin_transformer/tiny_224': {r'\.relative_position_bias_table$': OFFSETS},
+    'mixmim/mixmim_base': {r'\.relative_position_bias_table$': OFFSETS},
+    'mvit/mvitv2-tiny': {r'\.rel_pos_[hw]$': OFFSETS},
+    'levit-256-p16': {r'\.attention_biases$': OFFSETS},
+    'efficientformer-l1': {r'\.attention_biases$': OFFSETS},
+    'tinyvit/tinyvit-5m': {r'\.attention_biases$': OFFSETS},
+    'vig/vig_tiny': {r'^backbone\.pos_embed#[01]$': PLACES, r'\.relative_pos#[01]$': OFFSETS},
+    'vig/pyramid_vig_tiny': {
+        r'^backbone\.pos_embed#[01]$': PLACES,
+        r'\.relative_pos#[01]$': OFFSETS,
+    },
+}
+"""Laws of a network: pattern of the names of its pinned groups -> what these groups number.
+
+They are no channels. A parameter with a row per place of the image, or per offset between two
+places, has as many rows as there are places: what removes one removes a part of the image.
+"""
+
+
+def law(model: str, space_id: str) -> str | None:
+    """The law of ``model`` by which the group ``space_id`` cannot be pruned; None without one."""
+    laws = LAWS.get(model, {})
+    return next((words for pattern, words in laws.items() if re.search(pattern, space_id)), None)

@@ -1,0 +1,35 @@
+"""Running a network of the zoo, and comparing and counting what comes out."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def difference(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Largest difference of two tensors over their largest magnitude; infinite if not finite."""
+    if first.shape != second.shape:
+        return float('inf')
+    scale = torch.maximum(first.abs().max(), second.abs().max())
+    value = float((first - second).abs().max() / scale)
+    return value if value == value else float('inf')
+
+
+def run(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    """The network's output as one (N, features) tensor."""
+    return counted_run(model, batch)[0]
+
+
+def counted_run(model: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The network's output, and its multiply-adds as torch counts them."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        output = model(batch)
+    parts = output if isinstance(output, tuple | list) else (output,)
+    flops = int(counter.get_total_flops())
+    return torch.cat([part.flatten(1) for part in parts], dim=1), flops // 2
+
+
+def count_params(model: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
