@@ -175,7 +175,7 @@ def test_preparing_adds_masks_and_patched_forwards_and_nothing_else():
     pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5, 1.0]))
     pruner.prepare_from_supernet(model, torch.randn(2, 3, 6, 6))
     for name, module in model.named_modules():
-        assert set(module.__dict__) - before[name] <= {'forward', '_mmprune'}, name
+        assert set(module.__dict__) - before[name] <= {'forward', 'train', '_mmprune'}, name
     state = model.state_dict()
     for name, (_, pointer, value) in values.items():
         assert state.pop(name).data_ptr() == pointer, name

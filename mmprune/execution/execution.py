@@ -19,12 +19,14 @@ from mmprune.execution.lookup import Kept, Lookup
 from mmprune.execution.prunable import PrunableTensor
 from mmprune.execution.swap import Swap
 from mmprune.layers import (
+    Cut,
     Layer,
     Slicer,
     cut_of_masks,
     like,
     mended_numbers,
     plain_cut,
+    size_in,
     slicer_of,
     weight_shape,
 )
@@ -89,6 +91,7 @@ class Execution:
         self._arranged = ''
         self._lookup = Lookup()
         self._plans = [self._plan(tensor) for tensor in tensors]
+        self._number_sizes = [self._plain_size(number) for number in numbers]
         self._statistic_numbers = [self._lookup.add(s.labels) for s in statistics]
         for tensor in tensors:
             for name in tensor.consumers:
@@ -117,6 +120,12 @@ class Execution:
             tuple(self._lookup.add(factor) for factor in tensor.factors),
             tuple(dims) if is_plain else None,
         )
+
+    def _plain_size(self, number: SizeAttribute) -> int | None:
+        """Where to look up the size of a dim whose channels run along it alone."""
+        factors = number.size.factors
+        is_plain = len(factors) == 1 and axes_of(factors[0]) == (number.size.dim,)
+        return self._lookup.add(factors[0]) if is_plain else None
 
     def _swaps_by_owner(self) -> dict[nn.Module, dict[str, Swap]]:
         found: dict[nn.Module, dict[str, Swap]] = {}
@@ -201,22 +210,13 @@ class Execution:
         self._arranged = self.mode
 
     def _slice(self, alive: BoolArray, found: Kept) -> None:
+        cuts: dict[Any, Cut | None] = {}  # the tensors of a norm are cut alike
         for plan in self._plans:
-            swap, shape = plan.swap, plan.tensor.shape
-            swap.forget()
-            lost = [i for i, number in enumerate(plan.factors) if not found.is_whole(number)]
-            if not lost:
-                swap.cut = None
-            elif plan.dims is not None:
-                places = [
-                    (plan.dims[i], found.where(plan.factors[i]), found.counts[plan.factors[i]])
-                    for i in lost
-                ]
-                swap.cut = plain_cut(shape, places)
-            else:
-                masks = zip(plan.factors, plan.tensor.factors, strict=True)
-                cut = cut_of_masks(shape, [found.mask(n).reshape(f.shape) for n, f in masks])
-                swap.cut = None if cut.is_whole else cut
+            plan.swap.forget()
+            key = (plan.tensor.shape, plan.factors)
+            if key not in cuts:
+                cuts[key] = _cut(plan, found)
+            plan.swap.cut = cuts[key]
         for state in self.states.values():
             state.is_idle = all(swap.cut is None for swap in state.swaps)
         for mend in self._mends:
@@ -229,7 +229,11 @@ class Execution:
                     cuts['weight'] = weight_shape(module, found.counts[mend.inputs], channels)
                 values = mend.slicer(module, {**mend.shapes, **cuts}, channels)
                 self._mend(mend.name, values)
-        for name, changed in mended_numbers(self.numbers, alive).items():
+        sizes = [
+            size_in(number, alive) if place is None else found.counts[place]
+            for number, place in zip(self.numbers, self._number_sizes, strict=True)
+        ]
+        for name, changed in mended_numbers(self.numbers, sizes).items():
             module = self.modules[name]
             values = {key: like(getattr(module, key), new) for key, (_, new) in changed.items()}
             self._mend(name, values)
@@ -267,3 +271,18 @@ class Execution:
             elements = KeptElements(statistic.kind, statistic.dims, torch.from_numpy(kept))
             state.statistics.append(elements)
             state.is_idle = state.is_idle and found.is_whole(number)
+
+
+def _cut(plan: _Plan, found: Kept) -> Cut | None:
+    """What the subnet has of one tensor; None for all."""
+    shape = plan.tensor.shape
+    if plan.dims is None:
+        masks = zip(plan.factors, plan.tensor.factors, strict=True)
+        cut = cut_of_masks(shape, [found.mask(n).reshape(f.shape) for n, f in masks])
+        return None if cut.is_whole else cut
+    places = [
+        (dim, found.where(number), found.counts[number])
+        for dim, number in zip(plan.dims, plan.factors, strict=True)
+        if not found.is_whole(number)
+    ]
+    return plain_cut(shape, places) if places else None

@@ -113,11 +113,10 @@ class MaskBuffers:
         """Set every buffer to the subnet whose labels are ``alive``."""
         if not self.buffers:
             return
-        values = torch.from_numpy(kept(alive, self._labels).astype(np.float32))
+        staging, parts = self._staging
+        staging.copy_(torch.from_numpy(kept(alive, self._labels)))
         with torch.no_grad():
-            for buffer, part in zip(self.buffers, values.split(self._sizes), strict=True):
-                mask = buffer.tensor
-                mask.copy_(part.view(mask.shape))
+            torch._foreach_copy_([buffer.tensor for buffer in self.buffers], parts)
 
     @cached_property
     def _labels(self) -> IntArray:
@@ -125,8 +124,13 @@ class MaskBuffers:
         return np.concatenate([buffer.labels for buffer in self.buffers])
 
     @cached_property
-    def _sizes(self) -> list[int]:
-        return [len(buffer.labels) for buffer in self.buffers]
+    def _staging(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Room for all masks end to end, and the part of each in its shape."""
+        with torch.inference_mode(False):
+            flat = torch.empty(len(self._labels))
+            sizes = [len(buffer.labels) for buffer in self.buffers]
+            pairs = zip(flat.split(sizes), self.buffers, strict=True)
+            return flat, [part.view(buffer.tensor.shape) for part, buffer in pairs]
 
     def read(self) -> BoolArray:
         """Which labels are alive by the buffers; those that no buffer stands for are.

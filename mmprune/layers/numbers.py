@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeGuard
 
 from torch import nn
@@ -62,17 +62,25 @@ def _is_size(value: object) -> TypeGuard[int]:
     return _is_number(value) and value > 1
 
 
+def size_in(number: SizeAttribute, alive: BoolArray) -> int:
+    """The size that a number stands for in the subnet whose labels are ``alive``."""
+    masks = [kept(alive, factor) for factor in number.size.factors]
+    return cut_of_masks(number.size.shape, masks).shape[number.size.dim]
+
+
 def mended_numbers(
-    numbers: Iterable[SizeAttribute], alive: BoolArray
+    numbers: Sequence[SizeAttribute], sizes: Iterable[int]
 ) -> dict[str, dict[str, tuple[Any, Any]]]:
     """Module -> attribute -> (full value, value in the subnet), where they differ.
 
     Several numbers are tuples here, whatever the module keeps them in.
+
+    Args:
+        numbers: Numbers of modules that are sizes of dims.
+        sizes: The size of each in the subnet.
     """
     values: dict[tuple[str, str], tuple[Any, Any]] = {}
-    for number in numbers:
-        masks = [kept(alive, factor) for factor in number.size.factors]
-        size = cut_of_masks(number.size.shape, masks).shape[number.size.dim]
+    for number, size in zip(numbers, sizes, strict=True):
         key = (number.module, number.name)
         if number.index is None or not isinstance(number.raw, tuple):
             values[key] = (number.raw, size)

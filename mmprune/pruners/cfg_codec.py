@@ -23,7 +23,7 @@ from mmprune.deploy.entries import (
     tensor_entry,
     tensor_mask,
 )
-from mmprune.layers import Layer, mended_numbers
+from mmprune.layers import Layer, mended_numbers, size_in
 from mmprune.pruners.supernet import Supernet
 
 UNIT_NAME = re.compile(r'(?P<layer>.+)_\((?P<start>\d+), ?(?P<stop>\d+)\)_(?P<size>\d+)$')
@@ -43,7 +43,9 @@ def write_cfg(supernet: Supernet, alive: BoolArray) -> dict[str, Any]:
             entry['tensors'] = tensors
         if entry:
             entries[name] = entry
-    for name, changed in mended_numbers(supernet.labelling.size_attributes, alive).items():
+    numbers = supernet.labelling.size_attributes
+    sizes = [size_in(number, alive) for number in numbers]
+    for name, changed in mended_numbers(numbers, sizes).items():
         entries.setdefault(name, {})['attributes'] = {
             key: {'kept': _plain(new), 'raw': _plain(raw)} for key, (raw, new) in changed.items()
         }

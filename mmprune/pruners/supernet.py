@@ -251,9 +251,9 @@ class Supernet:
                     f"subnet: the mask of '{space_id}' is no tensor, but a {type(mask).__name__}"
                 )
             values = mask.detach().cpu().numpy().ravel()
-            if not np.isin(values, (0, 1)).all():
+            keeps = values != 0
+            if (values != keeps).any():
                 raise SubnetError(f"subnet: the mask of '{space_id}' has values other than 0 and 1")
-            keeps = values.astype(bool)
             problem = group.problem_with(keeps)
             if problem:
                 raise SubnetError(f"subnet: the mask of '{space_id}' {problem}")
