@@ -22,6 +22,7 @@ COMMON = {'checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry'
 # Beside the flow.
 SIDE = {
     'importance': {'channels'},
+    'latency': {'trace', 'channels', 'layers', 'cost'},
     'cost': {'trace', 'channels', 'layers'},
     'datasets': set(),
     'zoo': {*STAGES, 'cost', 'importance'},
@@ -39,7 +40,7 @@ def allowed(part):
     if part in SIDE:
         return SIDE[part] | COMMON
     before = STAGES[: STAGES.index(part)]
-    return {*before, *COMMON} | ({'cost'} if 'layers' in before else set())
+    return {*before, *COMMON} | ({'cost', 'latency'} if 'layers' in before else set())
 
 
 def part_of(path):

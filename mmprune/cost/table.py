@@ -14,7 +14,7 @@ import torch
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.groups import ChannelGroup
 from mmprune.channels.labels import IntArray
-from mmprune.cost.forms import WidthForms
+from mmprune.cost.forms import LinearForm, WidthForms
 from mmprune.cost.memory import Memory
 from mmprune.cost.model import CostModel
 from mmprune.cost.polynomial import CHUNK, FormBook, Polynomial, Polynomials
@@ -92,6 +92,41 @@ class CostTable:
         """Kept channels of every group of a subnet, (groups,)."""
         return np.array([int((subnet[n] != 0).sum()) for n in self.group_names], np.int64)
 
+    def form(self, labels: IntArray, what: str) -> LinearForm:
+        """How many of some labels are alive, as a linear form of the widths.
+
+        Raises:
+            CostError: It depends on more than widths.
+        """
+        return self._widths.form(labels, what)
+
+    def polynomials(self, terms: Sequence[Term]) -> Polynomials:
+        """The sum of some terms as a polynomial of the widths, in a single row.
+
+        Raises:
+            CostError: One of them depends on more than widths.
+        """
+        return Polynomials.of(self._book, [self._book.polynomial(terms)])
+
+    def check(self, widths: IntArray) -> None:
+        """Refuse widths, (subnets, groups), that no subnet has.
+
+        Raises:
+            CostError: One of them is below 1, above the group's channels, or no multiple.
+            InputError: They are of another shape or type.
+        """
+        if widths.ndim != 2 or widths.shape[1] != len(self.group_names):
+            raise InputError(
+                f'widths: expected one row per subnet and {len(self.group_names)} columns, one per '
+                f'group in the order of group_names, found the shape {widths.shape}'
+            )
+        if not np.issubdtype(widths.dtype, np.integer):
+            raise InputError(
+                f'widths: expected whole numbers, found {widths.dtype}; for others there is '
+                'differentiable()'
+            )
+        self._widths.check(widths)
+
     def batch(
         self, widths: IntArray, columns: Sequence[str] = ('macs', 'params')
     ) -> dict[str, IntArray]:
@@ -111,18 +146,8 @@ class CostTable:
             InputError: ``widths`` is of another shape or type, or a column is unknown.
         """
         widths = np.asarray(widths)
-        if widths.ndim != 2 or widths.shape[1] != len(self.group_names):
-            raise InputError(
-                f'widths: expected one row per subnet and {len(self.group_names)} columns, one per '
-                f'group in the order of group_names, found the shape {widths.shape}'
-            )
-        if not np.issubdtype(widths.dtype, np.integer):
-            raise InputError(
-                f'widths: expected whole numbers, found {widths.dtype}; for others there is '
-                'differentiable()'
-            )
         compiled = self._compiled_for(columns)
-        self._widths.check(widths)
+        self.check(widths)
         found = {column: np.empty(len(widths), np.int64) for column in columns}
         for start in range(0, len(widths), CHUNK):
             values = compiled.polynomials.batch(widths[start : start + CHUNK].T)

@@ -1,0 +1,97 @@
+"""Measuring times so that whatever else the machine does hits all of them alike."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of the rounds of one call.
+
+    Attributes:
+        seconds: One number per round, in order.
+    """
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The time that half of the rounds stay below."""
+        return float(np.median(self.seconds))
+
+    @property
+    def spread(self) -> float:
+        """Half the distance of the quartiles over the median."""
+        low, high = np.percentile(self.seconds, (25, 75))
+        return float((high - low) / 2 / self.median)
+
+
+def synchronise(device: torch.device | str) -> None:
+    """Wait until a device has done what it was given."""
+    if torch.device(device).type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(call: Call, device: torch.device | str = 'cpu') -> float:
+    """How long a call takes on an idle device, until that is idle again."""
+    synchronise(device)
+    start = time.perf_counter()
+    call()
+    synchronise(device)
+    return time.perf_counter() - start
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Keep Python's garbage collector from running in the middle of a measurement."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def interleaved(
+    calls: Mapping[str, Call],
+    seconds: float,
+    device: torch.device | str = 'cpu',
+    least_rounds: int = 3,
+    most_rounds: int = 200,
+    warm_up: int = 1,
+) -> dict[str, Times]:
+    """Times of several calls that take turns: A B C, A B C, and so on.
+
+    Args:
+        calls: What to measure, by name.
+        seconds: When to stop, unless ``least_rounds`` have not been done yet.
+        device: Where the calls compute.
+        least_rounds: Rounds that are done in any case.
+        most_rounds: Rounds that are enough.
+        warm_up: Rounds before, which are not counted.
+    """
+    for _ in range(warm_up):
+        for call in calls.values():
+            call()
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    start = time.perf_counter()
+    with without_collection():
+        for number in range(most_rounds):
+            if number >= least_rounds and time.perf_counter() - start > seconds:
+                break
+            for name, call in calls.items():
+                found[name].append(seconds_of(call, device))
+    return {name: Times(tuple(each)) for name, each in found.items()}
