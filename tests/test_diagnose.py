@@ -5,9 +5,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import diagnosed_networks
+import numpy as np
 import pytest
 import torch
 
+from mmprune.config import load_config
+from mmprune.engine.algorithm import build_model
 from mmprune.engine.diagnose import diagnose
 from mmprune.engine.graph_break import where_gradients_end
 from mmprune.engine.randomness import seeded, stir
@@ -212,6 +215,19 @@ def test_checkpoints_of_the_network_and_of_its_supernet(config, out, tmp_path):
     torch.save({'state_dict': {'a.weight': state['a.weight']}}, tmp_path / 'part.pth')
     with pytest.raises(InputError, match=r'part.pth: does not fit the model'):
         diagnose(path, tmp_path / 'part.pth', out, SHAPE)
+
+
+def test_a_checkpoint_of_an_autoslim(tmp_path, out):
+    name = 'autoslim_resnet_small_digits_tiny.py'
+    supernet = build_model(load_config(name))
+    supernet.pruner.set_min_channel()
+    torch.save({'state_dict': supernet.state_dict()}, tmp_path / 'supernet.pth')
+    found = diagnose(name, tmp_path / 'supernet.pth', out, subnets=1)
+    assert found.exit_status == 0
+    assert found.weights == str(tmp_path / 'supernet.pth')
+    assert found.findings.full.params == supernet.pruner.supernet.cost_model.params(
+        np.ones(supernet.pruner.supernet.size, bool)
+    )
 
 
 @pytest.mark.parametrize(

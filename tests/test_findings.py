@@ -9,7 +9,7 @@ from pruned_network import prepared
 from torch import nn
 
 from mmprune.channels.labels import kept
-from mmprune.pruners.findings import count_elements, find
+from mmprune.pruners.findings import NUMBERED, count_elements, find
 from mmprune.pruners.report import percent
 from mmprune.registry import BACKWARD_PARSERS
 
@@ -186,6 +186,37 @@ def test_what_a_pinned_group_costs_is_what_halving_it_would_save():
     assert held.macs == before.macs - after.macs > 0
     line = f'halving it too would save {held.params:,} ('
     assert any(line in text and "except_start_keys '1'" in text for text in lines(pinned))
+
+
+def test_reasons_that_differ_in_the_number_of_a_block_are_one():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside, self.back = conv(8, 6), conv(6, 8)
+
+        def forward(self, x):
+            return x + self.back(self.inside(x).cumprod(3))
+
+    body = nn.Sequential(Block(), Block())
+    _, pruner = prepared(nn.Sequential(conv(3, 8), body, nn.Conv2d(8, 4, 1)))
+    found = {pinned.reason: pinned for pinned in find(pruner.supernet).pinned}
+    held = found['goes through CumprodBackward0, which mmprune does not know, in 1.*']
+    assert held.groups == ('1.0.inside', '1.1.inside')
+    assert held.channels == 12
+
+
+@pytest.mark.parametrize(
+    ('reason', 'pattern'),
+    [
+        ('AddBackward0 in a.blocks.12.attn.0: meets', 'AddBackward0 in a.blocks.*.attn.*: meets'),
+        ('Conv2d0 in stage1.conv2 has 2 groups', 'Conv2d0 in stage1.conv2 has 2 groups'),
+        ('needs all channels of b.3.weight at once', 'needs all channels of b.*.weight at once'),
+        ('X in 3 picks', 'X in 3 picks'),
+        ('in a.b.7', 'in a.b.*'),
+    ],
+)
+def test_the_number_of_a_block(reason, pattern):
+    assert NUMBERED.sub('*', reason) == pattern
 
 
 def lines(pruner):

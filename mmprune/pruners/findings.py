@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from mmprune.trace import TraceGraph
 
 LEAVES = ('parameter', 'input')
 """Nodes that are no operations."""
+NUMBERED = re.compile(r'(?<=\.)\d+(?=[.\s:,)]|$)')
+"""The number of a block in the name of a module."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Cost:
 class Pinned:
     """What one reason keeps from being pruned.
 
+    Reasons that differ in the numbers of blocks only are one, with ``*`` for the number.
     ``params`` and ``macs`` are what the network would lose besides if these groups, too, could
     be halved where all prunable groups are.
     """
@@ -218,19 +222,20 @@ def _unreached(graph: TraceGraph) -> dict[str, tuple[str, ...]]:
 
 
 def _pinned(supernet: Supernet, half: BoolArray) -> list[Pinned]:
-    by_reason: dict[str, list[ChannelGroup]] = {}
+    by_pattern: dict[str, list[ChannelGroup]] = {}
     for group in supernet.groups.values():
         if not group.prunable:
-            by_reason.setdefault(group.reason, []).append(group)
+            by_pattern.setdefault(NUMBERED.sub('*', group.reason), []).append(group)
     params, macs = _elements(supernet, half), supernet.cost_model.macs(half)
     found = []
-    for reason, groups in by_reason.items():
+    for pattern, groups in by_pattern.items():
         alive = half.copy()
         for group in groups:
             alive[group.labels[(group.num_channels + 1) // 2 :]] = False
+        reasons = {group.reason for group in groups}
         found.append(
             Pinned(
-                reason,
+                reasons.pop() if len(reasons) == 1 else pattern,
                 tuple(group.space_id for group in groups),
                 sum(group.num_channels for group in groups),
                 params - _elements(supernet, alive),
