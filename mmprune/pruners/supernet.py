@@ -75,9 +75,13 @@ class Supernet:
         broken = self._hold({}, contents, kinds, mode)
         pins = {key: why for key, why in broken.items() if key[1] in ('own', 'passed')}
         if pins and len(pins) < len(broken):
-            # What was pinned in the end was first made alike to others, who need not be.
+            # What was pinned in the end was first made alike to others, which may not be needed.
             release(self.model)
-            self._hold(pins, contents, kinds, mode)
+            try:
+                self._hold(pins, contents, kinds, mode)
+            except SubnetError:
+                release(self.model)
+                self._hold(broken, contents, kinds, mode)
 
     def _hold(
         self,
