@@ -105,10 +105,11 @@ CONTENTS = {
         MaxPool3DWithIndices Maximum Mean Min Minimum MiopenBatchNorm MiopenConvolution Mish
         MkldnnConvolution Mm Mul Mv NanToNum NativeBatchNorm NativeBatchNormLegit
         NativeBatchNormLegitNoTraining NativeDropout NativeGroupNorm NativeLayerNorm Neg
-        NnpackSpatialConvolution Norm Permute PixelShuffle PixelUnshuffle Pow PreluKernel
-        Prod Reciprocal Recurrent ReflectionPad1D ReflectionPad2D ReflectionPad3D Relu Relu6
-        Repeat ReplicationPad1D ReplicationPad2D ReplicationPad3D Reshape ReshapeAlias
-        RmsNorm Roll Round RreluWithNoise Rsqrt Rsub ScaledDotProductCudnnAttention
+        NnpackSpatialConvolution Norm PackPaddedSequence PadPackedSequence Permute
+        PixelShuffle PixelUnshuffle Pow PreluKernel Prod Reciprocal Recurrent
+        ReflectionPad1D ReflectionPad2D ReflectionPad3D Relu Relu6 Repeat ReplicationPad1D
+        ReplicationPad2D ReplicationPad3D Reshape ReshapeAlias RmsNorm Roll Round
+        RreluWithNoise Rsqrt Rsub ScaledDotProductCudnnAttention
         ScaledDotProductEfficientAttention ScaledDotProductFlashAttention
         ScaledDotProductFlashAttentionForCpu ScaledDotProductFusedAttentionOverrideable
         Select Selu Sigmoid Sign Silu Sin Sinh Slice SlowConv2D SlowConv3D Softmax Softplus
@@ -122,8 +123,8 @@ CONTENTS = {
     'CHANNEL_RULES': """
         addmm as_strided attention batch_norm bilinear cat conv copy_slices dot elementwise
         embedding expand fft flip fold group_norm index layer_norm matmul mv pad permute
-        pixel_shuffle pixel_unshuffle recurrent reduce repeat rms_norm roll select slice
-        softmax spatial spatial1d spatial3d split stack transpose unbind unfold view
+        pixel_shuffle pixel_unshuffle recurrent reduce repeat rms_norm roll rows select
+        slice softmax spatial spatial1d spatial3d split stack transpose unbind unfold view
         view_as_complex view_as_real weight_norm windows
     """,
     'SLICERS': """

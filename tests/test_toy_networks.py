@@ -30,7 +30,7 @@ def test_groups_are_the_expected_ones(toy):
 @pytest.mark.parametrize('toy', TOYS, ids=lambda toy: toy.__name__)
 def test_masked_sliced_and_deployed_are_equal(toy, execution):
     model, data, pruner = prepared(toy, execution)
-    assert_exact(model, data, pruner, seeds=3)
+    assert_exact(toy, model, data, pruner, seeds=3)
 
 
 @pytest.mark.parametrize('toy', TOYS, ids=lambda toy: toy.__name__)

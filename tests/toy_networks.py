@@ -22,6 +22,8 @@ class Toy(nn.Module):
     """Of the pruner."""
     PICKLES = True
     """Whether torch can pickle the network itself."""
+    UNCOUNTED = 0
+    """FLOPs of layers that a trace does not reach."""
 
 
 class Chain(Toy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 from collections.abc import Callable, Sequence
@@ -58,7 +59,7 @@ class Instrument:
     def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call ``function`` as the subnet: on its tensors, statistics over its channels."""
         if self.recomputes:
-            with checkpoints_of(lambda inner: partial(self._run, inner)):
+            with checkpoints_of(lambda inner: partial(self._run_again, inner)):
                 return self._run(function, *args, **kwargs)
         return self._run(function, *args, **kwargs)
 
@@ -67,6 +68,19 @@ class Instrument:
             return run_swapped(self.swaps, function, *args, **kwargs)
         with KeptStatistics(self.statistics):
             return run_swapped(self.swaps, function, *args, **kwargs)
+
+    def _run_again(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """As ``_run``, in the backward pass, for a part of the forward."""
+        with contextlib.ExitStack() as stack:
+            # The full forward had these tensors before the part began, and checkpointing
+            # compares what the part saves with what it saved then.
+            with torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
+                for swap in self.swaps:
+                    swap.enter()
+                    stack.callback(swap.leave)
+            if self.statistics:
+                stack.enter_context(KeptStatistics(self.statistics))
+            return function(*args, **kwargs)
 
     @property
     def runs_kernel(self) -> bool:
@@ -84,6 +98,10 @@ class Instrument:
             'a supernet cannot be pickled: save its state_dict() and prepare the network again, '
             'or pickle the network that deploy_subnet returns'
         )
+
+
+def _as_it_is(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 def is_instrumented(module: nn.Module) -> bool:

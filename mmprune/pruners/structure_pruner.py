@@ -49,6 +49,8 @@ class StructurePruner(MMRazorNames, abc.ABC):
         attention: What attention loses: ``'heads'``, where they can be removed, or
             ``'dims'``, equally many channels of every head.
         round_to: Every group keeps a multiple of this many channels, or all.
+        group_norm: What a GroupNorm loses: ``'channels'``, equally many of every group, or
+            whole ``'groups'``.
     """
 
     def __init__(
@@ -59,12 +61,15 @@ class StructurePruner(MMRazorNames, abc.ABC):
         ties: Iterable[tuple[str, str]] = (),
         attention: str = 'heads',
         round_to: int = 1,
+        group_norm: str = 'channels',
     ) -> None:
         if execution not in ('slice', 'mask'):
             raise InputError(f"execution must be 'slice' or 'mask', not {execution!r}")
         if attention not in ('heads', 'dims'):
             raise InputError(f"attention must be 'heads' or 'dims', not {attention!r}")
-        self.attention = attention
+        if group_norm not in ('channels', 'groups'):
+            raise InputError(f"group_norm must be 'channels' or 'groups', not {group_norm!r}")
+        self.attention, self.group_norm = attention, group_norm
         if isinstance(except_start_keys, str):
             raise InputError(
                 f'except_start_keys must be a list of prefixes: [{except_start_keys!r}], not '
@@ -98,7 +103,7 @@ class StructurePruner(MMRazorNames, abc.ABC):
         self._supernet = Supernet(
             model,
             demo_input,
-            Wishes(self.except_start_keys, tuple(self.ties), self.attention),
+            Wishes(self.except_start_keys, tuple(self.ties), self.attention, self.group_norm),
             self.execution,
         )
 

@@ -25,12 +25,9 @@ def _layer(function: Callable[..., Any], gates: int) -> Callable[..., Any]:
     """(data, states, weights, ...), or with the sizes of a packed batch behind the data."""
 
     def call(*args: Any) -> Any:
-        place = next(i for i, arg in enumerate(args) if i > 1 and isinstance(arg, list | tuple))
+        place = 3 if isinstance(args[3], list | tuple) else 2
         states, weights = args[place - 1], args[place]
-        if torch.is_tensor(states):
-            states = (states,)
-        elif place == 2 and not isinstance(args[place + 1], bool):  # packed: states are a tuple
-            place, states, weights = 3, args[2], args[3]
+        states = (states,) if torch.is_tensor(states) else tuple(states)
         has_biases, layers, _, _, both_ways = args[place + 1 : place + 6]
         attrs = dict(
             gates=gates,
@@ -64,11 +61,24 @@ def _cell(function: Callable[..., Any], gates: int) -> Callable[..., Any]:
     return call
 
 
+class PadPackedSequence(Composite):
+    """Inputs: rows of channels (N, C); given back as (T, B, C) or (B, T, C)."""
+
+
+_PLAIN_PADDING = torch._pad_packed_sequence
+
+
+def _pad_packed_sequence(data: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    padded, lengths = outside(_PLAIN_PADDING, data, *args, **kwargs)
+    return PadPackedSequence.apply({}, (padded,), data), lengths
+
+
 RECURRENT: dict[Any, Callable[..., Any]] = {
     **{getattr(torch, name): _layer(getattr(torch, name), g) for name, g in _GATES.items()},
     **{
         getattr(torch, f'{name}_cell'): _cell(getattr(torch, f'{name}_cell'), gates)
         for name, gates in _GATES.items()
     },
+    _PLAIN_PADDING: _pad_packed_sequence,
 }
 """Function of torch -> what a trace calls in its place."""

@@ -188,6 +188,7 @@ def test_weights_that_cannot_be_compared_are_told_with_their_group(kind, value):
         (dict(ratios=None), 'ratios must be a list .*found None'),
         (dict(execution='slices'), "execution must be 'slice' or 'mask', not 'slices'"),
         (dict(attention='tokens'), "attention must be 'heads' or 'dims', not 'tokens'"),
+        (dict(group_norm='all'), "group_norm must be 'channels' or 'groups', not 'all'"),
         (dict(except_start_keys='head.fc'), r"a list of prefixes: \['head.fc'\], not 'head.fc'"),
         (dict(importance='L1Importance'), r"dict\(type='L1Importance'\).* not 'L1Importance'"),
         (dict(importance=3), 'importance must be a config .* not 3'),

@@ -18,6 +18,12 @@ def without(value: Value, dims: set[int], book: LabelBook, reason: str) -> list:
     return kept
 
 
+def fixed_after(value: Value, factors: list, book: LabelBook, node: TraceNode) -> int:
+    """Why dims without a factor are whole, behind an operation that has left these factors."""
+    is_same = len(factors) == len(value.factors)
+    return value.fixed if is_same else book.fixed(f'comes from {node.where}')
+
+
 def constants_of(node: TraceNode, book: LabelBook) -> list[Value]:
     """The constants that the call was given and that its output is broadcast with."""
     output = node.shapes[0]
@@ -106,7 +112,7 @@ def softmax(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Val
             book.unite_along(factor, [dim])
             factor = factor.take([0], axis=dim)
         factors.append(factor)
-    return Value(value.shape, factors, value.fixed)
+    return Value(value.shape, factors, fixed_after(value, factors, book, node))
 
 
 def _spatial(node: TraceNode, inputs: list[Value | None], book: LabelBook, dims: int) -> Value:
@@ -119,7 +125,7 @@ def _spatial(node: TraceNode, inputs: list[Value | None], book: LabelBook, dims:
     for other in inputs[1:]:
         if other is not None:
             without(other, set(range(len(other.shape))), book, f'{node.where} samples by it')
-    return Value(node.shapes[0], factors, value.fixed)
+    return Value(node.shapes[0], factors, fixed_after(value, factors, book, node))
 
 
 @CHANNEL_RULES.register_module(name='spatial')

@@ -14,7 +14,7 @@ from mmprune.channels.labels import (
     pin_all,
     squeeze_constant,
 )
-from mmprune.channels.rules.arithmetic import without
+from mmprune.channels.rules.arithmetic import fixed_after, without
 from mmprune.channels.rules.shapes import view
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
@@ -181,13 +181,27 @@ def windows(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Val
     return Value(node.shapes[0], [f[..., None] for f in factors], value.fixed)
 
 
+@CHANNEL_RULES.register_module(name='rows')
+def rows(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
+    """Rows of channels, which are the last dim, in another order or number."""
+    (value,) = (v for v in inputs if v is not None)
+    last = len(value.shape) - 1
+    factors = without(value, set(range(last)), book, f'{node.where} packs sequences of channels')
+    return [
+        Value(shape, [f.reshape((1,) * (len(shape) - 1) + (-1,)) for f in factors], value.fixed)
+        if shape and shape[-1] == value.shape[last]
+        else Value(shape, [], value.fixed)
+        for shape in node.shapes
+    ]
+
+
 @CHANNEL_RULES.register_module(name='fft')
 def fft(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """A transform over space; channels are whole."""
     (value,) = (v for v in inputs if v is not None)
     dims = {dim % len(value.shape) for dim in node.attrs['dims']}
     factors = without(value, dims, book, f'{node.where} transforms the channels')
-    return Value(node.shapes[0], factors, value.fixed)
+    return Value(node.shapes[0], factors, fixed_after(value, factors, book, node))
 
 
 @CHANNEL_RULES.register_module(name='view_as_complex')

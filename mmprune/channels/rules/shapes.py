@@ -15,7 +15,7 @@ from mmprune.channels.labels import (
     pin_all,
     squeeze_constant,
 )
-from mmprune.channels.rules.arithmetic import without
+from mmprune.channels.rules.arithmetic import fixed_after, without
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
 
@@ -326,7 +326,7 @@ def roll(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     value = _single(inputs)
     dims = {dim % len(value.shape) for dim in node.attrs['dims']} or set(range(len(value.shape)))
     factors = without(value, dims, book, f'{node.where} rolls the channels by a fixed number')
-    return Value(node.shapes[0], factors, value.fixed)
+    return Value(node.shapes[0], factors, fixed_after(value, factors, book, node))
 
 
 @CHANNEL_RULES.register_module(name='pad')

@@ -29,7 +29,7 @@ def weight_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) ->
                 own = lengths.get((dim,), np.full(factor.shape, g.fixed))
                 book.unite(factor, own)
                 book.statistics.append(Statistic(node.module, 'weight_norm', (), factor))
-            else:
+            elif book.is_ragged(factor, dim):
                 book.pin(factor, f'{node.where}: its blocks have a length for each channel')
     return Value(node.shapes[0], v.factors, v.fixed)
 

@@ -52,6 +52,8 @@ register('copy_slices', 'CopySlices')
 register('unfold', 'Im2ColBackward')
 register('fold', 'Col2ImBackward')
 register('windows', 'UnfoldBackward', dim='dimension')
+# Sequences of several lengths, packed into rows or padded to one length: the last dim stays.
+register('rows', 'PackPaddedSequenceBackward', 'PadPackedSequenceBackward')
 register('fft', 'FftR2CBackward', 'FftC2RBackward', 'FftC2CBackward', dims='dim')
 register('view_as_complex', 'ViewAsComplexBackward')
 register('view_as_real', 'ViewAsRealBackward')

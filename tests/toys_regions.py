@@ -1,0 +1,247 @@
+"""Toy networks of what gradients and graphs do not show at once, and their expected groups.
+
+Regions without gradients, activation checkpointing, functions of one's own, in-place writes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+from toy_networks import Toy, conv
+
+
+class NoGradBody(Toy):
+    """A body that is not trained runs under ``no_grad``; it is pruned all the same."""
+
+    GROUPS = {'a': (8, {'a', 'norm'}, {'b'}), 'b': (6, {'b'}, {'c'}), 'c': (5, {'c'}, {'head'})}
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.b, self.c = conv(3, 8), nn.BatchNorm2d(8), conv(8, 6), conv(6, 5)
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x):
+        with torch.no_grad():
+            x = self.b(F.relu(self.norm(self.a(x))))
+        return self.head(F.relu(self.c(x)).mean((2, 3)))
+
+
+class DetachedBranch(Toy):
+    """A branch that is detached, and one that starts from a copy of its input's likeness."""
+
+    GROUPS = {'a': (8, {'a', 'c'}, {'b', 'c'}), 'b': (6, {'b'}, {'head'})}
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.head = conv(3, 8), conv(8, 6), conv(8, 8), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.a(x)
+        y = torch.zeros_like(x)
+        y += self.c(x.detach())
+        return self.head(self.b(x + F.relu(y)).mean((2, 3)))
+
+
+class InferenceBody(Toy):
+    """What runs in inference mode is not recorded by autograd, and stays."""
+
+    GROUPS = {'c': (5, {'c'}, {'head'})}
+    PINNED = frozenset({'head'})
+    REASONS = {
+        **{
+            name: 'conv2d in a uses it outside of the autograd graph'
+            for name in ('a.weight#0', 'a.weight#1', 'a.weight#2', 'a.weight#3', 'a.bias')
+        },
+        'c.weight': 'is a constant',
+    }
+    UNCOUNTED = 2 * (2 * 8 * 8) * (8 * 3 * 3 * 3)
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.c, self.head = conv(3, 8), conv(8, 5), nn.Linear(5, 4)
+
+    def forward(self, x):
+        with torch.inference_mode():
+            x = F.relu(self.a(x))
+        return self.head(F.relu(self.c(x.clone())).mean((2, 3)))
+
+
+class Checkpointed(Toy):
+    """Activation checkpointing without re-entering autograd."""
+
+    GROUPS = {'a': (8, {'a'}, {'b'}), 'b': (6, {'b', 'norm'}, {'head'})}
+    REENTRANT = False
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.norm = conv(3, 8), conv(8, 6), nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, 4)
+
+    def inner(self, x):
+        return F.relu(self.norm(self.b(x)))
+
+    def forward(self, x):
+        x = checkpoint(self.inner, self.a(x), use_reentrant=self.REENTRANT)
+        return self.head(x.mean((2, 3)))
+
+
+class CheckpointedReentrant(Checkpointed):
+    """The older kind, whose inside autograd does not show."""
+
+    REENTRANT = True
+
+
+class CheckpointedParameters(Checkpointed):
+    """The part that runs again reads parameters of the module that checkpoints it."""
+
+    GROUPS = {'a': (8, {'a'}, {'b'}), 'b': (6, {'b'}, {'head'})}
+
+    def __init__(self):
+        super().__init__()
+        self.norm = None
+        self.gamma = nn.Parameter(torch.ones(6, 1, 1))
+
+    def inner(self, x):
+        x = self.b(x) * self.gamma
+        return F.relu(x - x.mean(1, keepdim=True))
+
+
+class CheckpointedParametersReentrant(CheckpointedParameters):
+    """The same with the older kind."""
+
+    REENTRANT = True
+
+
+class CheckpointedSequence(Toy):
+    """``checkpoint_sequential`` over three layers."""
+
+    GROUPS = {
+        'a': (8, {'a'}, {'body.0'}),
+        'body.0': (6, {'body.0'}, {'body.2'}),
+        'body.2': (5, {'body.2'}, {'head'}),
+    }
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.body = conv(3, 8), nn.Sequential(conv(8, 6), nn.ReLU(), conv(6, 5))
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x):
+        x = checkpoint_sequential(self.body, 2, self.a(x), use_reentrant=False)
+        return self.head(x.mean((2, 3)))
+
+
+class Double(torch.autograd.Function):
+    """An operation of one's own; autograd shows nothing but its name."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad
+
+
+class CustomFunction(Toy):
+    """A function that nobody taught mmprune pins what goes through it."""
+
+    GROUPS = {'b': (6, {'b'}, {'head'})}
+    REASONS = {
+        'a': 'goes through DoubleBackward, which mmprune does not know, in the root',
+        'b.weight': 'comes from DoubleBackward, which mmprune does not know, in the root',
+    }
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = conv(3, 8), conv(8, 6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.head(F.relu(self.b(Double.apply(self.a(x)))).mean((2, 3)))
+
+
+class WritesPositions(Toy):
+    """Writes into parts of space leave channels whole."""
+
+    GROUPS = {'a': (8, {'a', 'c'}, {'c', 'b'}), 'b': (6, {'b'}, {'head'})}
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.c, self.b, self.head = conv(3, 8), conv(8, 8), conv(8, 6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.a(x)
+        y = self.c(x).clone()
+        y[:, :, 2:6, 1:5] = x[:, :, 2:6, 1:5] * 2
+        y[:, :, 0] = 0.5
+        y[..., 0] += x[..., 1]
+        return self.head(F.relu(self.b(y)).mean((2, 3)))
+
+
+class WritesRows(Toy):
+    """Rows written one by one into an empty tensor in the likeness of another one."""
+
+    GROUPS = {'a': (8, {'a'}, {'b'}), 'b': (6, {'b'}, {'head'})}
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = conv(3, 8), conv(8, 6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.a(x)
+        y = torch.empty_like(x)
+        for row in range(x.shape[2]):
+            y[:, :, row] = x[:, :, row - 1]
+        return self.head(F.relu(self.b(y)).mean((2, 3)))
+
+
+class WritesChannels(Toy):
+    """A write into some of the channels, by number."""
+
+    GROUPS = {'b': (6, {'b'}, {'head'})}
+    PINNED = frozenset({'head', 'a.weight', 'c.weight'})
+    REASONS = {
+        'a': 'CopySlices in the root module writes into some of the channels',
+        'c': 'CopySlices in the root module writes into some of the channels',
+    }
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.c, self.b, self.head = conv(3, 8), conv(3, 4), conv(8, 6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        y = self.a(x)
+        y[:, 2:6] = self.c(x)
+        return self.head(F.relu(self.b(y)).mean((2, 3)))
+
+
+class Assembled(Toy):
+    """Parts written side by side into a tensor of zeros, by number; ``cat`` would be pruned."""
+
+    GROUPS = {'b': (6, {'b'}, {'head'})}
+    PINNED = frozenset({'head', 'a.weight', 'c.weight'})
+    REASONS = {
+        'a': 'CopySlices in the root module writes into a constant',
+        'c': 'CopySlices in the root module writes into some of the channels',
+        'b.weight': 'comes from CopySlices in the root module',
+    }
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.c, self.b, self.head = conv(3, 4), conv(3, 4), conv(8, 6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        y = x.new_zeros(2, 8, 8, 8)
+        y[:, :4] = self.a(x)
+        y[:, 4:] = self.c(x)
+        return self.head(F.relu(self.b(y)).mean((2, 3)))
+
+
+TOYS = [
+    value
+    for value in list(globals().values())
+    if isinstance(value, type)
+    and issubclass(value, Toy)
+    and value is not Toy
+    and value.__module__ == __name__
+]
