@@ -75,7 +75,7 @@ def diagnose(
     if subnets < 1:
         raise InputError(f'at least 1 subnet must be verified, not {subnets}')
     with seeded(seed):
-        network, pruner, own_shape = _build(cfg)
+        network, pruner, own_shape = network_and_pruner(cfg)
     weights = _load(network, checkpoint, seed)
     shape = tuple(input_shape or own_shape or DEFAULT_SHAPE)
     if len(shape) not in (3, 4):
@@ -83,16 +83,18 @@ def diagnose(
     found = Diagnosis(str(cfg.filename), type(network).__name__, '', weights)
     found = _examine(found, network, pruner, demo_input(shape), subnets, seed)
     folder = _folder(cfg, out_dir)
-    _write(found, pruner, folder)
+    written = _write(found, pruner, folder)
     wide_console().print(found.text(members=False), markup=False, highlight=False, soft_wrap=True)
-    print(f'written: {", ".join(str(path) for path in sorted(folder.iterdir()))}')
+    print(f'written: {", ".join(map(str, written))}')
     return found
 
 
-def _build(cfg: Config) -> tuple[nn.Module, StructurePruner, Sequence[int] | None]:
+def network_and_pruner(cfg: Config) -> tuple[nn.Module, StructurePruner, Sequence[int] | None]:
     """The plain network of a config, its pruner, and the input shape that the config names."""
     if not cfg.get('model'):
-        raise InputError(f'{cfg.filename}: there is nothing to diagnose: the config has no model')
+        raise InputError(
+            f'{cfg.filename}: the config has no model, so there is no network to look at'
+        )
     plain = deepcopy(cfg)
     settings: dict[str, Any] = {**DEFAULT_PRUNER, **cfg.get('pruner', {})}
     shape = None
@@ -197,15 +199,16 @@ def _folder(cfg: Config, out_dir: str | os.PathLike[str] | None) -> Path:
     return Path(out_dir) if out_dir is not None else Path(work_dir) / 'diagnosis'
 
 
-def _write(found: Diagnosis, pruner: StructurePruner, folder: Path) -> None:
-    """Write the report, and the picture if there is anything to draw."""
-    picture = folder / 'groups.svg'
-    with atomic_path(folder / 'report.txt') as unfinished:
+def _write(found: Diagnosis, pruner: StructurePruner, folder: Path) -> list[Path]:
+    """Write the report, and the picture if there is anything to draw; return the files."""
+    text, data, picture = (folder / n for n in ('report.txt', 'report.json', 'groups.svg'))
+    with atomic_path(text) as unfinished:
         unfinished.write_text(found.text(), encoding='utf-8')
-    with atomic_path(folder / 'report.json') as unfinished:
+    with atomic_path(data) as unfinished:
         unfinished.write_text(json.dumps(found.as_dict(), indent=1) + '\n', encoding='utf-8')
     if found.findings is None:
         picture.unlink(missing_ok=True)  # of an earlier diagnosis
-        return
+        return [text, data]
     title = f'{Path(found.config).stem}: {found.model}'
     draw_groups(pruner.supernet, picture, title, found.findings)
+    return [text, data, picture]
