@@ -220,14 +220,14 @@ class Execution:
         for state in self.states.values():
             state.is_idle = all(swap.cut is None for swap in state.swaps)
         for mend in self._mends:
-            cuts = {n: s.cut.shape for n, s in mend.swaps.items() if s.cut is not None}
+            cut = {n: s.cut.shape for n, s in mend.swaps.items() if s.cut is not None}
             sides = [side for side in (mend.outputs, mend.inputs) if side is not None]
-            if cuts or not all(map(found.is_whole, sides)):
+            if cut or not all(map(found.is_whole, sides)):
                 module = self.modules[mend.name]
                 channels = None if mend.outputs is None else found.counts[mend.outputs]
                 if mend.inputs is not None and channels is not None:
-                    cuts['weight'] = weight_shape(module, found.counts[mend.inputs], channels)
-                values = mend.slicer(module, {**mend.shapes, **cuts}, channels)
+                    cut['weight'] = weight_shape(module, found.counts[mend.inputs], channels)
+                values = mend.slicer(module, {**mend.shapes, **cut}, channels)
                 self._mend(mend.name, values)
         sizes = [
             size_in(number, alive) if place is None else found.counts[place]
@@ -255,13 +255,20 @@ class Execution:
     def _mask(self, found: Kept, reference: torch.Tensor) -> None:
         # New tensors at every switch: a backward pass may still need the ones before.
         numbers = torch.from_numpy(found.flat).to(reference.device, reference.dtype)
-        masks = numbers.split(found.sizes)
-        whole = {plan.swap: all(map(found.is_whole, plan.factors)) for plan in self._plans}
+        parts = numbers.split(found.sizes)
+        made: dict[Any, tuple[torch.Tensor, ...]] = {}
+        whole = {}
         for plan in self._plans:
-            plan.swap.masks = tuple(
-                masks[number].view(factor.shape)
-                for number, factor in zip(plan.factors, plan.tensor.factors, strict=True)
-            )
+            if not plan.tensor.is_masked:
+                continue
+            key = (plan.tensor.shape, plan.factors)
+            if key not in made:
+                made[key] = tuple(
+                    parts[number].view(factor.shape)
+                    for number, factor in zip(plan.factors, plan.tensor.factors, strict=True)
+                )
+            plan.swap.masks = made[key]
+            whole[plan.swap] = all(map(found.is_whole, plan.factors))
         for state in self.states.values():
             state.is_idle = all(whole[swap] for swap in state.swaps)
             state.statistics = []

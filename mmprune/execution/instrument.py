@@ -130,9 +130,12 @@ def _forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if state.runs_kernel and len(args) == 1 and not kwargs:
             assert state.kernel is not None
             return state.kernel(self, state.own, args[0])
-        run = state.original or MethodType(type(self).forward, self)
-        return state.run(run, *args, **kwargs)
-    return (state.original or MethodType(type(self).forward, self))(*args, **kwargs)
+        if state.original is not None:
+            return state.run(state.original, *args, **kwargs)
+        return state.run(type(self).forward, self, *args, **kwargs)
+    if state.original is not None:
+        return state.original(*args, **kwargs)
+    return type(self).forward(self, *args, **kwargs)
 
 
 def _call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
