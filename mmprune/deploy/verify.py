@@ -25,6 +25,8 @@ class VerifyReport:
         first_diverging_module: First module, in order of execution, whose output differs
             or that failed; empty if all agree.
         problem: What went wrong, for a person; empty if nothing did.
+        rounding: Largest relative difference in the model's own type, where only float64 shows
+            that the computations are the same; 0 otherwise.
     """
 
     ok: bool
@@ -32,12 +34,19 @@ class VerifyReport:
     tolerance: float
     first_diverging_module: str = ''
     problem: str = ''
+    rounding: float = 0.0
 
     def __str__(self) -> str:
         if self.ok:
-            return (
+            agree = (
                 f'verified: supernet and deployed network agree, largest relative error '
                 f'{self.max_rel_err:.1e} (allowed {self.tolerance:.0e})'
+            )
+            if not self.rounding:
+                return agree
+            return (
+                f'{agree} in float64. In its own type they differ by {self.rounding:.1e}: rounding '
+                'tips choices that the network takes, such as which neighbours are nearest'
             )
         where = self.first_diverging_module or 'the output'
         return (

@@ -15,7 +15,7 @@ from torch import nn
 from mmprune.channels import ChannelGroup, Wishes
 from mmprune.channels.constraints import BoolArray, round_half_up
 from mmprune.cost import CostTable
-from mmprune.deploy import ChannelCfgError, VerifyReport, compare, deploy
+from mmprune.deploy import ChannelCfgError, VerifyReport, deploy
 from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
 from mmprune.errors import InputError
 from mmprune.pruners.cfg_codec import read_cfg, write_cfg
@@ -25,6 +25,7 @@ from mmprune.pruners.report import report
 from mmprune.pruners.rounding import check_round_to, select_rounded
 from mmprune.pruners.supernet import Subnet, Supernet
 from mmprune.pruners.trial import random_alive
+from mmprune.pruners.verification import verify
 from mmprune.registry import IMPORTANCE, PRUNERS
 from mmprune.trace.tracer import DemoInput
 
@@ -284,26 +285,10 @@ class StructurePruner(MMRazorNames, abc.ABC):
         prepared = self.supernet
         if supernet is not None and unwrap(supernet) is not prepared.model:
             raise InputError('verify_subnet: the model is not the one that was prepared')
-        before, mode = prepared.alive, prepared.execution.mode
         if subnet is None:
             seed = int(np.random.default_rng().integers(2**32))
-            alive = random_alive(prepared.groups, prepared.size, seed)
-        else:
-            alive = prepared.alive_of(subnet)
-        deployed = deploy(prepared.model, ChannelCfg(write_cfg(prepared, alive)))
-        worst: VerifyReport | None = None
-        try:
-            for way in ('slice', 'mask'):
-                prepared.execution.mode = way
-                prepared.set_alive(alive)
-                found = compare(prepared.model, deployed, prepared.demo_input)
-                if worst is None or (found.ok, -found.max_rel_err) < (worst.ok, -worst.max_rel_err):
-                    worst = found
-        finally:
-            prepared.execution.mode = mode
-            prepared.set_alive(before)
-        assert worst is not None
-        return worst
+            return verify(prepared, random_alive(prepared.groups, prepared.size, seed))
+        return verify(prepared, prepared.alive_of(subnet))
 
     def cost(
         self,

@@ -25,7 +25,6 @@ import torch
 from mmengine.logging import MMLogger
 from torch import nn
 
-import mmprune
 from mmprune.zoo.independent import zeroed_like
 from mmprune.zoo.models import build, images
 from mmprune.zoo.running import count_params, difference, run
@@ -141,8 +140,9 @@ class PeerRun:
         command = [sys.executable, '-m', __name__, name, f'--ratio={ratio}', f'--seed={seed}']
         if size is not None:
             command.append(f'--size={size}')
-        root = str(Path(mmprune.__file__).parent.parent)
-        paths = [root, *filter(None, [os.environ.get('PYTHONPATH')])]
+        # The same mmprune as here, installed or not.
+        root = Path(__file__).parents[2]
+        paths = [str(root), *filter(None, [os.environ.get('PYTHONPATH')])]
         self.limit, self.started = limit, time.monotonic()
         # Files, since a full pipe would stop it; it is read long after it was started.
         self.stdout, self.stderr = TemporaryFile('w+'), TemporaryFile('w+')  # noqa: SIM115

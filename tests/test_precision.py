@@ -1,0 +1,90 @@
+"""Networks that take choices: float32 tips them, float64 tells that nothing is wrong."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmprune.execution.precision import float64_input, in_float64, is_rounded
+from mmprune.registry import PRUNERS
+
+
+class Choices(nn.Module):
+    """Turns the sign of every other thousandth: in float32, rounding decides for some pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 1), nn.Conv2d(32, 2, 1)
+
+    def forward(self, x):
+        x = self.b(torch.relu(self.a(x)))
+        sign = 1 - 2 * ((x.sum(1, keepdim=True) * 1e3) % 2 > 1).to(x)
+        return self.head(x * sign)
+
+
+@pytest.fixture
+def prepared():
+    torch.manual_seed(0)
+    model = Choices().eval()
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5]))
+    pruner.prepare_from_supernet(model, torch.randn(4, 3, 48, 48))
+    return model, pruner
+
+
+def test_choices_that_rounding_tips_are_no_reason_to_refuse_a_network(prepared):
+    _, pruner = prepared
+    assert all(pruner.channel_groups[name].prunable for name in ('a', 'b'))
+    report = pruner.verify_subnet()
+    assert report.ok
+    assert report.rounding > 1e-3
+    assert report.max_rel_err < 1e-10
+    assert report.tolerance == 1e-10
+    assert 'in float64. In its own type they differ by' in str(report)
+
+
+def test_the_supernet_stays_in_its_own_type(prepared):
+    model, pruner = prepared
+    weight, numbers = model.a.weight, model.a.weight.detach().clone()
+    pruner.verify_subnet()
+    assert model.a.weight is weight
+    assert torch.equal(model.a.weight, numbers)
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
+
+
+def test_a_mistake_is_still_found(prepared, monkeypatch):
+    model, pruner = prepared
+    deploy = pruner.deploy_subnet
+    pruner.set_min_channel()
+    wrong = deploy(model, pruner.export_subnet())
+    with torch.no_grad():
+        wrong.b.weight[0, 0] += 1e-3
+    monkeypatch.setattr('mmprune.pruners.verification.deploy', lambda *_: wrong)
+    report = pruner.verify_subnet(subnet=pruner.current_subnet())
+    assert not report.ok
+    assert report.rounding == 0
+
+
+def test_float64_is_lent_and_given_back():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    model[0].cached = torch.ones(4)
+    before = {name: (id(t), t.clone()) for name, t in model.state_dict(keep_vars=True).items()}
+    assert is_rounded(model)
+    with pytest.raises(ZeroDivisionError), in_float64(model):
+        assert not is_rounded(model)
+        assert model[0].cached.dtype == model[1].running_var.dtype == torch.float64
+        assert model[1].num_batches_tracked.dtype == torch.int64
+        model(float64_input(torch.randn(1, 3, 2, 2)))
+        raise ZeroDivisionError
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        assert (id(tensor), tensor.dtype) == (before[name][0], before[name][1].dtype)
+        assert torch.equal(tensor, before[name][1])
+    assert model[0].cached.dtype == torch.float32
+
+
+def test_only_float_tensors_of_an_input_change():
+    image, index = torch.randn(2), torch.arange(2)
+    found = float64_input({'image': image, 'more': [index, 'text']})
+    assert found['image'].dtype == torch.float64
+    assert found['more'][0] is index
+    assert found['more'][1] == 'text'
+    call = lambda model: model(image)  # noqa: E731
+    assert float64_input(call) is call
