@@ -15,6 +15,7 @@ from mmprune.engine.diagnose import diagnose
 from mmprune.engine.graph_break import where_gradients_end
 from mmprune.engine.randomness import seeded, stir
 from mmprune.errors import InputError
+from mmprune.pruners import StructurePruner
 
 SHAPE = (1, 3, 10, 10)
 
@@ -91,7 +92,7 @@ def test_a_subnet_that_cannot_be_deployed_is_a_finding_too(config, out, monkeypa
     def fail(*args, **kwargs):
         raise ValueError('no such cut')
 
-    monkeypatch.setattr('mmprune.pruners.structure_pruner.deploy', fail)
+    monkeypatch.setattr(StructurePruner, 'verify_subnet', fail)
     found = diagnose(config('Healthy'), out_dir=out, input_shape=SHAPE)
     assert found.exit_status == 1
     assert 'ValueError: no such cut' in (out / 'report.txt').read_text()
