@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 _CONTAINERS = (dict, list, set, deque)
+_PLAIN = (int, float, str, bytes, type(None))
 
 Contents = dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 """By id: a tensor, a view of its storage, and a copy of its numbers."""
@@ -52,6 +53,7 @@ class _Snapshot:
 
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
+        self.empty: list[Any] = []
         self.containers: list[tuple[Any, list[Any], list[Any]]] = []
         self.tensors: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self.arrays: list[tuple[np.ndarray, np.ndarray]] = []
@@ -63,9 +65,12 @@ class _Snapshot:
         pending: list[Any] = [root]
         while pending:
             value = pending.pop()
-            if id(value) in self.seen:
+            if isinstance(value, _PLAIN) or id(value) in self.seen:
                 continue
             if isinstance(value, _CONTAINERS):
+                if not value:  # most are, the hooks of modules: nothing to remember but that
+                    self.empty.append(value)
+                    continue
                 keys, values = _entries(value)
                 self.containers.append((value, keys, values))
                 pending.extend(values)
@@ -84,6 +89,9 @@ class _Snapshot:
 
     def restore(self) -> None:
         """Put everything back that differs."""
+        for container in self.empty:
+            if container:
+                container.clear()
         for container, keys, values in self.containers:
             _fill(container, keys, values)
         for array, numbers in self.arrays:
