@@ -92,9 +92,7 @@ def diagnose(
 def network_and_pruner(cfg: Config) -> tuple[nn.Module, StructurePruner, Sequence[int] | None]:
     """The plain network of a config, its pruner, and the input shape that the config names."""
     if not cfg.get('model'):
-        raise InputError(
-            f'{cfg.filename}: the config has no model, so there is no network to look at'
-        )
+        raise InputError(f'{cfg.filename}: there is nothing to diagnose: the config has no model')
     plain = deepcopy(cfg)
     settings: dict[str, Any] = {**DEFAULT_PRUNER, **cfg.get('pruner', {})}
     shape = None
