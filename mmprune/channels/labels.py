@@ -188,14 +188,16 @@ class LabelBook:
     heads: list[tuple[int, IntArray]] = field(default_factory=list)
     by_dims: frozenset[int] = frozenset()
     weights: frozenset[int] = frozenset()
+    _numbers: dict[str, int] = field(default_factory=dict)
     _rows: set[bytes] = field(default_factory=set)
     _unions: list[tuple[IntArray, IntArray]] = field(default_factory=list)
 
     def fixed(self, reason: str) -> int:
         """A negative label for positions that are always kept, with the reason."""
-        if reason not in self.reasons:
+        number = self._numbers.setdefault(reason, len(self.reasons))
+        if number == len(self.reasons):
             self.reasons.append(reason)
-        return -self.reasons.index(reason)
+        return -number
 
     def pin(self, labels: IntArray, reason: str) -> None:
         """These channels are never removed."""
