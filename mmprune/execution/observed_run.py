@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmprune.trace.eager import eagerly
 from mmprune.trace.tracer import DemoInput, run_model, tensors_in
 
 
@@ -58,7 +59,7 @@ def observed_run(
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), eagerly(model), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return tensors_in(run_model(model, demo_input)), recorder, ''
     except Exception as error:  # whatever a user's model raises is the finding

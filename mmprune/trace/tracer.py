@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from mmprune.errors import InputError
 from mmprune.registry import BACKWARD_PARSERS, table
 from mmprune.trace.calls import CallRecorder, tensors_in
+from mmprune.trace.eager import eagerly
 from mmprune.trace.escapes import EscapeRecorder
 from mmprune.trace.model_state import Contents, caching_modules, untouched
 from mmprune.trace.stand_ins import ALL, FAITHFUL, StandIns
@@ -110,9 +111,10 @@ def _trace(
         demo_input, input_leaves = _differentiable(demo_input)
         recorder = CallRecorder(model)
         escapes = EscapeRecorder(lambda: recorder.stack[-1], stand_ins)
-        with warnings.catch_warnings(), torch.enable_grad(), recorder, escapes:
+        with warnings.catch_warnings(), torch.enable_grad(), eagerly(model), recorder, escapes:
             # Only here do numbers that a model gives to Python require grad.
             warnings.filterwarnings('ignore', message='Converting a tensor with requires_grad')
+            warnings.filterwarnings('ignore', message='Using `torch.compile.* global hooks')
             try:
                 outputs = run_model(model, demo_input)
             except Exception as error:

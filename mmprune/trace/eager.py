@@ -1,0 +1,24 @@
+"""Run a model as Python, whatever parts of it are compiled."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import nn
+
+
+def eagerly(model: nn.Module) -> contextlib.AbstractContextManager:
+    """Context in which ``torch.compile``'d parts of ``model`` run uncompiled.
+
+    Hooks and modes that observe a run would be compiled along, or not be called. Before torch
+    2.6 there is no such context, and they are.
+    """
+    is_compiled = any(
+        getattr(module, '_compiled_call_impl', None) is not None
+        or isinstance(getattr(module, '_orig_mod', None), nn.Module)
+        for module in model.modules()
+    )
+    if is_compiled and hasattr(torch.compiler, 'set_stance'):
+        return torch.compiler.set_stance('force_eager')
+    return contextlib.nullcontext()
