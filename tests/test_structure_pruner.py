@@ -314,3 +314,22 @@ def test_the_report_says_what_can_be_pruned_and_what_it_brings():
     assert f'{pruner.cost()["params"]:,} ' in text.split('subnet that is set')[1]
     assert f'{pruner.cost()["macs"]:,} ' in text.split('subnet that is set')[1]
     assert all(len(line) <= 140 for line in text.splitlines())
+
+
+def test_no_layer_is_left_without_channels():
+    """14 channels are one group, of which the left layer has 6: not all of the 6 may go."""
+    network, pruner = prepared()
+    group = pruner.channel_groups['stem']
+    (left,) = (channels for name, channels in group.parts if name.startswith('left.'))
+    assert len(left) == 6
+    for count in (1, 2, 3):
+        scores = np.arange(14.0)
+        scores[left] -= 100
+        assert not group.problem_with(group.select(scores, count))
+    mask = np.ones(14)
+    mask[left] = 0
+    masks = {**pruner.channel_spaces, 'stem': torch.from_numpy(mask)}
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(InputError, match=r"'stem'.* none of the 6 channels of left."):
+        pruner.set_subnet(masks)
+    assert all(value.equal(before[name]) for name, value in network.state_dict().items())

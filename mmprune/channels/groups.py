@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,7 @@ class ChannelGroup:
         consumers: Layers that read them.
         members: Tensor dims to cut.
         constraints: What a mask must obey beyond its length.
+        parts: Channels, fewer than all, that a tensor has alone: one of them must stay.
         reason: Why the group is pinned; empty if it can be pruned.
     """
 
@@ -51,6 +53,7 @@ class ChannelGroup:
     members: tuple[Member, ...]
     constraints: tuple[EqualBlocks, ...]
     reason: str
+    parts: tuple[tuple[str, IntArray], ...] = ()
 
     @property
     def num_channels(self) -> int:
@@ -74,7 +77,13 @@ class ChannelGroup:
                 f'these are of shape {scores.shape}'
             )
         try:
-            return select(scores, count, self.constraints)
+            mask = select(scores, count, self.constraints)
+            if all(mask[part].any() for _, part in self.parts):
+                return mask
+            scores = scores.astype(float)
+            best = {int(part[scores[part].argmax()]) for _, part in self.parts}
+            scores[list(best)] += 1 + np.ptp(scores)
+            return select(scores, max(count, len(best)), self.constraints)
         except InputError as error:
             raise InputError(f"group '{self.space_id}': {error}") from error
 
@@ -86,6 +95,9 @@ class ChannelGroup:
             return f'keeps 0 of {self.num_channels} channels; at least 1 must stay'
         if not self.prunable and not mask.all():
             return f'removes {int((~mask).sum())} channels of a pinned group ({self.reason})'
+        for tensor, part in self.parts:
+            if not mask[part].any():
+                return f'keeps none of the {len(part)} channels of {tensor}; at least 1 must stay'
         for constraint in self.constraints:
             if not constraint.holds(mask):
                 counts = np.unique(constraint.counts(mask))
@@ -146,8 +158,25 @@ def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:
             ),
             constraints=_constraints_of(channel_of, by_group.get(group, [])),
             reason=why,
+            parts=_parts(touched.get(group, ()), group, group_of, channel_of),
         )
     return groups
+
+
+def _parts(
+    touched: Iterable[tuple[str, IntArray]], group: int, group_of: IntArray, channel_of: IntArray
+) -> tuple[tuple[str, IntArray], ...]:
+    """The parts of a group, by a tensor that would be empty without each."""
+    size = int((group_of == group).sum())
+    found: dict[bytes, tuple[str, IntArray]] = {}
+    for name, factor in touched:
+        if factor.size >= size or factor.min() < 0:
+            continue
+        if (group_of[factor] == group).all():
+            channels = np.unique(channel_of[factor])
+            if len(channels) < size:
+                found.setdefault(channels.tobytes(), (name, channels))
+    return tuple(found.values())
 
 
 class _Uses:

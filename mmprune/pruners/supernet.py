@@ -207,8 +207,12 @@ class Supernet:
                 f'the {type(self.model).__name__} has been prepared again since: use the pruner '
                 'that prepared it last'
             )
+        try:
+            self.execution.apply(alive)
+        except BaseException:
+            self.execution.apply(self.alive)
+            raise
         self.masks.write(alive)
-        self.execution.apply(alive)
         self.alive = alive
 
     def refresh(self) -> None:
