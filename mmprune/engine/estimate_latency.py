@@ -52,7 +52,6 @@ from mmprune.latency.rounding import (
 from mmprune.models.autoslim import demo_input
 from mmprune.pruners import StructurePruner, Subnet
 
-SUPERNETS = ('AutoSlim', 'mmprune.AutoSlim')
 SHARES = tuple(number / 8 for number in range(1, 9))
 """Ratios that random subnets are drawn from where the config has no pruner."""
 FITTED = 12
@@ -81,13 +80,19 @@ class Comparison:
 
     @property
     def rank_correlation(self) -> float:
-        """Spearman's, between predictions and measurements."""
-        return float(spearmanr(self.predicted, self.measured).statistic)
+        """Spearman's, between predictions and measurements; NaN if all are equal."""
+        return _rank_correlation(self.predicted, self.measured)
 
     @property
     def rank_correlation_of_macs(self) -> float:
         """Spearman's, between MACs and measurements: what a table must be better than."""
-        return float(spearmanr(self.macs, self.measured).statistic)
+        return _rank_correlation(self.macs, self.measured)
+
+
+def _rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    if len(set(first)) == 1 or len(set(second)) == 1:
+        return float('nan')
+    return float(spearmanr(first, second).statistic)
 
 
 @dataclass(frozen=True)

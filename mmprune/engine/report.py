@@ -1,6 +1,6 @@
 """Tables that the tools print."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 from rich.console import Console
@@ -24,7 +24,9 @@ def show(table: Table) -> None:
     wide_console().print(table)
 
 
-def results_table(full_cost: dict[str, int], results: Sequence[SearchResult], metric: str) -> Table:
+def results_table(
+    full_cost: Mapping[str, float], results: Sequence[SearchResult], metric: str
+) -> Table:
     """Return what a search has found: a row per budget.
 
     Args:

@@ -44,6 +44,7 @@ def build_table(
         shares: Which widths.
         track: Wraps the steps of the measurement for a progress bar.
     """
+    like = next(plain.parameters()).to(device)
     calls = layer_calls(plain, network.layers, run)
     varies: dict[LayerShape, list[bool]] = {}
     for name, shape in calls:
@@ -55,10 +56,12 @@ def build_table(
     points = [list(product(*grid)) for grid in grids.values()]
     steps = list(zip_longest(*points))
     found: dict[LayerShape, list[float]] = {shape: [] for shape in grids}
-    for number in track(range(len(steps)), len(steps)):
-        for shape, seconds in zip(grids, _time(list(grids), steps[number], device), strict=True):
-            if seconds is not None:
-                found[shape].append(seconds)
+    with without_collection():
+        for number in track(range(len(steps)), len(steps)):
+            times = _time(list(grids), steps[number], like)
+            for shape, seconds in zip(grids, times, strict=True):
+                if seconds is not None:
+                    found[shape].append(seconds)
     layers = tuple(
         MeasuredLayer(shape, grid, np.array(found[shape]).reshape([len(axis) for axis in grid]))
         for shape, grid in grids.items()
@@ -89,23 +92,26 @@ def _grid(
 def _time(
     shapes: Sequence[LayerShape],
     widths: Sequence[tuple[int, ...] | None],
-    device: torch.device | str,
+    like: torch.Tensor,
 ) -> list[float | None]:
-    """Median seconds of each layer at its widths; None where there are none."""
+    """Median seconds of each layer at its widths; None where there are none.
+
+    The layers are in the type and on the device of ``like``.
+    """
     modules = [
-        None if each is None else shape.build(each).to(device)
+        None if each is None else shape.build(each).to(like)
         for shape, each in zip(shapes, widths, strict=True)
     ]
     examples = [
-        None if each is None else shape.example(each).to(device)
+        None if each is None else shape.example(each).to(like)
         for shape, each in zip(shapes, widths, strict=True)
     ]
     rounds: list[list[float]] = [[] for _ in shapes]
-    with torch.no_grad(), without_collection():
+    with torch.no_grad():
         while True:
             for number, (module, example) in enumerate(zip(modules, examples, strict=True)):
                 if module is not None and example is not None:
-                    rounds[number].append(_once(module, example, device))
+                    rounds[number].append(_once(module, example, like.device))
             done = max(len(each) for each in rounds)
             # The first round warms up.
             total = sum(sum(each[1:]) for each in rounds)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear
 from torch.utils._pytree import tree_leaves
 
 from mmprune.channels.groups import ChannelGroup
@@ -18,6 +18,9 @@ from mmprune.cost.forms import LinearForm
 from mmprune.latency.device import Device
 from mmprune.latency.table import Correction, LatencyTable
 from mmprune.layers import Layer
+
+LEAST_SCALE = 0.25
+"""The share of the sum of the layers' times that a prediction has at least."""
 
 
 class Prepared(Protocol):
@@ -110,8 +113,8 @@ class LatencyEstimator:
     def fit(self, widths: IntArray, seconds: Sequence[float]) -> Correction:
         """The correction under which the prediction is closest to whole subnets' times.
 
-        Relative errors are weighed alike. Coefficients are at least 0 (Lawson and Hanson,
-        Solving Least Squares Problems, 1974, chapter 23).
+        Relative errors are weighed alike. No coefficient is below 0, and the scale not below
+        ``LEAST_SCALE``: a table must not drown in the noise of a few measurements.
 
         Args:
             widths: Of the measured subnets, (subnets, groups).
@@ -121,8 +124,9 @@ class LatencyEstimator:
         features = self.features(widths) / measured[:, None]
         # Columns of bytes and of seconds differ by many orders of magnitude.
         size = np.maximum(np.abs(features).max(axis=0), np.finfo(np.float64).tiny)
-        solution, _ = nnls(features / size, np.ones(len(measured)))
-        scale, per_byte, per_mac, constant = (solution / size).tolist()
+        lower = np.array([LEAST_SCALE, 0, 0, 0]) * size
+        found = lsq_linear(features / size, np.ones(len(measured)), (lower, np.inf))
+        scale, per_byte, per_mac, constant = (found.x / size).tolist()
         return Correction(scale, per_byte, per_mac, constant, len(measured))
 
 
@@ -145,14 +149,18 @@ def evaluate(form: LinearForm, widths: IntArray) -> np.ndarray:
 class TableLatency:
     """A latency table as ``latency=`` of a pruner with a budget, or as a function.
 
-    The table is read, and compared with the device and the network, when it is first used.
+    The table is read, and compared with the network, when it is first used.
 
     Args:
         path: A file that ``tools/latency.py`` has written.
-        device: Where the subnets are to run.
+        device: If given, the table must have been measured on this device, with as many
+            threads and the same version of torch. A table of another machine tells what
+            subnets take there.
     """
 
-    def __init__(self, path: str | os.PathLike[str], device: torch.device | str = 'cpu') -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], device: torch.device | str | None = None
+    ) -> None:
         self.path, self.device = path, device
         self._for: tuple[Prepared, LatencyEstimator] | None = None
 
@@ -160,12 +168,13 @@ class TableLatency:
         """The estimator for a prepared network.
 
         Raises:
-            LatencyError: The table is broken, or was measured elsewhere.
+            LatencyError: The table is broken, or of another network, input or device.
         """
         if self._for is None or self._for[0] is not network:
             table = LatencyTable.load(self.path)
             data = data_of(network.demo_input)
-            table.check(self.path, Device.of(self.device), data, widths_of_groups(network))
+            device = None if self.device is None else Device.of(self.device)
+            table.check(self.path, device, data, widths_of_groups(network))
             self._for = network, LatencyEstimator(table, network)
         return self._for[1]
 

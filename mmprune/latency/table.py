@@ -162,20 +162,24 @@ class LatencyTable:
         return table
 
     def check(
-        self, path: str | os.PathLike[str], device: Device, data: str, groups: Mapping[str, int]
+        self,
+        path: str | os.PathLike[str],
+        device: Device | None,
+        data: str,
+        groups: Mapping[str, int],
     ) -> None:
         """Refuse to be used elsewhere.
 
         Args:
             path: The table's file, for the message.
-            device: Where it is to be used.
+            device: Where it must have been measured; None for anywhere.
             data: Shapes of the demo input.
             groups: Channels of the network's prunable groups.
 
         Raises:
             LatencyError: Device, versions, threads or network are others.
         """
-        found = self.device.differences(device)
+        found = [] if device is None else self.device.differences(device)
         if self.data != data:
             found.append(f'input: {self.data!r}, now {data!r}')
         for name in sorted(self.groups.keys() | groups.keys()):
@@ -185,8 +189,8 @@ class LatencyTable:
         if found:
             more = f' ({len(found)} differences)' if len(found) > 3 else ''
             raise LatencyError(
-                f'{path}: was measured elsewhere: {"; ".join(found[:3])}{more}. Build it anew with '
-                '--rebuild, or name another file.'
+                f'{path}: was measured for something else: {"; ".join(found[:3])}{more}. '
+                'Build it anew with --rebuild, or name another file.'
             )
 
 

@@ -15,6 +15,18 @@ def test_limits_are_numbers_or_fractions() -> None:
     )
 
 
+def test_latency_is_limited_in_milliseconds_or_as_a_fraction() -> None:
+    full = {**FULL, 'latency': 12.5}
+    assert Budget.of({'latency': 0.5}, full) == Budget('0.5_latency', latency=6.25)
+    budget = Budget.of({'latency': 7.5, 'macs': 0.5}, full)
+    assert budget == Budget('7.5ms_0.5', macs=500, latency=7.5)
+    assert budget.fits({'macs': 500, 'params': 1, 'latency': 7.5})
+    assert not budget.fits({'macs': 500, 'params': 1, 'latency': 7.6})
+    assert str(budget) == '500 MACs and 7.5 ms'
+    with pytest.raises(InputError, match=r'needs a table.*tools/latency\.py'):
+        Budget.of({'latency': 0.5}, FULL)
+
+
 def test_a_budget_is_met_when_no_limit_is_exceeded() -> None:
     budget = Budget.of({'macs': 500, 'params': 100}, FULL)
     assert budget.fits({'macs': 500, 'params': 100})

@@ -1,26 +1,29 @@
 """What a subnet may cost."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mmprune.errors import InputError
 
-Cost = dict[str, int]
+Cost = Mapping[str, float]
+"""``macs`` and ``params``, and ``latency`` in milliseconds where a table predicts it."""
 
 
-def absolute_limit(limit: float, full: int, name: str) -> int:
-    """Return a limit as a number of MACs or parameters.
+def absolute_limit(limit: float, full: float, name: str) -> float:
+    """Return a limit as a number of MACs, of parameters or of milliseconds.
 
     Args:
         limit: A fraction of the full network (0 < limit <= 1), or a number above 1.
         full: What the full network has.
-        name: 'macs' or 'params', for the message.
+        name: 'macs', 'params' or 'latency', for the message.
 
     Raises:
         InputError: If the limit is not above 0.
     """
     if limit <= 0:
         raise InputError(f'A limit of {name} must be above 0, got {limit}.')
-    return round(limit * full) if limit <= 1 else round(limit)
+    absolute = limit * full if limit <= 1 else limit
+    return absolute if name == 'latency' else round(absolute)
 
 
 def limit_label(limit: float) -> str:
@@ -36,44 +39,51 @@ def limit_label(limit: float) -> str:
 
 @dataclass(frozen=True)
 class Budget:
-    """Upper limits of MACs and parameters; None is no limit.
+    """Upper limits of MACs, parameters and latency; None is no limit.
 
     Attributes:
         label: What the user called it, for file names and logs.
         macs: MACs on the network's demo input.
         params: Number of parameters.
+        latency: Predicted milliseconds on the network's demo input.
     """
 
     label: str
-    macs: int | None = None
-    params: int | None = None
+    macs: float | None = None
+    params: float | None = None
+    latency: float | None = None
 
     @classmethod
     def of(cls, limits: dict[str, float], full: Cost) -> 'Budget':
         """Return the budget that a config gives.
 
         Args:
-            limits: ``macs`` and/or ``params``, each a number or a fraction of the full network.
+            limits: ``macs``, ``params`` and/or ``latency``, each a number (of milliseconds, for
+                the latency) or a fraction of the full network.
             full: The cost of the full network.
 
         Raises:
-            InputError: If a limit has another name or is not above 0.
+            InputError: If a limit has another name or is not above 0, or the latency is
+                limited and no table predicts it.
         """
-        unknown = limits.keys() - {'macs', 'params'}
+        unknown = limits.keys() - {'macs', 'params', 'latency'}
         if unknown or not limits:
             raise InputError(
-                f'A budget has the keys macs and/or params, got {sorted(limits) or "none"}.'
+                'A budget has the keys macs and/or params, and latency where there is a table, '
+                f'got {sorted(limits) or "none"}.'
             )
-        label = '_'.join(
-            limit_label(limit) if name == 'macs' else f'{limit_label(limit)}_params'
-            for name, limit in sorted(limits.items())
-        )
+        if limits.keys() - full.keys():
+            raise InputError(
+                'A limit of latency needs a table that predicts it: make one by tools/latency.py '
+                'and name its file, latency=<file>, in search_cfg.'
+            )
+        label = '_'.join(_label(name, limit) for name, limit in sorted(limits.items()))
         absolute = {name: absolute_limit(limit, full[name], name) for name, limit in limits.items()}
         return cls(label, **absolute)
 
     def fits(self, cost: Cost) -> bool:
         """Tell whether a subnet of this cost is within the budget."""
-        limits = {'macs': self.macs, 'params': self.params}
+        limits = {'macs': self.macs, 'params': self.params, 'latency': self.latency}
         return all(limit is None or cost[name] <= limit for name, limit in limits.items())
 
     def check_reachable(self, smallest: Cost) -> None:
@@ -81,11 +91,22 @@ class Budget:
         if not self.fits(smallest):
             raise InputError(
                 f'No subnet is within the budget {self}: the smallest one has '
-                f'{smallest["macs"]:,} MACs and {smallest["params"]:,} parameters. Raise the '
-                'limit, or allow narrower layers.'
+                f'{describe(smallest)}. Raise the limit, or allow narrower layers.'
             )
 
     def __str__(self) -> str:
-        limits = [f'{self.macs:,} MACs'] if self.macs is not None else []
-        limits += [f'{self.params:,} parameters'] if self.params is not None else []
-        return ' and '.join(limits)
+        limits = {'macs': self.macs, 'params': self.params, 'latency': self.latency}
+        return describe({name: limit for name, limit in limits.items() if limit is not None})
+
+
+def _label(name: str, limit: float) -> str:
+    """Return a limit of one kind for file names."""
+    if name == 'latency':
+        return f'{limit:g}_latency' if limit <= 1 else f'{limit:g}ms'
+    return limit_label(limit) + ('_params' if name == 'params' else '')
+
+
+def describe(cost: Cost) -> str:
+    """Return a cost in words."""
+    words = {'macs': '{:,} MACs', 'params': '{:,} parameters', 'latency': '{:.4g} ms'}
+    return ' and '.join(words[name].format(cost[name]) for name in words if name in cost)

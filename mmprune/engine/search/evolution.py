@@ -34,9 +34,10 @@ class EvolutionSearchLoop(SearchLoop):
 
     Args:
         args: As in :class:`SearchLoop`.
-        constraints: The budget: ``dict(macs=..., params=...)``, each a number or a
-            fraction of the full network's (0 < x <= 1); or a list of budgets, which
-            are searched one after the other.
+        constraints: The budget: ``dict(macs=..., params=..., latency=...)``, each a number
+            (milliseconds, for the latency) or a fraction of the full network's
+            (0 < x <= 1); or a list of budgets, which are searched one after the other.
+            A limit of latency needs a table, ``latency=<file>``.
         max_epochs: Populations, the first random one included.
         population_size: Candidates per population.
         top_k: How many of the best have children.
@@ -163,11 +164,13 @@ class EvolutionSearchLoop(SearchLoop):
             # The last sweep ends at the narrowest subnet, which is within the budget.
             drawn = self.pruner.sample_subnet() if sweep < _SWEEPS else self._narrowest
             random.shuffle(space_ids)
+            way = [subnet]
             for space_id in space_ids:
-                if budget.fits(self.pruner.cost(subnet)):
-                    return subnet
                 if drawn[space_id].sum() < subnet[space_id].sum():
-                    subnet[space_id] = drawn[space_id]
+                    way.append({**way[-1], space_id: drawn[space_id]})
+            for subnet, cost in zip(way, self.costs(way), strict=True):
+                if budget.fits(cost):
+                    return subnet
         return subnet
 
     def _narrowest_subnet(self) -> Subnet:

@@ -101,22 +101,23 @@ class GreedySearchLoop(SearchLoop):
 
     def _best_narrower(self, width: _Width, rounds: int) -> tuple[_Width, Evaluation]:
         """Evaluate what is one bin narrower in one group; return the best."""
-        candidates = []
+        candidates: list[tuple[Bins, Subnet, str]] = []
         for space_id, bins in width.bins.items():
             kept = int(bins.sum())
             # With more bins than channels some bins are empty: drop until something goes.
             for fewer in range(kept - 1, self.min_channel_bins - 1, -1):
-                narrower = self._width(
-                    {**width.bins, space_id: _first(bins, fewer)},
-                    f'round {rounds}, {space_id} to {fewer} of {self.max_channel_bins} bins',
-                )
-                if narrower.subnet[space_id].sum() < width.subnet[space_id].sum():
-                    candidates.append(narrower)
+                narrower = {**width.bins, space_id: _first(bins, fewer)}
+                subnet = self.pruner.bins_to_subnet(narrower, self.max_channel_bins)
+                if subnet[space_id].sum() < width.subnet[space_id].sum():
+                    origin = f'{space_id} to {fewer} of {self.max_channel_bins} bins'
+                    candidates.append((narrower, subnet, f'round {rounds}, {origin}'))
                     break
-        evaluated = [
-            (candidate, self.evaluate(candidate.subnet, candidate.origin, candidate.cost))
-            for candidate in candidates
+        costs = self.costs([subnet for _, subnet, _ in candidates])
+        widths = [
+            _Width(bins, subnet, cost, origin)
+            for (bins, subnet, origin), cost in zip(candidates, costs, strict=True)
         ]
+        evaluated = [(each, self.evaluate(each.subnet, each.origin, each.cost)) for each in widths]
         return min(evaluated, key=lambda pair: self.rank(pair[1]))
 
     def _width_of_all(self, kept: int) -> _Width:
@@ -127,7 +128,7 @@ class GreedySearchLoop(SearchLoop):
 
     def _width(self, bins: Bins, origin: str) -> _Width:
         subnet = self.pruner.bins_to_subnet(bins, self.max_channel_bins)
-        return _Width(bins, subnet, self.pruner.cost(subnet), origin)
+        return _Width(bins, subnet, self.costs([subnet])[0], origin)
 
 
 def _first(bins: Tensor, kept: int) -> Tensor:

@@ -42,6 +42,7 @@ class Evaluation:
         params: Number of parameters.
         metric: The value that the search compares.
         channels: Kept channels of every group.
+        latency: Predicted milliseconds, if the search has a table.
     """
 
     index: int
@@ -51,6 +52,7 @@ class Evaluation:
     params: int
     metric: float
     channels: dict[str, int]
+    latency: float | None = None
 
 
 class SearchHistory:

@@ -1,14 +1,16 @@
 """What every search has in common: evaluating candidates, remembering, writing results."""
 
 import json
+import os
 import time
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from mmengine.dist import is_main_process
 from mmengine.evaluator import Evaluator
@@ -18,6 +20,7 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mmprune.cost import CostError
 from mmprune.deploy.channel_cfg import save_channel_cfg
 from mmprune.engine.algorithm import calibration_batches, check_is_supernet
 from mmprune.engine.search.budget import Budget, Cost
@@ -25,6 +28,7 @@ from mmprune.engine.search.history import Evaluation, SearchHistory, subnet_key,
 from mmprune.engine.search.progress import search_progress
 from mmprune.errors import InputError
 from mmprune.fileio import atomic_path
+from mmprune.latency import TableLatency
 from mmprune.models import AutoSlim, kept_norm_statistics
 
 Subnet = dict[str, Tensor]
@@ -72,9 +76,11 @@ class SearchLoop(ValLoop):
         seed: Of what the search draws.
         resume: Go on from the history in the work directory.
         fp16: Evaluate in mixed precision.
+        latency: A table that ``tools/latency.py`` has written for this network on the device
+            that is to run the subnets. With it, costs have a predicted ``latency``, in ms.
 
     Raises:
-        InputError: If the model has no subnets.
+        InputError: If the model has no subnets, or the table is of another network.
     """
 
     def __init__(
@@ -87,6 +93,7 @@ class SearchLoop(ValLoop):
         seed: int = 0,
         resume: bool = False,
         fp16: bool = False,
+        latency: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(runner, dataloader, evaluator, fp16)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -99,6 +106,7 @@ class SearchLoop(ValLoop):
         self.rule = rule
         self.seed = seed
         self.resume = resume
+        self.latency = None if latency is None else TableLatency(latency)
         self.results: list[SearchResult] = []
         self.full_cost, self.smallest_cost = self._extreme_costs()
         self.work_dir = Path(runner.work_dir)
@@ -128,6 +136,9 @@ class SearchLoop(ValLoop):
             self.runner.logger.info(
                 f'{self.history.path}: {self.history.num_resumed} candidates are evaluated already'
             )
+        if self.latency is not None:
+            table = self.latency.estimator(self.pruner.supernet).table
+            self.runner.logger.info(f'{self.latency.path}: latency on {table.device}')
         with self._supernet_kept(), search_progress(self.runner.logger, is_main_process()) as bar:
             for budget, subnet, evaluation in self.search(bar):
                 self._finish(budget, subnet, evaluation)
@@ -148,13 +159,16 @@ class SearchLoop(ValLoop):
         start = time.perf_counter()
         metric = self._measure(subnet)
         seconds = time.perf_counter() - start
+        cost = cost or self.costs([subnet])[0]
         evaluation = Evaluation(
             index=len(self.history),
             origin=origin,
             key=key,
-            **(cost or self.pruner.cost(subnet)),
+            macs=int(cost['macs']),
+            params=int(cost['params']),
             metric=metric,
             channels={space_id: int(mask.sum()) for space_id, mask in subnet.items()},
+            latency=cost.get('latency'),
         )
         self.history.add(evaluation)
         self.runner.logger.info(
@@ -163,6 +177,26 @@ class SearchLoop(ValLoop):
             f'{seconds:.2f} s: {origin}'
         )
         return evaluation
+
+    def costs(self, subnets: Sequence[Subnet]) -> list[Cost]:
+        """Return the costs of subnets, in closed form and all at once where widths tell them."""
+        table = self.pruner.cost_table()
+        if not subnets:
+            return []
+        widths = np.stack([table.widths_of(subnet) for subnet in subnets])
+        costs: list[dict[str, float]]
+        try:
+            found = table.batch(widths)
+            costs = [
+                {n: int(column[row]) for n, column in found.items()} for row in range(len(subnets))
+            ]
+        except CostError:
+            costs = [dict(self.pruner.cost(subnet)) for subnet in subnets]
+        if self.latency is not None:
+            predicted = self.latency.estimator(self.pruner.supernet).batch(widths)
+            for cost, seconds in zip(costs, predicted.tolist(), strict=True):
+                cost['latency'] = 1e3 * seconds
+        return list(costs)
 
     def is_better(self, first: Evaluation, second: Evaluation) -> bool:
         """Tell whether the first is better; of two equal ones, the cheaper, then the earlier."""
@@ -209,12 +243,13 @@ class SearchLoop(ValLoop):
     def _extreme_costs(self) -> tuple[Cost, Cost]:
         """Return the costs of the widest and of the narrowest subnet."""
         before = self.pruner.current_subnet()
-        costs = []
+        subnets = []
         for set_width in (self.pruner.set_max_channel, self.pruner.set_min_channel):
             set_width()
-            costs.append(self.pruner.cost(self.pruner.current_subnet()))
+            subnets.append(self.pruner.current_subnet())
         self.pruner.set_subnet(before)
-        return costs[0], costs[1]
+        full, smallest = self.costs(subnets)
+        return full, smallest
 
     def _all_settings(self) -> dict[str, Any]:
         return {

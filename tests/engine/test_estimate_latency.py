@@ -1,0 +1,164 @@
+"""tools/latency.py on a tiny network, and searching under a limit of latency."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mmprune.engine import backends, estimate_latency
+from mmprune.engine.backends import UnavailableError, check_backend, measure_networks
+from mmprune.engine.estimate_latency import Comparison, LatencyOptions
+from mmprune.engine.search import SearchLoop, read_history
+from mmprune.errors import InputError
+from mmprune.latency import LatencyTable, building
+
+CONFIG = 'autoslim_resnet_small_digits_tiny.py'
+Search = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As few rounds as there can be: what the numbers are is of no interest here."""
+    monkeypatch.setattr(building, 'MOST_ROUNDS', 1)
+    monkeypatch.setattr(building, 'SHARES', (0.5, 1.0))
+    monkeypatch.setattr(estimate_latency, 'FITTED', 4)
+    monkeypatch.setattr(estimate_latency, 'SECONDS_PER_SUBNET', 0)
+
+
+def run(**options: Any) -> dict[str, Any]:
+    return estimate_latency.estimate_latency(CONFIG, LatencyOptions(**options))
+
+
+def test_everything_is_measured_printed_and_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends.shutil, 'which', lambda name: None)
+    monkeypatch.delenv('CXX', raising=False)
+    files = {name: tmp_path / name for name in ('table.json', 'plot.png', 'numbers.json')}
+    found = run(
+        table=files['table.json'],
+        plot=files['plot.png'],
+        json=files['numbers.json'],
+        subnets=3,
+        widths=1,
+        backends=('torch', 'compile'),
+        threads=1,
+    )
+    assert json.loads(files['numbers.json'].read_text()) == json.loads(json.dumps(found))
+    assert files['plot.png'].stat().st_size > 5000
+    comparison = found['comparison']
+    assert len(comparison['predicted']) == len(comparison['measured']) == 3
+    assert len(set(comparison['macs'])) == 3
+    assert min(comparison['predicted']) > 0
+    assert found['backends']['torch']['full network'] > 0
+    assert found['round_to'] in (1, 2, 4, 8, 16, 32)
+    table = LatencyTable.load(files['table.json'])
+    assert table.correction.subnets == 4
+    text = ' '.join(capsys.readouterr().out.split())
+    for words in ('measured now', 'rank correlation', 'narrowest subnet', 'round_to='):
+        assert words in text
+    assert 'not measured: torch.compile needs a C++ compiler' in text
+
+    before = files['table.json'].read_bytes()
+    run(table=files['table.json'], subnets=0, backends=(), threads=1)
+    assert 'measured before' in capsys.readouterr().out
+    assert files['table.json'].read_bytes() == before
+
+
+def test_a_table_of_another_device_is_not_used(tmp_path: Path) -> None:
+    file = tmp_path / 'table.json'
+    run(table=file, subnets=0, backends=())
+    content = file.read_text()
+    file.write_text(
+        content.replace(f'"torch_version": "{torch.__version__}"', '"torch_version": "2.0"')
+    )
+    with pytest.raises(InputError, match=r"table\.json: .*torch_version: '2\.0', now.*--rebuild"):
+        run(table=file, subnets=0, backends=())
+    run(table=file, subnets=0, backends=(), rebuild=True)
+    assert LatencyTable.load(file).device.torch_version == torch.__version__
+
+
+def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match='2 subnets or more, not 1'):
+        run(subnets=1)
+    with pytest.raises(InputError, match='backends are torch, compile, onnxruntime'):
+        run(table=tmp_path / 'table.json', subnets=0, backends=('tensorrt',))
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match='no CUDA device'):
+            run(device='cuda')
+    with pytest.raises(InputError, match=r'draws only 1 different subnets.*pruner\.ratios'):
+        estimate_latency.estimate_latency(
+            CONFIG,
+            LatencyOptions(table=tmp_path / 'new.json', subnets=0),
+            {'model.pruner.ratios': [0.5]},
+        )
+
+
+def test_a_comparison_says_how_good_the_predictions_are() -> None:
+    found = Comparison((4, 3, 2, 1), (1.1, 2.0, 2.9, 4.0), (1.0, 2.0, 3.0, 4.0))
+    assert found.rank_correlation == pytest.approx(1)
+    assert found.rank_correlation_of_macs == pytest.approx(-1)
+    np.testing.assert_allclose(found.errors, [0.1, 0, -1 / 30, 0])
+    assert np.isnan(Comparison((1, 2), (1.0, 1.0), (1.0, 2.0)).rank_correlation)
+
+
+def test_onnxruntime_runs_a_network() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
+    times = measure_networks({'small': network}, torch.rand(1, 3, 8, 8), 'onnxruntime', seconds=0)
+    assert times['small'].median > 0
+
+
+class Unexportable(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * float(x.sum().item())
+
+
+def test_a_network_that_a_backend_cannot_run_is_named() -> None:
+    with pytest.raises(UnavailableError, match='odd does not run by onnxruntime'):
+        measure_networks({'odd': Unexportable()}, torch.rand(1, 3, 8, 8), 'onnxruntime', seconds=0)
+
+
+def test_what_a_backend_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(
+        UnavailableError, match=r'onnx, onnxscript, onnxruntime missing; pip install'
+    ):
+        check_backend('onnxruntime')
+    monkeypatch.setenv('CXX', '/no/such/compiler')
+    with pytest.raises(UnavailableError, match=r'there is none of /no/such/compiler'):
+        check_backend('compile')
+
+
+def test_a_search_stays_within_a_predicted_latency(
+    untrained: Path, search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / 'table.json'
+    run(table=file, subnets=0, backends=())
+
+    def metric(loop: SearchLoop, subnet: dict[str, torch.Tensor]) -> float:
+        return float(sum(mask.sum() for mask in subnet.values()))
+
+    monkeypatch.setattr(SearchLoop, '_measure', metric)
+    evolution = {
+        'type': 'mmprune.EvolutionSearchLoop',
+        'max_epochs': 2,
+        'population_size': 4,
+        'top_k': 2,
+        'num_mutation': 1,
+        'num_crossover': 1,
+    }
+    with pytest.raises(InputError, match='needs a table'):
+        search(untrained, **evolution, constraints={'latency': 0.9})
+    (result,) = search(untrained, **evolution, constraints={'latency': 0.97}, latency=str(file))
+    assert result.budget == '0.97_latency'
+    history = read_history(tmp_path / 'search' / 'search_history.jsonl')
+    latencies = [each.latency for each in history]
+    assert None not in latencies
+    full = LatencyTable.load(file)
+    assert full.groups
+    assert max(latencies) < 1000
