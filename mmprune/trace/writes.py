@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +11,22 @@ import torch
 WHOLE, PART, ONE = 'whole', 'part', 'one'
 """What an index takes of a dim: all of it, some of it, or one position, which drops the dim."""
 Taken = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rearranged:
+    """A view of all elements of a contiguous tensor, in another shape or order.
+
+    Attributes:
+        shape: Shape of the view.
+        strides: How many elements of the tensor are between neighbours along each dim.
+    """
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+Written = Taken | Rearranged
 
 
 def taken_by(index: Any, shape: tuple[int, ...]) -> Taken | None:
@@ -37,14 +54,15 @@ def taken_by(index: Any, shape: tuple[int, ...]) -> Taken | None:
 class Writes:
     """Collects the in-place writes of a trace by autograd's sequence numbers.
 
-    A write is seen where it is made: ``y[:, 0] = x`` and ``y[:, 0].add_(x)``.
+    A write is seen where it is made: ``y[:, 0] = x``, ``y[:, 0].add_(x)`` and
+    ``y.flatten(2).transpose(1, 2).add_(x)``.
     """
 
     def __init__(self) -> None:
         # By id; the view is held so that no other tensor gets its id.
         self._views: dict[int, tuple[torch.Tensor, Taken]] = {}
         self._starts: list[int] = []
-        self._spans: list[tuple[int, Taken]] = []
+        self._spans: list[tuple[int, Written]] = []
 
     def note(self, name: str, args: tuple, result: Any, start: int) -> None:
         """Look at a call that has ended.
@@ -58,7 +76,7 @@ class Writes:
         target = args[0] if args else None
         if not isinstance(target, torch.Tensor):
             return
-        taken: Taken | None = None
+        taken: Written | None = None
         if name in ('__getitem__', '__setitem__') and not target._is_view():
             taken = taken_by(args[1], tuple(target.shape))
             if name == '__getitem__':
@@ -67,13 +85,31 @@ class Writes:
                 return
         elif id(target) in self._views and result is target:
             taken = self._views[id(target)][1]
+        elif result is target:
+            taken = _rearranged(target)
         if taken is not None:
             self._starts.append(start)
             self._spans.append((torch.autograd._get_sequence_nr(), taken))
 
-    def at(self, sequence: int) -> Taken | None:
+    def at(self, sequence: int) -> Written | None:
         """What the write that made the node of this number took of its tensor, if it is known."""
         place = bisect.bisect_right(self._starts, sequence) - 1
         if place < 0 or sequence >= self._spans[place][0]:
             return None
         return self._spans[place][1]
+
+
+def _rearranged(view: torch.Tensor) -> Rearranged | None:
+    """How a view holds all elements of its contiguous base; None if it does not."""
+    base = view._base
+    if base is None or not base.is_contiguous() or view.numel() != base.numel():
+        return None
+    ordered = sorted(zip(view.stride(), view.shape, strict=True), reverse=True)
+    expected = view.numel()
+    for stride, size in ordered:
+        if size == 1:
+            continue
+        expected //= size
+        if stride != expected:
+            return None  # some elements several times, others not at all
+    return Rearranged(tuple(view.shape), tuple(view.stride()))

@@ -86,10 +86,12 @@ PLACES = 'places of the image'
 OFFSETS = 'offsets between places'
 FREQUENCIES = 'frequencies of the image'
 PIXELS = 'pixels of a patch of the input'
+WAVES = 'sines and cosines of places'
 
 LAWS: dict[str, dict[str, str]] = {
     'hornet/hornet-tiny-gf': {r'\.complex_weight#[01]$': FREQUENCIES},
     'mlp_mixer_base_patch16': {r'\.token_mix\.layers\.(0\.0\.weight|1)$': PLACES},
+    'edgenext/edgenext-xsmall': {r'\.pos_embed\.proj\.weight$': WAVES},
     'vit-base-p16': {r'^backbone\.pos_embed$': PLACES},
     'deit3/deit3-small-p16-224': {r'^backbone\.pos_embed$': PLACES},
     'revvit/revvit-small': {r'^backbone\.pos_embed$': PLACES},

@@ -18,7 +18,7 @@ from mmprune.channels.rules.arithmetic import fixed_after, without
 from mmprune.channels.rules.shapes import view
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
-from mmprune.trace.writes import ONE, WHOLE
+from mmprune.trace.writes import ONE, WHOLE, Rearranged
 
 MAX_ELEMENTS = 50_000_000
 """Labels of more elements than these are not written out one by one."""
@@ -50,7 +50,7 @@ def as_strided(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> 
 
 @CHANNEL_RULES.register_module(name='copy_slices')
 def copy_slices(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """An in-place write into a view: a part that is whole along the channels.
+    """An in-place write into a view: all elements, or a part that is whole along the channels.
 
     Where the trace has not seen an index, it is known by its shape alone.
     """
@@ -60,7 +60,10 @@ def copy_slices(node: TraceNode, inputs: list[Value | None], book: LabelBook) ->
         return Value(node.shapes[0], [], book.fixed(f'comes from {node.where}'))
     values = [base]
     index = node.attrs.get('written')
-    if index is not None and len(index) == len(base.shape):
+    if isinstance(index, Rearranged):
+        values += [_put_back(index, base, v, node, book) for v in written if v is not None]
+        written = []
+    elif index is not None and len(index) == len(base.shape):
         values += _written_at(node, index, base, written, book)
         written = []
     for value in written:
@@ -81,6 +84,28 @@ def copy_slices(node: TraceNode, inputs: list[Value | None], book: LabelBook) ->
         shape = tuple(1 if d in partial else n for d, n in enumerate(base.shape))
         values.append(Value(shape, without(value, partial, book, reason), value.fixed))
     return meet(values, base.shape, book, node.where)
+
+
+def _put_back(
+    view: Rearranged, base: Value, value: Value, node: TraceNode, book: LabelBook
+) -> Value:
+    """What was written to a view of all elements of ``base``, in the places that it has there."""
+    elements = int(np.prod(base.shape))
+    if elements > MAX_ELEMENTS or len(value.shape) > len(view.shape):
+        pin_all([base, value], book, f'{node.where} writes into a view of {elements} elements')
+        return Value(base.shape, [], value.fixed)
+    bytes_ = [stride * np.dtype(np.int64).itemsize for stride in view.strides]
+    places = np.lib.stride_tricks.as_strided(np.arange(elements), view.shape, bytes_).ravel()
+    lead = (1,) * (len(view.shape) - len(value.shape))
+
+    def put(data: IntArray) -> IntArray:
+        moved = np.empty(elements, data.dtype)
+        moved[places] = np.broadcast_to(data.reshape(lead + data.shape), view.shape).ravel()
+        return squeeze_constant(moved.reshape(base.shape))
+
+    numbers = put(np.arange(np.prod(value.shape, dtype=int)).reshape(value.shape))
+    factors = [put(factor) for factor in value.factors]
+    return Value(numbers.shape, [f for f in factors if axes_of(f)], value.fixed)
 
 
 def _written_at(

@@ -232,16 +232,24 @@ def stack(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value
 
 @CHANNEL_RULES.register_module(name='split')
 def split(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
-    """Equal chunks keep equally many channels; other cuts are by numbers that may be mended."""
+    """Equal chunks keep equally many channels; other cuts are by numbers that may be mended.
+
+    Where one number cuts and the last chunk is what is left, that keeps no more than the others.
+    """
     value = _single(inputs)
     dim = node.attrs['dim'] % len(value.shape)
     sizes = [shape[dim] for shape in node.shapes]
     stops = np.cumsum(sizes)
     for factor in value.along(dim):
         moved = np.moveaxis(factor, dim, -1)
+        reason = f'{node.where} cuts the channels into equal chunks'
         if len(set(sizes)) == 1:
-            reason = f'{node.where} cuts the channels into equal chunks'
             book.equal_counts(moved.reshape(-1, sizes[0]), reason)
+        elif node.source.startswith('SplitBackward'):
+            size, last = sizes[0], sizes[-1]
+            book.equal_counts(moved[..., :-last].reshape(-1, size), reason)
+            ends = [moved[..., :last].reshape(-1, last), moved[..., -last:].reshape(-1, last)]
+            book.equal_counts(np.concatenate(ends), reason)
         elif factor.size > factor.shape[dim]:
             for size, stop in zip(sizes, stops, strict=True):
                 reason = f'{node.where} cuts every block of channels'
