@@ -140,7 +140,7 @@ CONTENTS = {
     'MODELS': 'AutoSlim DeployedModel KLDivergence SelfDistiller',
     'MODEL_WRAPPERS': 'AutoSlimDDP',
     'LOOPS': 'EvolutionSearchLoop GreedySearchLoop',
-    'HOOKS': 'ProgressBarHook',
+    'HOOKS': 'GroupLasso GrowingPenalty IterativePruning ProgressBarHook ScaleL1',
     'DATASETS': 'Digits',
 }
 

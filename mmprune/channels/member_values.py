@@ -17,14 +17,14 @@ def channel_sums(values: torch.Tensor, member: Member, num_channels: int) -> tor
         num_channels: C, the channels of the member's group.
 
     Returns:
-        (C,), float64, on the CPU; 0 for a channel without an element.
+        (C,), float64, on the device of the values; 0 for a channel without an element.
     """
     others = [dim for dim in range(values.dim()) if dim not in member.dims]
     values = values.detach().double()
-    values = (values.sum(others) if others else values).cpu().flatten()
-    index = torch.from_numpy(member.index.copy()).flatten()
+    values = (values.sum(others) if others else values).flatten()
+    index = torch.from_numpy(member.index.copy()).to(values.device).flatten()
     mine = index >= 0
-    return torch.zeros(num_channels, dtype=torch.float64).index_add_(0, index[mine], values[mine])
+    return values.new_zeros(num_channels).index_add_(0, index[mine], values[mine])
 
 
 def has_elements(member: Member, num_channels: int) -> np.ndarray:

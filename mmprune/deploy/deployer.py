@@ -58,16 +58,78 @@ def deploy(model: nn.Module, cfg: ChannelCfg) -> nn.Module:
     Raises:
         ChannelCfgError: The config does not fit the model.
     """
+    plans = _plans(model, cfg)
+    copied = copy.deepcopy(model, _memo_of_parts(model, plans, cfg))
+    release(copied)
+    _mend(copied, plans)
+    return copied
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """A tensor of a network that was deployed in place.
+
+    Attributes:
+        old: The full tensor, which the network holds no more.
+        new: The tensor in its place, with storage of its own.
+        cut: How the one was cut from the other; tensors that belong to the old one, such
+            as an optimizer's momentum, are cut in the same way.
+    """
+
+    old: torch.Tensor
+    new: torch.Tensor
+    cut: Cut
+
+
+def deploy_in_place(model: nn.Module, cfg: ChannelCfg) -> list[Replaced]:
+    """Make ``model`` itself the plain network with the channels that ``cfg`` keeps.
+
+    Modules stay the objects that they are, with their hooks; parameters and buffers that lose
+    something are replaced by new ones. The model is a supernet no longer.
+
+    Args:
+        model: The network that the config was made for: a supernet or the plain original.
+        cfg: A channel config, as ``deploy`` takes it.
+
+    Returns:
+        What was replaced. Whoever holds one of the old tensors must take the new one.
+
+    Raises:
+        ChannelCfgError: The config does not fit the model; nothing is changed.
+    """
+    plans = _plans(model, cfg)
+    cuts: dict[int, Cut] = {}
+    for name, plan in plans.items():
+        own = local_tensors(model.get_submodule(name))
+        cuts.update((id(own[local]), cut) for local, cut in plan.cuts.items() if not cut.is_whole)
+    parts = _memo_of_parts(model, plans, cfg)
+    release(model)
+    replaced: dict[int, Replaced] = {}
+    for module in model.modules():
+        for store in (module._parameters, module._buffers):
+            for local, tensor in store.items():
+                if tensor is not None and id(tensor) in cuts:
+                    new = store[local] = parts[id(tensor)]
+                    replaced[id(tensor)] = Replaced(tensor, new, cuts[id(tensor)])
+    _mend(model, plans)
+    return list(replaced.values())
+
+
+def _plans(model: nn.Module, cfg: ChannelCfg) -> dict[str, _ModulePlan]:
+    """What every module that a config names becomes; nothing is changed yet."""
     modules = dict(model.named_modules())
     plans = {
         name: _plan(cfg, name, entry, _find(cfg, name, modules))
         for name, entry in cfg.layers().items()
     }
     _check_complete(cfg, model)
-    copied = copy.deepcopy(model, _memo_of_parts(model, plans, cfg))
-    release(copied)
+    return plans
+
+
+def _mend(model: nn.Module, plans: Mapping[str, _ModulePlan]) -> None:
+    """Make the attributes of a model fit its tensors, which are cut already."""
     for name, plan in plans.items():
-        module = copied.get_submodule(name)
+        module = model.get_submodule(name)
         shapes = {local: tuple(t.shape) for local, t in local_tensors(module).items()}
         if 'weight' not in shapes and plan.inputs is not None and plan.channels is not None:
             shapes['weight'] = weight_shape(module, plan.inputs, plan.channels)
@@ -75,9 +137,8 @@ def deploy(model: nn.Module, cfg: ChannelCfg) -> nn.Module:
             setattr(module, attribute, value)
         for attribute, value in plan.attributes.items():
             setattr(module, attribute, like(getattr(module, attribute), value))
-    renew_caches(copied)
-    renew_computed_weights(copied)
-    return copied
+    renew_caches(model)
+    renew_computed_weights(model)
 
 
 def layers_with_channels(model: nn.Module) -> list[str]:

@@ -1,12 +1,18 @@
 """What runs: search loops, hooks, and the functions behind the tools."""
 
 from mmprune.engine.hooks import ProgressBarHook
+from mmprune.engine.iterative_pruning import IterativePruning
+from mmprune.engine.regularisers import GroupLasso, GrowingPenalty, ScaleL1
 from mmprune.engine.search import EvolutionSearchLoop, GreedySearchLoop, SearchLoop, SearchResult
 
 __all__ = [
     'EvolutionSearchLoop',
     'GreedySearchLoop',
+    'GroupLasso',
+    'GrowingPenalty',
+    'IterativePruning',
     'ProgressBarHook',
+    'ScaleL1',
     'SearchLoop',
     'SearchResult',
 ]

@@ -1,59 +1,17 @@
 """What tools/deploy_subnet.py does."""
 
 import os
-from contextlib import ExitStack
-from copy import deepcopy
-from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
-from torch import nn
 
 from mmprune.config import load_config
-from mmprune.deploy import VerifyReport
-from mmprune.deploy.channel_cfg import save_channel_cfg
 from mmprune.engine.algorithm import build_algorithm, calibration_batches
-from mmprune.engine.export_subnet import full_and_set_cost, set_from_file
-from mmprune.engine.onnx_export import export_onnx
-from mmprune.engine.report import before_and_after_table, show
-from mmprune.engine.search.history import MASK_NAMES
-from mmprune.errors import InputError
-from mmprune.fileio import atomic_path
-from mmprune.models import AutoSlim
-from mmprune.registry import MODELS
-from mmprune.version import __version__
+from mmprune.engine.deployed_files import DeployedFiles, VerificationError, write_deployed
+from mmprune.engine.export_subnet import set_from_file
 
-# Settings that belong to the supernet and mean nothing to a plain network.
-_SUPERNET_SETTINGS = ('search_cfg', 'model_wrapper_cfg', 'find_unused_parameters')
-_CONFIG_HEADER = """# A subnet as a plain network, deployed by mmprune from {name}.
-# Testing and training start from the checkpoint beside this file; the folder can be moved.
-"""
-
-
-class VerificationError(InputError):
-    """The deployed network does not compute what the supernet computes."""
-
-
-@dataclass(frozen=True)
-class DeployedFiles:
-    """What deploying a subnet has written.
-
-    Attributes:
-        checkpoint: The plain network's weights, under its own names.
-        config: Builds the plain network, loads ``checkpoint``, and trains or tests it.
-        channel_cfg: The channel config that ``config`` refers to.
-        onnx: The network in evaluation mode, if it was asked for.
-        verified: The report of the comparison with the supernet.
-    """
-
-    checkpoint: Path
-    config: Path
-    channel_cfg: Path
-    onnx: Path | None
-    verified: VerifyReport
+__all__ = ['DeployedFiles', 'VerificationError', 'deploy_subnet']
 
 
 def deploy_subnet(
@@ -91,106 +49,5 @@ def deploy_subnet(
     algorithm = build_algorithm(cfg, checkpoint)
     set_from_file(algorithm, channel_cfg)
     algorithm.recalibrate(calibration_batches(cfg, algorithm.recalibration))
-    network, verified = verified_network(algorithm, channel_cfg)
-    layers = algorithm.pruner.export_subnet()
-    plain = plain_config(cfg)
-    check_rebuilds(plain, layers, network)
-
     folder = Path(out_dir or Path(checkpoint).parent / f'deployed_{Path(channel_cfg).stem}')
-    files = DeployedFiles(
-        folder / 'deployed.pth',
-        folder / 'deployed.py',
-        folder / 'channel_cfg.yaml',
-        folder / 'deployed.onnx' if onnx else None,
-        verified,
-    )
-    full, kept = full_and_set_cost(algorithm)
-    plain.model.channel_cfg = _beside_config(files.channel_cfg)
-    plain.load_from = _beside_config(files.checkpoint)
-    text = _CONFIG_HEADER.format(name=Path(channel_cfg).name) + plain.pretty_text
-    weights = {
-        'meta': {'mmprune_version': __version__, **kept},
-        'state_dict': network.state_dict(),
-    }
-    with ExitStack() as stack:
-        if files.onnx is not None:
-            onnx_path = stack.enter_context(atomic_path(files.onnx))
-            export_onnx(network, algorithm.demo_input, onnx_path)
-        torch.save(weights, stack.enter_context(atomic_path(files.checkpoint)))
-        save_channel_cfg(layers, stack.enter_context(atomic_path(files.channel_cfg)))
-        stack.enter_context(atomic_path(files.config)).write_text(text, encoding='utf-8')
-
-    sizes = weights_size(algorithm.architecture), files.checkpoint.stat().st_size
-    rows = {
-        'MACs': (full['macs'], kept['macs']),
-        'parameters': (full['params'], kept['params']),
-        'file of weights, bytes': sizes,
-    }
-    show(before_and_after_table(f'Deployed and verified: {folder}', rows))
-    return files
-
-
-def verified_network(
-    algorithm: AutoSlim, channel_cfg: str | os.PathLike[str]
-) -> tuple[nn.Module, VerifyReport]:
-    """Return the plain network of the subnet that is set, in eval mode, and the proof.
-
-    Raises:
-        VerificationError: If it does not compute what the supernet computes.
-    """
-    pruner, supernet = algorithm.pruner, algorithm.architecture.eval()
-    report = pruner.verify_subnet(supernet, pruner.current_subnet())
-    if not report.ok:
-        raise VerificationError(
-            f'{channel_cfg}: nothing was written, because the deployed network would not compute '
-            f'what the supernet computes. {report}'
-        )
-    return pruner.deploy_subnet(supernet, pruner.export_subnet()).eval(), report
-
-
-def plain_config(cfg: Config) -> Config:
-    """Return the config without what belongs to the supernet, for the plain network.
-
-    ``model.channel_cfg`` and ``load_from`` are left to be filled in.
-    """
-    plain = deepcopy(cfg)
-    for key in _SUPERNET_SETTINGS:
-        plain.pop(key, None)
-    plain.model = dict(
-        type='mmprune.DeployedModel', model=plain.model.architecture, channel_cfg=None
-    )
-    plain.load_from, plain.resume = None, False
-    plain.pop('work_dir', None)
-    return plain
-
-
-def check_rebuilds(plain: Config, layers: dict[str, Any], network: nn.Module) -> None:
-    """Build what the deployed config describes, and compare it with the deployed network.
-
-    Raises:
-        VerificationError: If the weights do not fit, or the outputs differ.
-    """
-    model = dict(plain.model, channel_cfg=layers)
-    if plain.get('data_preprocessor') is not None:
-        model['data_preprocessor'] = plain.data_preprocessor
-    rebuilt = MODELS.build(model).eval()
-    try:
-        rebuilt.load_state_dict(network.state_dict())
-    except RuntimeError as error:
-        raise VerificationError(
-            f'The deployed config builds another network than the deployed one: {error}'
-        ) from error
-
-
-def weights_size(supernet: nn.Module) -> int:
-    """Return how many bytes the full network's weights take in a file, without the masks."""
-    state = supernet.state_dict()
-    plain = {key: value for key, value in state.items() if not key.endswith(MASK_NAMES)}
-    buffer = BytesIO()
-    torch.save({'state_dict': plain}, buffer)
-    return buffer.tell()
-
-
-def _beside_config(file: Path) -> str:
-    """Return a path that mmengine resolves to the folder of the config that says it."""
-    return '{{ fileDirname }}/' + file.name
+    return write_deployed(algorithm, cfg, folder, str(channel_cfg), onnx)

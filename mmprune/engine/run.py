@@ -14,6 +14,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmprune.checkpoint import check_fit, make_mmengine_load_safely, read_checkpoint
 from mmprune.config import load_config
+from mmprune.engine.iterative_pruning import follow_checkpoint
 from mmprune.errors import InputError, MissingFileError
 from mmprune.fileio import atomic_path
 
@@ -64,6 +65,7 @@ def train(
     runner = build_runner(cfg, launcher)
     if checkpoint is not None:
         if cfg.get('resume'):
+            follow_checkpoint(runner, checkpoint)
             check_fit(runner.model, checkpoint['state_dict'], cfg.load_from)
         else:
             _check_overlap(runner, checkpoint['state_dict'], cfg.load_from)
@@ -101,12 +103,13 @@ def evaluate(
     """
     cfg = load_config(config, cfg_options)
     _require(cfg, 'test', ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'))
-    weights = read_checkpoint(checkpoint)['state_dict']
+    content = read_checkpoint(checkpoint)
     _set_work_dir(cfg, work_dir)
     cfg.load_from, cfg.resume = str(checkpoint), False
     runner = build_runner(cfg, launcher)
-    check_fit(runner.model, weights, checkpoint)
-    del weights
+    follow_checkpoint(runner, content)
+    check_fit(runner.model, content['state_dict'], checkpoint)
+    del content
     metrics = {name: float(value) for name, value in runner.test().items()}
     if out is not None and is_main_process():
         with atomic_path(out) as unfinished:

@@ -200,7 +200,7 @@ class Importance(abc.ABC):
 
 def scored(member: Member, values: torch.Tensor) -> MemberScores:
     """Scores of one member from a number per channel, (C,)."""
-    return MemberScores(member.tensor, values.numpy(), has_elements(member, len(values)))
+    return MemberScores(member.tensor, values.cpu().numpy(), has_elements(member, len(values)))
 
 
 def owner_of(member: Member, model: nn.Module) -> nn.Module:

@@ -83,6 +83,7 @@ class DataImportance(Importance):
         with _evaluating(model):
             for batch in batches:
                 for key, values in self.watch(model, prunable, loss_fn, batch).items():
+                    values = values.cpu()
                     self._check(prunable[key[0]], key, values)
                     fresh[key] = fresh[key] + values if key in fresh else values
                 count += 1

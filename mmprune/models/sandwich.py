@@ -128,7 +128,16 @@ def shared_random_subnet(pruner: Sampler, device: torch.device) -> dict[str, Ten
         pruner: Draws the subnet.
         device: Where the processes exchange tensors.
     """
-    subnet = pruner.sample_subnet()
+    return shared_subnet(pruner.sample_subnet(), device)
+
+
+def shared_subnet(subnet: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Return the first process's subnet, in every process.
+
+    Args:
+        subnet: The process's own.
+        device: Where the processes exchange tensors.
+    """
     if not is_distributed():
         return subnet
     flat = torch.cat([mask.flatten() for mask in subnet.values()]).to(device)

@@ -1,0 +1,187 @@
+"""Pruning while training, by config: the schedule, the small network, resuming, what is refused."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from iterative_config import PRUNER, tiny
+from mmengine.runner import Runner
+
+from mmprune.checkpoint import read_checkpoint
+from mmprune.config import load_config
+from mmprune.deploy.channel_cfg import load_channel_cfg
+from mmprune.engine import IterativePruning
+from mmprune.engine.run import evaluate, train
+from mmprune.errors import InputError
+
+
+def hook_of(runner: Runner) -> IterativePruning:
+    return next(hook for hook in runner.hooks if isinstance(hook, IterativePruning))
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runner, Path]:
+    """A training in which the model is deployed at epoch 2, with an average of its weights."""
+    folder = tmp_path_factory.mktemp('iterative')
+    cfg = tiny()
+    cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.1))
+    return train(cfg, folder), folder
+
+
+def test_the_model_becomes_the_small_network(trained: tuple[Runner, Path]) -> None:
+    runner, folder = trained
+    assert hook_of(runner).is_deployed
+    kept = load_channel_cfg(folder / 'channel_cfg.yaml')
+    assert kept['backbone.layer1.0.conv1']['out_channels'] < 8
+    assert not any('mask' in name for name in runner.model.state_dict())
+    optimizer = runner.optim_wrapper.optimizer
+    held = [p for group in optimizer.param_groups for p in group['params']]
+    assert [id(p) for p in held] == [id(p) for p in runner.model.parameters()]
+    assert all(optimizer.state[p]['momentum_buffer'].shape == p.shape for p in held)
+
+
+def test_checkpoints_of_both_times_are_tested_by_both_configs(
+    trained: tuple[Runner, Path], tmp_path: Path
+) -> None:
+    _, folder = trained
+    small, large = folder / 'epoch_4.pth', folder / 'epoch_1.pth'
+    sizes = [read_checkpoint(f)['state_dict'] for f in (large, small)]
+    name = 'backbone.layer1.0.conv1.weight'
+    assert sizes[0][name].shape[0] == 8 > sizes[1][name].shape[0]
+    training_config = folder / tiny().filename.rpartition('/')[2]
+    assert training_config.is_file()
+    deployed = evaluate(folder / 'deployed.py', small, tmp_path / 'a')
+    assert evaluate(training_config, small, tmp_path / 'b') == deployed
+    assert 0 <= evaluate(training_config, large, tmp_path / 'c')['accuracy/top1'] <= 100
+    with pytest.raises(InputError, match=r'epoch_1\.pth: does not fit the model'):
+        evaluate(folder / 'deployed.py', large, tmp_path / 'd')
+
+
+def test_the_deployed_config_has_no_hooks_of_pruning(trained: tuple[Runner, Path]) -> None:
+    _, folder = trained
+    cfg = load_config(folder / 'deployed.py')
+    assert [hook['type'] for hook in cfg.custom_hooks] == ['EMAHook']
+    assert cfg.model.type == 'mmprune.DeployedModel'
+    assert cfg.load_from is None
+    assert 'iterative_resnet_small_digits.py' in (folder / 'deployed.py').read_text()
+
+
+@pytest.mark.parametrize('epoch', [1, 2, 3])
+def test_a_resumed_training_ends_like_one_that_ran_through(
+    trained: tuple[Runner, Path], tmp_path: Path, epoch: int
+) -> None:
+    """Resumed before, at, and after the deployment, with momentum and averages."""
+    _, folder = trained
+    shutil.copy(folder / f'epoch_{epoch}.pth', tmp_path / 'start.pth')
+    cfg = tiny()
+    cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.1))
+    resumed = train(cfg, tmp_path, resume=tmp_path / 'start.pth')
+    assert hook_of(resumed).is_deployed
+    expected, found = (read_checkpoint(path / 'epoch_4.pth') for path in (folder, tmp_path))
+    for key in ('state_dict', 'ema_state_dict'):
+        assert found[key].keys() == expected[key].keys()
+        for name, tensor in expected[key].items():
+            torch.testing.assert_close(found[key][name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[IterativePruning, dict[int, float]]]:
+    """Train; return the hook, and the share of the MACs that was left after every step."""
+    costs: dict[int, float] = {}
+    of_hook = IterativePruning._set
+
+    def record(self: IterativePruning, runner: Runner, subnet: Any) -> None:
+        of_hook(self, runner, subnet)
+        now = runner.epoch if self.by_epoch else runner.iter
+        costs[now] = self.pruner.cost()['macs'] / self._full_cost()['macs']
+
+    def run(**hook: Any) -> tuple[IterativePruning, dict[int, float]]:
+        monkeypatch.setattr(IterativePruning, '_set', record)
+        return hook_of(train(tiny(**hook), tmp_path)), costs
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ('schedule', 'shares'), [('linear', [0.25, 0.5, 0.75]), ('cubic', [37 / 64, 7 / 8, 63 / 64])]
+)
+def test_the_schedule(run: Callable[..., Any], schedule: str, shares: list[float]) -> None:
+    """Twelve iterations: nothing at 1 or before, then every second one until 9."""
+    hook, costs = run(by_epoch=False, begin=1, end=9, interval=2, schedule=schedule)
+    expected = {3: shares[0], 5: shares[1], 7: shares[2], 9: 1}
+    assert costs.keys() == expected.keys()
+    for now, share in expected.items():
+        limit = 1 - share / 2
+        assert limit * 0.99 <= costs[now] <= limit
+    assert hook.is_deployed
+
+
+def test_one_shot_while_training_without_deploying(run: Callable[..., Any], tmp_path: Path) -> None:
+    hook, costs = run(begin=1, end=1, deploy=False)
+    assert list(costs) == [1]
+    assert not hook.is_deployed
+    assert not (tmp_path / 'deployed.py').exists()
+    state = read_checkpoint(tmp_path / 'epoch_4.pth')['state_dict']
+    mask = state['backbone.layer1.0.conv1.out_mask']
+    assert 0 < mask.sum() < mask.numel()
+    assert state['backbone.layer1.0.conv1.weight'].shape[0] == 8
+
+
+def test_importance_from_training_images(run: Callable[..., Any]) -> None:
+    pruner = dict(PRUNER, importance=dict(type='TaylorImportance'))
+    images = dict(num_batches=2, batch_size=16)
+    hook, costs = run(pruner=pruner, begin=0, end=2, collect=images)
+    assert list(costs) == [1, 2]
+    assert hook.target.importance.num_batches == 2
+    assert hook.is_deployed
+
+
+# -- refusals ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(begin=3, end=2), 'needs 0 <= begin <= end and interval >= 1, got begin=3, end=2'),
+        (dict(begin=-1, end=2), 'got begin=-1'),
+        (dict(interval=0), 'interval=0'),
+        (dict(schedule='sudden'), "schedule must be one of 'linear', 'cubic', not 'sudden'"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        IterativePruning(**options)
+
+
+def test_an_end_that_is_never_reached(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r'end=4, but the 4 epochs of training are counted 0 to 3'):
+        train(tiny(end=4), tmp_path)
+    assert not list(tmp_path.glob('*.pth'))
+
+
+def test_a_pruner_without_a_target(tmp_path: Path) -> None:
+    pruner = dict(type='RatioPruner', ratios=[0.5])
+    with pytest.raises(InputError, match='needs an ImportancePruner, not a RatioPruner'):
+        train(tiny(pruner=pruner), tmp_path)
+
+
+def test_no_pruner(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r'IterativePruning: there is no pruner\. Give it one'):
+        train(tiny(pruner=None), tmp_path)
+
+
+def test_an_autoslim_sets_its_widths_itself(tmp_path: Path) -> None:
+    cfg = load_config('autoslim_resnet_small_digits_tiny.py')
+    cfg.custom_hooks = [dict(type='mmprune.IterativePruning')]
+    with pytest.raises(InputError, match='IterativePruning cannot prune an AutoSlim'):
+        train(cfg, tmp_path)
+
+
+def test_a_budget_that_cannot_be_met_ends_the_training(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match='the budget cannot be met'):
+        train(tiny(pruner=dict(PRUNER, budget=dict(params=100))), tmp_path)
