@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+from math import gcd, lcm
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -61,31 +63,73 @@ def select(scores: np.ndarray, count: int, constraints: tuple[EqualBlocks, ...])
         best = np.argsort(-scores, kind='stable')
         mask[best[: max(1, min(count, len(scores)))]] = True
         return mask
-    if _are_apart(constraints):
-        free = np.ones(len(scores), bool)
-        share = count / len(scores)
-        for constraint in constraints:
-            _keep_in_blocks(mask, scores, constraint.blocks, share)
-            free[constraint.blocks] = False
-        if free.any():
-            rest = np.flatnonzero(free)[None]
-            _keep_in_blocks(mask, scores, rest, share)
-        return mask
-    return _select_by_program(scores, count, constraints)
+    proportions = _proportions(constraints)
+    if proportions is None:
+        return _select_by_program(scores, count, constraints)
+    share = count / len(scores)
+    free = np.setdiff1d(
+        np.arange(len(scores)), np.concatenate([c.blocks.ravel() for c in constraints])
+    )
+    if len(free):
+        proportions.append([(free, 1)])
+    for linked in proportions:
+        steps = min(len(channels) // weight for channels, weight in linked)
+        wanted = share * sum(len(channels) for channels, _ in linked)
+        step = round_half_up(wanted / sum(weight for _, weight in linked))
+        for channels, weight in linked:
+            best = np.argsort(-scores[channels], kind='stable')
+            mask[channels[best[: weight * max(1, min(steps, step))]]] = True
+    return mask
 
 
-def _are_apart(constraints: tuple[EqualBlocks, ...]) -> bool:
-    """Whether no channel is in two blocks, of one constraint or of two."""
-    places = np.concatenate([constraint.blocks.ravel() for constraint in constraints])
-    return len(np.unique(places)) == len(places)
+def _proportions(constraints: tuple[EqualBlocks, ...]) -> list[list[tuple[IntArray, int]]] | None:
+    """Sets of channels that shrink in proportion, if that is all that is asked.
 
+    A block may be channels of one group of layers, and another one heads that each count as
+    many channels. Then of every set of channels some multiple of a whole number is kept.
 
-def _keep_in_blocks(mask: BoolArray, scores: np.ndarray, blocks: IntArray, share: float) -> None:
-    """Keep the best ``share`` of every block in ``mask``, at least one channel each."""
-    size = blocks.shape[1]
-    each = max(1, min(size, round_half_up(size * share)))
-    best = np.argsort(-scores[blocks], axis=1, kind='stable')[:, :each]
-    mask[np.take_along_axis(blocks, best, axis=1)] = True
+    Returns:
+        Lists of (channels, weight): of each set ``t * weight`` channels, for one ``t`` for the
+        list. None if blocks overlap otherwise.
+    """
+    numbers: dict[bytes, int] = {}
+    sets: list[IntArray] = []
+    links: dict[int, list[tuple[int, Fraction]]] = {}
+    for constraint in constraints:
+        row: list[tuple[int, int]] = []
+        for block in constraint.blocks:
+            channels, times = np.unique(block, return_counts=True)
+            if times.min() != times.max():
+                return None
+            number = numbers.setdefault(channels.tobytes(), len(sets))
+            if number == len(sets):
+                sets.append(channels)
+            row.append((number, int(times[0])))
+        first, times_first = row[0]
+        links.setdefault(first, [])
+        for number, times_here in row[1:]:
+            ratio = Fraction(times_first, times_here)
+            links.setdefault(number, []).append((first, 1 / ratio))
+            links[first].append((number, ratio))
+    places = np.concatenate(sets)
+    if len(np.unique(places)) < len(places):
+        return None
+    found, weights = [], dict[int, Fraction]()
+    for start in range(len(sets)):
+        if start in weights:
+            continue
+        weights[start] = Fraction(1)
+        linked = [start]
+        for number in linked:  # grows while it is gone through
+            for other, ratio in links[number]:
+                if weights.setdefault(other, weights[number] * ratio) != weights[number] * ratio:
+                    return None
+                if other not in linked:
+                    linked.append(other)
+        scale = lcm(*(weights[number].denominator for number in linked))
+        divisor = gcd(*(int(weights[number] * scale) for number in linked))
+        found.append([(sets[n], int(weights[n] * scale) // divisor) for n in linked])
+    return found
 
 
 def round_half_up(value: float) -> int:
