@@ -1,4 +1,4 @@
-"""One of the two processes of test_autoslim_ddp.py: RANK PORT FOLDER."""
+"""One of the two processes of test_autoslim_ddp.py: RANK PORT FOLDER EXECUTION."""
 
 import os
 import sys
@@ -27,8 +27,9 @@ def batch_of(rank: int) -> dict[str, Any]:
     return {'inputs': images, 'data_samples': samples}
 
 
-def build() -> Any:
+def build(execution: str) -> Any:
     cfg = load_config(CONFIG)
+    cfg.model.pruner.execution = execution
     init_default_scope('mmcls')
     torch.manual_seed(0)
     model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
@@ -36,12 +37,12 @@ def build() -> Any:
     return model.train()
 
 
-def train(rank: int, port: int, folder: Path) -> None:
+def train(rank: int, port: int, folder: Path, execution: str) -> None:
     """What each process does: one step with the wrapper, the same step without it, averaged."""
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     dist.init_process_group('gloo', rank=rank, world_size=2)
-    model, alone = build(), build()
+    model, alone = build(execution), build(execution)
     wrapper_cfg = dict(type='mmprune.AutoSlimDDP', module=model, device_ids=[rank])
     wrapped = MODEL_WRAPPERS.build(wrapper_cfg)
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -70,4 +71,4 @@ def train(rank: int, port: int, folder: Path) -> None:
 
 
 if __name__ == '__main__':
-    train(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    train(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 WORKER = Path(__file__).with_name('ddp_worker.py')
@@ -18,12 +19,13 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def test_two_processes_average_the_gradients_of_all_widths(tmp_path: Path) -> None:
+@pytest.mark.parametrize('execution', ['slice', 'mask'])
+def test_two_processes_average_the_gradients_of_all_widths(tmp_path: Path, execution: str) -> None:
     port = str(free_port())
     environment = {**os.environ, 'PYTHONPATH': str(WORKER.parents[2])}
     processes = []
     for rank in (0, 1):
-        command = [sys.executable, str(WORKER), str(rank), port, str(tmp_path)]
+        command = [sys.executable, str(WORKER), str(rank), port, str(tmp_path), execution]
         with (tmp_path / f'{rank}.log').open('w') as log:
             processes.append(subprocess.Popen(command, env=environment, stderr=log))
     try:
