@@ -10,7 +10,7 @@ import toys_regions
 from randomised import scattered
 from toy_checks import assert_exact, assert_groups, assert_plain, assert_trains, prepared
 
-from mmprune.registry import BACKWARD_PARSERS, table
+from mmprune.registry import BACKWARD_PARSERS, PRUNERS, table
 from mmprune.trace import TraceError, trace
 from mmprune.trace.checkpoints import OTHER, REENTRANT
 
@@ -84,3 +84,21 @@ def test_removing_a_weight_norm_after_deployment():
     for layer in (deployed.a, deployed.b, deployed.fc):
         torch.nn.utils.remove_weight_norm(layer)
     torch.testing.assert_close(deployed(data), expected, rtol=1e-12, atol=1e-12)
+
+
+class DividesByNothing(torch.nn.Linear):
+    """A norm without epsilon: 0 / 0 where masks have removed a row."""
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.weight / self.weight.norm(dim=1, keepdim=True))
+
+
+def test_what_masks_make_infinite_is_pinned_and_not_passed_over():
+    layers = [torch.nn.Linear(6, 8), DividesByNothing(8, 7), torch.nn.Linear(7, 4)]
+    model, data = torch.nn.Sequential(*layers), torch.randn(2, 6)
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5, 1.0], execution='mask'))
+    pruner.prepare_from_supernet(model, data)
+    assert 'sliced and masked outputs differ' in pruner.channel_groups['1'].reason
+    pruner.set_min_channel()
+    assert torch.isfinite(model(data)).all()
+    assert pruner.verify_subnet(model).ok

@@ -95,7 +95,7 @@ def _runs(
             return Failure(recorder.running[-1] if recorder.running else '', problem)
         recorded[mode] = (outputs, recorder)
     (sliced, first), (masked, second) = recorded.values()
-    if not all(torch.isfinite(t).all() for t in masked if t.is_floating_point()):
+    if not all(torch.isfinite(t).all() for t in sliced if t.is_floating_point()):
         return None
     errors = [relative_error(a, b) for a, b in zip(sliced, masked, strict=True)]
     if max(errors, default=0.0) <= tolerance:

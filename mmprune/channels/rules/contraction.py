@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from mmprune.channels.labels import (
@@ -43,7 +45,10 @@ def channels_along(value: Value, dim: int, book: LabelBook) -> IntArray:
 
 @CHANNEL_RULES.register_module(name='conv')
 def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """Data (N, C, *space); weight (O, C / groups, *kernel), transposed (C, O / groups, ...)."""
+    """Data (N, C, *space); weight (O, C / groups, *kernel), transposed (C, O / groups, ...).
+
+    Blocks of channels that lie along N (heads, each of which is convolved alike) stay there.
+    """
     data, weight, bias = (*inputs, None)[:3]
     if data is None and weight is not None:
         data = _constant_data(node, len(weight.shape), book)
@@ -53,8 +58,9 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     groups, transposed = node.attrs['groups'], node.attrs['transposed']
     for factor in [f for dim in range(2, len(weight.shape)) for f in weight.along(dim)]:
         book.pin(factor, KERNEL)
+    data = _blocks_apart(data, book, node)
     for factor in data.factors:
-        if axes_of(factor) != (1,):
+        if axes_of(factor) not in ((0,), (1,)):
             book.pin(factor, f'{node.where} convolves along the channels')
     inside = channels_along(data, 1, book)
     if weight.parameter is None:
@@ -73,9 +79,27 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     shape = [1] * len(node.shapes[0])
     shape[1] = len(out)
     factors = [out.reshape(shape)] if len(out) > 1 else []
+    factors += [f for f in data.factors if axes_of(f) == (0,)]
     result = Value(node.shapes[0], factors, book.fixed('has positions there, not channels'))
     _count_conv(node, data, weight, inside, result, layer, book)
     return result
+
+
+def _blocks_apart(data: Value, book: LabelBook, node: TraceNode) -> Value:
+    """``data`` with whole blocks along its first dim, or the same channels in each of them."""
+    factors = []
+    for factor in data.factors:
+        if axes_of(factor) == (0, 1):
+            rows = factor.reshape(factor.shape[:2])
+            if book.attention == 'heads' and node.id not in book.by_dims:
+                book.heads.append((node.id, rows[:, 0]))
+                book.unite(rows, rows[:, :1])
+                factor = factor[:, :1]
+            else:
+                book.unite(rows, rows[:1])
+                factor = factor[:1]
+        factors.append(factor)
+    return replace(data, factors=factors)
 
 
 def _constant_data(node: TraceNode, rank: int, book: LabelBook) -> Value | None:
@@ -198,7 +222,7 @@ def matmul(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     result = meet(sides, node.shapes[0], book, node.where)
     is_right, weight = _weight_of(node, left, right, book)
     layer = layer_of(node, weight, book)
-    if weight is not None:
+    if weight is not None and layer:
         inside = channels_along(left, rank - 1, book)
         book.add_site(layer, 'in', inside, node.id)
         out_dim = rank - 1 if is_right else rank - 2
