@@ -2,14 +2,18 @@
 
 from mmprune.layers.computed import renew_computed_weights
 from mmprune.layers.cut import Cut, cut_of_masks, plain_cut
+from mmprune.layers.fit import check_fits
 from mmprune.layers.layer import Layer, known_masks, layers_of, weight_shape
 from mmprune.layers.numbers import like, mended_numbers, size_in, stored_numbers
 from mmprune.layers.slicers import Slicer, mended_attributes, slicer_of
+from mmprune.layers.surgery import channels_of, prune_in_channels, prune_out_channels
 
 __all__ = [
     'Cut',
     'Layer',
     'Slicer',
+    'channels_of',
+    'check_fits',
     'cut_of_masks',
     'known_masks',
     'layers_of',
@@ -17,6 +21,8 @@ __all__ = [
     'mended_attributes',
     'mended_numbers',
     'plain_cut',
+    'prune_in_channels',
+    'prune_out_channels',
     'renew_computed_weights',
     'size_in',
     'slicer_of',
