@@ -137,7 +137,7 @@ CONTENTS = {
         APoZImportance ActivationImportance BNScaleImportance FPGMImportance HessianImportance
         L1Importance L2Importance LAMPImportance LpImportance RandomImportance TaylorImportance
     """,
-    'MODELS': 'AutoSlim DeployedModel KLDivergence SelfDistiller',
+    'MODELS': 'AutoSlim DeployedModel KLDivergence SelfDistiller YOLOv5',
     'MODEL_WRAPPERS': 'AutoSlimDDP',
     'LOOPS': 'EvolutionSearchLoop GreedySearchLoop',
     'HOOKS': 'GroupLasso GrowingPenalty IterativePruning ProgressBarHook ScaleL1',

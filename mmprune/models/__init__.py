@@ -6,6 +6,7 @@ from mmprune.models.deployed import deployed_model
 from mmprune.models.distillers import SelfDistiller
 from mmprune.models.losses import KLDivergence
 from mmprune.models.norm_statistics import kept_norm_statistics, recalibrate_norm_statistics
+from mmprune.models.yolov5 import YOLOv5
 
 __all__ = [
     'AutoSlim',
@@ -13,6 +14,7 @@ __all__ = [
     'KLDivergence',
     'Recalibration',
     'SelfDistiller',
+    'YOLOv5',
     'demo_input',
     'deployed_model',
     'kept_norm_statistics',
