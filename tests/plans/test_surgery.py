@@ -131,6 +131,7 @@ def test_recurrent_layers(kind, options):
 
 
 @pytest.mark.filterwarnings('ignore:LSTM with projections is not:UserWarning')
+@pytest.mark.filterwarnings('ignore:LSTM with projections is not:UserWarning')
 def test_projected_and_single_step_recurrences():
     layer = prune_out_channels(nn.LSTM(6, 8, num_layers=2, proj_size=5), [0])
     assert layer(torch.randn(3, 2, 6))[0].shape == (3, 2, 4)
