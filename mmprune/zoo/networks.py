@@ -87,6 +87,7 @@ OFFSETS = 'offsets between places'
 FREQUENCIES = 'frequencies of the image'
 PIXELS = 'pixels of a patch of the input'
 WAVES = 'sines and cosines of places'
+INSIDE = 'channels of a head that goes as a whole'
 
 LAWS: dict[str, dict[str, str]] = {
     'hornet/hornet-tiny-gf': {r'\.complex_weight#[01]$': FREQUENCIES},
@@ -104,8 +105,14 @@ LAWS: dict[str, dict[str, str]] = {
         r'^backbone\.pixel_pos#[01]$': PLACES,
     },
     'swin_transformer/tiny_224': {r'\.relative_position_bias_table$': OFFSETS},
-    'mixmim/mixmim_base': {r'\.relative_position_bias_table$': OFFSETS},
-    'mvit/mvitv2-tiny': {r'\.rel_pos_[hw]$': OFFSETS},
+    'mixmim/mixmim_base': {
+        r'\.relative_position_bias_table$': OFFSETS,
+        r'^backbone\.absolute_pos_embed$': PLACES,
+    },
+    'mvit/mvitv2-tiny': {
+        r'\.rel_pos_[hw](#0)?$': OFFSETS,
+        r'\.rel_pos_[hw]#1$|\.pool_[qkv]$|\.norm_[qkv]\.bias$': INSIDE,
+    },
     'levit-256-p16': {r'\.attention_biases$': OFFSETS},
     'efficientformer-l1': {r'\.attention_biases$': OFFSETS},
     'tinyvit/tinyvit-5m': {r'\.attention_biases$': OFFSETS},
@@ -117,8 +124,9 @@ LAWS: dict[str, dict[str, str]] = {
 }
 """Laws of a network: pattern of the names of its pinned groups -> what these groups number.
 
-They are no channels. A parameter with a row per place of the image, or per offset between two
-places, has as many rows as there are places: what removes one removes a part of the image.
+They are no channels: a parameter with a row per place of the image, or per offset between two
+places, has as many rows as there are places, and what removes one removes a part of the image.
+``INSIDE`` is a choice: with ``attention='dims'`` these go instead of the heads.
 """
 
 

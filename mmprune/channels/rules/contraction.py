@@ -76,11 +76,13 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     layer = layer_of(node, weight, book)
     book.add_site(layer, 'in', inside, node.id)
     book.add_site(layer, 'out', out, node.id)
-    shape = [1] * len(node.shapes[0])
-    shape[1] = len(out)
-    factors = [out.reshape(shape)] if len(out) > 1 else []
-    factors += [f for f in data.factors if axes_of(f) == (0,)]
-    result = Value(node.shapes[0], factors, book.fixed('has positions there, not channels'))
+    factors = [f for f in data.factors if axes_of(f) == (0,)]
+    fixed = book.fixed('has positions there, not channels')
+    if groups > 1 and len(inside) == groups and inside.max() < 0:
+        fixed = data.fixed  # depthwise: what comes out is as fixed as what goes in
+    elif len(out) > 1:
+        factors.append(out.reshape(1, -1, *(1,) * (len(node.shapes[0]) - 2)))
+    result = Value(node.shapes[0], factors, fixed)
     _count_conv(node, data, weight, inside, result, layer, book)
     return result
 
