@@ -21,6 +21,7 @@ STAGES = [
 COMMON = {'checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry', 'version'}
 # Beside the flow.
 SIDE = {
+    'bench': {*STAGES, 'cost', 'latency', 'zoo'},
     'importance': {'channels'},
     'latency': {'trace', 'channels', 'layers', 'cost'},
     'cost': {'trace', 'channels', 'layers'},
@@ -30,7 +31,7 @@ SIDE = {
 }
 # The engine works on any torch model; only what is about OpenMMLab's own may need these.
 OPENMMLAB = {'mmcls', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'mmrazor', 'mim'}
-MAY_NEED_OPENMMLAB = {'datasets', 'dependencies', 'engine', 'models', 'zoo'}
+MAY_NEED_OPENMMLAB = {'bench', 'datasets', 'dependencies', 'engine', 'models', 'zoo'}
 
 
 def allowed(part):
@@ -94,22 +95,22 @@ CONTENTS = {
     'BACKWARD_PARSERS': """
         Abs Acos AdaptiveAvgPool2D AdaptiveAvgPool3D AdaptiveMaxPool2D AdaptiveMaxPool3D Add
         Addcdiv Addcmul Addmm Alias Amax Amin AsStrided Asin Atan Atan2 AvgPool2D AvgPool3D
-        Baddbmm BatchNormImpl BatchNormWithUpdate Bmm Cat Ceil Celu Chunk Clamp ClampMax
-        ClampMin Clone Col2Im ConstantPadNd Contiguous ConvDepthwise2D ConvDepthwise3D
-        Convolution ConvolutionOverrideable CopyBackwards CopySlices Cos Cosh CudnnBatchNorm
-        CudnnConvolution CudnnConvolutionTranspose CudnnGridSampler Detach Div Dot Elu
-        Embedding Erf Exp Expand Expm1 FftC2C FftC2R FftR2C Flatten Flip Floor
-        FractionalMaxPool2D FusedDropout Gelu GridSampler2D Hardshrink Hardsigmoid Hardswish
-        Hardtanh Im2Col Index InstanceNorm LeakyRelu Lerp LinalgVectorNorm Log Log10 Log1P
-        Log2 LogSigmoid LogSoftmax Logsumexp MaskedFill Max MaxPool1D MaxPool2DWithIndices
-        MaxPool3DWithIndices Maximum Mean Min Minimum MiopenBatchNorm MiopenConvolution Mish
-        MkldnnConvolution Mm Mul Mv NanToNum NativeBatchNorm NativeBatchNormLegit
-        NativeBatchNormLegitNoTraining NativeDropout NativeGroupNorm NativeLayerNorm Neg
-        NnpackSpatialConvolution Norm PackPaddedSequence PadPackedSequence Permute
-        PixelShuffle PixelUnshuffle Pow PreluKernel Prod Reciprocal Recurrent
-        ReflectionPad1D ReflectionPad2D ReflectionPad3D Relu Relu6 Repeat ReplicationPad1D
-        ReplicationPad2D ReplicationPad3D Reshape ReshapeAlias RmsNorm Roll Round
-        RreluWithNoise Rsqrt Rsub ScaledDotProductCudnnAttention
+        Baddbmm BatchNormImpl BatchNormWithUpdate Bmm Cat Ceil Celu ChannelShuffle Chunk
+        Clamp ClampMax ClampMin Clone Col2Im ConstantPadNd Contiguous ConvDepthwise2D
+        ConvDepthwise3D Convolution ConvolutionOverrideable CopyBackwards CopySlices Cos
+        Cosh CudnnBatchNorm CudnnConvolution CudnnConvolutionTranspose CudnnGridSampler
+        Detach Div Dot Elu Embedding EmbeddingBag Erf Exp Expand Expm1 FftC2C FftC2R FftR2C
+        Flatten Flip Floor FractionalMaxPool2D FusedDropout Gather Gelu Glu GridSampler2D
+        Hardshrink Hardsigmoid Hardswish Hardtanh Im2Col Index IndexSelect InstanceNorm
+        LeakyRelu Lerp LinalgVectorNorm Log Log10 Log1P Log2 LogSigmoid LogSoftmax Logsumexp
+        MaskedFill Max MaxPool1D MaxPool2DWithIndices MaxPool3DWithIndices Maximum Mean Min
+        Minimum MiopenBatchNorm MiopenConvolution Mish MkldnnConvolution Mm Mul Mv NanToNum
+        NativeBatchNorm NativeBatchNormLegit NativeBatchNormLegitNoTraining NativeDropout
+        NativeGroupNorm NativeLayerNorm Neg NnpackSpatialConvolution Norm PackPaddedSequence
+        PadPackedSequence Permute PixelShuffle PixelUnshuffle Pow PreluKernel Prod
+        Reciprocal Recurrent ReflectionPad1D ReflectionPad2D ReflectionPad3D Relu Relu6
+        Repeat ReplicationPad1D ReplicationPad2D ReplicationPad3D Reshape ReshapeAlias
+        RmsNorm Roll Round RreluWithNoise Rsqrt Rsub ScaledDotProductCudnnAttention
         ScaledDotProductEfficientAttention ScaledDotProductFlashAttention
         ScaledDotProductFlashAttentionForCpu ScaledDotProductFusedAttentionOverrideable
         Select Selu Sigmoid Sign Silu Sin Sinh Slice SlowConv2D SlowConv3D Softmax Softplus
@@ -121,16 +122,16 @@ CONTENTS = {
         UpsampleTrilinear3D Var VarMean Vdot View ViewAsComplex ViewAsReal WeightNorm Where
     """,
     'CHANNEL_RULES': """
-        addmm as_strided attention batch_norm bilinear cat conv copy_slices dot elementwise
-        embedding expand fft flip fold group_norm index layer_norm matmul mv pad permute
-        pixel_shuffle pixel_unshuffle recurrent reduce repeat rms_norm roll rows select
-        slice softmax spatial spatial1d spatial3d split stack transpose unbind unfold view
-        view_as_complex view_as_real weight_norm windows
+        addmm as_strided attention batch_norm bilinear cat channel_shuffle conv copy_slices
+        dot elementwise embedding expand fft flip fold gather glu group_norm index
+        layer_norm matmul mv pad permute pixel_shuffle pixel_unshuffle recurrent reduce
+        repeat rms_norm roll rows select slice softmax spatial spatial1d spatial3d split
+        stack transpose unbind unfold view view_as_complex view_as_real weight_norm windows
     """,
     'SLICERS': """
         Bilinear Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d
-        Embedding GroupNorm LayerNorm Linear PReLU RMSNorm RNNBase RNNCellBase _BatchNorm
-        _NormBase torch.nn.modules.activation.MultiheadAttention
+        Embedding EmbeddingBag GroupNorm LayerNorm Linear PReLU RMSNorm RNNBase RNNCellBase
+        _BatchNorm _NormBase torch.nn.modules.activation.MultiheadAttention
     """,
     'PRUNERS': 'ImportancePruner RatioPruner StructurePruner',
     'IMPORTANCE': """
@@ -186,4 +187,4 @@ def test_tools_call_one_function_of_the_package():
     for path in TOOLS.glob('*.py'):
         names = [n for n in imports_of(path) if n.startswith('mmprune.')]
         parts = {name.split('.')[1] for name in names}
-        assert parts <= {'engine', 'errors', 'zoo', 'version'}, f'{path.name}: {names}'
+        assert parts <= {'bench', 'engine', 'errors', 'zoo', 'version'}, f'{path.name}: {names}'

@@ -223,6 +223,46 @@ class UnfoldByMethod(Toy):
         return self.head(self.b(x).mean((2, 3)))
 
 
+class ShufflesAndGates(Toy):
+    """A native channel shuffle, whose groups keep the same places, and a gated linear unit."""
+
+    GROUPS = {'a': (4, {'a'}, {'b'}), 'b': (6, {'b'}, {'head'})}
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = conv(3, 16), conv(16, 12), nn.Linear(6, 4)
+        self.shuffle = nn.ChannelShuffle(4)
+
+    def forward(self, x):
+        x = self.b(F.relu(self.shuffle(self.a(x))))
+        return self.head(F.glu(x, 1).mean((2, 3)))
+
+
+class Picks(Toy):
+    """Positions picked by number leave channels whole; rows of a bag of words are means."""
+
+    INPUT = None
+    GROUPS = {'words': (8, {'words', 'a'}, {'b'}), 'b': (6, {'b'}, {'head'})}
+    PINNED = frozenset({'head', 'a.weight'})
+    REASONS = {'words.weight': 'its rows are looked up by number'}
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.a = nn.EmbeddingBag(9, 8), conv(3, 8)
+        self.b, self.head = conv(8, 6), nn.Linear(6, 4)
+
+    @staticmethod
+    def data():
+        return torch.randn(2, 3, 8, 8, dtype=torch.float64), torch.arange(8).reshape(2, 4)
+
+    def forward(self, x, words):
+        x = F.batch_norm(self.a(x), None, None, training=True)
+        x = x * self.words(words)[:, :, None, None]
+        rows = torch.arange(4)[None, None, :, None].expand(2, x.shape[1], 4, 8)
+        x = x.gather(2, rows) + x.index_select(2, torch.tensor([7, 1, 2, 2]))
+        return self.head(F.relu(self.b(x)).mean((2, 3)))
+
+
 class Einsum(Toy):
     """Products by einsum: with a bare weight, and of two feature maps."""
 

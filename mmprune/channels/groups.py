@@ -150,7 +150,7 @@ def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:
         groups[space_id] = ChannelGroup(
             space_id=space_id,
             labels=labels,
-            layers=tuple(dict.fromkeys(name for name, _ in layers.get(group, ()))),
+            layers=tuple(dict.fromkeys(name for name, _ in layers.get(group, ()) if name)),
             consumers=tuple(dict.fromkeys(name for name, _ in consumers.get(group, ()))),
             members=tuple(
                 _member(name, factor, group, group_of, channel_of)

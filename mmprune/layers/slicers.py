@@ -123,7 +123,7 @@ def _bilinear(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
     return dict(out_features=out_features, in1_features=first, in2_features=second)
 
 
-@_register('Embedding')
+@_register('Embedding', 'EmbeddingBag')
 def _embedding(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
     return dict(num_embeddings=shapes['weight'][0], embedding_dim=shapes['weight'][1])
 

@@ -25,6 +25,7 @@ from mmprune.channels.rules import (
     norm,
     recurrent,
     shapes,
+    shuffles,
     weights,
 )
 
@@ -36,5 +37,6 @@ __all__ = [
     'norm',
     'recurrent',
     'shapes',
+    'shuffles',
     'weights',
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from mmprune.channels.labels import IntArray, LabelBook, Statistic, Value, axes_of, meet
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
@@ -96,6 +98,20 @@ def _within_blocks(factor: IntArray, reduced: set[int], book: LabelBook) -> bool
     """Whether the channels that are reduced are each block's own."""
     inside = reduced & set(axes_of(factor))
     return len(inside) == 1 and book.is_ragged(factor, *inside)
+
+
+@CHANNEL_RULES.register_module(name='glu')
+def glu(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """One half of a dim times the sigmoid of the other: their channels go in pairs."""
+    (value,) = (v for v in inputs if v is not None)
+    dim = node.attrs['dim'] % len(value.shape)
+    factors = []
+    for factor in value.factors:
+        if factor.shape[dim] > 1:
+            factor, gate = np.split(factor, 2, axis=dim)
+            book.unite(factor, gate)
+        factors.append(factor)
+    return Value(node.shapes[0], [f for f in factors if axes_of(f)], value.fixed)
 
 
 @CHANNEL_RULES.register_module(name='softmax')

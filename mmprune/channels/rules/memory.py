@@ -165,6 +165,16 @@ def index(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value
     return Value(node.shapes[0], factors, value.fixed)
 
 
+@CHANNEL_RULES.register_module(name='gather')
+def gather(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """Positions picked along one dim, others for every place of the other dims."""
+    (value,) = (v for v in inputs if v is not None)
+    dim, shape = node.attrs['dim'] % len(value.shape), node.shapes[0]
+    cropped = {d for d, (n, m) in enumerate(zip(value.shape, shape, strict=True)) if n != m}
+    factors = without(value, {dim, *cropped}, book, f'{node.where} picks channels by number')
+    return Value(shape, factors, fixed_after(value, factors, book, node))
+
+
 @CHANNEL_RULES.register_module(name='unfold')
 def unfold(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """Windows over space: (N, C, H, W) to (N, C k k, L); a channel becomes k k neighbours."""

@@ -354,32 +354,3 @@ def pad(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
         return np.pad(factor, amounts, constant_values=fixed)
 
     return _moved(value, move, node.shapes[0])
-
-
-@CHANNEL_RULES.register_module(name='pixel_shuffle')
-def pixel_shuffle(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """(..., C r r, H, W) to (..., C, H r, W r): the r r channels of one output go together."""
-    value, factor = _single(inputs), node.attrs['factor']
-    channels = node.shapes[0][-3]
-    factors = []
-    for labels in value.factors:
-        if axes_of(labels) != (len(value.shape) - 3,):
-            book.pin(labels, f'{node.where} shuffles pixels of channels')
-            continue
-        rows = labels.reshape(channels, factor * factor)
-        book.unite(rows, rows[:, :1])
-        factors.append(rows[:, 0].reshape((1,) * (len(value.shape) - 3) + (channels, 1, 1)))
-    return Value(node.shapes[0], [f for f in factors if axes_of(f)], value.fixed)
-
-
-@CHANNEL_RULES.register_module(name='pixel_unshuffle')
-def pixel_unshuffle(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """(..., C, H r, W r) to (..., C r r, H, W): every channel becomes r r of them."""
-    value, factor = _single(inputs), node.attrs['factor']
-    rank = len(value.shape)
-    factors = without(value, {rank - 2, rank - 1}, book, f'{node.where} shuffles pixels')
-    repeated = [
-        np.repeat(f, factor * factor, axis=rank - 3) if f.shape[rank - 3] > 1 else f
-        for f in factors
-    ]
-    return Value(node.shapes[0], repeated, value.fixed)

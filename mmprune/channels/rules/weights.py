@@ -61,18 +61,19 @@ def dot(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
 
 
 @CHANNEL_RULES.register_module(name='embedding')
-def embedding(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """Rows of a weight (V, C) by their number: (...) to (..., C)."""
-    (weight,) = inputs
+def embedding(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
+    """Rows of a weight (V, C) by their number, or means of some: (...) to (..., C)."""
+    weight, *_ = inputs
     shape = node.shapes[0]
     if weight is None:
-        return Value(shape, [], book.fixed('is looked up in a constant'))
+        fixed = book.fixed('is looked up in a constant')
+        return [Value(other, [], fixed) for other in node.shapes]
     factors = without(weight, {0}, book, f'{node.where}: its rows are looked up by number')
     lead = (1,) * (len(shape) - 1)
     result = Value(shape, [f.reshape(*lead, -1) for f in factors], book.fixed('is looked up'))
     labels = channels_along(result, len(shape) - 1, book)
     book.add_site(layer_of(node, weight, book), 'out', labels, node.id)
-    return result
+    return [result, *(Value(other, [], result.fixed) for other in node.shapes[1:])]
 
 
 @CHANNEL_RULES.register_module(name='bilinear')

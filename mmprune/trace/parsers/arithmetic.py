@@ -77,6 +77,7 @@ def _vector_norm(grad_fn: Any) -> Parsed:
 
 
 register('elementwise', 'HardtanhBackward', low='min_val', high='max_val')
+register('glu', 'GluBackward', dim='dim')
 register('softmax', 'SoftmaxBackward', 'LogSoftmaxBackward', dim='dim')
 register('matmul', 'MmBackward', 'BmmBackward')
 register('mv', 'MvBackward')

@@ -59,8 +59,8 @@ def _weight_norm(grad_fn: Any) -> Parsed:
 register('layer_norm', 'NativeLayerNormBackward', normalized_shape='normalized_shape')
 register('group_norm', 'NativeGroupNormBackward', groups='group')
 
-# inputs: weight
-register('embedding', 'EmbeddingBackward')
+# inputs: weight, perhaps weights of the rows
+register('embedding', 'EmbeddingBackward', 'EmbeddingBagBackward')
 
 
 @parser('TrilinearBackward')

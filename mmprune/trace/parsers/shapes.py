@@ -59,6 +59,16 @@ register('view_as_complex', 'ViewAsComplexBackward')
 register('view_as_real', 'ViewAsRealBackward')
 
 
+register('channel_shuffle', 'ChannelShuffleBackward', groups='groups')
+register('gather', 'GatherBackward', dim='dim')
+
+
+@parser('IndexSelectBackward')
+def _index_select(grad_fn: Any) -> Parsed:
+    dim = plain(grad_fn._saved_dim) % len(grad_fn._saved_self_sym_sizes)
+    return 'index', {'picked': (dim,), 'index_rank': 1}
+
+
 @parser('IndexBackward', 'UnsafeIndexBackward')
 def _index(grad_fn: Any) -> Parsed:
     """``picked``: dims with an index; ``index_rank``: dims of the broadcast indices."""
