@@ -17,7 +17,7 @@ export OMP_NUM_THREADS ?= 2
 RUN = PYTHONPATH="$(CURDIR)" $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test demo zoo lint format clean
+.PHONY: help venv test demo zoo bench lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ demo: $(READY) ## train, search, deploy and finetune on handwritten digits, with
 
 zoo: $(READY) ## prune the networks of mmcls, and print how much and how exactly
 	$(RUN) tools/zoo.py $(ARGS)
+
+bench: $(READY) ## measure speed and memory beside plain networks and peers
+	$(RUN) tools/bench.py $(ARGS)
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .

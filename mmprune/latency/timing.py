@@ -37,6 +37,10 @@ class Times:
         return float((high - low) / 2 / self.median)
 
 
+def _nothing() -> None:
+    pass
+
+
 def synchronise(device: torch.device | str) -> None:
     """Wait until a device has done what it was given."""
     if torch.device(device).type == 'cuda':
@@ -72,6 +76,7 @@ def interleaved(
     least_rounds: int = 3,
     most_rounds: int = 200,
     warm_up: int = 1,
+    before: Mapping[str, Call] | None = None,
 ) -> dict[str, Times]:
     """Times of several calls that take turns: A B C, A B C, and so on.
 
@@ -82,9 +87,12 @@ def interleaved(
         least_rounds: Rounds that are done in any case.
         most_rounds: Rounds that are enough.
         warm_up: Rounds before, which are not counted.
+        before: What is done before a call of this name, untimed.
     """
+    ready = dict(before or {})
     for _ in range(warm_up):
-        for call in calls.values():
+        for name, call in calls.items():
+            ready.get(name, _nothing)()
             call()
     found: dict[str, list[float]] = {name: [] for name in calls}
     start = time.perf_counter()
@@ -93,5 +101,6 @@ def interleaved(
             if number >= least_rounds and time.perf_counter() - start > seconds:
                 break
             for name, call in calls.items():
+                ready.get(name, _nothing)()
                 found[name].append(seconds_of(call, device))
     return {name: Times(tuple(each)) for name, each in found.items()}

@@ -1,0 +1,151 @@
+"""Peak memory: what torch allocates during a call, and what a process of its own needs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import mmprune
+from mmprune.bench.networks import batch_of, loss_of, network_of, prepared
+from mmprune.bench.rows import Row
+from mmprune.trace import trace
+
+SECTION = 'tracing'
+TARGET = 2.0
+STATUS, RESET = Path('/proc/self/status'), Path('/proc/self/clear_refs')
+WHAT = {
+    'forward': 'one forward pass with gradients recorded',
+    'trace': 'tracing',
+    'prepare': 'prepare_from_supernet',
+}
+
+
+def allocated_peak(call: Callable[[], Any], device: torch.device | str = 'cpu') -> int:
+    """Bytes that torch has allocated at most during a call, beyond those before it."""
+    if torch.device(device).type == 'cuda':
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profiled:
+        result = call()
+    events = profiled.profiler.kineto_results.events()
+    changes = [event.nbytes() for event in events if event.name() == '[memory]']
+    del result
+    return int(np.cumsum(changes).max(initial=0))
+
+
+def resident_bytes() -> int:
+    """Bytes of memory that this process has now."""
+    return _status('VmRSS') or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def resident_peak() -> int:
+    """Bytes of memory that this process had at most, since ``forget_peak``."""
+    return _status('VmHWM') or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def forget_peak() -> None:
+    """Start to look for the peak anew, where the system can."""
+    with suppress(OSError):
+        RESET.write_text('5')
+
+
+def _status(key: str) -> int:
+    """A line of Linux's account of this process, in bytes; 0 where there is none."""
+    if not STATUS.is_file():
+        return 0
+    lines = dict(line.split(':', 1) for line in STATUS.read_text().splitlines() if ':' in line)
+    return 1024 * int(lines[key].split()[0]) if key in lines else 0
+
+
+def peak_of(what: str, name: str, size: int) -> int:
+    """Bytes that a step needs beyond the network, as this process's memory tells.
+
+    Args:
+        what: A key of ``WHAT``.
+        name: Model config of mmcls.
+        size: Height and width of the image.
+    """
+    network = network_of(name, 'cpu')
+    data = batch_of(network, 1, size, 'cpu')
+    with torch.no_grad():
+        network(data)  # what the libraries allocate once
+    forget_peak()
+    before = resident_bytes()
+    if what == 'forward':
+        loss = loss_of(network(data))
+        assert loss.requires_grad
+    elif what == 'trace':
+        trace(network, data)
+    else:
+        prepared(network, data)
+    return resident_peak() - before
+
+
+def measured_apart(what: str, name: str, size: int, threads: int) -> int:
+    """``peak_of`` in a process of its own."""
+    command = [sys.executable, '-m', __name__, what, name, f'--size={size}', f'--threads={threads}']
+    root = str(Path(mmprune.__file__).parent.parent)
+    paths = os.pathsep.join([root, *filter(None, [os.environ.get('PYTHONPATH')])])
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': paths},
+        timeout=300,
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    if done.returncode or not lines:
+        raise RuntimeError(
+            f'{" ".join(command[2:])} ended with {done.returncode}: {done.stderr[-500:]}'
+        )
+    return int(json.loads(lines[-1])['bytes'])
+
+
+def memory_of_tracing(name: str, size: int, threads: int) -> Iterator[Row]:
+    """Peaks of tracing and of preparing beside that of a forward pass."""
+    peaks = {what: measured_apart(what, name, size, threads) for what in WHAT}
+    for what in ('trace', 'prepare'):
+        yield Row(
+            SECTION,
+            f'{name}, {size}x{size}',
+            f'{WHAT[what]}: memory beyond the network',
+            peaks[what] / 1e6,
+            'MB',
+            WHAT['forward'],
+            peaks['forward'] / 1e6,
+            TARGET,
+        )
+
+
+def main() -> None:
+    """Measure what the command line says, and print the number as one line of JSON."""
+    parser = argparse.ArgumentParser(description=peak_of.__doc__)
+    parser.add_argument('what', choices=sorted(WHAT))
+    parser.add_argument('name')
+    parser.add_argument('--size', type=int, required=True)
+    parser.add_argument('--threads', type=int, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    print(json.dumps({'bytes': peak_of(args.what, args.name, args.size)}))
+
+
+if __name__ == '__main__':
+    main()
