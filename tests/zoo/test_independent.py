@@ -19,6 +19,7 @@ from mmprune.trace.tracer import run_model, tensors_in
 from mmprune.zoo import Plan, build, images, zeroed
 from mmprune.zoo.check import measure
 from mmprune.zoo.independent import KeptNorm, KeptResponseNorm, zeroed_like
+from mmprune.zoo.independent.values import _kept_positions
 from mmprune.zoo.models import build_config
 from mmprune.zoo.running import difference, run
 
@@ -202,8 +203,24 @@ def test_numbers_that_tell_nothing_are_refused():
     nn.init.ones_(part.weight)
     with pytest.raises(ValueError, match='weight has the same number in several places'):
         zeroed_like(full, part)
+    other = nn.Linear(4, 3, bias=False)
+    with pytest.raises(ValueError, match='weight has other numbers'):
+        zeroed_like(full, other)
+    other.weight = full.weight
     with pytest.raises(ValueError, match='bias is missing'):
-        zeroed_like(full, nn.Linear(4, 3, bias=False))
+        zeroed_like(full, other)
+
+
+@pytest.mark.parametrize('groups', [1, 4])
+def test_positions_are_found_by_their_numbers(groups):
+    """Whole rows and columns, and in every group other columns."""
+    whole = torch.randn(8, 6, 3, 3, dtype=torch.float64)
+    rows = torch.tensor([0, 3, 4, 7])
+    mask = torch.zeros_like(whole, dtype=torch.bool)
+    for row in rows.tolist():
+        mask[row, [0, 2, 5] if groups == 1 else [row % 3, 3, 5]] = True
+    part = whole[mask].reshape(4, 3, 3, 3)
+    assert torch.equal(_kept_positions('weight', whole, part), mask)
 
 
 def test_it_shares_no_code_with_what_it_checks():

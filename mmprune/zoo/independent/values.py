@@ -52,11 +52,44 @@ def zeroed_like(original: nn.Module, pruned: nn.Module) -> nn.Module:
 
 
 def _kept_positions(path: str, whole: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-    """Where in ``whole`` the numbers of ``part`` are: a bool tensor of its shape."""
-    ordered, order = whole.detach().flatten().sort()
-    if part.numel() == whole.numel():
+    """Where in ``whole`` the numbers of ``part`` are: a bool tensor of its shape.
+
+    Raises:
+        ValueError: They are not there, or one is there several times.
+    """
+    whole, part = whole.detach(), part.detach()
+    if part.shape == whole.shape:
+        if not torch.equal(part, whole):
+            raise ValueError(f'{path} has other numbers in the pruned network')
         return torch.ones_like(whole, dtype=torch.bool)
-    numbers = part.detach().flatten()
+    found = _box(whole, part)
+    return _scattered(path, whole, part) if found is None else found
+
+
+def _box(whole: torch.Tensor, part: torch.Tensor) -> torch.Tensor | None:
+    """The same where some positions of every dim were kept, which takes no sorting of everything.
+
+    The first number of ``part`` is looked up in ``whole``; the lines of ``whole`` through that
+    place tell which positions are left of each dim.
+    """
+    corner = (whole == part.flatten()[0]).nonzero()
+    if part.dim() != whole.dim() or len(corner) != 1:
+        return None
+    mask = torch.ones_like(whole, dtype=torch.bool)
+    kept = whole
+    for dim in range(whole.dim()):
+        line = whole[tuple(slice(None) if d == dim else int(c) for d, c in enumerate(corner[0]))]
+        left = part[tuple(slice(None) if d == dim else 0 for d in range(part.dim()))]
+        at = torch.isin(line, left)
+        mask &= at.reshape([-1 if d == dim else 1 for d in range(whole.dim())])
+        kept = kept.index_select(dim, at.nonzero().flatten())
+    return mask if torch.equal(kept, part) else None
+
+
+def _scattered(path: str, whole: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    """The same for numbers anywhere in ``whole``, such as other inputs in each group."""
+    ordered, order = whole.flatten().sort()
+    numbers = part.flatten()
     found = torch.searchsorted(ordered, numbers).clamp(max=len(ordered) - 1)
     if not torch.equal(ordered[found], numbers):
         raise ValueError(f'{path} has numbers in the pruned network that were not in it before')
