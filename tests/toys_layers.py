@@ -116,6 +116,29 @@ class Words(Toy):
         return self.head((x + self.back(F.relu(self.fc(self.norm(x))))).mean(1))
 
 
+class WordsOfBoundedLength(Toy):
+    """``max_norm`` writes to the weight in the forward pass, which no subnet could share."""
+
+    INPUT = None
+    GROUPS = {'fc': (10, {'fc'}, {'head'})}
+    PINNED = frozenset({'head'})
+    REASONS = {
+        'words.weight#0': 'goes through EmbeddingWithMaxNormBackward, which mmprune does not know',
+        'words.weight#1': 'goes through EmbeddingWithMaxNormBackward, which mmprune does not know',
+        'fc.weight': 'comes from EmbeddingWithMaxNormBackward',
+    }
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.fc = nn.Embedding(11, 8, max_norm=1.0), nn.Linear(8, 10)
+        self.head = nn.Linear(10, 4)
+
+    data = Words.data
+
+    def forward(self, x):
+        return self.head(F.relu(self.fc(self.words(x))))
+
+
 class TiedEmbedding(Toy):
     """One weight looks words up and scores them, as in language models."""
 
@@ -242,7 +265,7 @@ class Picks(Toy):
     """Positions picked by number leave channels whole; rows of a bag of words are means."""
 
     INPUT = None
-    GROUPS = {'words': (8, {'words', 'a'}, {'b'}), 'b': (6, {'b'}, {'head'})}
+    GROUPS = {'a': (8, {'words', 'a'}, {'b'}), 'b': (6, {'b'}, {'head'})}
     PINNED = frozenset({'head', 'a.weight'})
     REASONS = {'words.weight': 'its rows are looked up by number'}
 

@@ -43,6 +43,10 @@ class InstanceNorm(Composite):
     """Inputs: data (N, C, *space), weight, bias."""
 
 
+class EmbeddingWithMaxNorm(Composite):
+    """Input: weight, whose rows are shortened in place; nobody knows how to prune that."""
+
+
 class WeightNorm(Composite):
     """Inputs: directions, lengths."""
 
@@ -88,10 +92,25 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return WeightNorm.apply({'dim': dim}, (outside(_PLAIN_WEIGHT_NORM, v, g, dim),), v, g)
 
 
+def _embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    *rest: Any,
+    **options: Any,
+) -> Tensor:
+    if max_norm is None:
+        return F.embedding(input, weight, padding_idx, None, *rest, **options)
+    result = outside(F.embedding, input, weight, padding_idx, max_norm, *rest, **options)
+    return EmbeddingWithMaxNorm.apply({}, (result,), weight)
+
+
 COMPOSITES: dict[Any, Callable[..., Any]] = {
     F.rms_norm: _rms_norm,
     torch.rms_norm: _rms_norm,
     F.instance_norm: _instance_norm,
+    F.embedding: _embedding,
     _PLAIN_WEIGHT_NORM: _weight_norm,
 }
 """Function of torch -> what a trace calls in its place."""
