@@ -70,7 +70,7 @@ def channels_of(module: nn.Module, side: str, name: str = '') -> int:
             f'{called(module, name)}: its inputs are no channels; only its outputs can be cut'
         )
     value = getattr(module, attribute)
-    if attribute == 'hidden_size' and getattr(module, 'proj_size', 0):
+    if attribute == 'hidden_size' and getattr(module, 'proj_size', False):
         value = module.proj_size
     return int(value if isinstance(value, int) else value[-1])
 
@@ -113,11 +113,12 @@ def _prune(module: nn.Module, side: str, index: Iterable[int], name: str) -> nn.
     return module
 
 
-def kept_after(where: str, size: int, index: Iterable[int]) -> BoolArray:
+def kept_after(where: str, size: int, index: Iterable[int], at_least: int = 1) -> BoolArray:
     """Which of ``size`` channels stay if those of ``index`` go.
 
     Raises:
-        InputError: There is no such channel, or none would be left; ``where`` begins the message.
+        InputError: There is no such channel, or fewer than ``at_least`` would be left; ``where``
+            begins the message.
     """
     numbers = index.tolist() if isinstance(index, torch.Tensor | np.ndarray) else list(index)
     wrong = [
@@ -129,7 +130,7 @@ def kept_after(where: str, size: int, index: Iterable[int]) -> BoolArray:
         raise InputError(f'{where}: has no channel {wrong[0]!r}, only 0 to {size - 1}')
     keep = np.ones(size, bool)
     keep[np.array(numbers, int)] = False
-    if not keep.any():
+    if keep.sum() < at_least:
         raise InputError(f'{where}: would keep 0 of {size} channels; at least 1 must stay')
     return keep
 

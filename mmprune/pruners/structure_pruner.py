@@ -21,6 +21,7 @@ from mmprune.errors import InputError
 from mmprune.pruners.cfg_codec import read_cfg, write_cfg
 from mmprune.pruners.mmrazor_names import MMRazorNames
 from mmprune.pruners.picture import draw_groups
+from mmprune.pruners.planning import Planning
 from mmprune.pruners.report import report
 from mmprune.pruners.rounding import check_round_to, select_rounded
 from mmprune.pruners.supernet import Subnet, Supernet
@@ -34,7 +35,7 @@ DEFAULT_INPUT = (1, 3, 224, 224)
 
 
 @PRUNERS.register_module()
-class StructurePruner(MMRazorNames, abc.ABC):
+class StructurePruner(MMRazorNames, Planning, abc.ABC):
     """Turns a network into a supernet of subnets with fewer channels.
 
     Subclasses say how many channels a subnet keeps (``sample_subnet``,

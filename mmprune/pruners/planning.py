@@ -1,0 +1,61 @@
+"""The methods of pruners that plan, list and restrict: each hands on to a module of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from mmprune.pruners.plan import Plan, Removal, make_plan
+from mmprune.pruners.plan_record import PlanRecord
+from mmprune.pruners.supernet import Subnet, Supernet
+
+
+class Planning:
+    """Plans of a prepared pruner; see docs/plans.md."""
+
+    _record: PlanRecord | None = None
+
+    @property
+    def supernet(self) -> Supernet:
+        """The prepared network."""
+        raise NotImplementedError
+
+    @property
+    def plan_record(self) -> PlanRecord:
+        """The plans that were carried out on the prepared network."""
+        if self._record is None or self._record.supernet is not self.supernet:
+            self._record = PlanRecord(self.supernet)
+        return self._record
+
+    def plan(
+        self, layer: str, channels: Iterable[int], side: str = 'out', complete: bool = False
+    ) -> Plan:
+        """What removing channels of a layer would touch, and why; nothing is changed.
+
+        Args:
+            layer: Name of a layer.
+            channels: Numbers of the channels in the full layer, from 0.
+            side: ``'out'`` for its outputs, ``'in'`` for its inputs.
+            complete: Add the fewest further channels that constraints ask for.
+
+        Raises:
+            PlanError: There is no such layer or channel, or it is pinned.
+        """
+        return make_plan(self.supernet, self.plan_record, layer, channels, side, complete)
+
+    @property
+    def executed_plans(self) -> tuple[Removal, ...]:
+        """What plans have removed so far, in order."""
+        return tuple(self.plan_record.removals)
+
+    def save_plans(self, path: str | Path) -> None:
+        """Write the plans that were carried out to a JSON file."""
+        self.plan_record.save(path)
+
+    def replay_plans(self, path: str | Path) -> Subnet:
+        """Carry out the plans of a file on the full network, and set the subnet.
+
+        Raises:
+            PlanError: The file is broken or does not fit; nothing is changed.
+        """
+        return self.plan_record.replay(path)
