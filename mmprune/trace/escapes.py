@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from mmprune.trace.stand_ins import FAITHFUL, StandIns
 from mmprune.trace.writes import Writes
@@ -60,8 +59,7 @@ class EscapeRecorder(TorchFunctionMode):
         given = _tensors((args, kwargs))
         # A view made under no_grad claims to require grad, but has no edge.
         in_graph = [t for t in given if t.requires_grad and _has_edge(t)]
-        with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
-            sources = [get_gradient_edge(t) for t in in_graph]
+        producers = [(t, t.grad_fn, t.output_nr) for t in in_graph]  # may be another afterwards
         constants = [t for t in given if not t.requires_grad and t.numel() > 1]
         start = torch.autograd._get_sequence_nr()
         result = self.stand_ins.get(func, func)(*args, **kwargs)
@@ -76,8 +74,8 @@ class EscapeRecorder(TorchFunctionMode):
             self._starts.append(start)
             shapes = tuple(tuple(t.shape) for t in constants)
             self._spans.append((torch.autograd._get_sequence_nr(), shapes))
-        if sources:
-            self._note_detached(name, given, made, sources)
+        if producers and (name in _TO_PYTHON or not all(t.requires_grad for t in made)):
+            self._note_detached(name, given, made, _edges(producers))
         return result
 
     def _note_detached(
@@ -112,8 +110,27 @@ class EscapeRecorder(TorchFunctionMode):
         return self._spans[index][1]
 
 
+def _edges(producers: Sequence[tuple[torch.Tensor, Any, int]]) -> list[GradientEdge]:
+    with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
+        return [
+            get_gradient_edge(tensor) if grad_fn is None else GradientEdge(grad_fn, number)
+            for tensor, grad_fn, number in producers
+        ]
+
+
 def _tensors(value: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+    """The tensors in the arguments of a torch function, in order."""
+    found: list[torch.Tensor] = []
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, torch.Tensor):
+            found.append(item)
+        elif isinstance(item, tuple | list):
+            pending.extend(reversed(item))
+        elif isinstance(item, dict):
+            pending.extend(reversed(item.values()))
+    return found
 
 
 def _has_edge(tensor: torch.Tensor) -> bool:
