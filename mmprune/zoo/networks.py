@@ -129,6 +129,12 @@ places, has as many rows as there are places, and what removes one removes a par
 ``INSIDE`` is a choice: with ``attention='dims'`` these go instead of the heads.
 """
 
+CHOICES = {
+    name: 'which neighbours are nearest' for name in ('vig/vig_tiny', 'vig/pyramid_vig_tiny')
+}
+"""Networks that choose -> what. Where two candidates are equal but for rounding, two right
+computations in float32 choose differently; that they are right shows in float64."""
+
 
 def law(model: str, space_id: str) -> str | None:
     """The law of ``model`` by which the group ``space_id`` cannot be pruned; None without one."""

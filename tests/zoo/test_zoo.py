@@ -130,6 +130,19 @@ def test_a_law_explains_the_groups_that_it_names_and_no_others():
     assert pinned_text(result) == '1 offsets between places, 1 is odd'
 
 
+def test_rounding_that_tips_choices_is_allowed_only_where_a_network_chooses():
+    values = dict.fromkeys(ZooResult.__dataclass_fields__, 1.0) | dict(
+        params=(4, 1), pinned={}, slice_error=0, mask_error=0, independent_error=0
+    )
+    for model, tipped, problems in (
+        ('vig/vig_tiny', True, 0),
+        ('vig/vig_tiny', False, 1),
+        ('resnet18', True, 1),
+    ):
+        changed = dict(model=model, single_error=1e-3, choices_tipped=tipped)
+        assert len(problems_of(ZooResult(**{**values, **changed}), 0.5)) == problems
+
+
 def test_the_tool_prints_one_table_and_writes_a_file(tmp_path, capsys):
     files = tmp_path / 'zoo.json', tmp_path / 'zoo.md'
     (result,) = run_zoo(['resnet18'], Plan(ratio=0.25, seed=3), *files)
