@@ -1,7 +1,11 @@
 """Norms, weights behind functions and layers of every kind: exact, or pinned with a reason."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
+import toy_networks
 import toys_functions
 import toys_layers
 import toys_norms
@@ -102,3 +106,11 @@ def test_what_masks_make_infinite_is_pinned_and_not_passed_over():
     pruner.set_min_channel()
     assert torch.isfinite(model(data)).all()
     assert pruner.verify_subnet(model).ok
+
+
+def test_the_page_of_what_can_be_pruned_names_every_toy():
+    page = Path(__file__).parents[1] / 'docs' / 'what-can-be-pruned.md'
+    rows = [line for line in page.read_text(encoding='utf-8').splitlines() if line[:2] == '| ']
+    cells = [line.rstrip(' |').rpartition('|')[2] for line in rows]
+    named = {name for cell in cells for name in re.findall(r'`(\w+)`', cell)}
+    assert named == {toy.__name__ for toy in [*toy_networks.TOYS, *TOYS]}
