@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from mmprune.channels import ChannelGroup
 from mmprune.pruners.plan import Plan, Removal, make_plan
 from mmprune.pruners.plan_record import PlanRecord
 from mmprune.pruners.supernet import Subnet, Supernet
+from mmprune.pruners.topology import Topology, checked_options, topology_of
 
 
 class Planning:
-    """Plans of a prepared pruner; see docs/plans.md."""
+    """Plans and topology of a prepared pruner; see docs/plans.md and docs/topology.md."""
 
     _record: PlanRecord | None = None
 
     @property
     def supernet(self) -> Supernet:
         """The prepared network."""
+        raise NotImplementedError
+
+    @property
+    def channel_groups(self) -> dict[str, ChannelGroup]:
+        """All groups by ``space_id``."""
         raise NotImplementedError
 
     @property
@@ -59,3 +66,13 @@ class Planning:
             PlanError: The file is broken or does not fit; nothing is changed.
         """
         return self.plan_record.replay(path)
+
+    def topology(self, leave_out: Sequence[str] = ()) -> Topology:
+        """Which layers share channels: norms, the layers before them, the layers after them.
+
+        Args:
+            leave_out: Groups that are not wanted: ``'strided'`` (a convolution with a stride
+                makes the channels), ``'grouped'`` (a convolution with groups, other than a
+                depthwise one, makes or reads them). ``Topology.left_out`` says which they were.
+        """
+        return topology_of(self.channel_groups, self.supernet.model, checked_options(leave_out))

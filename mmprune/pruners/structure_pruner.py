@@ -25,6 +25,7 @@ from mmprune.pruners.planning import Planning
 from mmprune.pruners.report import report
 from mmprune.pruners.rounding import check_round_to, select_rounded
 from mmprune.pruners.supernet import Subnet, Supernet
+from mmprune.pruners.topology import Restriction, Topology
 from mmprune.pruners.trial import random_alive
 from mmprune.pruners.verification import verify
 from mmprune.registry import IMPORTANCE, PRUNERS
@@ -53,6 +54,8 @@ class StructurePruner(MMRazorNames, Planning, abc.ABC):
         round_to: Every group keeps a multiple of this many channels, or all.
         group_norm: What a GroupNorm loses: ``'channels'``, equally many of every group, or
             whole ``'groups'``.
+        topology: The only groups to prune, as ``pruner.topology()`` lists them: a dict or file.
+        leave_out: Groups not to prune: ``'strided'``, ``'grouped'``, see ``Restriction``.
     """
 
     def __init__(
@@ -64,6 +67,8 @@ class StructurePruner(MMRazorNames, Planning, abc.ABC):
         attention: str = 'heads',
         round_to: int = 1,
         group_norm: str = 'channels',
+        topology: Topology | Mapping[str, Any] | str | Path | None = None,
+        leave_out: Sequence[str] = (),
     ) -> None:
         if execution not in ('slice', 'mask'):
             raise InputError(f"execution must be 'slice' or 'mask', not {execution!r}")
@@ -81,6 +86,7 @@ class StructurePruner(MMRazorNames, Planning, abc.ABC):
         self.importance = _built_importance(importance)
         self.execution = execution
         self.round_to = check_round_to(round_to)
+        self.restriction = Restriction(topology, leave_out)
         self.ties = [(first, second) for first, second in ties]
         self._supernet: Supernet | None = None
 
@@ -107,6 +113,7 @@ class StructurePruner(MMRazorNames, Planning, abc.ABC):
             demo_input,
             Wishes(self.except_start_keys, tuple(self.ties), self.attention, self.group_norm),
             self.execution,
+            self.restriction,
         )
 
     @property

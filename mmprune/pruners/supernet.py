@@ -27,6 +27,7 @@ from mmprune.execution import (
     replaced_preparation,
 )
 from mmprune.layers import Layer, layers_of, stored_numbers
+from mmprune.pruners.topology import Restriction
 from mmprune.pruners.trial import Failure, blame, compare_executions, random_alive
 from mmprune.trace import trace
 from mmprune.trace.model_state import Contents, untouched
@@ -51,6 +52,7 @@ class Supernet:
         demo_input: See ``mmprune.trace.trace``.
         wishes: What may be pruned, and how.
         mode: ``'slice'`` or ``'mask'``.
+        restriction: Which of the groups that can be pruned are wanted.
     """
 
     def __init__(
@@ -59,13 +61,16 @@ class Supernet:
         demo_input: DemoInput,
         wishes: Wishes | None = None,
         mode: str = 'slice',
+        restriction: Restriction | None = None,
     ) -> None:
         self.model = model
+        self.restriction = restriction or Restriction()
         self._demo_input, self._prepared_in = demo_input, _place(model)
         self.wishes = replace(wishes or Wishes(), numbers=stored_numbers(model))
         # Tensors made in inference mode could not be written to outside of it.
         with replaced_preparation(model), torch.inference_mode(False):
             self._prepare(mode)
+            self.restriction.check(self.groups)
 
     def _prepare(self, mode: str) -> None:
         """Label, instrument and try; pin what fails, until a random subnet runs."""
@@ -117,7 +122,7 @@ class Supernet:
     def _instrument(self, wishes: Wishes, mode: str) -> None:
         model = self.model
         self.labelling = propagate(self.graph, wishes)
-        self.groups = build_groups(self.labelling)
+        self.groups = self.restriction.apply(build_groups(self.labelling), model)
         self.size = self.labelling.num_labels
         self.alive = np.ones(self.size, bool)
         prunable = self._prunable_labels()
