@@ -133,7 +133,7 @@ CONTENTS = {
         Embedding EmbeddingBag GroupNorm LayerNorm Linear PReLU RMSNorm RNNBase RNNCellBase
         _BatchNorm _NormBase torch.nn.modules.activation.MultiheadAttention
     """,
-    'PRUNERS': 'ImportancePruner RatioPruner StructurePruner',
+    'PRUNERS': 'ImportancePruner NetworkSlimming RatioPruner StructurePruner',
     'IMPORTANCE': """
         APoZImportance ActivationImportance BNScaleImportance FPGMImportance HessianImportance
         L1Importance L2Importance LAMPImportance LpImportance RandomImportance TaylorImportance
@@ -141,7 +141,7 @@ CONTENTS = {
     'MODELS': 'AutoSlim DeployedModel KLDivergence SelfDistiller YOLOv5',
     'MODEL_WRAPPERS': 'AutoSlimDDP',
     'LOOPS': 'EvolutionSearchLoop GreedySearchLoop',
-    'HOOKS': 'GroupLasso GrowingPenalty IterativePruning ProgressBarHook ScaleL1',
+    'HOOKS': 'GroupLasso GrowingPenalty IterativePruning ProgressBarHook ScaleL1 SlimmingPenalty',
     'DATASETS': 'Digits',
 }
 

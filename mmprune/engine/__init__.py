@@ -4,6 +4,7 @@ from mmprune.engine.hooks import ProgressBarHook
 from mmprune.engine.iterative_pruning import IterativePruning
 from mmprune.engine.regularisers import GroupLasso, GrowingPenalty, ScaleL1
 from mmprune.engine.search import EvolutionSearchLoop, GreedySearchLoop, SearchLoop, SearchResult
+from mmprune.engine.slimming import SlimmingPenalty
 
 __all__ = [
     'EvolutionSearchLoop',
@@ -15,4 +16,5 @@ __all__ = [
     'ScaleL1',
     'SearchLoop',
     'SearchResult',
+    'SlimmingPenalty',
 ]

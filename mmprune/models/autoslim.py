@@ -174,9 +174,12 @@ class AutoSlim(BaseModel):
                 preprocessed as in testing: no mixing of images.
 
         Returns:
-            How many samples the statistics were taken over.
+            How many samples the statistics were taken over; 0 if ``recalibration`` wants no batches
+            and the statistics stay.
         """
         self.architecture.eval()
+        if self.recalibration.num_batches == 0:
+            return 0
         inputs = (self.data_preprocessor(batch, False)['inputs'] for batch in batches)
         return recalibrate_norm_statistics(self.architecture, inputs)
 
