@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import toys_functions
+import toys_norms
 from randomised import randomise, scattered
 from torch import distributed, nn
-from toy_checks import demo_input
+from toy_checks import demo_input, prepared
 from toy_networks import Chain, conv
 
 from mmprune.registry import PRUNERS
@@ -112,3 +114,22 @@ def test_compiled_in_parts(wrap, groups, fresh_compiler):
     assert list(pruner.channel_spaces) == groups
     assert pruner.verify_subnet(model).ok
     assert_follows(wrapped, model, data, pruner, seeds=1)
+
+
+@pytest.mark.filterwarnings('ignore:The .grad attribute of a Tensor')
+@pytest.mark.parametrize('toy', [toys_norms.RootMeanSquare, toys_functions.NewWeightNorm])
+def test_masked_norms_and_functions_are_compiled_once(toy, fresh_compiler):
+    model, data, pruner = prepared(toy, 'mask')
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, backend=backend)
+    for seed in range(3):
+        pruner.set_subnet(scattered(pruner, seed))
+        deployed = pruner.deploy_subnet(model, pruner.export_subnet())
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(data), deployed(data), rtol=1e-10, atol=1e-12)
+    assert len(graphs) == 1

@@ -171,6 +171,8 @@ class LabelBook:
     equally many ``'channels'`` of each. ``known_sizes`` are numbers of a module that are the
     size of a dim beyond doubt: (module, attribute) -> position in it (None for a single
     number) -> the dim. ``weights`` are the nodes that depend on parameters alone.
+    ``unmasked`` are dims of parameters along which masks must leave numbers, since a row of
+    zeros has no direction.
     """
 
     canonical: IntArray
@@ -188,6 +190,7 @@ class LabelBook:
     heads: list[tuple[int, IntArray]] = field(default_factory=list)
     by_dims: frozenset[int] = frozenset()
     weights: frozenset[int] = frozenset()
+    unmasked: set[tuple[str, int]] = field(default_factory=set)
     _numbers: dict[str, int] = field(default_factory=dict)
     _rows: set[bytes] = field(default_factory=set)
     _unions: list[tuple[IntArray, IntArray]] = field(default_factory=list)

@@ -57,6 +57,7 @@ class Labelling:
         num_labels: How many labels there are, united ones counted apart.
         has_escapes: Whether values are used outside of the autograd graph.
         masked: Parameters that masked execution always masks, see ``silence``.
+        unmasked: (parameter, dim) along which it never does, see ``LabelBook``.
         exposed: Labels all of whose tensors it masks, (num_labels,) bool.
     """
 
@@ -72,6 +73,7 @@ class Labelling:
     num_labels: int
     has_escapes: bool = False
     masked: frozenset[str] = frozenset()
+    unmasked: frozenset[tuple[str, int]] = frozenset()
     exposed: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
 
 
@@ -135,6 +137,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         num_labels=leaves.num_labels,
         has_escapes=bool(graph.escapes),
         masked=frozenset(silence.masked),
+        unmasked=frozenset(book.unmasked),
         exposed=silence.exposed_labels(leaves.num_labels),
     )
 

@@ -261,11 +261,11 @@ class Execution:
         for plan in self._plans:
             if not plan.tensor.is_masked:
                 continue
-            key = (plan.tensor.shape, plan.factors)
+            key = (plan.tensor.shape, plan.factors, plan.tensor.masked)
             if key not in made:
                 made[key] = tuple(
-                    parts[number].view(factor.shape)
-                    for number, factor in zip(plan.factors, plan.tensor.factors, strict=True)
+                    parts[plan.factors[place]].view(plan.tensor.factors[place].shape)
+                    for place in plan.tensor.masked
                 )
             plan.swap.masks = made[key]
             whole[plan.swap] = all(map(found.is_whole, plan.factors))

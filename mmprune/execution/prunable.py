@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from mmprune.channels.constraints import BoolArray
-from mmprune.channels.labels import IntArray, Statistic
+from mmprune.channels.labels import IntArray, Statistic, axes_of
 from mmprune.channels.propagate import Labelling
 from mmprune.trace import TraceGraph
 
@@ -24,6 +24,7 @@ class PrunableTensor:
         is_buffer: Whether it is a buffer.
         consumers: Names of the modules whose forward reads it.
         is_masked: Whether masked execution has to mask it, see ``channels.silence``.
+        masked: Which of its label arrays it masks.
     """
 
     name: str
@@ -33,6 +34,7 @@ class PrunableTensor:
     is_buffer: bool
     consumers: list[str]
     is_masked: bool
+    masked: tuple[int, ...]
 
 
 def prunable_tensors(
@@ -55,6 +57,11 @@ def prunable_tensors(
                     owners=[(modules[owner], local) for owner, _, local in places],
                     is_buffer=name in buffers,
                     consumers=consumers[name],
+                    masked=tuple(
+                        place
+                        for place, factor in enumerate(factors)
+                        if (name, *axes_of(factor)) not in labelling.unmasked
+                    ),
                     is_masked=name in buffers
                     or name in labelling.masked
                     or any(bool(labelling.exposed[labels].any()) for labels in known),

@@ -28,7 +28,10 @@ def weight_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) ->
             if axes_of(factor) == (dim,):
                 own = lengths.get((dim,), np.full(factor.shape, g.fixed))
                 book.unite(factor, own)
-                book.statistics.append(Statistic(node.module, 'weight_norm', (), factor))
+                if v.parameter is None:
+                    book.statistics.append(Statistic(node.module, 'weight_norm', (), factor))
+                else:  # a length of 0 is enough
+                    book.unmasked.add((v.parameter, dim))
             elif book.is_ragged(factor, dim):
                 book.pin(factor, f'{node.where}: its blocks have a length for each channel')
     return Value(node.shapes[0], v.factors, v.fixed)
