@@ -1,6 +1,7 @@
 """From a config and a checkpoint to an algorithm that is ready to be worked with."""
 
 import os
+from collections.abc import Mapping
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -12,12 +13,15 @@ from mmengine.model import BaseModel
 from mmengine.registry import FUNCTIONS, init_default_scope
 from torch.utils.data import DataLoader, Subset
 
-from mmprune.checkpoint import load_weights
+from mmprune.checkpoint import check_fit, load_weights, read_checkpoint
 from mmprune.config import load_config
 from mmprune.engine.randomness import seeded
 from mmprune.errors import InputError
 from mmprune.models import AutoSlim, Recalibration
 from mmprune.registry import DATASETS, MODELS
+
+WRAPPED = 'architecture.'
+"""How the names of a network's weights begin in the checkpoint of an algorithm."""
 
 
 def build_algorithm(cfg: Config, checkpoint: str | os.PathLike[str]) -> AutoSlim:
@@ -25,19 +29,39 @@ def build_algorithm(cfg: Config, checkpoint: str | os.PathLike[str]) -> AutoSlim
 
     Args:
         cfg: Its ``model`` is an AutoSlim that is not retraining.
-        checkpoint: A checkpoint of that supernet.
+        checkpoint: A checkpoint of that supernet, or of the plain network that it was made from.
 
     Returns:
-        The algorithm on the CPU, in eval mode, at the width that the checkpoint holds.
+        The algorithm on the CPU, in eval mode, at the width that the checkpoint holds, or the
+        full one.
 
     Raises:
         InputError: If the config has no supernet, or the checkpoint is none of it.
     """
     algorithm = build_model(cfg)
     check_is_supernet(algorithm, str(cfg.filename))
-    load_weights(algorithm, checkpoint)
+    weights = read_checkpoint(checkpoint)['state_dict']
+    if any(key.startswith(WRAPPED) for key in weights):
+        load_weights(algorithm, checkpoint)
+    else:
+        _load_plain(algorithm, weights, checkpoint)
     algorithm.architecture.eval()
     return algorithm
+
+
+def _load_plain(
+    algorithm: AutoSlim, weights: Mapping[str, torch.Tensor], path: str | os.PathLike[str]
+) -> None:
+    """Load a plain network's weights into a supernet, at full width.
+
+    Raises:
+        InputError: They are another network's.
+    """
+    network = algorithm.architecture
+    masks = {key: b.tensor for b in algorithm.pruner.supernet.masks.buffers for key in b.keys}
+    full = {key: torch.ones_like(mask) for key, mask in masks.items()}
+    check_fit(network, {**full, **weights}, path)
+    network.load_state_dict({**weights, **full}, strict=False)
 
 
 def load_network(config: str | Path, checkpoint: str | Path) -> BaseModel:

@@ -27,7 +27,7 @@ from mmprune.registry import HOOKS, MODELS
 from mmprune.version import __version__
 
 # Settings that belong to the supernet and mean nothing to a plain network.
-_SUPERNET_SETTINGS = ('search_cfg', 'model_wrapper_cfg', 'find_unused_parameters')
+_SUPERNET_SETTINGS = ('search_cfg', 'prune_cfg', 'model_wrapper_cfg', 'find_unused_parameters')
 _CONFIG_HEADER = """# A subnet as a plain network, deployed by mmprune from {name}.
 # Testing and training start from the checkpoint beside this file; the folder can be moved.
 """

@@ -77,9 +77,9 @@ def _divided(scores: Array, divisor: float) -> Array:
 
 NORMALISATIONS: dict[str, Callable[[Array], Array]] = {
     'none': lambda scores: scores,
-    'sum': lambda scores: _divided(scores, float(scores.sum())),
-    'mean': lambda scores: _divided(scores, float(scores.mean())),
-    'max': lambda scores: _divided(scores, float(scores.max())),
+    'sum': lambda scores: _divided(scores, float(np.abs(scores).sum())),
+    'mean': lambda scores: _divided(scores, float(np.abs(scores).mean())),
+    'max': lambda scores: _divided(scores, float(np.abs(scores).max())),
     'standardised': lambda scores: _divided(scores - scores.mean(), float(scores.std())),
 }
 
@@ -98,9 +98,9 @@ class Importance(abc.ABC):
         reduction: ``'sum'``, ``'mean'``, ``'max'`` or ``'product'`` over the members that
             have elements of a channel, or ``'first'``: the first of them in order of
             execution, layers that make the channels before layers that read them.
-        normalise: ``'none'``; by the ``'sum'``, ``'mean'`` or ``'max'`` of the group's
-            scores; or ``'standardised'``: less their mean, over their standard deviation.
-            The order within the group stays; it matters where groups are compared.
+        normalise: ``'none'``; by the ``'sum'``, ``'mean'`` or ``'max'`` of the sizes of the
+            group's scores; or ``'standardised'``: less their mean, over their standard
+            deviation. The order within the group stays; it matters where groups are compared.
         members: ``'all'``, or only the ``'outputs'`` (filters that make the channels) or
             the ``'inputs'`` (columns that read them).
 

@@ -226,6 +226,16 @@ def test_a_product_that_is_too_large_is_refused():
         Given([[1e200, 1], [1e200, 1]], reduction='product').scores(group, None)
 
 
+@pytest.mark.parametrize('normalise', ['none', 'sum', 'mean', 'max', 'standardised'])
+def test_normalising_keeps_the_order_of_scores_below_zero(normalise):
+    found = Given([[-3, 1, -1, 2]], normalise=normalise).scores(None, None)
+    assert np.argsort(found).tolist() == [0, 2, 1, 3]
+    if normalise in ('sum', 'max'):
+        np.testing.assert_allclose(
+            found, np.array([-3, 1, -1, 2]) / {'sum': 7, 'max': 3}[normalise]
+        )
+
+
 @pytest.mark.parametrize('normalise', ['sum', 'mean', 'max', 'standardised'])
 def test_a_group_whose_scores_are_all_zero_stays(normalise):
     assert Given([[0, 0]], normalise=normalise).scores(None, None).tolist() == [0, 0]
