@@ -151,7 +151,8 @@ class PeerRun:
             stdin=subprocess.DEVNULL,
             stdout=self.stdout,
             stderr=self.stderr,
-            env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)},
+            # One thread, beside those of mmprune at work on the same network.
+            env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths), 'OMP_NUM_THREADS': '1'},
         )
 
     def result(self) -> PeerResult:
