@@ -19,6 +19,7 @@ from mmprune.deploy.entries import (
     entry_mask,
     tensor_mask,
 )
+from mmprune.deploy.shortcuts import checked_shortcut, sample_shortcut
 from mmprune.execution import local_tensors, release
 from mmprune.execution.instrument import STATE
 from mmprune.layers import (
@@ -42,6 +43,7 @@ class _ModulePlan:
     channels: int | None = None
     inputs: int | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
+    shortcut: list[int] | None = None
 
 
 def deploy(model: nn.Module, cfg: ChannelCfg) -> nn.Module:
@@ -137,6 +139,8 @@ def _mend(model: nn.Module, plans: Mapping[str, _ModulePlan]) -> None:
             setattr(module, attribute, value)
         for attribute, value in plan.attributes.items():
             setattr(module, attribute, like(getattr(module, attribute), value))
+        if plan.shortcut is not None:
+            sample_shortcut(module, plan.shortcut)
     renew_caches(model)
     renew_computed_weights(model)
 
@@ -233,7 +237,8 @@ def _plan(cfg: ChannelCfg, name: str, entry: Mapping[str, Any], module: nn.Modul
             raise cfg.error(name, f'{local}: {error}') from error
     counts = {side: None if mask is None else int(mask.sum()) for side, mask in masks.items()}
     attributes = _attributes(cfg, name, entry, module)
-    return _ModulePlan(cuts, counts['out'], counts['in'], attributes)
+    shortcut = checked_shortcut(cfg, name, entry, module) if 'shortcut' in entry else None
+    return _ModulePlan(cuts, counts['out'], counts['in'], attributes, shortcut)
 
 
 def _attributes(

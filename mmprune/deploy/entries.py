@@ -43,6 +43,11 @@ class ChannelCfg(dict):
         """Whether this is a unit file of MMRazor 1.x."""
         return 'channel_unit_cfg' in self
 
+    @property
+    def sampled(self) -> list[str]:
+        """Blocks whose shortcut is sampled to fit, see ``deploy.shortcuts``."""
+        return [name for name, entry in self.layers().items() if 'shortcut' in entry]
+
     def error(self, layer: object, problem: str) -> ChannelCfgError:
         """An error that names the file and the layer."""
         return ChannelCfgError(f"{self.source}: layer '{layer}': {problem}")
@@ -64,7 +69,7 @@ def check_entry(cfg: ChannelCfg, name: str, entry: Any) -> None:
     """Check one layer's entry: the keys, and every number that can be checked without a model."""
     _mapping(cfg, name, '', entry)
     channels = {f'{raw}{side}_channels' for raw in ('', 'raw_') for side in SIDES}
-    unknown = set(entry) - channels - {'in_index', 'out_index', 'tensors', 'attributes'}
+    unknown = set(entry) - channels - {'in_index', 'out_index', 'tensors', 'attributes', 'shortcut'}
     if unknown:
         raise cfg.error(name, f'unknown keys {sorted(map(str, unknown))}')
     if not entry:
@@ -81,8 +86,21 @@ def check_entry(cfg: ChannelCfg, name: str, entry: Any) -> None:
                 raise cfg.error(name, f"{tensor}: {key!r} names no dims, as '0' or '0,1' do")
             _mapping(cfg, name, f'{tensor} dim {key}: ', part)
             tensor_mask(cfg, name, tensor, str(key), part)
+    if 'shortcut' in entry:
+        shortcut_index(cfg, name, entry)
     for attribute, part in _mapping(cfg, name, 'attributes: ', entry.get('attributes', {})).items():
         _check_numbers(cfg, name, attribute, _mapping(cfg, name, f'{attribute}: ', part))
+
+
+def shortcut_index(cfg: ChannelCfg, name: str, entry: Mapping[str, Any]) -> list[int]:
+    """Which channel of a block's shortcut each channel of its sum reads."""
+    part = _mapping(cfg, name, 'shortcut: ', entry['shortcut'])
+    index, raw = _whole_numbers(part.get('index')), _whole_numbers(part.get('raw'))
+    if len(raw) != 1 or not index or any(not 0 <= i < raw[0] for i in index):
+        raise cfg.error(
+            name, f'shortcut: expected an index of channels below raw, found {shown(dict(part))}'
+        )  # fmt: skip
+    return index
 
 
 def _check_numbers(cfg: ChannelCfg, name: str, attribute: str, part: Mapping[str, Any]) -> None:

@@ -2,9 +2,11 @@
 
 from mmprune.models.autoslim import AutoSlim, Recalibration, demo_input
 from mmprune.models.autoslim_ddp import AutoSlimDDP
+from mmprune.models.channel_list_model import channel_list_model
 from mmprune.models.deployed import deployed_model
 from mmprune.models.distillers import SelfDistiller
 from mmprune.models.losses import KLDivergence
+from mmprune.models.mobilenet_v1 import MobileNetV1
 from mmprune.models.norm_statistics import kept_norm_statistics, recalibrate_norm_statistics
 from mmprune.models.yolov5 import YOLOv5
 
@@ -12,9 +14,11 @@ __all__ = [
     'AutoSlim',
     'AutoSlimDDP',
     'KLDivergence',
+    'MobileNetV1',
     'Recalibration',
     'SelfDistiller',
     'YOLOv5',
+    'channel_list_model',
     'demo_input',
     'deployed_model',
     'kept_norm_statistics',

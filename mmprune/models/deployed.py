@@ -36,7 +36,7 @@ def deployed_model(
         FileNotFoundError, ValueError: If the channel config cannot be read or
             does not fit the network; the message names the file and the layer.
     """
-    config = _without_pretrained(deepcopy(dict(model)))
+    config = without_pretrained(deepcopy(dict(model)))
     if data_preprocessor is not None:
         config.setdefault('data_preprocessor', data_preprocessor)
     network = MODELS.build(config)
@@ -48,19 +48,19 @@ def deployed_model(
 MODELS.register_module(name='DeployedModel', module=deployed_model)
 
 
-def _without_pretrained(config: Any) -> Any:
+def without_pretrained(config: Any) -> Any:
     """Return ``config`` without the settings that load weights from a file."""
     if isinstance(config, dict):
         return type(config)(
             {
-                key: _without_pretrained(value)
+                key: without_pretrained(value)
                 for key, value in config.items()
                 if key != 'pretrained' and not (key == 'init_cfg' and _is_pretrained(value))
             }
         )
     if isinstance(config, list | tuple):
         return type(config)(
-            _without_pretrained(value) for value in config if not _is_pretrained(value)
+            without_pretrained(value) for value in config if not _is_pretrained(value)
         )
     return config
 

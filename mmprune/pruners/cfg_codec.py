@@ -148,6 +148,11 @@ def read_cfg(supernet: Supernet, cfg: ChannelCfg) -> BoolArray:
     """
     if cfg.is_unit_file:
         return _read_units(supernet, cfg)
+    if cfg.sampled:
+        raise cfg.error(
+            cfg.sampled[0], 'samples its shortcut, so this is no subnet of the supernet; '
+            'deploy_subnet and DeployedModel make a network of it'
+        )  # fmt: skip
     reader = _Reader(supernet, cfg)
     modules = dict(supernet.model.named_modules())
     for name, entry in cfg.layers().items():

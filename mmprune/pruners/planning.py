@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmprune.channels import ChannelGroup
+from mmprune.errors import InputError
+from mmprune.pruners.cfg_codec import write_cfg
+from mmprune.pruners.channel_list import RESIDUALS, sampled_cfg, union_counts, widths_of_list
 from mmprune.pruners.plan import Plan, Removal, make_plan
 from mmprune.pruners.plan_record import PlanRecord
 from mmprune.pruners.supernet import Subnet, Supernet
@@ -76,3 +80,32 @@ class Planning:
                 depthwise one, makes or reads them). ``Topology.left_out`` says which they were.
         """
         return topology_of(self.channel_groups, self.supernet.model, checked_options(leave_out))
+
+    def channel_list_cfg(
+        self, channels: Sequence[int], residual: str = 'union', seed: int = 0, **options: Any
+    ) -> dict[str, Any]:
+        """The channel config of a flat list of widths, in the order in which the layers run.
+
+        Args:
+            channels: Widths of the convolutions; depthwise ones are left out.
+            residual: Where layers that are added have different widths, ``'union'`` evens them to
+                the largest, which is a subnet; ``'sample'`` has the shortcuts sampled to fit by a
+                fixed index, which is a network of its own.
+            seed: What the index is drawn with.
+            options: ``skip``, ``has_input`` and ``unused`` of ``widths_of_list``.
+
+        Raises:
+            InputError: The list does not fit the network.
+        """
+        if residual not in RESIDUALS:
+            raise InputError(f'residual must be one of {", ".join(RESIDUALS)}, not {residual!r}')
+        supernet = self.supernet
+        widths = widths_of_list(supernet, channels, **options)
+        if residual == 'sample':
+            return sampled_cfg(supernet, widths, seed)
+        subnet = self.subnet_of_counts(union_counts(supernet, widths))
+        return write_cfg(supernet, supernet.alive_of(subnet))
+
+    def subnet_of_counts(self, counts: Mapping[str, int]) -> Subnet:
+        """The subnet that keeps about ``counts[space_id]`` channels of each group."""
+        raise NotImplementedError

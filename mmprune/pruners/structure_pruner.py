@@ -266,7 +266,8 @@ class StructurePruner(MMRazorNames, Planning, abc.ABC):
         """
         model = unwrap(supernet)
         cfg = as_channel_cfg(channel_cfg)
-        if self._supernet is not None and self._supernet.model is model:
+        is_prepared = self._supernet is not None and self._supernet.model is model
+        if self._supernet is not None and is_prepared and not cfg.sampled:
             alive = read_cfg(self._supernet, cfg)
             cfg = ChannelCfg(write_cfg(self._supernet, alive), cfg.source)
         elif cfg.is_unit_file:

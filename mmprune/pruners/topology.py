@@ -16,6 +16,7 @@ from mmprune.errors import InputError
 from mmprune.fileio import atomic_path
 from mmprune.layers.layer import CONVS, NORMS, TRANSPOSED_CONVS
 
+ALL_CONVS = (*CONVS, *TRANSPOSED_CONVS)
 LISTS = ('norm_layer_names', 'prec_layers', 'succ_layers')
 
 
@@ -209,7 +210,7 @@ def checked_options(leave_out: Sequence[str]) -> tuple[str, ...]:
 def _strided(group: ChannelGroup, modules: Mapping[str, nn.Module]) -> str:
     for name in group.layers:
         module = modules.get(name)
-        if isinstance(module, (*CONVS, *TRANSPOSED_CONVS)) and max(module.stride) > 1:
+        if isinstance(module, ALL_CONVS) and max(module.stride) > 1:
             stride = 'x'.join(map(str, module.stride))
             return f"left out by 'strided': {name} has stride {stride}"
     return ''
@@ -218,8 +219,7 @@ def _strided(group: ChannelGroup, modules: Mapping[str, nn.Module]) -> str:
 def _grouped(group: ChannelGroup, modules: Mapping[str, nn.Module]) -> str:
     for name in (*group.layers, *group.consumers):
         module = modules.get(name)
-        is_conv = isinstance(module, (*CONVS, *TRANSPOSED_CONVS))
-        if is_conv and 1 < module.groups < module.in_channels:
+        if isinstance(module, ALL_CONVS) and 1 < module.groups < module.in_channels:
             return f"left out by 'grouped': {name} has {module.groups} groups"
     return ''
 

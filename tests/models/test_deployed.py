@@ -10,7 +10,7 @@ from mmengine.registry import init_default_scope
 from mmprune.config import load_config
 from mmprune.deploy.channel_cfg import save_channel_cfg
 from mmprune.models import AutoSlim
-from mmprune.models.deployed import _without_pretrained
+from mmprune.models.deployed import without_pretrained
 from mmprune.registry import MODELS
 
 Build = Callable[..., AutoSlim]
@@ -80,7 +80,7 @@ def test_weights_of_the_full_network_are_not_loaded() -> None:
         },
         'head': {'init_cfg': [{'type': 'Normal'}, {'type': 'Pretrained'}], 'topk': (1, 5)},
     }
-    assert _without_pretrained(config) == {
+    assert without_pretrained(config) == {
         'type': 'ImageClassifier',
         'backbone': {'type': 'ResNet'},
         'head': {'init_cfg': [{'type': 'Normal'}], 'topk': (1, 5)},
