@@ -115,6 +115,7 @@ def _edges(producers: Sequence[tuple[torch.Tensor, Any, int]]) -> list[GradientE
         return [
             get_gradient_edge(tensor) if grad_fn is None else GradientEdge(grad_fn, number)
             for tensor, grad_fn, number in producers
+            if grad_fn is not None or tensor.requires_grad  # unless the call has turned it off
         ]
 
 
