@@ -46,7 +46,8 @@ class ChannelCfg(dict):
     @property
     def sampled(self) -> list[str]:
         """Blocks whose shortcut is sampled to fit, see ``deploy.shortcuts``."""
-        return [name for name, entry in self.layers().items() if 'shortcut' in entry]
+        entries = self.layers().items()
+        return [n for n, entry in entries if isinstance(entry, Mapping) and 'shortcut' in entry]
 
     def error(self, layer: object, problem: str) -> ChannelCfgError:
         """An error that names the file and the layer."""

@@ -160,7 +160,7 @@ def read_cfg(supernet: Supernet, cfg: ChannelCfg) -> BoolArray:
         if layer is None:
             if name not in modules:
                 raise cfg.error(name, 'the model has no such layer')
-            if set(entry) == {'attributes'}:
+            if set(entry) == {'attributes'} or _loses_nothing(cfg, name, entry):
                 continue
             raise cfg.error(name, 'mmprune found no channels of this layer in the traced model')
         for side, labels in (('in', layer.inputs), ('out', layer.outputs)):
@@ -181,6 +181,12 @@ def read_cfg(supernet: Supernet, cfg: ChannelCfg) -> BoolArray:
     _check_complete(supernet, cfg)
     supernet.check_alive(reader.alive, cfg.source)
     return reader.alive
+
+
+def _loses_nothing(cfg: ChannelCfg, name: str, entry: Mapping[str, Any]) -> bool:
+    """Whether an entry keeps all inputs and outputs, as that of a layer that is never run does."""
+    masks = [entry_mask(cfg, name, entry, side) for side in ('in', 'out')]
+    return 'tensors' not in entry and all(mask is None or mask.all() for mask in masks)
 
 
 def _check_complete(supernet: Supernet, cfg: ChannelCfg) -> None:

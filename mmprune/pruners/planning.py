@@ -10,6 +10,7 @@ from mmprune.channels import ChannelGroup
 from mmprune.errors import InputError
 from mmprune.pruners.cfg_codec import write_cfg
 from mmprune.pruners.channel_list import RESIDUALS, sampled_cfg, union_counts, widths_of_list
+from mmprune.pruners.mmrazor_files import mmrazor_content, save_mmrazor_file
 from mmprune.pruners.plan import Plan, Removal, make_plan
 from mmprune.pruners.plan_record import PlanRecord
 from mmprune.pruners.supernet import Subnet, Supernet
@@ -17,7 +18,7 @@ from mmprune.pruners.topology import Topology, checked_options, topology_of
 
 
 class Planning:
-    """Plans and topology of a prepared pruner; see docs/plans.md and docs/topology.md."""
+    """What pruners do by names and lists of layers; see docs/plans.md, docs/topology.md."""
 
     _record: PlanRecord | None = None
 
@@ -105,6 +106,18 @@ class Planning:
             return sampled_cfg(supernet, widths, seed)
         subnet = self.subnet_of_counts(union_counts(supernet, widths))
         return write_cfg(supernet, supernet.alive_of(subnet))
+
+    def export_mmrazor(self, version: str = '0.x') -> dict[str, Any]:
+        """The subnet that is set, as a channel config of MMRazor 0.x or a unit file of 1.x.
+
+        Raises:
+            ChannelCfgError: Their format cannot say it.
+        """
+        return mmrazor_content(self.supernet, self.supernet.alive, version)
+
+    def save_mmrazor(self, path: str | Path, version: str = '0.x') -> None:
+        """Write ``export_mmrazor`` to a file, as JSON if its name ends so, else as YAML."""
+        save_mmrazor_file(self.export_mmrazor(version), path)
 
     def subnet_of_counts(self, counts: Mapping[str, int]) -> Subnet:
         """The subnet that keeps about ``counts[space_id]`` channels of each group."""
