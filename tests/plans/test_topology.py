@@ -2,13 +2,15 @@
 
 import pytest
 import torch
-from mmcls.registry import MODELS
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from randomised import scattered
 from small_network import images, new_pruner, nothing_changes, small_network
 from torch import nn
 
+from mmprune.config import load_config
 from mmprune.errors import InputError
+from mmprune.registry import MODELS
 
 SMALL = dict(
     norm_layer_names=[['stem.1'], ['norm']],
@@ -171,3 +173,11 @@ def test_a_broken_file(tmp_path):
     path.write_text('prec_layers: [')
     with pytest.raises(InputError, match=r'topology\.yaml: cannot be read as a topology'):
         new_pruner(topology=path)
+
+
+def test_the_config_leaves_strided_convolutions_alone():
+    cfg = load_config('autoslim_resnet_small_digits_unstrided.py')
+    init_default_scope('mmcls')
+    algorithm = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
+    assert 'backbone.layer2.0.conv1' not in algorithm.pruner.channel_spaces
+    assert 'backbone.layer2.1.conv1' in algorithm.pruner.channel_spaces
