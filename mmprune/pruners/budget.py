@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import product
 
 from mmengine.logging import print_log
 
@@ -18,8 +18,8 @@ UNITS = {'macs': 'MACs', 'params': 'parameters', 'latency': 'latency'}
 """What a budget may limit, and what it is called in messages."""
 _CLOSE_ENOUGH = 1e-3
 """A budget of which no more than this share is left needs no further channels."""
-_MOST_EXCHANGES = 1000
-"""Exchanges that are tried before a budget is taken to be as used up as it can be."""
+_MOST_LOOKS = 500
+"""Costs that are looked at before a budget is taken to be as used up as it can be."""
 
 
 def check_budget(budget: Mapping[str, float], has_latency: bool) -> dict[str, float]:
@@ -164,11 +164,13 @@ def exchange(
     tolerance: float,
     steps: tuple[Step, Step],
     costs_of: Callable[[Mapping[str, int]], Costs],
+    room: Mapping[str, int],
 ) -> dict[str, int]:
-    """Take a little of one group and give a little to another, to use more of a budget.
+    """Take a little of one group, and give it to others, to use more of a budget.
 
     For small networks, where one channel is more than the tolerance. Each round makes the
-    exchange that uses the most, or the first that comes close enough.
+    exchange that uses the most, or the first that comes close enough. No group moves further
+    than one step, or ``room``, so that importance still decides.
 
     Args:
         limits: The budget, which ``counts`` meets.
@@ -177,19 +179,38 @@ def exchange(
         steps: Counts with a little less, and with a little more, of a group; None if there
             are no such.
         costs_of: Costs of counts.
+        room: Channels by which a group may become wider or narrower in several steps.
     """
-    narrower, wider = steps
+    start = counts
+    looks = 0
+
+    def step(number: int, counts: dict[str, int], name: str) -> dict[str, int] | None:
+        moved = steps[number](counts, name)
+        if moved is None or abs(moved[name] - start[name]) <= room[name]:
+            return moved
+        return moved if counts[name] == start[name] else None
+
+    def fill(counts: dict[str, int], first: str) -> dict[str, int]:
+        """Give as much as fits, to one group first."""
+        nonlocal looks
+        for name in (first, *counts):
+            more = step(1, counts, name)
+            while more is not None and limits.fit(costs_of(more)):
+                counts, more = more, step(1, more, name)
+                looks += 1
+            looks += 1
+        return counts
+
     used = limits.use(costs_of(counts))
-    while used < 1 - tolerance:
-        narrowed = (less for less in (narrower(counts, name) for name in counts) if less)
-        options = (wider(less, name) for less in narrowed for name in counts)
+    while used < 1 - tolerance and looks < _MOST_LOOKS:
         best, before = counts, used
-        for option in islice((option for option in options if option), _MOST_EXCHANGES):
+        for less, first in product([step(0, counts, name) for name in counts], counts):
+            if less is None or used >= 1 - tolerance or looks >= _MOST_LOOKS:
+                continue
+            option = fill(less, first)
             share = limits.use(costs_of(option))
-            if used < share <= 1:
+            if share > used:
                 best, used = option, share
-            if used >= 1 - tolerance:
-                break
         if used == before:
             break
         counts = best

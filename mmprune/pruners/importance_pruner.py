@@ -232,7 +232,9 @@ class ImportancePruner(StructurePruner):
             return order.counts(first)
         wanted = (order.names[number] for number in order.group_of[first:removals][::-1])
         counts = use_up(limits, order.counts(removals), wanted, wider, costs.of)
-        counts = exchange(limits, counts, TOLERANCE, (narrower, wider), costs.of)
+        sizes = {space_id: len(scores) for space_id, scores in costs.scores.items()}
+        room = {space_id: size // 8 for space_id, size in sizes.items()}
+        counts = exchange(limits, counts, TOLERANCE, (narrower, wider), costs.of, room)
         warn_if_far(limits, costs.of(counts), TOLERANCE)
         return counts
 
