@@ -10,7 +10,7 @@ custom_hooks = [
         type='mmprune.SlimmingPenalty',
         weight=5e-3,
         decay=0.9,
-        shift_factor=1,
+        shift_factor=10,
         pruner=slimming,
         input_shape=(1, 1, 8, 8),
     )

@@ -2,7 +2,8 @@
 # third step's config and checkpoint: finetuning.
 #   python tools/prune.py configs/slimming/slimming_resnet_small_digits_prune.py \
 #       work_dirs/slimming_resnet_small_digits/epoch_20.pth --out-dir slim
-#   python tools/train.py slim/deployed.py --work-dir slim_finetuned
+#   python tools/train.py slim/deployed.py --work-dir slim_finetuned \
+#       --cfg-options optim_wrapper.optimizer.lr=0.02
 _base_ = ['./slimming_resnet_small_digits.py']
 
 model = dict(

@@ -47,7 +47,8 @@ class Folding:
             getattr(model.get_submodule(owner), local).add_(sign * offset)
 
     def __str__(self) -> str:
-        lines = [f'shifts of removed channels folded into {len(self.layers)} layers']
+        noun = 'layer' if len(self.layers) == 1 else 'layers'
+        lines = [f'shifts of removed channels folded into {len(self.layers)} {noun}']
         reasons: dict[str, list[str]] = {}
         for name, why in self.left.items():
             reasons.setdefault(why, []).append(name)

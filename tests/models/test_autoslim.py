@@ -178,6 +178,14 @@ def test_recalibrating_leaves_the_batch_statistics_mode(build: Build, batch: Bat
     assert not any(norm.training for norm in norms_with_statistics(model))
 
 
+def test_statistics_stay_if_no_batches_are_wanted(build: Build, batch: Batch) -> None:
+    model = build(recalibration=dict(num_batches=0))
+    before = statistics(model)
+    assert model.recalibrate([]) == 0
+    assert not model.architecture.training
+    assert all(torch.equal(a, b) for a, b in zip(before, statistics(model), strict=True))
+
+
 def test_retraining_trains_the_plain_subnet(build: Build, batch: Batch) -> None:
     supernet = build()
     supernet.pruner.set_min_channel()
