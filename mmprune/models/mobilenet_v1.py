@@ -12,6 +12,10 @@ from torch import nn
 from mmprune.registry import MODELS
 
 CHANNELS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
+INIT = [
+    dict(type='Kaiming', layer=['Conv2d']),
+    dict(type='Constant', val=1, layer=['_BatchNorm']),
+]
 STRIDES = (2, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 
 
@@ -39,7 +43,7 @@ class MobileNetV1(BaseModule):
         channels: Width of the stem and of the pointwise convolution of every block.
         strides: Stride of the stem and of the depthwise convolution of every block.
         in_channels: Channels of the image.
-        init_cfg: mmengine's.
+        init_cfg: mmengine's; Kaiming's for convolutions if not given.
     """
 
     def __init__(
@@ -49,7 +53,7 @@ class MobileNetV1(BaseModule):
         in_channels: int = 3,
         init_cfg: dict | list | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__(init_cfg or INIT)
         if len(channels) != len(strides):
             raise ValueError(f'{len(channels)} channels, but {len(strides)} strides')
         self.stem = _layers(in_channels, channels[0], 3, strides[0])

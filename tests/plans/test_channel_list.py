@@ -140,6 +140,23 @@ def test_union_is_a_subnet_of_the_largest_widths():
     assert pruner.verify_subnet(model, subnet).ok
 
 
+def test_depthwise_convolutions_have_the_width_of_what_they_read():
+    model = MODELS.build(dict(type='MobileNetV1', channels=(8, 16, 12), strides=(2, 1, 2)))
+    model = randomise(model.double()).eval()
+    pruner = prepared(model, data())
+    with pytest.raises(InputError, match="layer 'blocks.1.pointwise.0' 7 of 12 .* output of the"):
+        pruner.channel_list_cfg([5, 9, 7])
+    cfg = pruner.channel_list_cfg([5, 9, 12])
+    small = pruner.deploy_subnet(model, cfg)
+    assert small.blocks[0].depthwise[0].groups == 5
+    assert small.blocks[1].depthwise[0].groups == 9
+    assert pruner.verify_subnet(model, pruner.load_channel_cfg(cfg)).ok
+    # Without a sum, nothing is sampled.
+    assert pruner.channel_list_cfg([5, 9, 12], residual='sample') == cfg
+    with pytest.raises(ValueError, match='3 channels, but 2 strides'):
+        MODELS.build(dict(type='MobileNetV1', channels=(8, 16, 12), strides=(2, 1)))
+
+
 @pytest.mark.parametrize('residual', ['union', 'sample'])
 def test_save_reload_export_and_train(residual, tmp_path):
     model = resnet()
