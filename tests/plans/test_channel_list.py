@@ -144,7 +144,7 @@ def test_depthwise_convolutions_have_the_width_of_what_they_read():
     model = MODELS.build(dict(type='MobileNetV1', channels=(8, 16, 12), strides=(2, 1, 2)))
     model = randomise(model.double()).eval()
     pruner = prepared(model, data())
-    with pytest.raises(InputError, match="layer 'blocks.1.pointwise.0' 7 of 12 .* output of the"):
+    with pytest.raises(InputError, match=r"layer 'blocks.1.pointwise.0' 7 of 12 .* output of the"):
         pruner.channel_list_cfg([5, 9, 7])
     cfg = pruner.channel_list_cfg([5, 9, 12])
     small = pruner.deploy_subnet(model, cfg)
@@ -253,3 +253,11 @@ def test_a_sampled_config_is_no_subnet_and_fits_only_blocks():
     broken['backbone.layer1.0']['shortcut']['index'][0] = 9
     with pytest.raises(InputError, match='shortcut: expected an index of channels below raw'):
         pruner.deploy_subnet(model, broken)
+
+
+def test_the_list_of_resnet50_is_no_list_of_its_main_path_alone():
+    cfg = load_config(CONFIGS / 'amc_resnet50_in1k.py').model
+    pruner = prepared(MODELS.build(dict(cfg.model, _scope_='mmcls')), torch.rand(1, 3, 64, 64))
+    message = "entry 5 of the list is 240, but layer 'backbone.layer1.1.conv1' has from 1 to 64"
+    with pytest.raises(InputError, match=message):
+        pruner.channel_list_cfg(cfg.channels, has_input=True, unused=4)
