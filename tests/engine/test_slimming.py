@@ -15,6 +15,7 @@ from torch import nn
 from mmprune.checkpoint import read_checkpoint
 from mmprune.config import load_config
 from mmprune.engine import SlimmingPenalty
+from mmprune.engine.algorithm import build_model
 from mmprune.engine.deployed_files import DeployedFiles
 from mmprune.engine.prune import prune
 from mmprune.engine.run import evaluate, train
@@ -257,3 +258,22 @@ def test_an_unsafe_percent_writes_nothing(trained: Path, tmp_path: Path) -> None
     assert not (tmp_path / 'slim').exists()
     files = pruned(trained, tmp_path / 'slim', 0.99, beyond='clamp')
     assert files.verified.ok
+
+
+def test_in_steps_while_training(tmp_path: Path) -> None:
+    """Pruned at epochs 1 and 2, shifts folded at the last; the small network trains on."""
+    cfg = sparse()
+    (penalty,) = cfg.custom_hooks
+    pruner = dict(penalty.pop('pruner'), percent=0.3, beyond='clamp')
+    steps = dict(pruner=pruner, input_shape=(1, 1, 8, 8), begin=0, end=2, schedule='linear')
+    cfg.custom_hooks = [dict(type='mmprune.IterativePruning', **steps), penalty]
+    runner = train(cfg, tmp_path)
+    (hook,) = (hook for hook in runner.hooks if isinstance(hook, SlimmingPenalty))
+    assert not hook.is_active  # it ended with the supernet
+    assert len(hook.history) == 3
+    assert hook.pruner.folding.layers
+    full = sum(p.numel() for p in build_model(cfg).parameters())
+    assert sum(p.numel() for p in runner.model.parameters()) < 0.95 * full
+    deployed = load_config(tmp_path / 'deployed.py')
+    assert 'SlimmingPenalty' not in deployed.pretty_text
+    assert 0 <= evaluate(deployed, tmp_path / 'epoch_3.pth', tmp_path / 't')['accuracy/top1'] <= 100
