@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import resource
@@ -16,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import mmprune
 from mmprune.bench.networks import batch_of, loss_of, network_of, prepared
 from mmprune.bench.rows import Row
 from mmprune.trace import trace
@@ -61,7 +62,10 @@ def resident_peak() -> int:
 
 
 def forget_peak() -> None:
-    """Start to look for the peak anew, where the system can."""
+    """Give free memory back to the system, and look for the peak anew, where there are ways to."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):
         RESET.write_text('5')
 
@@ -101,7 +105,7 @@ def peak_of(what: str, name: str, size: int) -> int:
 def measured_apart(what: str, name: str, size: int, threads: int) -> int:
     """``peak_of`` in a process of its own."""
     command = [sys.executable, '-m', __name__, what, name, f'--size={size}', f'--threads={threads}']
-    root = str(Path(mmprune.__file__).parent.parent)
+    root = str(Path(__file__).parents[2])
     paths = os.pathsep.join([root, *filter(None, [os.environ.get('PYTHONPATH')])])
     done = subprocess.run(
         command,

@@ -59,8 +59,8 @@ def tables(rows: Sequence[Row]) -> Iterator[Table]:
         table = Table(title=title)
         table.add_column('', overflow='fold')
         for heading in HEADINGS:
-            justify = 'right' if heading in ('measured', 'ratio', 'target') else 'left'
-            table.add_column(heading, justify=justify, overflow='fold')
+            is_number = heading in ('measured', 'ratio', 'target')
+            table.add_column(heading, justify='right' if is_number else 'left', overflow='fold')
         subject = ''
         for row in found:
             style = 'red' if row.meets is False else None

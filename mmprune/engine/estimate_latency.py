@@ -54,8 +54,8 @@ from mmprune.pruners import StructurePruner, Subnet
 
 SHARES = tuple(number / 8 for number in range(1, 9))
 """Ratios that random subnets are drawn from where the config has no pruner."""
-FITTED = 12
-"""Random subnets that the correction is fitted to."""
+FITTED = 10
+"""Random subnets that the correction is fitted to, beside the widest and the narrowest."""
 SECONDS_PER_SUBNET = 1.5
 
 
@@ -228,7 +228,7 @@ class Bench:
         run = partial(_run, data=self.data)
         table = build_table(plain, self.pruner.supernet, run, self.data.device, track=steps)
         estimator = LatencyEstimator(table, self.pruner.supernet)
-        subnets = self.random_subnets(FITTED, seed=0)
+        subnets = [self._full(), self._narrowest(), *self.random_subnets(FITTED, seed=0)]
         measured = self.measure(subnets, 'correction')
         table = table.corrected(estimator.fit(self._widths(subnets), measured))
         table.save(path)
@@ -260,19 +260,22 @@ class Bench:
         )
 
     def measure(self, subnets: Sequence[Subnet], what: str) -> list[float]:
-        """Seconds of the deployed subnets, which take turns."""
+        """Seconds of the deployed subnets, which take turns: of the fastest round of each.
+
+        A table is made and used on different days: medians would hold what else the
+        machine did on each of them.
+        """
         networks = [self.deployed(subnet) for subnet in _progress(what, subnets, len(subnets))]
         calls = {str(n): partial(_run, each, data=self.data) for n, each in enumerate(networks)}
         times = interleaved(calls, SECONDS_PER_SUBNET * len(calls), self.data.device)
-        return [times[name].median for name in calls]
+        return [times[name].fastest for name in calls]
 
     def networks(self, channel_cfg: str | os.PathLike[str] | None) -> dict[str, nn.Module]:
         """The full network and the subnet, deployed."""
         if channel_cfg is None:
-            self.pruner.set_min_channel()
             return {
                 'full network': self.deployed(self._full()),
-                'narrowest subnet': self.deployed(self.pruner.current_subnet()),
+                'narrowest subnet': self.deployed(self._narrowest()),
             }
         subnet = self.pruner.load_channel_cfg(load_channel_cfg(Path(channel_cfg)))
         return {
@@ -298,6 +301,13 @@ class Bench:
 
     def _full(self) -> Subnet:
         return {name: torch.ones_like(m) for name, m in self.pruner.channel_spaces.items()}
+
+    def _narrowest(self) -> Subnet:
+        before = self.pruner.current_subnet()
+        self.pruner.set_min_channel()
+        narrowest = self.pruner.current_subnet()
+        self.pruner.set_subnet(before)
+        return narrowest
 
     def _widths(self, subnets: Sequence[Subnet]) -> np.ndarray:
         return np.stack([self.pruner.cost_table().widths_of(subnet) for subnet in subnets])

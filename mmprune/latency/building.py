@@ -94,7 +94,7 @@ def _time(
     widths: Sequence[tuple[int, ...] | None],
     like: torch.Tensor,
 ) -> list[float | None]:
-    """Median seconds of each layer at its widths; None where there are none.
+    """Seconds of each layer at its widths, of the fastest round; None where there are none.
 
     The layers are in the type and on the device of ``like``.
     """
@@ -116,7 +116,7 @@ def _time(
             # The first round warms up.
             total = sum(sum(each[1:]) for each in rounds)
             if done > MOST_ROUNDS or (done > LEAST_ROUNDS and total > SECONDS_PER_POINT):
-                return [float(np.median(each[1:])) if each else None for each in rounds]
+                return [min(each[1:]) if each else None for each in rounds]
 
 
 def _once(module: nn.Module, example: torch.Tensor, device: torch.device | str) -> float:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from scipy.optimize import lsq_linear
+from scipy.optimize import nnls
 from torch.utils._pytree import tree_leaves
 
 from mmprune.channels.groups import ChannelGroup
@@ -19,7 +19,7 @@ from mmprune.latency.device import Device
 from mmprune.latency.table import Correction, LatencyTable
 from mmprune.layers import Layer
 
-LEAST_SCALE = 0.25
+LEAST_SCALE = 0.5
 """The share of the sum of the layers' times that a prediction has at least."""
 
 
@@ -114,7 +114,8 @@ class LatencyEstimator:
         """The correction under which the prediction is closest to whole subnets' times.
 
         Relative errors are weighed alike. No coefficient is below 0, and the scale not below
-        ``LEAST_SCALE``: a table must not drown in the noise of a few measurements.
+        ``LEAST_SCALE``: a table must not drown in the noise of a few measurements (Lawson and
+        Hanson, Solving Least Squares Problems, 1974, chapter 23).
 
         Args:
             widths: Of the measured subnets, (subnets, groups).
@@ -123,11 +124,12 @@ class LatencyEstimator:
         measured = np.asarray(seconds, np.float64)
         features = self.features(widths) / measured[:, None]
         # Columns of bytes and of seconds differ by many orders of magnitude.
-        size = np.maximum(np.abs(features).max(axis=0), np.finfo(np.float64).tiny)
-        lower = np.array([LEAST_SCALE, 0, 0, 0]) * size
-        found = lsq_linear(features / size, np.ones(len(measured)), (lower, np.inf))
-        scale, per_byte, per_mac, constant = (found.x / size).tolist()
-        return Correction(scale, per_byte, per_mac, constant, len(measured))
+        size = np.abs(features).max(axis=0)
+        size[size == 0] = 1
+        # What the least scale leaves to explain.
+        solution, _ = nnls(features / size, 1 - LEAST_SCALE * features[:, 0])
+        scale, per_byte, per_mac, constant = (solution / size).tolist()
+        return Correction(LEAST_SCALE + scale, per_byte, per_mac, constant, len(measured))
 
 
 def layer_forms(network: Prepared, name: str) -> tuple[LinearForm, LinearForm]:

@@ -28,7 +28,8 @@ class WidthTimes:
         shape: The layer at full width.
         axis: Which of its widths varies: 0 for the inputs, 1 for the outputs.
         widths: The widths that were measured, in order, without a gap.
-        seconds: Median times, one per width.
+        seconds: The time of the fastest round of each width: neighbours differ by less than
+            whatever else the machine does adds to the others.
     """
 
     shape: LayerShape
@@ -113,8 +114,8 @@ def measure_rounding(
             module, data = shape.build(each).to(device), shape.example(each).to(device)
             calls[str(width)] = partial(_run, module, data)
         times = interleaved(calls, seconds, device, least_rounds=5)
-        medians = tuple(times[str(width)].median for width in widths)
-        layers.append(WidthTimes(shape, axis, tuple(widths), medians))
+        fastest = tuple(times[str(width)].fastest for width in widths)
+        layers.append(WidthTimes(shape, axis, tuple(widths), fastest))
     return RoundingReport(tuple(layers), tuple(multiples))
 
 

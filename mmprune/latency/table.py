@@ -31,7 +31,7 @@ class MeasuredLayer:
     Attributes:
         shape: The layer at full width.
         grid: The widths that were measured, per axis: inputs and outputs, or only inputs.
-        seconds: Median time at every point of the grid, of the grid's shape.
+        seconds: Time of the fastest round at every point of the grid, of the grid's shape.
     """
 
     shape: LayerShape

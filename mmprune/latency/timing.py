@@ -31,6 +31,11 @@ class Times:
         return float(np.median(self.seconds))
 
     @property
+    def fastest(self) -> float:
+        """The time of the fastest round: what is left when nothing else runs meanwhile."""
+        return min(self.seconds)
+
+    @property
     def spread(self) -> float:
         """Half the distance of the quartiles over the median."""
         low, high = np.percentile(self.seconds, (25, 75))
