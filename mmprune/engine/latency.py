@@ -1,15 +1,17 @@
 """How long networks take."""
 
-import time
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
 
+from mmprune.latency import interleaved
+
 
 @torch.no_grad()
 def latencies_ms(
-    networks: Sequence[nn.Module], images: torch.Tensor, num_runs: int = 60
+    networks: Sequence[nn.Module], images: torch.Tensor, num_runs: int = 50
 ) -> list[float]:
     """Return the median time of each network's forward pass over a batch, in milliseconds.
 
@@ -19,13 +21,10 @@ def latencies_ms(
     Args:
         networks: In eval mode, on the CPU.
         images: The batch, shape (N, C, H, W).
-        num_runs: Passes of each network; the first sixth of them is not counted.
+        num_runs: Passes of each network that are counted; a fifth as many warm up.
     """
-    times = torch.empty(num_runs, len(networks))
-    for run in range(num_runs):
-        for number, network in enumerate(networks):
-            start = time.perf_counter()
-            network(images)
-            times[run, number] = time.perf_counter() - start
-    # The first passes warm the caches up.
-    return (times[num_runs // 6 :].median(dim=0).values * 1000).tolist()
+    calls = {str(number): partial(each, images) for number, each in enumerate(networks)}
+    times = interleaved(
+        calls, seconds=0, least_rounds=num_runs, most_rounds=num_runs, warm_up=num_runs // 5
+    )
+    return [1e3 * times[name].median for name in calls]
