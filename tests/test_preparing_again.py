@@ -38,6 +38,30 @@ def test_preparing_twice_gives_the_same_and_starts_at_full_width():
     assert pruner.verify_subnet(model).ok
 
 
+class Viewed(nn.Module):
+    """Cuts its data by a number that it stores."""
+
+    def __init__(self):
+        super().__init__()
+        self.width, self.first, self.last = 12, nn.Conv2d(3, 12, 1), nn.Conv2d(12, 2, 1)
+
+    def forward(self, x):
+        return self.last(self.first(x).flatten(2).view(len(x), self.width, *x.shape[2:]))
+
+
+@pytest.mark.parametrize('execution', ['slice', 'mask'])
+def test_numbers_that_a_narrow_supernet_has_mended_are_full_again(execution):
+    model = randomise(Viewed().double()).eval()
+    pruner = build(execution=execution)
+    for _ in range(3):
+        pruner.prepare_from_supernet(model, IMAGE)
+        assert {s: m.numel() for s, m in pruner.channel_spaces.items()} == {'first': 12}
+        pruner.set_min_channel()
+        assert pruner.verify_subnet(model, pruner.current_subnet()).ok
+    pruner.set_max_channel()
+    assert model.width == 12
+
+
 def test_the_pruner_that_prepared_last_is_the_one_that_counts():
     model, first = prepared()
     first.set_min_channel()

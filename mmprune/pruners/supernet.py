@@ -66,9 +66,10 @@ class Supernet:
         self.model = model
         self.restriction = restriction or Restriction()
         self._demo_input, self._prepared_in = demo_input, _place(model)
-        self.wishes = replace(wishes or Wishes(), numbers=stored_numbers(model))
         # Tensors made in inference mode could not be written to outside of it.
         with replaced_preparation(model), torch.inference_mode(False):
+            # A supernet's modules have the numbers of its subnet until they are released.
+            self.wishes = replace(wishes or Wishes(), numbers=stored_numbers(model))
             self._prepare(mode)
             self.restriction.check(self.groups)
 
