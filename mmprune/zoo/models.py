@@ -19,6 +19,8 @@ from mmprune.errors import InputError
 
 WEIGHTS = ('weight', 'in_proj_weight')
 """Names of the parameters that multiply a vector of channels, of those with several dims."""
+SETTLED = 0.7
+"""Share of the channels for which norm statistics are drawn: between half and all."""
 
 SIZES = (64, 96, 224, 256, 299, 384)
 """Image sizes to try: the smallest that a network accepts is the fastest proof."""
@@ -111,7 +113,9 @@ def settle(model: nn.Module, batch: torch.Tensor) -> nn.Module:
 
     Every channel gets its own, around the average of its layer, as in a network that was
     trained. Statistics that do not suit let the signal grow from block to block, and attention
-    jumps with the last digit of a large number.
+    jumps with the last digit of a large number; or they let it fade, and the output is the same
+    for all images. So that neither happens in the full network or in one of half its width,
+    they are drawn for ``SETTLED`` of it: each norm passes on what so many channels would sum to.
     """
 
     def draw(norm: _BatchNorm, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -120,8 +124,12 @@ def settle(model: nn.Module, batch: torch.Tensor) -> nn.Module:
             norm.running_mean.normal_(0, 0.3).mul_(variance.sqrt())
             norm.running_var.uniform_(0.5, 1.5).mul_(variance)
 
+    def narrow(norm: _BatchNorm, inputs: tuple[torch.Tensor, ...], output: Any) -> Any:
+        return output * SETTLED**0.5
+
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     handles = [norm.register_forward_pre_hook(draw) for norm in norms]
+    handles += [norm.register_forward_hook(narrow) for norm in norms]
     try:
         with torch.no_grad():
             model(batch)

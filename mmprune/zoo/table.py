@@ -25,7 +25,7 @@ from mmprune.zoo.peer import version
 
 WIDTH = 190
 """Columns of the table where the output is not a terminal."""
-MOST_REASONS = 3
+MOST_REASONS = 4
 """How many reasons for pinning a row shows; the file has all of them."""
 COLUMNS = ('groups', 'parameters', 'kept', 'MACs kept', 'sliced', 'masked', 'independent',
            'float32', 'prepared, s', 'seconds')  # fmt: skip

@@ -160,11 +160,11 @@ def test_the_tool_prints_one_table_and_writes_a_file(tmp_path, capsys):
 
 
 def test_the_table_tells_why_groups_are_pinned():
-    reasons = ['output of the network', 'odd', 'odd', 'even', 'strange', 'rare']
+    reasons = ['output of the network', 'odd', 'odd', 'even', 'new', 'strange', 'rare']
     values = dict.fromkeys(ZooResult.__dataclass_fields__, 1.0)
     named = {f'group.{number}': reason for number, reason in enumerate(reasons)}
     result = ZooResult(**{**values, 'model': 'resnet18', 'pinned': named})
-    assert pinned_text(result) == '2 odd, 1 output, 1 even, 2 for other reasons'
+    assert pinned_text(result) == '2 odd, 1 output, 1 even, 1 new, 2 for other reasons'
 
 
 @pytest.mark.parametrize(
