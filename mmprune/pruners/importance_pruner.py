@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.registry import FUNCTIONS
 from torch import nn
 
 from mmprune.channels import ChannelGroup
 from mmprune.channels.constraints import BoolArray
 from mmprune.errors import InputError
+from mmprune.latency import TableLatency
 from mmprune.pruners.budget import (
     Limits,
     check_budget,
@@ -60,7 +61,8 @@ class ImportancePruner(StructurePruner):
         min_channels: Every group keeps this many channels, or all.
         max_removed: No group loses a higher share of its channels.
         importance: Config or instance of an importance.
-        latency: ``latency(pruner, subnet)``, or its name in mmengine's FUNCTIONS.
+        latency: ``latency(pruner, subnet)``, or a file that ``tools/latency.py`` has written, whose
+            predictions are milliseconds.
         **kwargs: See ``StructurePruner``; ``round_to`` and ``except_start_keys`` among them.
 
     Raises:
@@ -75,7 +77,7 @@ class ImportancePruner(StructurePruner):
         min_channels: int = 1,
         max_removed: float = 0.9,
         importance: Any = None,
-        latency: Latency | str | None = None,
+        latency: Latency | str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(importance=importance or dict(type='L1Importance'), **kwargs)
@@ -87,14 +89,14 @@ class ImportancePruner(StructurePruner):
             raise InputError(f'min_channels must be a whole number above 0, not {min_channels!r}')
         if not 0 <= max_removed <= 1:
             raise InputError(f'max_removed must be a share from 0 to 1, not {max_removed!r}')
-        if isinstance(latency, str) and FUNCTIONS.get(latency) is None:
-            raise InputError(f'latency={latency!r} is no function in FUNCTIONS of mmengine')
         self.ratios = None if ratio is None else checked_ratios(ratio, max_removed)
         self.budget = None if budget is None else check_budget(budget, latency is not None)
         self.scope = scope
         self.min_channels = min_channels
         self.max_removed = max_removed
-        self.latency = FUNCTIONS.get(latency) if isinstance(latency, str) else latency
+        self.latency: Latency | None = (
+            TableLatency(latency) if isinstance(latency, str | os.PathLike) else latency
+        )
         self._pruned: dict[str, int] | None = None
 
     # -- data --------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from randomised import randomise
 from torch import nn
 
 from mmprune.errors import InputError
+from mmprune.latency import build_table, building
 from mmprune.pruners import ImportancePruner
 from mmprune.registry import PRUNERS
 
@@ -247,6 +248,24 @@ def test_a_latency_that_is_predicted():
     subnet = pruner.prune()
     assert latency(pruner, subnet) <= 0.6 * latency(pruner, torch_ones(pruner))
     assert share(pruner, 'macs') <= 0.3
+
+
+def test_a_latency_from_a_table(tmp_path, monkeypatch):
+    """A layer's time is a microsecond for every thousand numbers that it reads and writes."""
+    monkeypatch.setattr(
+        building, '_once', lambda layer, data, _: 1e-9 * (data.numel() + layer(data).numel())
+    )
+    monkeypatch.setattr(building, 'MOST_ROUNDS', 1)
+    model, pruner = prepared(Wide(), budget=dict(macs=1.0))
+    plain = pruner.deploy_subnet(model, pruner.export_subnet())
+    file = tmp_path / 'latency.json'
+    build_table(plain, pruner.supernet, lambda network: network(IMAGE)).save(file)
+    pruner = PRUNERS.build(
+        dict(type='ImportancePruner', budget=dict(latency=0.6), latency=str(file), scope='local')
+    )
+    pruner.prepare_from_supernet(model, IMAGE)
+    full = pruner.latency(pruner, pruner.current_subnet())
+    assert 0.99 * 0.6 * full <= pruner.latency(pruner, pruner.prune()) <= 0.6 * full
 
 
 def test_a_budget_below_the_floors_is_refused_with_both_numbers():
