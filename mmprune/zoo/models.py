@@ -156,8 +156,8 @@ def images(
     generator = torch.Generator().manual_seed(seed)
     failure: Exception | None = None
     for side in SIZES if size is None else (size,):
-        batch = _noise(count, side, generator).to(next(model.parameters()).dtype)
         try:
+            batch = _noise(count, side, generator).to(next(model.parameters()).dtype)
             with torch.no_grad():
                 model(batch)
         except Exception as error:  # whatever a network raises about a size that it cannot take

@@ -88,6 +88,7 @@ FREQUENCIES = 'frequencies of the image'
 PIXELS = 'pixels of a patch of the input'
 WAVES = 'sines and cosines of places'
 INSIDE = 'channels of a head that goes as a whole'
+HEADS = 'heads that lose channels instead'
 
 LAWS: dict[str, dict[str, str]] = {
     'hornet/hornet-tiny-gf': {r'\.complex_weight#[01]$': FREQUENCIES},
@@ -113,9 +114,9 @@ LAWS: dict[str, dict[str, str]] = {
         r'\.rel_pos_[hw](#0)?$': OFFSETS,
         r'\.rel_pos_[hw]#1$|\.pool_[qkv]$|\.norm_[qkv]\.bias$': INSIDE,
     },
-    'levit-256-p16': {r'\.attention_biases$': OFFSETS},
-    'efficientformer-l1': {r'\.attention_biases$': OFFSETS},
-    'tinyvit/tinyvit-5m': {r'\.attention_biases$': OFFSETS},
+    'levit-256-p16': {r'\.attention_biases(#1)?$': OFFSETS, r'\.attention_biases#0$': HEADS},
+    'efficientformer-l1': {r'\.attention_biases(#1)?$': OFFSETS, r'\.attention_biases#0$': HEADS},
+    'tinyvit/tinyvit-5m': {r'\.attention_biases(#1)?$': OFFSETS, r'\.attention_biases#0$': HEADS},
     'vig/vig_tiny': {r'^backbone\.pos_embed#[01]$': PLACES, r'\.relative_pos#[01]$': OFFSETS},
     'vig/pyramid_vig_tiny': {
         r'^backbone\.pos_embed#[01]$': PLACES,
@@ -126,7 +127,8 @@ LAWS: dict[str, dict[str, str]] = {
 
 They are no channels: a parameter with a row per place of the image, or per offset between two
 places, has as many rows as there are places, and what removes one removes a part of the image.
-``INSIDE`` is a choice: with ``attention='dims'`` these go instead of the heads.
+``INSIDE`` and ``HEADS`` are a choice: with ``attention='dims'`` the first go, with ``'heads'`` the
+second.
 """
 
 CHOICES = {

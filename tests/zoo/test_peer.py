@@ -51,17 +51,35 @@ def test_a_network_that_cannot_be_pruned_fails_with_its_error(asked, monkeypatch
 
 
 def test_a_wrong_result_is_told(asked, monkeypatch):
-    def prune_half(model, batch, ratio, classes):
-        # One output too few of one layer, and one input of another in its place: it still runs.
-        first, second = model.backbone.downsample_layers[0][0], model.backbone.stages[0][0]
+    def cut_the_wrong_inputs(model, batch, ratio, classes):
+        block = model.backbone.stages[0][0]
+        first, norm, second = block.pointwise_conv1, block.grn, block.pointwise_conv2
         with torch.no_grad():
-            second.pointwise_conv2.weight.mul_(0).add_(first.weight.flatten()[0])
+            for module, name in (
+                (first, 'weight'),
+                (first, 'bias'),
+                (norm, 'gamma'),
+                (norm, 'beta'),
+            ):
+                setattr(module, name, torch.nn.Parameter(getattr(module, name)[1:]))
+            second.weight = torch.nn.Parameter(second.weight[:, :-1])
 
-    monkeypatch.setattr(peer, '_prune', prune_half)
+    monkeypatch.setattr(peer, '_prune', cut_the_wrong_inputs)
     result = asked('response norm')
     assert result.outcome == 'wrong'
     assert result.error > 1e-3
     assert 'off by' in str(result)
+
+
+def test_a_result_with_other_numbers_proves_nothing(asked, monkeypatch):
+    def change(model, batch, ratio, classes):
+        with torch.no_grad():
+            model.backbone.stages[0][0].pointwise_conv1.weight.mul_(2)
+
+    monkeypatch.setattr(peer, '_prune', change)
+    result = asked('response norm')
+    assert result.outcome == 'unproven'
+    assert 'pointwise_conv1.weight has other numbers' in result.detail
 
 
 def test_it_is_stopped_in_time():
