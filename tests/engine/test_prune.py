@@ -120,6 +120,15 @@ def test_weights_of_another_network_are_refused(plain: Path, tmp_path: Path) -> 
         prune(tiny(), tmp_path / 'other.pth', tmp_path / 'pruned')
 
 
+def test_the_config_of_the_documentation_meets_its_budget() -> None:
+    cfg = load_config('prune_resnet_small_digits.py')
+    init_default_scope('mmcls')
+    pruner = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor)).pruner
+    full = pruner.cost()['macs']
+    pruner.prune()
+    assert 0.99 * 0.5 * full <= pruner.cost()['macs'] <= 0.5 * full
+
+
 # -- the other tools ---------------------------------------------------------------------
 
 
