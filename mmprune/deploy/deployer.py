@@ -302,7 +302,10 @@ def _memo_of_parts(
 def _part(tensor: torch.Tensor, cut: Cut | None) -> torch.Tensor:
     with torch.no_grad():
         part = tensor.detach() if cut is None else cut(tensor.detach())
-        part = part.clone(memory_format=torch.contiguous_format)
+        storage, full = part.untyped_storage(), tensor.untyped_storage()
+        is_new = storage.data_ptr() != full.data_ptr() and storage.nbytes() == part.nbytes
+        # What was gathered is new already: copying it again would take its memory twice.
+        part = part.contiguous() if is_new else part.clone(memory_format=torch.contiguous_format)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(part, requires_grad=tensor.requires_grad)
     return part
