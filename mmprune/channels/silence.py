@@ -85,9 +85,10 @@ class Silence:
         else:
             return False
         name = _name(inputs[weight])
-        if name is None or inputs[data] is None or node.inputs[data] is None:
+        value, edge = inputs[data], node.inputs[data]
+        if name is None or value is None or edge is None:
             return False
-        if inputs[data].factors and node.inputs[data] not in self.zero:
+        if value.factors and edge not in self.zero:
             self.masked.add(name)
         return True
 
