@@ -138,7 +138,9 @@ CONTENTS = {
         APoZImportance ActivationImportance BNScaleImportance FPGMImportance HessianImportance
         L1Importance L2Importance LAMPImportance LpImportance RandomImportance TaylorImportance
     """,
-    'MODELS': 'AutoSlim ChannelListModel DeployedModel KLDivergence MobileNetV1 SelfDistiller YOLOv5',
+    'MODELS': """
+        AutoSlim ChannelListModel DeployedModel KLDivergence MobileNetV1 SelfDistiller YOLOv5
+    """,
     'MODEL_WRAPPERS': 'AutoSlimDDP',
     'LOOPS': 'EvolutionSearchLoop GreedySearchLoop',
     'HOOKS': 'GroupLasso GrowingPenalty IterativePruning ProgressBarHook ScaleL1 SlimmingPenalty',
