@@ -22,7 +22,13 @@ from mmprune.channels.labels import (
     squeeze_constant,
 )
 from mmprune.channels.silence import Silence
-from mmprune.channels.sizes import Numbers, SizeAttribute, size_attributes, unlike_sizes
+from mmprune.channels.sizes import (
+    Numbers,
+    SizeAttribute,
+    shrinking,
+    size_attributes,
+    unlike_sizes,
+)
 from mmprune.errors import InputError
 from mmprune.registry import CHANNEL_RULES, table
 from mmprune.trace.trace_graph import Edge, TraceGraph, TraceNode
@@ -163,6 +169,7 @@ def _to_rest(
         _tie(wishes.ties, book)
         canonical, changed = book.merged()
         if not changed:
+            book.sizes = shrinking(book.sizes, book.constraints)
             _pin_layers(wishes.pinned_layers, book)
             _hold_broken(wishes.broken, book)
             return book, canonical, silence

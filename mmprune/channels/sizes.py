@@ -48,6 +48,31 @@ class SizeAttribute:
     size: Size
 
 
+def shrinking(sizes: Iterable[Size], constraints: Iterable[EqualCounts]) -> list[Size]:
+    """The dims that can get smaller.
+
+    A dim of blocks of channels (heads, of which each keeps equally many) stays as it is: at every
+    position of it some channel is left.
+    """
+    rows: dict[int, list[frozenset[int]]] = {}
+    for constraint in constraints:
+        if len(constraint.rows) > 1:
+            for row in constraint.rows:
+                rows.setdefault(int(row[0]), []).append(frozenset(row.tolist()))
+    return [size for size in sizes if not all(_is_kept(f, size.dim, rows) for f in size.factors)]
+
+
+def _is_kept(factor: IntArray, dim: int, rows: Mapping[int, list[frozenset[int]]]) -> bool:
+    """Whether every position along ``dim`` has all labels of a row, of which some are left."""
+    if factor.size == factor.shape[dim]:
+        return False
+    for block in np.moveaxis(factor, dim, 0).reshape(factor.shape[dim], -1):
+        labels = set(block.tolist())
+        if not any(row <= labels for label in labels for row in rows.get(label, ())):
+            return False
+    return True
+
+
 def size_attributes(
     sizes: Iterable[Size], numbers: Mapping[str, Numbers], book: LabelBook
 ) -> list[SizeAttribute]:
