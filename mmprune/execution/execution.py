@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -60,6 +61,11 @@ class _Mend:
     shapes: Mapping[str, tuple[int, ...]]
     outputs: int | None
     inputs: int | None = None  # of a layer whose weight is computed
+
+    @cached_property
+    def sides(self) -> tuple[int, ...]:
+        """Where to look up the channels of its sides."""
+        return tuple(side for side in (self.outputs, self.inputs) if side is not None)
 
 
 class Execution:
@@ -163,7 +169,17 @@ class Execution:
                 replace(mend, swaps=copy.deepcopy(mend.swaps, memo)) for mend in self._mends
             ],
         }
+        copied.__dict__.pop('_alike', None)
         return copied
+
+    @cached_property
+    def _alike(self) -> list[list[_Plan]]:
+        """The tensors, those together that are cut and masked alike: the four of a norm."""
+        found: dict[Any, list[_Plan]] = {}
+        for plan in self._plans:
+            key = (plan.tensor.shape, plan.factors, plan.tensor.is_masked, plan.tensor.masked)
+            found.setdefault(key, []).append(plan)
+        return list(found.values())
 
     def recompute_alike(self, names: Iterable[str]) -> None:
         """What these modules checkpoint is recomputed on the subnet's tensors too."""
@@ -210,24 +226,21 @@ class Execution:
         self._arranged = self.mode
 
     def _slice(self, alive: BoolArray, found: Kept) -> None:
-        cuts: dict[Any, Cut | None] = {}  # the tensors of a norm are cut alike
-        for plan in self._plans:
-            plan.swap.forget()
-            key = (plan.tensor.shape, plan.factors)
-            if key not in cuts:
-                cuts[key] = _cut(plan, found)
-            plan.swap.cut = cuts[key]
+        for plans in self._alike:
+            cut = _cut(plans[0], found)
+            for plan in plans:
+                plan.swap.forget()
+                plan.swap.cut = cut
         for state in self.states.values():
             state.is_idle = all(swap.cut is None for swap in state.swaps)
         for mend in self._mends:
-            cut = {n: s.cut.shape for n, s in mend.swaps.items() if s.cut is not None}
-            sides = [side for side in (mend.outputs, mend.inputs) if side is not None]
-            if cut or not all(map(found.is_whole, sides)):
+            cuts = {n: s.cut.shape for n, s in mend.swaps.items() if s.cut is not None}
+            if cuts or not all(map(found.is_whole, mend.sides)):
                 module = self.modules[mend.name]
                 channels = None if mend.outputs is None else found.counts[mend.outputs]
                 if mend.inputs is not None and channels is not None:
-                    cut['weight'] = weight_shape(module, found.counts[mend.inputs], channels)
-                values = mend.slicer(module, {**mend.shapes, **cut}, channels)
+                    cuts['weight'] = weight_shape(module, found.counts[mend.inputs], channels)
+                values = mend.slicer(module, {**mend.shapes, **cuts}, channels)
                 self._mend(mend.name, values)
         sizes = [
             size_in(number, alive) if place is None else found.counts[place]
@@ -256,19 +269,19 @@ class Execution:
         # New tensors at every switch: a backward pass may still need the ones before.
         numbers = torch.from_numpy(found.flat).to(reference.device, reference.dtype)
         parts = numbers.split(found.sizes)
-        made: dict[Any, tuple[torch.Tensor, ...]] = {}
         whole = {}
-        for plan in self._plans:
-            if not plan.tensor.is_masked:
+        for plans in self._alike:
+            first = plans[0]
+            if not first.tensor.is_masked:
                 continue
-            key = (plan.tensor.shape, plan.factors, plan.tensor.masked)
-            if key not in made:
-                made[key] = tuple(
-                    parts[plan.factors[place]].view(plan.tensor.factors[place].shape)
-                    for place in plan.tensor.masked
-                )
-            plan.swap.masks = made[key]
-            whole[plan.swap] = all(map(found.is_whole, plan.factors))
+            masks = tuple(
+                parts[first.factors[place]].view(first.tensor.factors[place].shape)
+                for place in first.tensor.masked
+            )
+            is_whole = all(map(found.is_whole, first.factors))
+            for plan in plans:
+                plan.swap.masks = masks
+                whole[plan.swap] = is_whole
         for state in self.states.values():
             state.is_idle = all(whole[swap] for swap in state.swaps)
             state.statistics = []
