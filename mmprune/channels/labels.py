@@ -166,13 +166,14 @@ class LabelBook:
     the passes before this one have found for it; ``aliases`` has all names of tied
     parameters by their first. ``attention`` says whether products per block of channels
     lose whole blocks (``'heads'``) or equally many channels of each (``'dims'``); the nodes
-    of ``by_dims`` are always pruned by dims. ``heads`` has the labels of blocks that are
-    pruned whole, by node. ``group_norm`` says whether a GroupNorm loses whole ``'groups'`` or
-    equally many ``'channels'`` of each. ``known_sizes`` are numbers of a module that are the
-    size of a dim beyond doubt: (module, attribute) -> position in it (None for a single
-    number) -> the dim. ``weights`` are the nodes that depend on parameters alone.
-    ``unmasked`` are dims of parameters along which masks must leave numbers, since a row of
-    zeros has no direction.
+    of ``by_dims`` are always pruned by dims, those in the modules of ``by_heads`` always by
+    heads. ``heads`` has the labels of blocks that are pruned whole, by node, and ``dims`` those
+    of blocks that lose channels, by module. ``module`` is that of the node at hand.
+    ``group_norm`` says whether a GroupNorm loses whole ``'groups'`` or equally many
+    ``'channels'`` of each. ``known_sizes`` are numbers of a module that are the size of a dim
+    beyond doubt: (module, attribute) -> position in it (None for a single number) -> the dim.
+    ``weights`` are the nodes that depend on parameters alone. ``unmasked`` are dims of
+    parameters along which masks must leave numbers, since a row of zeros has no direction.
     """
 
     canonical: IntArray
@@ -188,12 +189,20 @@ class LabelBook:
     attention: str = 'heads'
     group_norm: str = 'channels'
     heads: list[tuple[int, IntArray]] = field(default_factory=list)
+    dims: list[tuple[str, IntArray]] = field(default_factory=list)
     by_dims: frozenset[int] = frozenset()
+    by_heads: frozenset[str] = frozenset()
+    module: str = ''
     weights: frozenset[int] = frozenset()
     unmasked: set[tuple[str, int]] = field(default_factory=set)
     _numbers: dict[str, int] = field(default_factory=dict)
     _rows: set[bytes] = field(default_factory=set)
     _unions: list[tuple[IntArray, IntArray]] = field(default_factory=list)
+
+    def goes_by_heads(self, node: int | None = None) -> bool:
+        """Whether blocks of channels (heads) are pruned whole in the node at hand."""
+        by_wish = self.attention == 'heads' and node not in self.by_dims
+        return by_wish or self.module in self.by_heads
 
     def fixed(self, reason: str) -> int:
         """A negative label for positions that are always kept, with the reason."""
@@ -355,7 +364,7 @@ def _share_blocks(first: IntArray, second: IntArray, book: LabelBook) -> bool:
     pair = (first, second)
     if any(book.ragged_dim(factor) in (None, *shared) for factor in pair):
         return False
-    if book.attention == 'heads':
+    if book.goes_by_heads():
         blocks = []
         for factor in pair:
             inside = set(axes_of(factor)) - shared

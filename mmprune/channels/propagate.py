@@ -98,6 +98,7 @@ class Wishes:
         broken: What is held because a trial has failed, and why. Keys are the name of a module
             and ``'alike'`` (its dims of one size shrink alike), ``'own'`` (the dims that it
             cuts or views stay) or ``'passed'`` (those that pass through it stay).
+        whole_heads: Modules whose attention can only lose whole heads.
     """
 
     pinned_layers: tuple[str, ...] = ()
@@ -106,6 +107,7 @@ class Wishes:
     group_norm: str = 'channels'
     numbers: Mapping[str, Numbers] = field(default_factory=dict)
     broken: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    whole_heads: frozenset[str] = frozenset()
 
 
 def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
@@ -114,19 +116,23 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
     One pass visits every node once, in topological order. Rules unite labels on the way;
     the next pass starts from the united ones, and the last pass is the one that unites
     nothing more. What it pins and constrains is the result. Where heads turn out to be
-    pinned, their channels are labelled once more, to be pruned by dims.
+    pinned, their channels are labelled once more, to be pruned by dims; and the other way.
     """
     leaves = _Leaves(graph)
     by_dims: frozenset[int] = frozenset()
+    by_heads = wishes.whole_heads
     while True:
-        book, canonical, silence = _to_rest(graph, leaves, wishes, by_dims)
+        book, canonical, silence = _to_rest(graph, leaves, wishes, by_dims, by_heads)
         pinned = np.zeros(leaves.num_labels, bool)
         for labels, _ in book.pins:
             pinned[labels] = True
         stuck = {n for n, labels in book.heads if labels.min() < 0 or pinned[labels].any()}
-        if not stuck - by_dims:
+        whole = {m for m, labels in book.dims if labels.min() < 0 or pinned[labels].any()}
+        if wishes.attention == 'heads' or whole <= by_heads:
+            whole = set()
+        if not stuck - by_dims and not whole:
             break
-        by_dims |= stuck
+        by_dims, by_heads = by_dims | stuck, by_heads | whole
     tensors = {name: leaves.factors(name, canonical, squeeze=False) for name in leaves.offsets}
     tensors.update(_buffers(graph, book))
     extra = {n: (len(f[0].ravel()),) for n, f in tensors.items() if n not in leaves.shapes}
@@ -149,7 +155,11 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
 
 
 def _to_rest(
-    graph: TraceGraph, leaves: _Leaves, wishes: Wishes, by_dims: frozenset[int]
+    graph: TraceGraph,
+    leaves: _Leaves,
+    wishes: Wishes,
+    by_dims: frozenset[int],
+    by_heads: frozenset[str],
 ) -> tuple[LabelBook, IntArray, Silence]:
     """Pass over the graph until labels come to rest: the last book, the united labels, masks."""
     canonical = np.arange(leaves.num_labels)
@@ -163,6 +173,7 @@ def _to_rest(
             attention=wishes.attention,
             group_norm=wishes.group_norm,
             by_dims=by_dims,
+            by_heads=by_heads,
             weights=leaves.weights,
         )
         silence = _one_pass(graph, leaves, book, holds_escapes)
@@ -260,6 +271,7 @@ def _one_pass(graph: TraceGraph, leaves: _Leaves, book: LabelBook, holds_escapes
             outputs = [Value(node.shapes[0], [], network_input)]
         else:
             inputs = [None if edge is None else values[edge] for edge in node.inputs]
+            book.module = node.module
             outputs = _apply(node, inputs, rules, book)
             silence.visit(node, inputs, outputs)
         for index, value in enumerate(outputs):

@@ -4,7 +4,13 @@ from mmprune.layers.computed import renew_computed_weights
 from mmprune.layers.cut import Cut, cut_of_masks, plain_cut
 from mmprune.layers.fit import check_fits
 from mmprune.layers.layer import Layer, known_masks, layers_of, weight_shape
-from mmprune.layers.numbers import like, mended_numbers, size_in, stored_numbers
+from mmprune.layers.numbers import (
+    like,
+    mended_numbers,
+    size_in,
+    stored_numbers,
+    whole_head_modules,
+)
 from mmprune.layers.slicers import Slicer, mended_attributes, slicer_of
 from mmprune.layers.surgery import channels_of, prune_in_channels, prune_out_channels
 
@@ -28,4 +34,5 @@ __all__ = [
     'slicer_of',
     'stored_numbers',
     'weight_shape',
+    'whole_head_modules',
 ]

@@ -54,6 +54,11 @@ def _untold(module: nn.Module) -> dict[str, int | tuple[int, ...]]:
     return {}
 
 
+def whole_head_modules(model: nn.Module) -> frozenset[str]:
+    """Modules that lose whole heads or nothing: torch's own scales by the width of a head."""
+    return frozenset(n for n, m in model.named_modules() if isinstance(m, nn.MultiheadAttention))
+
+
 def _is_number(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 

@@ -26,7 +26,7 @@ from mmprune.execution import (
     release,
     replaced_preparation,
 )
-from mmprune.layers import Layer, layers_of, stored_numbers
+from mmprune.layers import Layer, layers_of, stored_numbers, whole_head_modules
 from mmprune.pruners.topology import Restriction
 from mmprune.pruners.trial import Failure, blame, compare_executions, random_alive
 from mmprune.trace import trace
@@ -69,7 +69,11 @@ class Supernet:
         # Tensors made in inference mode could not be written to outside of it.
         with replaced_preparation(model), torch.inference_mode(False):
             # A supernet's modules have the numbers of its subnet until they are released.
-            self.wishes = replace(wishes or Wishes(), numbers=stored_numbers(model))
+            self.wishes = replace(
+                wishes or Wishes(),
+                numbers=stored_numbers(model),
+                whole_heads=whole_head_modules(model),
+            )
             self._prepare(mode)
             self.restriction.check(self.groups)
 

@@ -32,7 +32,7 @@ def attention(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> l
     )
     shape = (*query.shape[:-1], key.shape[-2])
     weights = matmul(_step(node, 'matmul', shape), [query, keys], book)
-    if node.attrs['is_scaled_by_width'] and (book.attention == 'dims' or node.id in book.by_dims):
+    if node.attrs['is_scaled_by_width'] and not book.goes_by_heads(node.id):
         for operand in (query, key):
             for factor in operand.along(rank - 1):
                 book.pin(factor, f'{node.where} scales by the width of a head')

@@ -93,11 +93,12 @@ def _blocks_apart(data: Value, book: LabelBook, node: TraceNode) -> Value:
     for factor in data.factors:
         if axes_of(factor) == (0, 1):
             rows = factor.reshape(factor.shape[:2])
-            if book.attention == 'heads' and node.id not in book.by_dims:
+            if book.goes_by_heads(node.id):
                 book.heads.append((node.id, rows[:, 0]))
                 book.unite(rows, rows[:, :1])
                 factor = factor[:, :1]
             else:
+                book.dims.append((node.module, rows))
                 book.unite(rows, rows[:1])
                 factor = factor[:1]
         factors.append(factor)
@@ -297,8 +298,9 @@ def _unite_contracted(
 def _one_product_per_block(factor: IntArray, book: LabelBook, node: TraceNode) -> None:
     """Blocks of channels with a product each (heads): whole ones, or equally many of each."""
     rows = np.moveaxis(factor, -2, -1).reshape(-1, factor.shape[-2])
-    if book.attention == 'heads' and node.id not in book.by_dims:
+    if book.goes_by_heads(node.id):
         book.heads.append((node.id, rows[:, 0]))
         book.unite(rows, rows[:, :1])
     else:
+        book.dims.append((node.module, rows))
         book.equal_counts(rows, f'{node.where} is one product per block')
