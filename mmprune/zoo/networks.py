@@ -105,9 +105,13 @@ LAWS: dict[str, dict[str, str]] = {
         r'^backbone\.patch_pos$': PLACES,
         r'^backbone\.pixel_pos#[01]$': PLACES,
     },
-    'swin_transformer/tiny_224': {r'\.relative_position_bias_table$': OFFSETS},
+    'swin_transformer/tiny_224': {
+        r'\.relative_position_bias_table(#0)?$': OFFSETS,
+        r'\.relative_position_bias_table#1$': HEADS,
+    },
     'mixmim/mixmim_base': {
-        r'\.relative_position_bias_table$': OFFSETS,
+        r'\.relative_position_bias_table(#0)?$': OFFSETS,
+        r'\.relative_position_bias_table#1$': HEADS,
         r'^backbone\.absolute_pos_embed$': PLACES,
     },
     'mvit/mvitv2-tiny': {
