@@ -73,7 +73,7 @@ def test_the_metadata_name_every_requirement_and_extra(wheel: zipfile.ZipFile) -
     assert extras['mim'] == {'mmcv'}
     assert extras['onnx'] == {'onnx', 'onnxruntime', 'onnxscript'}
     assert {'pytest', 'mmcv-lite', 'onnx'} <= extras['tests']
-    assert extras['dev'] == {'mypy', 'ruff'}
+    assert extras['dev'] == {'mypy', 'ruff', 'torch-pruning'}
 
 
 def test_a_second_build_ships_nothing_of_the_first(source: Path, tmp_path: Path) -> None:
