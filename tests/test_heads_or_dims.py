@@ -25,6 +25,14 @@ class Plain(nn.Module):
         return self.proj((weights @ value).transpose(1, 2).reshape(*x.shape[:2], self.width))
 
 
+class Square(Plain):
+    """As many channels in a head as there are heads: one number may be either."""
+
+    def __init__(self):
+        super().__init__()
+        self.width, self.qkv, self.proj = 16, nn.Linear(24, 48), nn.Linear(16, 24)
+
+
 class AcrossChannels(Plain):
     """Attention over the channels of a head (EdgeNeXt, XCiT): its softmax needs all of them."""
 
@@ -61,7 +69,7 @@ class Both(nn.Module):
         return self.head(x.mean(1))
 
 
-@pytest.mark.parametrize('other', [Plain, AcrossChannels, Torchs])
+@pytest.mark.parametrize('other', [Plain, Square, AcrossChannels, Torchs])
 @pytest.mark.parametrize('attention', ['heads', 'dims'])
 def test_each_attention_is_pruned_as_it_can_be(other, attention):
     torch.manual_seed(0)
@@ -86,6 +94,6 @@ def test_each_attention_is_pruned_as_it_can_be(other, attention):
     else:
         goes_by_heads = attention == 'heads' or other is AcrossChannels
         assert deployed.other.heads == (2 if goes_by_heads else 4)
-        assert deployed.other.qkv.out_features == 48
+        assert deployed.other.qkv.out_features == model.other.qkv.out_features // 2
     pinned = {name for name, group in pruner.channel_groups.items() if not group.prunable}
     assert pinned == {'head', 'embed.weight'}

@@ -331,10 +331,13 @@ def _hold_broken(broken: Mapping[tuple[str, str], str], book: LabelBook) -> None
     by_module: dict[str, list[Size]] = {}
     for size in book.sizes:
         by_module.setdefault(size.module, []).append(size)
+    pinned = np.concatenate([np.array([], int), *(labels.ravel() for labels, _ in book.pins)])
     for (module, what), reason in broken.items():
         sizes = by_module.get(module, [])
         if what == 'alike':
-            for first, second in unlike_sizes(sizes):
+            # A dim that stays may have the size of another one by chance.
+            free = [size for size in sizes if not np.isin(size.row(), pinned).any()]
+            for first, second in unlike_sizes(free):
                 alike = f'{module} has one size for both'
                 book.constraints.append(EqualCounts(np.stack([first, second]), alike))
             continue

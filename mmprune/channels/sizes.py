@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmprune.channels.labels import EqualCounts, IntArray, LabelBook, Size
+from mmprune.channels.labels import EqualCounts, IntArray, LabelBook, Size, axes_of
 
 Numbers = Mapping[str, int | tuple[int, ...]]
 """Attribute of a module -> the whole number, or several, that it holds."""
@@ -27,6 +27,8 @@ NO_SIZE = re.compile(
 )
 # Numbers of modules that only pass channels on are sizes if they are named so.
 CHANNELS = re.compile(r'channel|dim|width|feat|hidden|embed|planes|out_c|in_c|^groups$')
+# Numbers of blocks of channels, not of the channels in them; there may be as many of both.
+BLOCKS = re.compile(r'heads?$')
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ def size_attributes(
 
 def _choose(name: str, number: int, candidates: list[Size], book: LabelBook) -> Size | None:
     """The dim whose size ``number`` is, if any."""
+    if BLOCKS.search(name):
+        candidates = [size for size in candidates if not _is_inside_blocks(size)]
     own = [size for size in candidates if size.own and size.full == number]
     if own:
         rows = [size.row() for size in own]
@@ -122,6 +126,11 @@ def _choose(name: str, number: int, candidates: list[Size], book: LabelBook) -> 
         return None
     same = all(_same(size.row(), passed[0].row()) for size in passed)
     return passed[0] if same else None
+
+
+def _is_inside_blocks(size: Size) -> bool:
+    """Whether the dim holds the channels of one block, at each of several blocks."""
+    return all(len(axes_of(factor)) > 1 for factor in size.factors)
 
 
 def _same(first: IntArray, second: IntArray) -> bool:
