@@ -94,6 +94,7 @@ def test_each_attention_is_pruned_as_it_can_be(other, attention):
     else:
         goes_by_heads = attention == 'heads' or other is AcrossChannels
         assert deployed.other.heads == (2 if goes_by_heads else 4)
-        assert deployed.other.qkv.out_features == model.other.qkv.out_features // 2
+        assert deployed.other.width == (8 if other is Square else 16)
+        assert deployed.other.qkv.out_features == 3 * deployed.other.width
     pinned = {name for name, group in pruner.channel_groups.items() if not group.prunable}
     assert pinned == {'head', 'embed.weight'}
