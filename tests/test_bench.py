@@ -17,6 +17,7 @@ from mmprune.bench import (
     autoslim,
     execution,
     insert_into_docs,
+    latencies,
     memory,
     networks,
     read_results,
@@ -29,6 +30,7 @@ from mmprune.bench.costs import cost_rows
 from mmprune.bench.input_mask import with_input_masks
 from mmprune.bench.networks import Pass, half, prepared
 from mmprune.bench.rows import geometric_mean
+from mmprune.engine import subnet_times
 from mmprune.errors import InputError
 
 OURS = Row('execution', 'A, batch 8', 'slice', 21.0, against='deployed', reference=20.0, most=1.05)
@@ -360,6 +362,22 @@ def test_a_process_that_fails_is_told(monkeypatch):
     monkeypatch.setattr(memory.subprocess, 'run', lambda *_, **__: failed)
     with pytest.raises(RuntimeError, match=r'trace resnet18 .*ended with 1: .*no such thing'):
         memory.measured_apart('trace', 'resnet18', 64, 1)
+
+
+# -- latency ---------------------------------------------------------------------------
+
+
+def test_predictions_are_held_against_measurements(monkeypatch):
+    monkeypatch.setattr(latencies, 'network_of', tiny)
+    monkeypatch.setattr(latencies, 'batch_of', lambda *_: torch.rand(1, 3, 8, 8))
+    monkeypatch.setattr(latencies, 'SUBNETS', 3)
+    monkeypatch.setattr(subnet_times, 'FITTED', 2)
+    correlation, predicted, by_torch, by_onnx = latencies.latency_rows('tiny', 8, 'cpu', 0)
+    assert -1 <= correlation.value <= 1
+    assert predicted.value > 0
+    assert predicted.reference > 0
+    assert by_torch.what.startswith('torch: the narrowest')
+    assert by_onnx.what.startswith('onnxruntime: the narrowest')
 
 
 # -- cost ------------------------------------------------------------------------------

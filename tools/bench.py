@@ -14,6 +14,7 @@ sections:
   peers      input masks as in MMRazor 0.x, and Torch-Pruning where it is installed, beside those
   tracing    prepare_from_supernet beside passes of the network; its memory; its growth with depth
   cost       subnets a second of the closed forms
+  latency    a table of layers, and how well it predicts 20 random subnets; onnxruntime
 
 Everything that is compared takes turns in one process, so that whatever else the machine does
 slows all of it alike. Let nothing else run nevertheless: the tables name the load.

@@ -86,7 +86,8 @@ def autoslim_row(name: str, options: ExecutionOptions) -> Iterator[Row]:
     """Largest, smallest and two random widths in the supernet, and each of them deployed."""
     batch = options.batches[-1]
     data = labelled(batch, options.size, options.device)
-    algorithm = slimmable(network_of(name, options.device), options)
+    # It is traced on an input of the CPU, and moved afterwards, as a runner does it.
+    algorithm = slimmable(network_of(name, 'cpu'), options)
     pruner = algorithm.pruner
     subnets = [pruner.sample_subnet() for _ in range(2)]
     pruner.replay(subnets)

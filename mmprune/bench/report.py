@@ -18,6 +18,7 @@ TITLES = {
     'peers': 'Peers of the masks',
     'tracing': 'Preparing a supernet',
     'cost': 'Cost in closed form',
+    'latency': 'Latency predicted by a table of layers',
 }
 HEADINGS = ('what', 'measured', 'beside', 'measured', 'ratio', 'target', '')
 BEGIN, END = '<!-- figures of {}: begin -->', '<!-- figures of {}: end -->'

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mmprune.bench.autoslim import autoslim_steps
 from mmprune.bench.costs import cost_steps
 from mmprune.bench.execution import ExecutionOptions, Step, execution_steps
+from mmprune.bench.latencies import latency_steps
 from mmprune.bench.report import about, insert_into_docs, tables, write_markdown
 from mmprune.bench.rows import Row
 from mmprune.bench.tracing import TracingOptions, tracing_steps
@@ -32,7 +33,7 @@ from mmprune.version import __version__
 from mmprune.zoo.models import resolve
 
 FORMAT = 'mmprune benchmark 1'
-SECTIONS = ('execution', 'peers', 'tracing', 'cost')
+SECTIONS = ('execution', 'peers', 'tracing', 'cost', 'latency')
 PACKAGES = ('torch', 'mmengine', 'mmcls', 'torch-pruning')
 WIDTH = 170
 """Columns of the tables where the output is not a terminal."""
@@ -94,7 +95,7 @@ def run_bench(options: BenchOptions = BenchOptions()) -> dict[str, Any]:
     load = os.getloadavg()[0]
     # mmcls tells about every preprocessor that it builds.
     MMLogger.get_current_instance().setLevel('WARNING')
-    rows, problems = _measured(list(steps(options)))
+    rows, problems, seconds = _measured(list(steps(options)))
     content: dict[str, Any] = {
         'format': FORMAT,
         'device': asdict(device),
@@ -109,6 +110,7 @@ def run_bench(options: BenchOptions = BenchOptions()) -> dict[str, Any]:
         },
         'rows': [row.as_dict() for row in rows],
         'problems': problems,
+        'seconds_of_steps': seconds,
     }
     with atomic_path(options.json) as unfinished:
         unfinished.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
@@ -181,12 +183,17 @@ def steps(options: BenchOptions) -> Iterator[Step]:
         yield from tracing_steps(tracing)
     if 'cost' in options.sections:
         yield from cost_steps(execution.networks, execution.size, execution.seconds / 2)
+    if 'latency' in options.sections:
+        yield from latency_steps(
+            execution.networks[-1:], execution.size, options.device, execution.seconds / 15
+        )
 
 
-def _measured(todo: Sequence[Step]) -> tuple[list[Row], dict[str, str]]:
-    """The rows of all steps, and why some gave none."""
+def _measured(todo: Sequence[Step]) -> tuple[list[Row], dict[str, str], dict[str, float]]:
+    """The rows of all steps, why some gave none, and how long each step took."""
     rows: list[Row] = []
     problems: dict[str, str] = {}
+    seconds: dict[str, float] = {}
     columns = (
         TextColumn('{task.description}'),
         BarColumn(),
@@ -198,6 +205,7 @@ def _measured(todo: Sequence[Step]) -> tuple[list[Row], dict[str, str]]:
         task = progress.add_task('', total=len(todo))
         for title, step in todo:
             progress.update(task, description=title)
+            start = time.monotonic()
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter('ignore')  # networks and peers comment on themselves
@@ -205,8 +213,9 @@ def _measured(todo: Sequence[Step]) -> tuple[list[Row], dict[str, str]]:
             except Exception as error:
                 console.print(traceback.format_exc(), markup=False)
                 problems[title] = f'{type(error).__name__}: {error}'
+            seconds[title] = round(time.monotonic() - start, 1)
             progress.advance(task)
-    return rows, problems
+    return rows, problems, seconds
 
 
 def _versions() -> dict[str, str]:

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from mmprune.config import load_config
-from mmprune.engine import backends, estimate_latency
+from mmprune.engine import backends, estimate_latency, subnet_times
 from mmprune.engine.algorithm import build_algorithm
 from mmprune.engine.backends import UnavailableError, check_backend, measure_networks
-from mmprune.engine.estimate_latency import Comparison, LatencyOptions
+from mmprune.engine.estimate_latency import LatencyOptions
 from mmprune.engine.search import SearchLoop, read_history
+from mmprune.engine.subnet_times import Comparison
 from mmprune.errors import InputError
 from mmprune.latency import Correction, LatencyTable, building
 
@@ -28,7 +29,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """As few rounds as there can be: what the numbers are is of no interest here."""
     monkeypatch.setattr(building, 'MOST_ROUNDS', 1)
     monkeypatch.setattr(building, 'SHARES', (0.5, 1.0))
-    monkeypatch.setattr(estimate_latency, 'FITTED', 4)
+    monkeypatch.setattr(subnet_times, 'FITTED', 4)
     monkeypatch.setattr(estimate_latency, 'SECONDS_PER_SUBNET', 0)
 
 
@@ -70,6 +71,16 @@ def test_everything_is_measured_printed_and_written(
     run(table=files['table.json'], subnets=0, backends=(), threads=1)
     assert 'measured before' in capsys.readouterr().out
     assert files['table.json'].read_bytes() == before
+
+
+def test_a_plain_network_needs_no_pruner(tmp_path: Path) -> None:
+    found = estimate_latency.estimate_latency(
+        'digits/resnet_small_digits.py',
+        LatencyOptions(table=tmp_path / 'table.json', subnets=2, input_shape=(1, 8, 8)),
+        {'model.backbone.base_channels': 8, 'model.head.in_channels': 32},
+    )
+    assert len(set(found['comparison']['macs'])) == 2
+    assert 'narrowest subnet' in found['backends']['torch']
 
 
 def test_a_table_of_another_device_is_not_used(tmp_path: Path) -> None:
