@@ -33,8 +33,10 @@ def prepared():
 def test_choices_that_rounding_tips_are_no_reason_to_refuse_a_network(prepared):
     _, pruner = prepared
     assert all(pruner.channel_groups[name].prunable for name in ('a', 'b'))
-    report = pruner.verify_subnet()
-    assert report.ok
+    reports = [pruner.verify_subnet() for _ in range(12)]
+    assert all(report.ok for report in reports)
+    # Not every subnet has a pixel whose choice is that close.
+    report = max(reports, key=lambda report: report.rounding)
     assert report.rounding > 1e-3
     assert report.max_rel_err < 1e-10
     assert report.tolerance == 1e-10
