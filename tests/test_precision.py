@@ -33,7 +33,7 @@ def prepared():
 def test_choices_that_rounding_tips_are_no_reason_to_refuse_a_network(prepared):
     _, pruner = prepared
     assert all(pruner.channel_groups[name].prunable for name in ('a', 'b'))
-    reports = [pruner.verify_subnet() for _ in range(12)]
+    reports = [pruner.verify_subnet() for _ in range(40)]
     assert all(report.ok for report in reports)
     # Not every subnet has a pixel whose choice is that close.
     report = max(reports, key=lambda report: report.rounding)
