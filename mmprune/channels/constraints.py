@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
-from math import gcd, lcm
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
+from mmprune.channels.proportions import proportions
 from mmprune.errors import InputError
 
 IntArray = np.ndarray
@@ -63,16 +62,16 @@ def select(scores: np.ndarray, count: int, constraints: tuple[EqualBlocks, ...])
         best = np.argsort(-scores, kind='stable')
         mask[best[: max(1, min(count, len(scores)))]] = True
         return mask
-    proportions = _proportions(constraints)
-    if proportions is None:
+    shrinking = proportions([constraint.blocks for constraint in constraints])
+    if shrinking is None:
         return _select_by_program(scores, count, constraints)
     share = count / len(scores)
     free = np.setdiff1d(
         np.arange(len(scores)), np.concatenate([c.blocks.ravel() for c in constraints])
     )
     if len(free):
-        proportions.append([(free, 1)])
-    for linked in proportions:
+        shrinking.append([(free, 1)])
+    for linked in shrinking:
         steps = min(len(channels) // weight for channels, weight in linked)
         wanted = share * sum(len(channels) for channels, _ in linked)
         step = round_half_up(wanted / sum(weight for _, weight in linked))
@@ -80,56 +79,6 @@ def select(scores: np.ndarray, count: int, constraints: tuple[EqualBlocks, ...])
             best = np.argsort(-scores[channels], kind='stable')
             mask[channels[best[: weight * max(1, min(steps, step))]]] = True
     return mask
-
-
-def _proportions(constraints: tuple[EqualBlocks, ...]) -> list[list[tuple[IntArray, int]]] | None:
-    """Sets of channels that shrink in proportion, if that is all that is asked.
-
-    A block may be channels of one group of layers, and another one heads that each count as
-    many channels. Then of every set of channels some multiple of a whole number is kept.
-
-    Returns:
-        Lists of (channels, weight): of each set ``t * weight`` channels, for one ``t`` for the
-        list. None if blocks overlap otherwise.
-    """
-    numbers: dict[bytes, int] = {}
-    sets: list[IntArray] = []
-    links: dict[int, list[tuple[int, Fraction]]] = {}
-    for constraint in constraints:
-        row: list[tuple[int, int]] = []
-        for block in constraint.blocks:
-            channels, times = np.unique(block, return_counts=True)
-            if times.min() != times.max():
-                return None
-            number = numbers.setdefault(channels.tobytes(), len(sets))
-            if number == len(sets):
-                sets.append(channels)
-            row.append((number, int(times[0])))
-        first, times_first = row[0]
-        links.setdefault(first, [])
-        for number, times_here in row[1:]:
-            ratio = Fraction(times_first, times_here)
-            links.setdefault(number, []).append((first, 1 / ratio))
-            links[first].append((number, ratio))
-    places = np.concatenate(sets)
-    if len(np.unique(places)) < len(places):
-        return None
-    found, weights = [], dict[int, Fraction]()
-    for start in range(len(sets)):
-        if start in weights:
-            continue
-        weights[start] = Fraction(1)
-        linked = [start]
-        for number in linked:  # grows while it is gone through
-            for other, ratio in links[number]:
-                if weights.setdefault(other, weights[number] * ratio) != weights[number] * ratio:
-                    return None
-                if other not in linked:
-                    linked.append(other)
-        scale = lcm(*(weights[number].denominator for number in linked))
-        divisor = gcd(*(int(weights[number] * scale) for number in linked))
-        found.append([(sets[n], int(weights[n] * scale) // divisor) for n in linked])
-    return found
 
 
 def round_half_up(value: float) -> int:
