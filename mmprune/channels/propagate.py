@@ -65,6 +65,8 @@ class Labelling:
         masked: Parameters that masked execution always masks, see ``silence``.
         unmasked: (parameter, dim) along which it never does, see ``LabelBook``.
         exposed: Labels all of whose tensors it masks, (num_labels,) bool.
+        canonical: Every label of a parameter position -> the one that stands for it.
+        by_dims, by_heads: What the last pass went by, see ``LabelBook``.
     """
 
     tensors: Mapping[str, list[IntArray]]
@@ -81,6 +83,9 @@ class Labelling:
     masked: frozenset[str] = frozenset()
     unmasked: frozenset[tuple[str, int]] = frozenset()
     exposed: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
+    canonical: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    by_dims: frozenset[int] = frozenset()
+    by_heads: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,9 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         masked=frozenset(silence.masked),
         unmasked=frozenset(book.unmasked),
         exposed=silence.exposed_labels(leaves.num_labels),
+        canonical=canonical,
+        by_dims=by_dims,
+        by_heads=by_heads,
     )
 
 
@@ -253,9 +261,16 @@ def _weight_groups(graph: TraceGraph) -> dict[str, int]:
     return found
 
 
-def _one_pass(graph: TraceGraph, leaves: _Leaves, book: LabelBook, holds_escapes: bool) -> Silence:
+def _one_pass(
+    graph: TraceGraph,
+    leaves: _Leaves,
+    book: LabelBook,
+    holds_escapes: bool,
+    kept: dict[Edge, Value] | None = None,
+) -> Silence:
+    """Visit every node; ``kept`` gets the labels of every tensor, which else go after use."""
     rules, silence = table(CHANNEL_RULES), Silence()
-    values: dict[Edge, Value] = {}
+    values: dict[Edge, Value] = {} if kept is None else kept
     uses = _use_counts(graph)
     network_input = book.fixed('is an input of the network')
     for node in graph.nodes:
@@ -281,7 +296,7 @@ def _one_pass(graph: TraceGraph, leaves: _Leaves, book: LabelBook, holds_escapes
         for edge in node.inputs:
             if edge is not None:
                 uses[edge] -= 1
-                if not uses[edge]:
+                if not uses[edge] and kept is None:
                     del values[edge]
     for edge in graph.outputs:
         pin_all([values[edge]], book, 'output of the network')

@@ -7,16 +7,16 @@ shape of the demo input. The sizes of all tensors follow from the labels that th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
 
 from mmprune.channels.constraints import BoolArray
-from mmprune.channels.labels import LabelBook, Value, axes_of, squeeze_constant
+from mmprune.channels.labels import Value
 from mmprune.channels.propagate import Labelling, Wishes
+from mmprune.channels.values import values_at_rest
 from mmprune.cost.terms import Term, volume
-from mmprune.registry import CHANNEL_RULES, table
 from mmprune.trace.trace_graph import Edge, TraceGraph, TraceNode
 
 LEAVES = frozenset({'parameter', 'input'})
@@ -115,48 +115,8 @@ def memory_of(model: nn.Module, graph: TraceGraph, labelling: Labelling, wishes:
     inplace = {n for n, module in model.named_modules() if getattr(module, 'inplace', False)}
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
     return _Reader(graph, labelling, 4 if like is None else like.element_size(), inplace).read(
-        _values(graph, labelling, wishes)
+        values_at_rest(graph, labelling, wishes)
     )
-
-
-def _values(graph: TraceGraph, labelling: Labelling, wishes: Wishes) -> dict[Edge, Value]:
-    """The labels of every tensor: the rules once more, on labels that are united already."""
-    pinned = np.zeros(labelling.num_labels, bool)
-    for labels, _ in labelling.pins:
-        pinned[labels] = True
-    options = {
-        field.name: getattr(wishes, field.name)
-        for field in fields(LabelBook)
-        if field.name in {wish.name for wish in fields(Wishes)}
-    }
-    by_dims: frozenset[int] = frozenset()
-    while True:
-        book = LabelBook(np.arange(labelling.num_labels), graph.aliases, by_dims=by_dims, **options)
-        values = _one_pass(graph, labelling, book)
-        stuck = {n for n, labels in book.heads if labels.min() < 0 or pinned[labels].any()}
-        if not stuck - by_dims:
-            return values
-        by_dims |= stuck
-
-
-def _one_pass(graph: TraceGraph, labelling: Labelling, book: LabelBook) -> dict[Edge, Value]:
-    rules = table(CHANNEL_RULES)
-    values: dict[Edge, Value] = {}
-    for node in graph.nodes:
-        outputs = [Value(shape, [], -1) for shape in node.shapes]
-        if node.op == 'parameter':
-            name = node.attrs['name']
-            factors = [squeeze_constant(factor) for factor in labelling.tensors.get(name, ())]
-            factors = [factor for factor in factors if axes_of(factor)]
-            outputs = [Value(node.shapes[0], factors, -1, name)]
-        elif node.op in rules and node.op != 'input':
-            found = rules[node.op](
-                node, [None if e is None else values[e] for e in node.inputs], book
-            )
-            outputs = found if isinstance(found, list) else [found]
-        for index, value in enumerate(outputs):
-            values[node.id, index] = value
-    return values
 
 
 class _Reader:

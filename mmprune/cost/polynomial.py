@@ -161,7 +161,7 @@ class Polynomials:
             for array in (self.multiples, self.matrix, self.constants, self.rows, self.divisors)
         )
         forms = (widths / multiples) @ matrix.T + constants
-        one = torch.ones_like(widths[..., 0])
+        one = widths.new_ones(widths.shape[:-1])
         products = [
             reduce(torch.mul, (forms[..., form] for form in monomial), one)
             for monomial in self.monomials
