@@ -22,13 +22,17 @@ class Attention(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem, self.norm = nn.Linear(3, 8), nn.LayerNorm(8)
-        self.qkv, self.out = nn.Linear(8, 48), nn.Linear(16, 8)
+        self.num_heads, self.qkv, self.out = 4, nn.Linear(8, 48), nn.Linear(16, 8)
         self.head = nn.Linear(5 * 8, 4)
 
     def forward(self, tokens):
         tokens = self.stem(tokens)
         batch, count, _ = tokens.shape
-        qkv = self.qkv(self.norm(tokens)).reshape(batch, count, 3, 4, -1).permute(2, 0, 3, 1, 4)
+        qkv = (
+            self.qkv(self.norm(tokens))
+            .reshape(batch, count, 3, self.num_heads, -1)
+            .permute(2, 0, 3, 1, 4)
+        )
         query, key, value = qkv.unbind(0)
         weights = (query @ key.transpose(-1, -2)).softmax(-1)
         mixed = (weights @ value).transpose(1, 2).reshape(batch, count, -1)
