@@ -116,6 +116,21 @@ SMALL = {
         ),
         32,
     ),
+    'grouped convolutions': pooled(
+        dict(
+            type='ResNeXt',
+            depth=50,
+            groups=4,
+            width_per_group=4,
+            stem_channels=8,
+            base_channels=16,
+            num_stages=2,
+            strides=(1, 2),
+            dilations=(1, 1),
+            out_indices=(1,),
+        ),
+        128,
+    ),
     'a radix softmax': pooled(
         dict(
             type='ResNeSt',

@@ -29,7 +29,7 @@ from mmprune.zoo.independent import zeroed_like
 from mmprune.zoo.models import build, images
 from mmprune.zoo.running import count_params, difference, run
 
-SECONDS = 120
+SECONDS = 60
 """How long it may take on one network."""
 EXACT_BAR = 1e-10
 """Largest relative error of a right result, in float64."""
