@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         default=(),
         metavar='NAME',
-        help='model configs of mmcls whose preparation is measured (default: a choice of 14)',
+        help='model configs of mmcls whose preparation is measured (default: a choice of 13)',
     )
     parser.add_argument(
         '--networks',

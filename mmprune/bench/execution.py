@@ -44,7 +44,7 @@ class ExecutionOptions:
     networks: tuple[str, ...] = ('resnet50', 'mobilenet_v2_1x')
     batches: tuple[int, ...] = (1, 8)
     size: int = 224
-    seconds: float = 12.0
+    seconds: float = 9.0
     kept: str = 'any'
     device: str = 'cpu'
     with_peers: bool = True

@@ -65,7 +65,7 @@ class BenchOptions:
     models: Sequence[str] = ()
     networks: Sequence[str] = ('resnet50', 'mobilenet_v2_1x')
     size: int = 224
-    seconds: float = 12.0
+    seconds: float = 9.0
     kept: str = 'any'
     device: str = 'cpu'
     threads: int = 2

@@ -28,7 +28,7 @@ PEER_SECONDS = 30
 """How long Torch-Pruning may take on one network; on some it would take for ever."""
 MODELS = (
     'resnet18', 'resnet50', 'mobilenet_v2_1x', 'mobilenet_v3/mobilenet_v3_small_imagenet',
-    'vgg16bn', 'densenet/densenet121', 'efficientnet_b0', 'regnet/regnetx_400mf', 'hrnet/hrnet-w18',
+    'densenet/densenet121', 'efficientnet_b0', 'regnet/regnetx_400mf', 'hrnet/hrnet-w18',
     'convnext/convnext-tiny', 'poolformer/poolformer_s12', 'vit-base-p16',
     'swin_transformer/tiny_224', 'shufflenet_v2_1x',
 )  # fmt: skip
@@ -57,7 +57,7 @@ class TracingOptions:
     """
 
     models: tuple[str, ...] = MODELS
-    memory_models: tuple[str, ...] = ('resnet50', 'mobilenet_v2_1x', 'vit-base-p16')
+    memory_models: tuple[str, ...] = ('resnet50', 'vit-base-p16')
     size: int = 224
     seconds: float = 5.0
     blocks: tuple[int, int] = BLOCKS
