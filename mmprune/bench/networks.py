@@ -82,8 +82,9 @@ class Pass:
         loss_of(self.network(self.batch)).backward()
 
     def make_ready(self) -> None:
-        """Set the mode, and forget the gradients of the pass before."""
-        self.network.train(self.with_backward)
+        """Set the mode unless it is set, and forget the gradients of the pass before."""
+        if self.network.training != self.with_backward:
+            self.network.train(self.with_backward)
         self.network.zero_grad(set_to_none=True)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import prod
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -294,7 +295,7 @@ class LabelBook:
         labelled = {dim for factor in output.factors for dim in axes_of(factor)}
         free = [size for dim, size in enumerate(output.shape) if dim not in labelled]
         counts = counts + [(factor.ravel(), 1) for factor in output.factors]
-        self.products.append(Product(layer, node, constant * int(np.prod(free)), counts))
+        self.products.append(Product(layer, node, constant * prod(free), counts))
 
     def merged(self) -> tuple[IntArray, bool]:
         """``canonical`` after this pass's unions, and whether they brought anything new."""
@@ -323,6 +324,8 @@ def meet(values: Sequence[Value], shape: tuple[int, ...], book: LabelBook, where
     Factors that vary along the same dims are united. A factor that meets a tensor which
     has elements but no labels along its dims is pinned.
     """
+    if len(values) == 1 and len(values[0].shape) == len(shape):
+        return Value(shape, list(values[0].factors), values[0].fixed)
     aligned = [(value, *align(value, len(shape))) for value in values]
     chosen: dict[Axes, IntArray] = {}
     for _, _, factors in aligned:
@@ -354,7 +357,7 @@ def meet(values: Sequence[Value], shape: tuple[int, ...], book: LabelBook, where
                 explained = any(axes_of(f) == axes_of(other) for fs in carriers for f in fs)
                 if not explained:
                     book.unite(factor, other)
-    widest = max(values, key=lambda v: (int(np.prod(v.shape)), -v.fixed), default=None)
+    widest = max(values, key=lambda v: (prod(v.shape), -v.fixed), default=None)
     return Value(shape, list(chosen.values()), widest.fixed if widest else -1)
 
 

@@ -217,6 +217,7 @@ class Execution:
         """Give every module the swaps of this mode."""
         swaps: dict[str, list[Swap]] = {name: [] for name in self.states}
         for plan in self._plans:
+            plan.swap.forget()
             plan.swap.cut, plan.swap.masks = None, ()
             if self.mode == 'slice' or plan.tensor.is_masked:
                 for name in plan.tensor.consumers:
@@ -280,6 +281,7 @@ class Execution:
             )
             is_whole = all(map(found.is_whole, first.factors))
             for plan in plans:
+                plan.swap.forget()
                 plan.swap.masks = masks
                 whole[plan.swap] = is_whole
         for state in self.states.values():

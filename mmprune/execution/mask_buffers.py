@@ -81,16 +81,17 @@ class MaskBuffers:
         for tensor, factors in tensors.items():
             owner, _, local = tensor.rpartition('.')
             for factor in factors:
-                labels = np.unique(factor[factor >= 0])
+                labels = factor[factor >= 0]
                 labels = labels[prunable[labels] & ~covered[labels]]
                 if len(labels) and owner in modules:
+                    labels = np.unique(labels)
                     self._register(modules[owner], f'{local}_mask', labels, 1)
                     covered[labels] = True
 
     def _register(self, module: nn.Module, name: str, labels: IntArray, rank: int) -> None:
         shape = (1, -1, *(1,) * (rank - 2)) if rank > 1 else (-1,)
-        device = next((t.device for t in module.parameters(recurse=False)), None)
-        mask = torch.ones(len(labels), device=device).reshape(shape)
+        like = next((t for t in module._parameters.values() if t is not None), None)
+        mask = torch.ones(len(labels), device=None if like is None else like.device).reshape(shape)
         if hasattr(module, name):
             raise InputError(
                 f"module '{self._places[module][0]}' has an attribute '{name}' of its own, and "

@@ -14,7 +14,7 @@ from mmprune.layers import Cut
 
 @dataclass
 class _Memo:
-    """A kept part, and what tells that the full tensor is still what it was taken from."""
+    """A kept or masked part, and what tells that the full tensor is still what it was taken from."""
 
     full: torch.Tensor
     version: int
@@ -31,7 +31,7 @@ class _Memo:
 class Swap:
     """One tensor, in all modules that own it, and the subnet's part of it.
 
-    Without gradients a kept part is computed once and kept until the full tensor, or the
+    Without gradients a part is computed once and kept until the full tensor, or the
     mode of the modules, changes. Writes through ``tensor.data`` cannot be seen: after them,
     switch the mode or set the subnet again.
 
@@ -102,23 +102,23 @@ class Swap:
             self._write_back(full, part)
 
     def _part(self, full: torch.Tensor, fresh: bool) -> torch.Tensor:
-        if self.masks:
-            return self._masked(full, fresh)
-        cut = self.cut
-        if cut is None:
+        if self.masks and self.is_buffer:
+            return full.clone() if fresh else full
+        if self.cut is None and not self.masks:
             return full
         if fresh or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return cut(full)
+            return self._taken(full)
         if self._memo is None or not self._memo.holds(full):
-            part = cut(full.detach()).contiguous()
+            part = self._taken(full.detach()).contiguous()
             if full.is_inference():
                 return part
             self._memo = _Memo(full, full._version, full.data_ptr(), part)
         return self._memo.part
 
-    def _masked(self, full: torch.Tensor, fresh: bool) -> torch.Tensor:
-        if self.is_buffer:
-            return full.clone() if fresh else full
+    def _taken(self, full: torch.Tensor) -> torch.Tensor:
+        """The part of a tensor that the subnet has, or the tensor with zeros in the rest."""
+        if self.cut is not None:
+            return self.cut(full)
         for mask in self.masks:
             full = full * mask.to(full)
         return full

@@ -48,12 +48,26 @@ def random_alive(
     return alive
 
 
+def smaller_input(demo_input: DemoInput) -> DemoInput | None:
+    """Images of half the size for a trial, if they stay large; most networks take any size.
+
+    A subnet that runs right on them does not show less than on the full ones, for a quarter of
+    the work. Below 64 pixels a network may have single pixels, whose norms are nothing.
+    """
+    if not isinstance(demo_input, torch.Tensor) or demo_input.ndim < 4:
+        return None
+    if any(size < 128 or size % 32 for size in demo_input.shape[-2:]):
+        return None
+    return demo_input[..., ::2, ::2].contiguous()
+
+
 def compare_executions(
     model: nn.Module, demo_input: DemoInput, set_mode: Mapping[str, Callable[[], None]]
 ) -> Failure | None:
     """Run the subnet that is set sliced and masked; the two computations share little.
 
-    A difference that float64 does not show is rounding, which tipped a choice.
+    They run on smaller images first, and on the demo input if that does not work. A difference
+    that float64 does not show is rounding, which tipped a choice.
 
     Args:
         model: The supernet.
@@ -62,6 +76,9 @@ def compare_executions(
     """
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
     tolerance = TOLERANCE.get(dtype, 1e-5)
+    small = smaller_input(demo_input)
+    if small is not None and _runs(model, small, set_mode, tolerance, observe=False) is None:
+        return None
     failure = _runs(model, demo_input, set_mode, tolerance, observe=False)
     if failure is None or (failure.is_difference and _is_rounding(model, demo_input, set_mode)):
         return None

@@ -61,8 +61,10 @@ class CallRecorder:
     def enter(self, module: nn.Module, args: tuple) -> None:
         """The forward of ``module`` begins."""
         if module in self.names:
-            leaves = [x for x in args if isinstance(x, torch.Tensor) and x.is_leaf]
-            self.handed += [(leaf, self.stack[-1]) for leaf in leaves if leaf.requires_grad]
+            # Modes that watch a trace are not told of what is asked here.
+            with torch._C.DisableTorchFunction():
+                leaves = [x for x in args if isinstance(x, torch.Tensor) and x.is_leaf]
+                self.handed += [(leaf, self.stack[-1]) for leaf in leaves if leaf.requires_grad]
             self.stack.append(self.names[module])
             self._mark()
 

@@ -18,6 +18,8 @@ from mmprune.trace.writes import Writes
 _TO_PYTHON = frozenset(
     {'item', 'tolist', 'numpy', '__array__', '__float__', '__int__', '__bool__', '__index__'}
 )
+# They give the memory of a tensor to code that torch does not see.
+_TO_OTHERS = frozenset({'numpy', '__array__', '__dlpack__', 'data_ptr', 'untyped_storage'})
 
 
 class EscapeRecorder(TorchFunctionMode):
@@ -31,16 +33,23 @@ class EscapeRecorder(TorchFunctionMode):
     Args:
         running: Gives the name of the module that is running.
         stand_ins: What is called in the place of a function.
+        shared: Is told of tensors before their memory is given to others than torch.
 
     Attributes:
         escapes: Edges of the autograd graph that have escaped, each with the reason.
         writes: Which parts of tensors were written in place.
     """
 
-    def __init__(self, running: Callable[[], str], stand_ins: StandIns = FAITHFUL) -> None:
+    def __init__(
+        self,
+        running: Callable[[], str],
+        stand_ins: StandIns = FAITHFUL,
+        shared: Callable[[torch.Tensor], None] = lambda tensor: None,
+    ) -> None:
         super().__init__()
         self.running = running
         self.stand_ins = stand_ins
+        self.shared = shared
         self.writes = Writes()
         self.escapes: list[tuple[GradientEdge, str]] = []
         # By id; the tensor is held so that no other one gets its id.
@@ -62,8 +71,10 @@ class EscapeRecorder(TorchFunctionMode):
         producers = [(t, t.grad_fn, t.output_nr) for t in in_graph]  # may be another afterwards
         constants = [t for t in given if not t.requires_grad and t.numel() > 1]
         start = torch.autograd._get_sequence_nr()
-        result = self.stand_ins.get(func, func)(*args, **kwargs)
         name = _name_of(func)
+        for tensor in given if name in _TO_OTHERS else ():
+            self.shared(tensor)
+        result = self.stand_ins.get(func, func)(*args, **kwargs)
         made = _tensors(result) if result is not None else given[:1]
         if not (made or name in _TO_PYTHON):
             return result

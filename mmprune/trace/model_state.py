@@ -6,6 +6,8 @@ import contextlib
 import random
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,13 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-_CONTAINERS = (dict, list, set, deque)
-_PLAIN = (int, float, str, bytes, type(None))
+from mmprune.trace.copy_on_write import Contents, CopyOnWrite
 
-Contents = dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
-"""By id: a tensor, a view of its storage, and a copy of its numbers."""
+_CONTAINERS = (dict, list, set, deque)
+# What cannot change, or is not looked into; by exact type, since most of a module is such.
+_PLAIN = frozenset({bool, int, float, str, bytes, type(None), FunctionType, MethodType, partial})
+# So many bytes are sooner copied than the operations of a forward pass are watched.
+_SMALL = 32 * 2**20
 
 
 def _entries(container: Any) -> tuple[list[Any], list[Any]]:
@@ -43,19 +47,17 @@ def _fill(container: Any, keys: list[Any], values: list[Any]) -> None:
 
 
 class _Snapshot:
-    """What stood in some containers, all the way down, and the contents of their tensors.
+    """What stood in some containers, all the way down, and where their tensors are.
 
     Containers are dicts, lists, sets and deques, their subclasses included, so a module's
     ``__dict__`` with its parameters, buffers, submodules, hooks and caches is one of them.
-    Modules inside are not entered. Other objects are kept by identity. ``contents`` are
-    copies that are known already; new ones are added to it.
+    Modules inside are not entered. Other objects are kept by identity.
     """
 
-    def __init__(self, contents: Contents) -> None:
-        self.contents = contents
+    def __init__(self) -> None:
         self.empty: list[Any] = []
         self.containers: list[tuple[Any, list[Any], list[Any]]] = []
-        self.tensors: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self.tensors: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.arrays: list[tuple[np.ndarray, np.ndarray]] = []
         # The objects stay alive as long as their ids are looked up here.
         self.seen: dict[int, Any] = {}
@@ -65,7 +67,8 @@ class _Snapshot:
         pending: list[Any] = [root]
         while pending:
             value = pending.pop()
-            if isinstance(value, _PLAIN) or id(value) in self.seen:
+            kind = type(value)
+            if kind in _PLAIN or id(value) in self.seen:
                 continue
             if isinstance(value, _CONTAINERS):
                 if not value:  # most are, the hooks of modules: nothing to remember but that
@@ -76,19 +79,18 @@ class _Snapshot:
                 pending.extend(values)
             elif isinstance(value, tuple):
                 pending.extend(value)
+            elif isinstance(value, torch.Tensor):
+                if not _has_contents(value):
+                    continue
+                self.tensors.append((value, value.detach()))
             elif isinstance(value, np.ndarray):
                 self.arrays.append((value, value.copy()))
-            elif isinstance(value, torch.Tensor) and _has_contents(value):
-                if id(value) not in self.contents:
-                    data = value.detach()
-                    self.contents[id(value)] = (value, data, data.clone())
-                self.tensors.append(self.contents[id(value)])
             else:
                 continue
             self.seen[id(value)] = value
 
-    def restore(self) -> None:
-        """Put everything back that differs."""
+    def restore(self, contents: Contents) -> None:
+        """Put everything back that differs; ``contents`` are the tensors that were written to."""
         for container in self.empty:
             if container:
                 container.clear()
@@ -96,12 +98,13 @@ class _Snapshot:
             _fill(container, keys, values)
         for array, numbers in self.arrays:
             array[...] = numbers
+        for tensor, data in self.tensors:
+            if tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape:
+                tensor.data = data
         with torch.no_grad():
-            for tensor, data, contents in self.tensors:
-                if tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape:
-                    tensor.data = data
-                if not torch.equal(data, contents):
-                    data.copy_(contents)
+            for _, data, copied in contents.values():
+                if not torch.equal(data, copied):
+                    data.copy_(copied)
 
 
 def _has_contents(tensor: torch.Tensor) -> bool:
@@ -122,7 +125,7 @@ def _random_state_kept(devices: set[torch.device]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def untouched(model: nn.Module, contents: Contents | None = None) -> Iterator[None]:
+def untouched(model: nn.Module, contents: Contents | None = None) -> Iterator[CopyOnWrite]:
     """Context in which ``model`` may be run and switched freely.
 
     On leaving it, also by an error, these are what they were: ``requires_grad`` and
@@ -134,20 +137,32 @@ def untouched(model: nn.Module, contents: Contents | None = None) -> Iterator[No
 
     Args:
         model: Any module.
-        contents: Copies of its tensors to share among several of these contexts, between
-            which nobody writes to the model; it is filled by the first.
+        contents: Copies of tensors that are written to, to share among several of these
+            contexts, between which nobody writes to the model.
+
+    Yields:
+        What copies tensors before they are written to. It cannot see who writes to them by
+        other means than torch, and has to be told.
     """
     modules = list(model.modules())
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     devices = {p.device for p, _, _ in parameters if p.device.type == 'cuda'}
-    snapshot = _Snapshot({} if contents is None else contents)
+    snapshot = _Snapshot()
     for module in modules:
         snapshot.take(module.__dict__)
+    copies = CopyOnWrite({} if contents is None else contents)
+    held = [tensor for tensor, _ in snapshot.tensors]
+    copies.watch(held)
+    is_small = sum(tensor.nbytes for tensor in held) <= _SMALL
     with _random_state_kept(devices):
         try:
-            yield
+            if is_small:
+                for tensor in held:
+                    copies.keep(tensor)
+            with contextlib.nullcontext() if is_small else copies:
+                yield copies
         finally:
-            snapshot.restore()
+            snapshot.restore(copies.contents)
             for parameter, requires_grad, grad in parameters:
                 if parameter.requires_grad != requires_grad:
                     parameter.requires_grad_(requires_grad)
@@ -213,10 +228,12 @@ def caching_modules(model: nn.Module) -> list[nn.Module]:
     It is dropped by this call.
     """
     found = []
-    with _modes_kept(model):
-        for module in model.modules():
+    candidates = [module for module in model.modules() if may_cache(module)]
+    candidates = [module for module in candidates if held_tensors(module)]
+    with _modes_kept(model) if candidates else contextlib.nullcontext():
+        for module in candidates:
             before = {id(tensor) for tensor in held_tensors(module)}
-            if before and may_cache(module):
+            if before:
                 module.train(True)
                 if {id(tensor) for tensor in held_tensors(module)} != before:
                     found.append(module)

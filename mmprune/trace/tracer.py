@@ -103,14 +103,14 @@ def _trace(
     """Trace with these buffers as leaves of the graph, and with stand-ins for some functions."""
     # Inside inference mode nothing is recorded, whatever requires grad.
     kept = untouched(model, contents)
-    with torch.inference_mode(False), kept, _requiring_grad(buffers.values()):
+    with torch.inference_mode(False), kept as copies, _requiring_grad(buffers.values()):
         model.eval()
         for module in caching_modules(model):
             module.training = True  # what it reads in eval mode hides its parameters
         _let_all_require_grad(model)
         demo_input, input_leaves = _differentiable(demo_input)
         recorder = CallRecorder(model)
-        escapes = EscapeRecorder(lambda: recorder.stack[-1], stand_ins)
+        escapes = EscapeRecorder(lambda: recorder.stack[-1], stand_ins, copies.keep)
         with warnings.catch_warnings(), torch.enable_grad(), eagerly(model), recorder, escapes:
             # Only here do numbers that a model gives to Python require grad.
             warnings.filterwarnings('ignore', message='Converting a tensor with requires_grad')

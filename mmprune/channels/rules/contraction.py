@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
@@ -126,7 +127,7 @@ def _count_conv(
     group's outputs and the kernel.
     """
     groups, transposed = node.attrs['groups'], node.attrs['transposed']
-    kernel = int(np.prod(weight.shape[2:]))
+    kernel = prod(weight.shape[2:])
     counts = [(inside, groups)]
     if _loses_groups(groups, len(inside), result.shape[1]):
         # Whole groups go, and those that stay have as many inputs as before.
@@ -134,7 +135,7 @@ def _count_conv(
     if not transposed:
         book.add_product(layer, node.id, result, kernel, counts)
         return
-    space = data.shape[0] * int(np.prod(data.shape[2:]))
+    space = data.shape[0] * prod(data.shape[2:])
     flat = Value((space, result.shape[1]), [f.reshape(1, -1) for f in result.factors])
     book.add_product(layer, node.id, flat, kernel, counts)
 
