@@ -14,7 +14,7 @@ from mmprune.layers import Cut
 
 @dataclass
 class _Memo:
-    """A kept or masked part, and what tells that the full tensor is still what it was taken from."""
+    """A part of a tensor, and what tells that the tensor is still what it was taken from."""
 
     full: torch.Tensor
     version: int
