@@ -17,10 +17,10 @@ export OMP_NUM_THREADS ?= 2
 RUN = PYTHONPATH="$(CURDIR)" $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test demo zoo bench lint format clean
+.PHONY: help venv test demo zoo bench bench-accuracy lint format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(READY) ## make the virtual environment (.venv)
 
@@ -47,6 +47,9 @@ zoo: $(READY) ## prune the networks of mmcls, and print how much and how exactly
 
 bench: $(READY) ## measure speed and memory beside plain networks and peers
 	$(RUN) tools/bench.py $(ARGS)
+
+bench-accuracy: $(READY) ## prune trained networks by every criterion, and print their accuracies
+	$(RUN) tools/bench_accuracy.py $(ARGS)
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ STAGES = [
 COMMON = {'checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry', 'version'}
 # Beside the flow.
 SIDE = {
-    'bench': {*STAGES, 'cost', 'latency', 'zoo'},
+    'bench': {*STAGES, 'cost', 'datasets', 'latency', 'zoo'},
     'importance': {'channels'},
     'latency': {'trace', 'channels', 'layers', 'cost'},
     'cost': {'trace', 'channels', 'layers'},

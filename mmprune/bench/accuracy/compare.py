@@ -1,0 +1,121 @@
+"""Means and spreads over seeds, and who is ahead by more than the spread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from mmprune.bench.accuracy.networks import TITLES
+from mmprune.bench.accuracy.unit import OURS, THEIRS
+
+MEASURES = {
+    'pruned': 'right after',
+    'recalibrated': 'norms recalibrated',
+    'finetuned': 'finetuned',
+}
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number over seeds.
+
+    Attributes:
+        values: One per seed.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean."""
+        return mean(self.values)
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation over seeds, 0 for one seed."""
+        return stdev(self.values) if len(self.values) > 1 else 0.0
+
+    def __str__(self) -> str:
+        return f'{self.mean:.1f} ± {self.spread:.1f}'
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One method at one target, in one or both programs, over the same seeds.
+
+    Attributes:
+        network: Its name.
+        method: A criterion's name, or that of another way.
+        scope: Which scores are compared; may be empty.
+        target: Share of the multiply-adds.
+        kept: By program, the shares of the multiply-adds that were left, in percent.
+        figures: By program and measure, accuracies in percent.
+    """
+
+    network: str
+    method: str
+    scope: str
+    target: float
+    kept: Mapping[str, Figure]
+    figures: Mapping[str, Mapping[str, Figure]]
+
+    def __str__(self) -> str:
+        scope = f', {self.scope}' if self.scope else ''
+        return f'{TITLES[self.network]} at {self.target:.0%}, {self.method}{scope}'
+
+    def margin(self, measure: str) -> float:
+        """By how many spreads mmprune is ahead; below -1 it is behind by more than the spread.
+
+        The spread is the larger of the two standard deviations. 0 if there is nothing beside.
+        """
+        if THEIRS not in self.figures:
+            return 0.0
+        ours, theirs = (self.figures[program][measure] for program in (OURS, THEIRS))
+        ahead = ours.mean - theirs.mean
+        spread = max(ours.spread, theirs.spread)
+        return ahead / spread if spread else float(ahead > 0) - float(ahead < 0)
+
+
+def comparisons(contents: Sequence[Mapping[str, Any]]) -> Iterator[Comparison]:
+    """All rows but those of unpruned networks, over the seeds that have them in all programs."""
+    full = {
+        (content['network'], content['seed']): row['macs']
+        for content in contents
+        for row in content['rows']
+        if row['target'] == 1
+    }
+    by_key: dict[tuple[str, str, str, float], dict[str, dict[int, Mapping[str, Any]]]] = {}
+    for content in contents:
+        for row in content['rows']:
+            if row['target'] == 1:
+                continue
+            key = content['network'], row['method'], row['scope'], row['target']
+            by_key.setdefault(key, {}).setdefault(row['program'], {})[content['seed']] = row
+    for (network, method, scope, target), programs in by_key.items():
+        seeds = sorted(set.intersection(*(set(rows) for rows in programs.values())))
+        if OURS not in programs or not seeds:
+            continue
+        kept, figures = {}, {}
+        for program, rows in programs.items():
+            kept[program] = Figure(
+                tuple(100 * rows[seed]['macs'] / full[network, seed] for seed in seeds)
+            )
+            figures[program] = {
+                measure: Figure(tuple(rows[seed][measure] for seed in seeds))
+                for measure in MEASURES
+            }
+        yield Comparison(network, method, scope, target, kept, figures)
+
+
+def unpruned(contents: Sequence[Mapping[str, Any]], network: str) -> dict[str, Figure]:
+    """Accuracies of the unpruned network."""
+    rows: Rows = [
+        row
+        for content in contents
+        for row in content['rows']
+        if content['network'] == network and row['target'] == 1
+    ]
+    return {measure: Figure(tuple(row[measure] for row in rows)) for measure in MEASURES}

@@ -1,0 +1,108 @@
+"""The criteria that are compared, as mmprune and as Torch-Pruning call them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+SCOPES = ('global', 'local')
+SHARED = dict(reduction='mean', normalise='mean')
+"""Torch-Pruning's defaults: the mean over a group's tensors, by the mean of the group."""
+
+CLOSE_ENOUGH = 2e-3
+"""A cost that is this near to its target, as a share of it, is looked for no longer."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One criterion in both programs.
+
+    Attributes:
+        name: In the tables.
+        ours: Config of mmprune's importance.
+        theirs: Name of Torch-Pruning's importance; None if it has no such.
+        options: Its options.
+        data: What Torch-Pruning wants to have seen: ``'gradients'`` summed over all images,
+            ``'squares'`` of every image's gradients, ``'activations'``.
+    """
+
+    name: str
+    ours: dict[str, Any]
+    theirs: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    data: str | None = None
+
+
+CRITERIA = (
+    Criterion('Random', dict(type='RandomImportance'), 'RandomImportance'),
+    Criterion(
+        'L1', dict(type='L1Importance', **SHARED), 'GroupMagnitudeImportance', dict(p=1)
+    ),
+    Criterion(
+        'L2', dict(type='L2Importance', **SHARED), 'GroupMagnitudeImportance', dict(p=2)
+    ),
+    Criterion(
+        'Lp, p = 3',
+        dict(type='LpImportance', p=3, root=False, **SHARED),
+        'GroupMagnitudeImportance',
+        dict(p=3),
+    ),
+    Criterion('LAMP', dict(type='LAMPImportance', reduction='mean'), 'LAMPImportance'),
+    Criterion('FPGM', dict(type='FPGMImportance', **SHARED), 'FPGMImportance'),
+    Criterion('BN scale', dict(type='BNScaleImportance', **SHARED), 'BNScaleImportance'),
+    Criterion(
+        'Taylor',
+        dict(type='TaylorImportance', **SHARED),
+        'GroupTaylorImportance',
+        dict(multivariable=True),
+        'gradients',
+    ),
+    Criterion(
+        'Taylor, per weight',
+        dict(type='TaylorImportance', per='weight', **SHARED),
+        'GroupTaylorImportance',
+        data='gradients',
+    ),
+    Criterion(
+        'Hessian', dict(type='HessianImportance', **SHARED), 'GroupHessianImportance',
+        data='squares',
+    ),
+    Criterion(
+        'Activation', dict(type='ActivationImportance', **SHARED), 'ActivationImportance',
+        data='activations',
+    ),
+    Criterion('APoZ', dict(type='APoZImportance', **SHARED)),
+)  # fmt: skip
+
+
+def nearest(
+    target: float, made: Callable[[float], tuple[float, Any]], rounds: int = 10
+) -> tuple[float, Any]:
+    """Bisect a share from 0 to 1 for the cost that is nearest to a target.
+
+    Args:
+        target: A cost.
+        made: From a share of channels to remove to (cost, result); None as the result where
+            nothing came out.
+        rounds: How often the interval is halved.
+
+    Returns:
+        The cost and the result nearest to the target, of all that were looked at.
+    """
+    low, high = 0.0, 1.0
+    found: list[tuple[float, Any]] = []
+    for _ in range(rounds):
+        middle = (low + high) / 2
+        cost, result = made(middle)
+        if result is not None:
+            found.append((cost, result))
+        if abs(cost - target) <= CLOSE_ENOUGH * target:
+            break
+        if cost > target:
+            low = middle
+        else:
+            high = middle
+    if not found:
+        raise ValueError(f'nothing costs about {target:,.0f}')
+    return min(found, key=lambda pair: abs(pair[0] - target))

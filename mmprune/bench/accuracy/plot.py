@@ -1,0 +1,58 @@
+"""The accuracies as a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmprune.bench.accuracy.compare import MEASURES, Comparison
+from mmprune.bench.accuracy.networks import TITLES
+from mmprune.bench.accuracy.unit import OURS, THEIRS
+from mmprune.fileio import atomic_path
+
+SHOWN = ('recalibrated', 'finetuned')
+MARKS = {OURS: ('tab:blue', 'o', -0.12), THEIRS: ('tab:orange', 's', 0.12)}
+
+
+def write_plot(rows: Sequence[Comparison], path: Path) -> None:
+    """Draw accuracies with their spreads: a column per network and target, a row per measure.
+
+    Args:
+        rows: One per network, target and method.
+        path: The picture, PNG or SVG by its suffix.
+    """
+    # Imported here, because nothing else needs it.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = list(dict.fromkeys((row.network, row.target) for row in rows))
+    figure = Figure(figsize=(3.2 * len(panels), 7), layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(SHOWN), len(panels), sharey='row', squeeze=False)
+    for column, (network, target) in enumerate(panels):
+        own = [row for row in rows if (row.network, row.target) == (network, target)]
+        for number, measure in enumerate(SHOWN):
+            at = axes[number][column]
+            for program, (colour, marker, shift) in MARKS.items():
+                found = [(i, row.figures[program][measure]) for i, row in enumerate(own)
+                         if program in row.figures]  # fmt: skip
+                if not found:
+                    continue
+                at.errorbar(
+                    [i + shift for i, _ in found],
+                    [figure.mean for _, figure in found],
+                    [figure.spread for _, figure in found],
+                    color=colour, fmt=marker, markersize=4, capsize=2, linewidth=1, label=program,
+                )  # fmt: skip
+            at.set_xticks(range(len(own)), [row.method for row in own], rotation=90)
+            at.grid(alpha=0.3)
+            if number == 0:
+                at.set_title(f'{TITLES[network]}, {target:.0%} of the MACs')
+            else:
+                at.set_ylim(bottom=max(at.get_ylim()[0], 80))
+            if column == 0:
+                at.set_ylabel(f'accuracy in percent, {MEASURES[measure]}')
+    axes[0][0].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as unfinished:
+        figure.savefig(unfinished, dpi=110)

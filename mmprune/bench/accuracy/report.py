@@ -1,0 +1,143 @@
+"""The accuracies as tables, as a plot, and as part of the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mmprune.bench.accuracy.compare import MEASURES, Comparison, comparisons, unpruned
+from mmprune.bench.accuracy.networks import TITLES
+from mmprune.bench.accuracy.plot import write_plot
+from mmprune.bench.accuracy.unit import AUTOSLIM, OURS, THEIRS
+from mmprune.errors import InputError
+from mmprune.fileio import atomic_path
+from mmprune.version import __version__
+
+BEGIN, END = '<!-- accuracies: begin -->', '<!-- accuracies: end -->'
+PLOT = 'accuracy_of_criteria.png'
+PACKAGES = ('torch', 'mmcls', 'torch-pruning', 'scikit-learn')
+WIDTH = 200
+"""Columns of the tables where the output is not a terminal."""
+Contents = Sequence[Mapping[str, Any]]
+
+
+def about(contents: Contents) -> str:
+    """Versions, seeds and budget of training in a few sentences."""
+    settings = contents[0]['settings']
+    installed = {each.metadata['Name'].lower(): each.version for each in metadata.distributions()}
+    versions = {'mmprune': __version__, **{n: installed[n] for n in PACKAGES if n in installed}}
+    seeds = sorted({content['seed'] for content in contents})
+    hours = sum(row['seconds'] for content in contents for row in content['rows']) / 3600
+    return (
+        f'{", ".join(f"{name} {version}" for name, version in versions.items())}; CPU, one thread '
+        f'a process, {hours:.1f} hours of one core; seeds {", ".join(map(str, seeds))}. '
+        f'{settings["epochs"]:g} epochs of training, {settings["finetune"]:g} of finetuning.'
+    )
+
+
+def headings(with_peer: bool) -> list[str]:
+    """Of a table."""
+    names = ['criterion', 'scope', '% of MACs']
+    for title in MEASURES.values():
+        names += [f'{title}: {OURS}', THEIRS] if with_peer else [title]
+    return names
+
+
+def cells(row: Comparison, with_peer: bool, mark: str) -> list[str]:
+    """What a table shows of a comparison; ``mark`` goes around what is behind."""
+    programs = (OURS, THEIRS) if with_peer else (OURS,)
+    kept = [f'{row.kept[program].mean:.1f}' for program in programs if program in row.kept]
+    found = [row.method, row.scope, ' / '.join(kept)]
+    for measure in MEASURES:
+        around = mark if row.margin(measure) < -1 else ''
+        for program in programs:
+            figures = row.figures.get(program)
+            text = '' if figures is None else str(figures[measure])
+            found.append(f'{around}{text}{around}' if program == OURS else text)
+    return found
+
+
+def tables(contents: Contents) -> Iterator[tuple[str, list[Comparison]]]:
+    """A title and rows per network and target."""
+    rows = list(comparisons(contents))
+    for network, target in dict.fromkeys((row.network, row.target) for row in rows):
+        full = unpruned(contents, network)
+        title = (
+            f'{TITLES[network]}, {target:.0%} of the MACs; unpruned: {full["pruned"]} %, finetuned '
+            f'as long: {full["finetuned"]} %'
+        )
+        yield title, [row for row in rows if (row.network, row.target) == (network, target)]
+
+
+def verdict(contents: Contents) -> list[str]:
+    """How often mmprune is ahead and behind by more than the spread, and where it is behind."""
+    rows = [row for row in comparisons(contents) if THEIRS in row.figures]
+    lines = []
+    for measure, title in MEASURES.items():
+        ahead = sum(row.margin(measure) > 1 for row in rows)
+        behind = [str(row) for row in rows if row.margin(measure) < -1]
+        text = f'{title}: of {len(rows)} rows, mmprune is ahead by more than the spread in {ahead}'
+        text += f', behind in {len(behind)}'
+        lines.append(text + (f' ({"; ".join(behind)})' if behind else ''))
+    return lines
+
+
+def markdown(contents: Contents) -> str:
+    """Everything as Markdown."""
+    with_peer = bool(contents[0]['settings']['with_peer'])
+    parts = [about(contents)]
+    if with_peer:
+        parts.append('\n'.join(f'- {line}.' for line in verdict(contents)))
+    for title, rows in tables(contents):
+        names = headings(with_peer)
+        lines = [f'**{title}**', '', f'| {" | ".join(names)} |', '| --- ' * len(names) + '|']
+        lines += [f'| {" | ".join(cells(row, with_peer, "**"))} |' for row in rows]
+        parts.append('\n'.join(lines))
+    return '\n\n'.join(parts) + '\n'
+
+
+def write_markdown(contents: Contents, path: Path) -> None:
+    """Write everything as Markdown."""
+    with atomic_path(path) as unfinished:
+        unfinished.write_text(markdown(contents), encoding='utf-8')
+
+
+def show(contents: Contents) -> None:
+    """Print the tables."""
+    console = Console() if Console().is_terminal else Console(width=WIDTH)
+    with_peer = bool(contents[0]['settings']['with_peer'])
+    for title, rows in tables(contents):
+        table = Table(title=title)
+        for heading in headings(with_peer):
+            table.add_column(heading, overflow='fold')
+        for row in rows:
+            table.add_row(*cells(row, with_peer, '*'))
+        console.print(table)
+    console.print(about(contents), soft_wrap=True, highlight=False, markup=False)
+    for line in verdict(contents) if with_peer else ():
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def insert_into_docs(contents: Contents, page: Path) -> None:
+    """Put the tables between the markers of a page, and the plot into ``images`` beside it.
+
+    Raises:
+        InputError: The page is missing, or does not have the markers once each.
+    """
+    if not page.is_file():
+        raise InputError(f'{page}: there is no such page')
+    text = page.read_text(encoding='utf-8')
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise InputError(f'{page}: needs one line {BEGIN!r} and after it one line {END!r}')
+    rows = [row for row in comparisons(contents) if row.scope == 'global' or row.method == AUTOSLIM]
+    write_plot(rows, page.parent / 'images' / PLOT)
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    with atomic_path(page) as unfinished:
+        new = f'{before}{BEGIN}\n\n{markdown(contents)}\n{END}{after}'
+        unfinished.write_text(new, encoding='utf-8')

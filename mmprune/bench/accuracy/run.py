@@ -1,0 +1,175 @@
+"""What tools/bench_accuracy.py does."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from mmprune.bench.accuracy.networks import NETWORKS
+from mmprune.bench.accuracy.report import insert_into_docs, show, write_markdown
+from mmprune.bench.accuracy.unit import METHODS, Settings, Unit, keys, read
+from mmprune.errors import InputError, MissingFileError
+
+QUICK = Settings(epochs=0.5, finetune=0.5, width=8, images=128)
+"""Seconds a row: does it run?"""
+
+
+SEEDS = (0, 1, 2, 3, 4)
+STOP = '.stop'
+"""A file that tells processes to end after the row that they are at."""
+
+
+@dataclass(frozen=True)
+class AccuracyOptions:
+    """What is measured, and where the results go.
+
+    Attributes:
+        networks: Some of ``NETWORKS``.
+        seeds: One run of everything for each; None for ``SEEDS``, or one where it is ``quick``.
+        methods: Names of criteria, ``SLIMMING``, ``AUTOSLIM``; None for all.
+        quick: Tiny networks that are hardly trained: to see that everything runs.
+        workers: Processes, of one thread each.
+        work_dir: For the rows, trained weights, and the tables.
+        docs: Page to put the tables into; its plot goes into ``images`` beside it. None: no page.
+        show: Measure nothing: show what is there.
+    """
+
+    networks: Sequence[str] = tuple(NETWORKS)
+    seeds: Sequence[int] | None = None
+    methods: Sequence[str] | None = None
+    quick: bool = False
+    workers: int = 2
+    work_dir: str | os.PathLike[str] = 'work_dirs/bench-accuracy'
+    docs: str | os.PathLike[str] | None = None
+    show: bool = False
+
+
+def run_accuracy(options: AccuracyOptions = AccuracyOptions()) -> list[dict[str, Any]]:
+    """Measure what is missing, print the tables, and write them.
+
+    A run that was stopped goes on where it was: every row is on disk when it is measured.
+
+    Returns:
+        The rows by network and seed, as plain data.
+
+    Raises:
+        InputError: An option makes no sense, or the work directory holds rows of other settings;
+            nothing is measured then.
+    """
+    unknown = set(options.networks) - NETWORKS.keys()
+    if unknown or not options.networks:
+        raise InputError(f'networks are {", ".join(NETWORKS)}, not {sorted(unknown) or "none"}')
+    methods = METHODS if options.methods is None else tuple(options.methods)
+    if set(methods) - set(METHODS) or not methods:
+        wrong = sorted(set(methods) - set(METHODS)) or 'none'
+        raise InputError(f'methods are {", ".join(METHODS)}, not {wrong}')
+    if options.workers < 1:
+        raise InputError(f'at least one worker is needed, got {options.workers}')
+    seeds = options.seeds if options.seeds is not None else SEEDS[: 1 if options.quick else None]
+    folder = Path(options.work_dir).resolve()
+    parts = [(name, seed) for seed in seeds for name in options.networks]
+    if not options.show:
+        _measure(_settings(options), methods, parts, folder, options.workers)
+    contents = _contents(parts, folder)
+    write_markdown(contents, folder / 'accuracy.md')
+    if options.docs is not None:
+        insert_into_docs(contents, Path(options.docs))
+    show(contents)
+    print(f'written: {folder}')
+    return contents
+
+
+def _settings(options: AccuracyOptions) -> Settings:
+    settings = QUICK if options.quick else Settings()
+    return replace(settings, with_peer=find_spec('torch_pruning') is not None)
+
+
+def _contents(parts: Sequence[tuple[str, int]], folder: Path) -> list[dict[str, Any]]:
+    """The rows on disk."""
+    paths = [folder / f'{name}-seed{seed}.json' for name, seed in parts]
+    found = [read(path) for path in paths if path.is_file()]
+    if not found:
+        raise MissingFileError(f'{folder}: there are no rows; run tools/bench_accuracy.py first')
+    return found
+
+
+def _measure(
+    settings: Settings,
+    methods: Sequence[str],
+    parts: Sequence[tuple[str, int]],
+    folder: Path,
+    workers: int,
+) -> None:
+    """Let processes measure a network and seed each, until all are done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / STOP).unlink(missing_ok=True)
+    for name, seed in parts:
+        Unit(settings, name, seed, folder)  # refuses rows of other settings
+    columns = (
+        TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+    )  # fmt: skip
+    console = Console(stderr=True)
+    pool = ProcessPoolExecutor(workers, get_context('spawn'), _begin, (folder,))
+    with pool, Progress(*columns, console=console, transient=True) as progress:
+        total = len(parts) * sum(1 for _ in keys(settings, methods))
+        task = progress.add_task('rows', total=total)
+        left = {
+            pool.submit(_measure_unit, settings, methods, name, seed, folder, os.getpid())
+            for name, seed in parts
+        }
+        try:
+            while left:
+                done, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                progress.update(task, completed=_rows_on_disk(parts, folder))
+        except BaseException:
+            # Those that run already end after their row: nobody waits for them any more.
+            (folder / STOP).touch()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+        finally:
+            (folder / STOP).unlink(missing_ok=True)
+
+
+def _rows_on_disk(parts: Sequence[tuple[str, int]], folder: Path) -> int:
+    paths = [folder / f'{name}-seed{seed}.json' for name, seed in parts]
+    return sum(len(read(path)['rows']) for path in paths if path.is_file())
+
+
+def _begin(folder: Path) -> None:
+    """What a process does first: one thread, and what it says goes to a file, not into the bar."""
+    torch.set_num_threads(1)
+    log = open(folder / 'workers.log', 'a', buffering=1, encoding='utf-8')  # noqa: SIM115
+    sys.stdout = sys.stderr = log
+
+
+def _measure_unit(
+    settings: Settings, methods: Sequence[str], name: str, seed: int, folder: Path, parent: int
+) -> float:
+    """Measure a network and seed, in a process of its own.
+
+    Returns:
+        The seconds that it took.
+    """
+    start = time.monotonic()
+    stop = folder / STOP
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # networks and peers comment on themselves
+        # A process whose parent was killed must not go on beside the next run.
+        unit = Unit(settings, name, seed, folder)
+        unit.run(methods, lambda: os.getppid() == parent and not stop.exists())
+    return time.monotonic() - start

@@ -1,0 +1,68 @@
+"""Measure how well pruned networks classify the digits, beside Torch-Pruning."""
+
+import argparse
+
+from mmprune.bench.accuracy import AccuracyOptions, run_accuracy
+from mmprune.errors import exit_on_input_error
+
+EPILOG = """\
+A small ResNet and a small VGG are trained from each seed, and pruned to half and to a quarter of
+their multiply-adds by each criterion, by network slimming and by AutoSlim with a search; by
+Torch-Pruning too, where it is installed. Accuracy is measured right after pruning, with norm
+statistics computed anew, and after finetuning. docs/accuracy.md says how to read the tables.
+
+A run that was stopped goes on where it was: give the same command again.
+
+exit status: 0 if everything was measured, whoever is ahead; 2 if an option cannot be used.
+
+examples:
+  python tools/bench_accuracy.py
+  python tools/bench_accuracy.py --quick --work-dir work_dirs/quick
+  python tools/bench_accuracy.py --docs docs/accuracy.md
+  python tools/bench_accuracy.py --show --docs docs/accuracy.md
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    defaults = AccuracyOptions()
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--networks', nargs='+', default=defaults.networks, metavar='NAME',
+        help=f'some of {", ".join(defaults.networks)} (default: all)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--seeds', nargs='+', type=int, metavar='N',
+        help='one run of everything for each (default: 0 1 2 3 4; 0 with --quick)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--methods', nargs='+', metavar='NAME', help='criteria and other ways (default: all)'
+    )
+    parser.add_argument(
+        '--quick', action='store_true', help='tiny and hardly trained networks: does it run?'
+    )
+    parser.add_argument(
+        '--workers', type=int, default=defaults.workers, metavar='N',
+        help='processes, of one thread each (default: %(default)s)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--work-dir', default=defaults.work_dir, metavar='DIR',
+        help='for rows, trained weights and tables (default: %(default)s)',
+    )  # fmt: skip
+    parser.add_argument('--docs', metavar='PAGE', help='page to put the tables and the plot into')
+    parser.add_argument(
+        '--show', action='store_true', help='measure nothing: show what is in the work directory'
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the command line."""
+    with exit_on_input_error():
+        run_accuracy(AccuracyOptions(**vars(parse_args())))
+
+
+if __name__ == '__main__':
+    main()
