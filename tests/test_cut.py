@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmprune.layers import cut_of_masks
+from mmprune.layers import cut_of_masks, plain_cut
+from mmprune.layers.take import LARGE
 
 
 def random_mask(random, size, kind):
@@ -193,3 +194,42 @@ def test_every_box_of_rows_with_equal_counts_is_cut():
         elif counts:
             with pytest.raises(ValueError, match='are no box'):
                 cut_of_masks((3, 3), [mask])
+
+
+LARGE_WEIGHTS = {'matrix': (160, 192), '1x1': (160, 192, 1, 1), '3x3': (48, 64, 3, 3)}
+
+
+@pytest.mark.parametrize('dims', [(0,), (1,), (0, 1)])
+@pytest.mark.parametrize('shape', LARGE_WEIGHTS.values(), ids=LARGE_WEIGHTS)
+def test_large_weights_are_cut_as_small_ones(shape, dims):
+    """They take another way, which has the same numbers and gradients."""
+    random = np.random.default_rng(0)
+    masks = [along(random_mask(random, shape[d], 'scattered'), (d,), len(shape)) for d in dims]
+    assert np.prod(shape) >= LARGE
+    assert_cuts(shape, masks)
+
+
+def test_second_gradients_go_through_the_cut_of_a_large_weight():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(160, 192, dtype=torch.float64, generator=generator).requires_grad_()
+    data = torch.randn(5, 96, dtype=torch.float64, generator=generator)
+    rows, columns = torch.arange(0, 160, 2), torch.arange(1, 192, 2)
+    cut = plain_cut(weight.shape, [(0, rows, 80), (1, columns, 96)])
+
+    def curvature(part):
+        loss = (data @ part.T).tanh().square().sum()
+        (first,) = torch.autograd.grad(loss, weight, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), weight)[0]
+
+    expected = curvature(weight[rows][:, columns])
+    assert expected.abs().max() > 1
+    torch.testing.assert_close(curvature(cut(weight)), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_large_weight_is_cut_under_transformations_of_functions():
+    weight = torch.randn(160, 192, dtype=torch.float64)
+    cut = plain_cut(weight.shape, [(0, torch.arange(0, 160, 2), 80)])
+    gradient = torch.func.grad(lambda w: cut(w).square().sum())(weight)
+    expected = torch.zeros_like(weight)
+    expected[::2] = 2 * weight[::2]
+    assert torch.equal(gradient, expected)

@@ -66,9 +66,13 @@ class Swap:
     def tensor(self) -> torch.Tensor:
         """The subnet's part, to be read only."""
         module, name = self.owners[0]
-        full = self._store(module)[name]
+        full = (module._buffers if self.is_buffer else module._parameters)[name]
+        assert full is not None
         if self._full:  # a module further out has swapped it in
             return full
+        memo = self._memo  # as below, in short for the many small layers of a forward pass
+        if memo is not None and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+            return memo.part if memo.holds(full) else self._part(full, fresh=False)
         return self._part(full, fresh=False)
 
     def open(self) -> torch.Tensor:
@@ -102,18 +106,19 @@ class Swap:
             self._write_back(full, part)
 
     def _part(self, full: torch.Tensor, fresh: bool) -> torch.Tensor:
-        if self.masks and self.is_buffer:
-            return full.clone() if fresh else full
         if self.cut is None and not self.masks:
             return full
+        if self.masks and self.is_buffer:
+            return full.clone() if fresh else full
         if fresh or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._taken(full)
-        if self._memo is None or not self._memo.holds(full):
+        memo = self._memo
+        if memo is None or not memo.holds(full):
             part = self._taken(full.detach()).contiguous()
             if full.is_inference():
                 return part
-            self._memo = _Memo(full, full._version, full.data_ptr(), part)
-        return self._memo.part
+            self._memo = memo = _Memo(full, full._version, full.data_ptr(), part)
+        return memo.part
 
     def _taken(self, full: torch.Tensor) -> torch.Tensor:
         """The part of a tensor that the subnet has, or the tensor with zeros in the rest."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mmprune.layers.take import LARGE, Rows, take
+
 BoolArray = np.ndarray
 
 
@@ -39,6 +41,9 @@ class Cut:
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
         """The kept part. Gradients flow to ``tensor``; it may be a view of it."""
+        rows = self._rows_of(tensor)
+        if rows is not None:
+            return take(tensor, rows)
         for step in self.steps:
             if isinstance(step.index, slice):
                 size = step.index.stop - step.index.start
@@ -53,6 +58,22 @@ class Cut:
                 kept = flat.index_select(0, index).unflatten(0, step.sizes)
                 tensor = kept.movedim(front, step.dims)
         return tensor
+
+    def _rows_of(self, tensor: torch.Tensor) -> Rows | None:
+        """What to take of a large weight in one go, if it can be."""
+        is_large = tensor.numel() >= LARGE and tensor.ndim > 1
+        if not (is_large and self.steps) or torch.compiler.is_compiling():
+            return None
+        rows: Rows | None = self.__dict__.get('_rows')
+        if rows is None or rows.shape != tensor.shape or not rows.is_on(tensor.device):
+            kept: list[torch.Tensor | None] = [None, None]
+            for step in self.steps:
+                if isinstance(step.index, slice) or len(step.dims) > 1 or step.dims[0] > 1:
+                    return None
+                kept[step.dims[0]] = step.index.to(tensor.device)
+            rows = Rows(tensor.shape, kept[0], kept[1])
+            self.__dict__['_rows'] = rows
+        return rows if tensor.is_contiguous() else None
 
     def write_back(self, full: torch.Tensor, part: torch.Tensor) -> None:
         """Copy a kept part into the places of ``full`` that it was taken from."""
