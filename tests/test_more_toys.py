@@ -8,6 +8,7 @@ import torch
 import toy_networks
 import toys_functions
 import toys_layers
+import toys_libraries
 import toys_norms
 import toys_recurrent
 import toys_regions
@@ -18,7 +19,7 @@ from mmprune.registry import BACKWARD_PARSERS, PRUNERS, table
 from mmprune.trace import TraceError, trace
 from mmprune.trace.checkpoints import OTHER, REENTRANT
 
-FAMILIES = [toys_norms, toys_functions, toys_regions, toys_layers, toys_recurrent]
+FAMILIES = [toys_norms, toys_functions, toys_regions, toys_layers, toys_recurrent, toys_libraries]
 TOYS = [toy for family in FAMILIES for toy in family.TOYS]
 pytestmark = pytest.mark.filterwarnings('ignore:None of the inputs have requires_grad')
 

@@ -14,6 +14,7 @@ from torch import nn
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import Statistic, axes_of
 from mmprune.channels.sizes import SizeAttribute
+from mmprune.execution.fast_paths import slow_attributes
 from mmprune.execution.instrument import STATE, instrument, is_instrumented, local_tensors
 from mmprune.execution.kept_statistics import KeptElements
 from mmprune.execution.lookup import Kept, Lookup
@@ -103,7 +104,9 @@ class Execution:
             for name in tensor.consumers:
                 instrument(self.modules[name])
         read = [*(s.module for s in statistics), *(number.module for number in numbers)]
-        for name in (*layers, *read):
+        found = {name: slow_attributes(module) for name, module in self.modules.items()}
+        self._slow = {name: values for name, values in found.items() if values and tensors}
+        for name in (*layers, *read, *self._slow):
             instrument(self.modules[name])
         self.states = {n: m.__dict__[STATE] for n, m in self.modules.items() if is_instrumented(m)}
         slicers = {name: slicer_of(self.modules[name]) for name in layers}
@@ -207,6 +210,8 @@ class Execution:
             reference = store.get(like[1]) if like is not None else None
             reference = torch.empty(0) if reference is None else reference
             found = self._lookup.at(alive, reference.device)
+            for name, values in self._slow.items():
+                self._mend(name, values)
             if self.mode == 'slice':
                 self._slice(alive, found)
             else:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmprune.execution.fast_paths import plain_paths
 from mmprune.trace.eager import eagerly
 from mmprune.trace.tracer import DemoInput, run_model, tensors_in
 
@@ -59,7 +60,8 @@ def observed_run(
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), eagerly(model), torch.random.fork_rng(devices=[]):
+        fork = torch.random.fork_rng(devices=[])
+        with torch.no_grad(), plain_paths(), eagerly(model), fork:
             torch.manual_seed(0)
             return tensors_in(run_model(model, demo_input)), recorder, ''
     except Exception as error:  # whatever a user's model raises is the finding
