@@ -12,7 +12,7 @@ from torch import nn
 from mmprune.channels import ChannelGroup, Labelling
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import Size
-from mmprune.channels.propagate import ESCAPES
+from mmprune.channels.propagate import ESCAPES, ORDERS
 from mmprune.channels.sizes import unlike_sizes
 from mmprune.deploy.verify import TOLERANCE
 from mmprune.execution.observed_run import first_difference, observed_run, relative_error
