@@ -247,9 +247,9 @@ class UnfoldByMethod(Toy):
 
 
 class ShufflesAndGates(Toy):
-    """A native channel shuffle, whose groups keep the same places, and a gated linear unit."""
+    """A native channel shuffle, whose blocks keep equally many, and a gated linear unit."""
 
-    GROUPS = {'a': (4, {'a'}, {'b'}), 'b': (6, {'b'}, {'head'})}
+    GROUPS = {'a': (16, {'a'}, {'b'}), 'b': (6, {'b'}, {'head'})}
 
     def __init__(self):
         super().__init__()

@@ -51,12 +51,7 @@ def select(scores: np.ndarray, count: int, constraints: tuple[EqualBlocks, ...])
     Raises:
         InputError: A score is NaN or infinite.
     """
-    wrong = int((~np.isfinite(scores)).sum())
-    if wrong:
-        raise InputError(
-            f'{wrong} of {len(scores)} channel scores are NaN or infinite: are there such weights '
-            'in the model?'
-        )
+    check_finite(scores)
     mask = np.zeros(len(scores), bool)
     if not constraints:
         best = np.argsort(-scores, kind='stable')
@@ -79,6 +74,20 @@ def select(scores: np.ndarray, count: int, constraints: tuple[EqualBlocks, ...])
             best = np.argsort(-scores[channels], kind='stable')
             mask[channels[best[: weight * max(1, min(steps, step))]]] = True
     return mask
+
+
+def check_finite(scores: np.ndarray) -> None:
+    """Refuse scores by which nothing can be chosen.
+
+    Raises:
+        InputError: A score is NaN or infinite.
+    """
+    wrong = int((~np.isfinite(scores)).sum())
+    if wrong:
+        raise InputError(
+            f'{wrong} of {len(scores)} channel scores are NaN or infinite: are there such weights '
+            'in the model?'
+        )
 
 
 def round_half_up(value: float) -> int:

@@ -10,7 +10,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from mmprune.channels.constraints import BoolArray, EqualBlocks, select
+from mmprune.channels.arrangement import Arrangement, row_key
+from mmprune.channels.constraints import BoolArray, EqualBlocks, check_finite, select
 from mmprune.channels.labels import HIDDEN, EqualCounts, IntArray
 from mmprune.channels.propagate import Labelling
 from mmprune.errors import InputError
@@ -42,8 +43,9 @@ class ChannelGroup:
         consumers: Layers that read them.
         members: Tensor dims to cut.
         constraints: What a mask must obey beyond its length.
-        parts: Channels, fewer than all, that a tensor has alone: one of them must stay.
         reason: Why the group is pinned; empty if it can be pruned.
+        parts: Channels, fewer than all, that a tensor has alone: one of them must stay.
+        arrangement: How its channels are shuffled, if they are dealt anew at every width.
     """
 
     space_id: str
@@ -54,6 +56,7 @@ class ChannelGroup:
     constraints: tuple[EqualBlocks, ...]
     reason: str
     parts: tuple[tuple[str, IntArray], ...] = ()
+    arrangement: Arrangement | None = None
 
     @property
     def num_channels(self) -> int:
@@ -77,6 +80,9 @@ class ChannelGroup:
                 f'these are of shape {scores.shape}'
             )
         try:
+            if self.arrangement is not None:
+                check_finite(scores)
+                return self.arrangement.choose(scores, count / len(scores))
             mask = select(scores, count, self.constraints)
             if all(mask[part].any() for _, part in self.parts):
                 return mask
@@ -95,6 +101,10 @@ class ChannelGroup:
             return f'keeps 0 of {self.num_channels} channels; at least 1 must stay'
         if not self.prunable and not mask.all():
             return f'removes {int((~mask).sum())} channels of a pinned group ({self.reason})'
+        if self.arrangement is not None and not mask.all():
+            problem = self.arrangement.problem_with(mask)
+            if problem:
+                return problem
         for tensor, part in self.parts:
             if not mask[part].any():
                 return f'keeps none of the {len(part)} channels of {tensor}; at least 1 must stay'
@@ -122,9 +132,12 @@ def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:
     couples. Groups come in order of execution.
     """
     constraints = independent(labelling.constraints)
-    reason_of, reasons = _pinned(labelling, constraints)
+    # Shuffled channels are one decision, whether or not the other constraints couple all of them.
+    shuffled = [EqualCounts(a.labels[None], a.reason) for a in labelling.arrangements]
+    arrangement_of = {row_key(np.sort(a.labels)): a for a in labelling.arrangements}
+    reason_of, reasons = _pinned(labelling, constraints + shuffled)
     tensors = _Uses([(name, f) for name, factors in labelling.tensors.items() for f in factors])
-    group_of = _group_of(labelling, tensors, constraints, reason_of, reasons)
+    group_of = _group_of(labelling, tensors, constraints + shuffled, reason_of, reasons)
     by_group: dict[int, list[EqualCounts]] = {}
     for constraint in constraints:
         if constraint.rows.min() >= 0:
@@ -140,6 +153,8 @@ def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:
     layers, consumers = makers.by_group(group_of), sites['in'].by_group(group_of)
     touched = tensors.by_group(group_of)
     channel_of = np.full(labelling.num_labels + 1, -1)  # the last one is for labels below 0
+    arranged = {g: arrangement_of.pop(row_key(np.sort(n)), None) for _, g, n in leaders}
+    leaders = [(s, g, n if (a := arranged[g]) is None else a.labels) for s, g, n in leaders]
     for _, _, labels in leaders:
         channel_of[labels] = np.arange(len(labels))
     groups = {}
@@ -147,6 +162,9 @@ def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:
         why = reasons[reason_of[labels[0]]] if reason_of[labels[0]] >= 0 else ''
         if not why and len(labels) == 1:
             why = 'all of its channels depend on each other'
+        others = [a.reason for a in arrangement_of.values() if np.isin(a.labels, labels).any()]
+        if not why and others:
+            why = f'{others[0]}, and others with them'
         groups[space_id] = ChannelGroup(
             space_id=space_id,
             labels=labels,
@@ -159,6 +177,7 @@ def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:
             constraints=_constraints_of(channel_of, by_group.get(group, [])),
             reason=why,
             parts=_parts(touched.get(group, ()), group, group_of, channel_of),
+            arrangement=arranged[group],
         )
     return groups
 

@@ -45,6 +45,15 @@ def kept(alive: np.ndarray, labels: IntArray) -> np.ndarray:
     return alive[np.maximum(labels, 0)] | (labels < 0)
 
 
+def inputs_by_group(factor: IntArray) -> IntArray:
+    """Labels of a grouped convolution's inputs, (groups, I / groups).
+
+    ``factor`` has those of every output, (O, I / groups, 1, ...); a channel is in one group only.
+    """
+    rows = factor.reshape(factor.shape[:2])
+    return rows[np.flatnonzero(np.diff(rows[:, 0], prepend=rows[0, 0] - 1))]
+
+
 def squeeze_constant(factor: IntArray) -> IntArray:
     """The same factor with size 1 along every dim on which it does not vary."""
     for dim in axes_of(factor):
@@ -175,6 +184,8 @@ class LabelBook:
     beyond doubt: (module, attribute) -> position in it (None for a single number) -> the dim.
     ``weights`` are the nodes that depend on parameters alone. ``unmasked`` are dims of
     parameters along which masks must leave numbers, since a row of zeros has no direction.
+    ``loose`` are nodes that end a shuffle behind which channels may stand in another order than in
+    the full network, see ``Arrangement``.
     """
 
     canonical: IntArray
@@ -196,6 +207,7 @@ class LabelBook:
     module: str = ''
     weights: frozenset[int] = frozenset()
     unmasked: set[tuple[str, int]] = field(default_factory=set)
+    loose: frozenset[int] = frozenset()
     _numbers: dict[str, int] = field(default_factory=dict)
     _rows: set[bytes] = field(default_factory=set)
     _unions: list[tuple[IntArray, IntArray]] = field(default_factory=list)

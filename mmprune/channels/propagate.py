@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from mmprune.channels.arrangement import Arrangement
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import (
     EqualCounts,
@@ -19,8 +20,9 @@ from mmprune.channels.labels import (
     Value,
     axes_of,
     pin_all,
-    squeeze_constant,
 )
+from mmprune.channels.leaves import Leaves
+from mmprune.channels.shuffled import arrange, shuffles_of
 from mmprune.channels.silence import Silence
 from mmprune.channels.sizes import (
     Numbers,
@@ -37,6 +39,8 @@ MAX_PASSES = 20
 
 ESCAPES = ('', 'escapes')
 """Key of ``Wishes.broken``: what is used outside of the autograd graph stays."""
+ORDERS = ('', 'orders')
+"""Key of ``Wishes.broken``: kept channels stand in the order that they have in full."""
 # Operations with 1-D weights; their running statistics are no constants but buffers.
 WITH_WEIGHTS = ('conv', 'batch_norm', 'layer_norm', 'group_norm')
 
@@ -66,7 +70,8 @@ class Labelling:
         unmasked: (parameter, dim) along which it never does, see ``LabelBook``.
         exposed: Labels all of whose tensors it masks, (num_labels,) bool.
         canonical: Every label of a parameter position -> the one that stands for it.
-        by_dims, by_heads: What the last pass went by, see ``LabelBook``.
+        by_dims, by_heads, loose: What the last pass went by, see ``LabelBook``.
+        arrangements: What is shuffled, and stands in another order in a subnet.
     """
 
     tensors: Mapping[str, list[IntArray]]
@@ -86,6 +91,8 @@ class Labelling:
     canonical: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     by_dims: frozenset[int] = frozenset()
     by_heads: frozenset[str] = frozenset()
+    loose: frozenset[int] = frozenset()
+    arrangements: tuple[Arrangement, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,23 +130,28 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
     nothing more. What it pins and constrains is the result. Where heads turn out to be
     pinned, their channels are labelled once more, to be pruned by dims; and the other way.
     """
-    leaves = _Leaves(graph)
-    by_dims: frozenset[int] = frozenset()
-    by_heads = wishes.whole_heads
+    leaves = Leaves(graph)
+    loose = frozenset() if ORDERS in wishes.broken else shuffles_of(graph)
+    ways = _Ways(by_heads=wishes.whole_heads, loose=loose)
     while True:
-        book, canonical, silence = _to_rest(graph, leaves, wishes, by_dims, by_heads)
-        pinned = np.zeros(leaves.num_labels, bool)
-        for labels, _ in book.pins:
-            pinned[labels] = True
-        stuck = {n for n, labels in book.heads if labels.min() < 0 or pinned[labels].any()}
-        whole = {m for m, labels in book.dims if labels.min() < 0 or pinned[labels].any()}
-        if wishes.attention == 'heads' or whole <= by_heads:
-            whole = set()
-        if not stuck - by_dims and not whole:
+        rest = _to_rest(graph, leaves, wishes, ways)
+        changed = _other_heads(rest.book, leaves.num_labels, wishes, ways)
+        if changed is not None:
+            ways = changed
+            continue
+        book = rest.book
+        tensors = {n: leaves.factors(n, rest.canonical, squeeze=False) for n in leaves.offsets}
+        tensors.update(_buffers(graph, book))
+        attributes = size_attributes(book.sizes, wishes.numbers, book)
+        if not ways.loose:
+            arrangements: list[Arrangement] = []
             break
-        by_dims, by_heads = by_dims | stuck, by_heads | whole
-    tensors = {name: leaves.factors(name, canonical, squeeze=False) for name in leaves.offsets}
-    tensors.update(_buffers(graph, book))
+        arrangements, failed = arrange(
+            graph, book, rest.values, tensors, ways.loose, rest.own_constraints
+        )
+        if not failed:
+            break
+        ways = replace(ways, loose=ways.loose - failed)
     extra = {n: (len(f[0].ravel()),) for n, f in tensors.items() if n not in leaves.shapes}
     return Labelling(
         tensors=tensors,
@@ -147,29 +159,62 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         sites=book.sites,
         products=book.products,
         sizes=book.sizes,
-        size_attributes=size_attributes(book.sizes, wishes.numbers, book),
+        size_attributes=attributes,
         statistics=book.statistics,
         constraints=book.constraints,
         pins=book.pins,
         num_labels=leaves.num_labels,
         has_escapes=bool(graph.escapes),
-        masked=frozenset(silence.masked),
+        masked=frozenset(rest.silence.masked),
         unmasked=frozenset(book.unmasked),
-        exposed=silence.exposed_labels(leaves.num_labels),
-        canonical=canonical,
-        by_dims=by_dims,
-        by_heads=by_heads,
+        exposed=rest.silence.exposed_labels(leaves.num_labels),
+        canonical=rest.canonical,
+        by_dims=ways.by_dims,
+        by_heads=ways.by_heads,
+        loose=ways.loose,
+        arrangements=tuple(arrangements),
     )
 
 
-def _to_rest(
-    graph: TraceGraph,
-    leaves: _Leaves,
-    wishes: Wishes,
-    by_dims: frozenset[int],
-    by_heads: frozenset[str],
-) -> tuple[LabelBook, IntArray, Silence]:
-    """Pass over the graph until labels come to rest: the last book, the united labels, masks."""
+@dataclass(frozen=True)
+class _Ways:
+    """What passes go by, see ``LabelBook``."""
+
+    by_dims: frozenset[int] = frozenset()
+    by_heads: frozenset[str] = frozenset()
+    loose: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class _Rest:
+    """The last pass: its book, the united labels, what masks need, all tensors if any are loose.
+
+    The first ``own_constraints`` of the book come from operations.
+    """
+
+    book: LabelBook
+    canonical: IntArray
+    silence: Silence
+    values: dict[Edge, Value]
+    own_constraints: int
+
+
+def _other_heads(book: LabelBook, num_labels: int, wishes: Wishes, ways: _Ways) -> _Ways | None:
+    """Other ways, where heads turn out to be pinned; None if none are."""
+    pinned = np.zeros(num_labels, bool)
+    for labels, _ in book.pins:
+        pinned[labels] = True
+    stuck = {n for n, labels in book.heads if labels.min() < 0 or pinned[labels].any()}
+    whole = {m for m, labels in book.dims if labels.min() < 0 or pinned[labels].any()}
+    if wishes.attention == 'heads' or whole <= ways.by_heads:
+        whole = set()
+    if not stuck - ways.by_dims and not whole:
+        return None
+    return replace(ways, by_dims=ways.by_dims | stuck, by_heads=ways.by_heads | whole)
+
+
+def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: _Ways) -> _Rest:
+    """Pass over the graph until labels come to rest."""
     canonical = np.arange(leaves.num_labels)
     # What leaves the graph meets parameters that the graph does not show, if there are any.
     # Otherwise only a trial tells whether it matters which channels it had.
@@ -180,90 +225,30 @@ def _to_rest(
             graph.aliases,
             attention=wishes.attention,
             group_norm=wishes.group_norm,
-            by_dims=by_dims,
-            by_heads=by_heads,
+            by_dims=ways.by_dims,
+            by_heads=ways.by_heads,
+            loose=ways.loose,
             weights=leaves.weights,
         )
-        silence = _one_pass(graph, leaves, book, holds_escapes)
+        values: dict[Edge, Value] = {}
+        silence = _one_pass(graph, leaves, book, holds_escapes, values if ways.loose else None)
         _tie(wishes.ties, book)
         canonical, changed = book.merged()
         if not changed:
+            own_constraints = len(book.constraints)
             book.sizes = shrinking(book.sizes, book.constraints)
             _pin_layers(wishes.pinned_layers, book)
             _hold_broken(wishes.broken, book)
-            return book, canonical, silence
+            return _Rest(book, canonical, silence, values, own_constraints)
     raise RuntimeError(
         f'the channel labels of this network do not come to rest in {MAX_PASSES} passes; '
         'please report the network'
     )
 
 
-class _Leaves:
-    """The label ranges of the dims of every parameter."""
-
-    def __init__(self, graph: TraceGraph) -> None:
-        self.shapes = dict(graph.parameters)
-        self.groups = _weight_groups(graph)
-        self.weights = graph.made_of_parameters()
-        self.offsets: dict[str, list[tuple[tuple[int, ...], int]]] = {}
-        self.num_labels = 0
-        for name, shape in self.shapes.items():
-            self.offsets[name] = []
-            for dim, size in enumerate(shape):
-                if size > 1:
-                    self.offsets[name].append(((dim,), self.num_labels))
-                    self.num_labels += size * (self.groups.get(name, 1) if dim == 1 else 1)
-
-    def factors(self, name: str, canonical: IntArray, squeeze: bool = True) -> list[IntArray]:
-        """The label arrays of a parameter, one per dim, united labels put in."""
-        shape, groups = self.shapes[name], self.groups.get(name, 1)
-        factors = []
-        for (dim,), offset in self.offsets[name]:
-            rank_shape = [1] * len(shape)
-            rank_shape[dim] = shape[dim]
-            if dim == 1 and groups > 1:
-                rows = canonical[offset : offset + shape[1] * groups].reshape(groups, -1)
-                rank_shape[0] = shape[0]
-                factor = np.repeat(rows, shape[0] // groups, axis=0).reshape(rank_shape)
-            else:
-                factor = canonical[offset : offset + shape[dim]].reshape(rank_shape)
-            if squeeze:
-                factor = squeeze_constant(factor)
-            if axes_of(factor):
-                factors.append(factor)
-        return factors
-
-
-def _weight_groups(graph: TraceGraph) -> dict[str, int]:
-    """Weights of grouped convolutions, in which every block of outputs has its own inputs.
-
-    The weight is looked for behind operations that keep its shape (cast, standardisation).
-    """
-    found: dict[str, int] = {}
-    for node in graph.nodes:
-        if node.op != 'conv' or node.attrs['groups'] == 1 or node.inputs[1] is None:
-            continue
-        start = graph.nodes[node.inputs[1][0]]
-        weight_shape = start.shapes[node.inputs[1][1]]
-        if weight_shape[1] == 1:
-            continue
-        pending, seen = [start], {start.id}
-        while pending:
-            current = pending.pop()
-            if current.op == 'parameter' and current.shapes[0] == weight_shape:
-                found[current.attrs['name']] = node.attrs['groups']
-            for edge in current.inputs:
-                if edge is not None and edge[0] not in seen:
-                    parent = graph.nodes[edge[0]]
-                    if parent.shapes[edge[1]] == weight_shape:
-                        seen.add(parent.id)
-                        pending.append(parent)
-    return found
-
-
 def _one_pass(
     graph: TraceGraph,
-    leaves: _Leaves,
+    leaves: Leaves,
     book: LabelBook,
     holds_escapes: bool,
     kept: dict[Edge, Value] | None = None,

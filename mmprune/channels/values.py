@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mmprune.channels.labels import LabelBook, Value
-from mmprune.channels.propagate import Labelling, Wishes, _Leaves, _one_pass
+from mmprune.channels.leaves import Leaves
+from mmprune.channels.propagate import Labelling, Wishes, _one_pass
 from mmprune.trace.trace_graph import Edge, TraceGraph
 
 
@@ -15,7 +16,7 @@ def values_at_rest(graph: TraceGraph, labelling: Labelling, wishes: Wishes) -> d
         labelling: What ``propagate`` has found for it.
         wishes: What it was found with.
     """
-    leaves = _Leaves(graph)
+    leaves = Leaves(graph)
     book = LabelBook(
         labelling.canonical,
         graph.aliases,
@@ -23,6 +24,7 @@ def values_at_rest(graph: TraceGraph, labelling: Labelling, wishes: Wishes) -> d
         group_norm=wishes.group_norm,
         by_dims=labelling.by_dims,
         by_heads=labelling.by_heads,
+        loose=labelling.loose,
         weights=leaves.weights,
     )
     values: dict[Edge, Value] = {}

@@ -18,6 +18,7 @@ from mmprune.deploy.entries import (
     ChannelCfgError,
     entry_mask,
     tensor_mask,
+    turned_index,
 )
 from mmprune.deploy.shortcuts import checked_shortcut, sample_shortcut
 from mmprune.execution import local_tensors, release
@@ -28,7 +29,9 @@ from mmprune.layers import (
     known_masks,
     like,
     mended_attributes,
+    plain_cut,
     renew_computed_weights,
+    turned_cuts,
     weight_shape,
 )
 from mmprune.layers.layer import CONVS, NORMS, TRANSPOSED_CONVS
@@ -219,6 +222,7 @@ def _plan(cfg: ChannelCfg, name: str, entry: Mapping[str, Any], module: nn.Modul
         groups = _raw(module, 'groups') if hasattr(module, 'groups') else 1
         said = any(mask is not None for mask in masks.values())
         wanted = known_masks(module, masks['in'], masks['out'], groups) if said else {}
+        cuts = _turned_cuts(module, entry, masks, groups)
     except ValueError as error:
         raise cfg.error(name, str(error)) from error
     for local, parts in entry.get('tensors', {}).items():
@@ -226,11 +230,15 @@ def _plan(cfg: ChannelCfg, name: str, entry: Mapping[str, Any], module: nn.Modul
             raise cfg.error(name, f"the layer has no parameter '{local}'")
         for key, part in parts.items():
             mask = tensor_mask(cfg, name, local, key, part)
-            wanted.setdefault(local, []).append(
-                _spread(cfg, name, local, tensors[local], key, mask)
-            )
-    cuts = {}
+            own_mask = _spread(cfg, name, local, tensors[local], key, mask)
+            wanted.setdefault(local, []).append(own_mask)
+            index = turned_index(part)
+            if index is not None and len(parts) == 1 and str(key).isdecimal():
+                place = (int(key), torch.from_numpy(index), len(index))
+                cuts[local] = plain_cut(tuple(tensors[local].shape), [place])
     for local, own in wanted.items():
+        if local in cuts:
+            continue
         try:
             cuts[local] = cut_of_masks(tuple(tensors[local].shape), own)
         except ValueError as error:
@@ -239,6 +247,22 @@ def _plan(cfg: ChannelCfg, name: str, entry: Mapping[str, Any], module: nn.Modul
     attributes = _attributes(cfg, name, entry, module)
     shortcut = checked_shortcut(cfg, name, entry, module) if 'shortcut' in entry else None
     return _ModulePlan(cuts, counts['out'], counts['in'], attributes, shortcut)
+
+
+def _turned_cuts(
+    module: nn.Module,
+    entry: Mapping[str, Any],
+    masks: Mapping[str, BoolArray | None],
+    groups: int,
+) -> dict[str, Cut]:
+    """The cuts of a layer's tensors, if its kept channels stand in an order of their own."""
+    index = {side: turned_index(entry, f'{side}_index') for side in masks}
+    if all(own is None for own in index.values()):
+        return {}
+    for side, mask in masks.items():
+        if index[side] is None and mask is not None and not mask.all():
+            index[side] = np.flatnonzero(mask)
+    return turned_cuts(module, index['in'], index['out'], groups)
 
 
 def _attributes(

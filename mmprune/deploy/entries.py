@@ -169,20 +169,33 @@ def _mask(cfg: ChannelCfg, name: str, what: str, kept: Any, raw: Any, index: Any
     return mask
 
 
-def mask_entry(mask: BoolArray, side: str) -> dict[str, Any]:
-    """The part of an entry that says which of the ``in`` or ``out`` channels are kept."""
+def turned_index(entry: Mapping[str, Any], key: str = 'index') -> np.ndarray | None:
+    """The index of a checked entry, if its channels stand in another order than in full."""
+    index = np.array(entry.get(key) or (), int)
+    return index if (index[1:] < index[:-1]).any() else None
+
+
+def mask_entry(mask: BoolArray, side: str, places: np.ndarray | None = None) -> dict[str, Any]:
+    """The part of an entry that says which of the ``in`` or ``out`` channels are kept.
+
+    Args:
+        mask: Kept channels, (raw,) bool.
+        side: ``'in'`` or ``'out'``.
+        places: Their numbers in the order in which they are to stand; ascending if None.
+    """
     kept = int(mask.sum())
     entry: dict[str, Any] = {f'{side}_channels': kept, f'raw_{side}_channels': len(mask)}
-    if not mask[:kept].all():
-        entry[f'{side}_index'] = np.flatnonzero(mask).tolist()
+    places = np.flatnonzero(mask) if places is None else places
+    if (places != np.arange(kept)).any():
+        entry[f'{side}_index'] = places.tolist()
     return entry
 
 
-def tensor_entry(mask: BoolArray) -> dict[str, Any]:
-    """The kept positions of a tensor's dims."""
+def tensor_entry(mask: BoolArray, places: np.ndarray | None = None) -> dict[str, Any]:
+    """The kept positions of a tensor's dims; ``mask_entry`` says what ``places`` are."""
     kept = int(mask.sum())
-    flat = mask.ravel()
-    entry: dict[str, Any] = {'kept': kept, 'raw': flat.size}
-    if not flat[:kept].all():
-        entry['index'] = np.flatnonzero(flat).tolist()
+    entry: dict[str, Any] = {'kept': kept, 'raw': mask.size}
+    places = np.flatnonzero(mask) if places is None else places
+    if (places != np.arange(kept)).any():
+        entry['index'] = places.tolist()
     return entry

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmprune.channels.arrangement import Arrangement, places_of
 from mmprune.channels.constraints import BoolArray
-from mmprune.channels.labels import Statistic, axes_of
+from mmprune.channels.labels import Statistic, axes_of, inputs_by_group
 from mmprune.channels.sizes import SizeAttribute
 from mmprune.execution.fast_paths import slow_attributes
 from mmprune.execution.instrument import STATE, instrument, is_instrumented, local_tensors
@@ -25,6 +26,7 @@ from mmprune.layers import (
     Layer,
     Slicer,
     cut_of_masks,
+    grouped_cut,
     like,
     mended_numbers,
     plain_cut,
@@ -44,12 +46,17 @@ class _Plan:
         swap: What stands in for it.
         factors: Number in the lookup of each of its label arrays.
         dims: The dim of each, if every array runs along one dim of its own.
+        sides: For the weight of a grouped convolution the numbers of its outputs and inputs, -1
+            where it has none.
+        groups: How many groups it has.
     """
 
     tensor: PrunableTensor
     swap: Swap
     factors: tuple[int, ...]
     dims: tuple[int, ...] | None
+    sides: tuple[int, int] = (-1, -1)
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ class Execution:
         statistics: The reductions over channels.
         numbers: Stored numbers of modules that are sizes of channels.
         mode: ``'slice'`` or ``'mask'``.
+        arrangements: Channels that stand in another order in a subnet.
     """
 
     def __init__(
@@ -89,7 +97,9 @@ class Execution:
         statistics: Sequence[Statistic],
         numbers: Sequence[SizeAttribute],
         mode: str,
+        arrangements: Sequence[Arrangement] = (),
     ) -> None:
+        self.arrangements = arrangements
         self.modules = dict(model.named_modules())
         self.layers = layers
         self.statistics = statistics
@@ -123,11 +133,19 @@ class Execution:
         axes = [axes_of(factor) for factor in tensor.factors]
         dims = [dim for own in axes for dim in own]
         is_plain = all(len(own) == 1 for own in axes) and len(set(dims)) == len(dims)
+        numbers = tuple(self._lookup.add(factor) for factor in tensor.factors)
+        sides, groups = (-1, -1), 1
+        if self.arrangements and set(axes) <= {(0,), (0, 1)} and (0, 1) in axes:
+            inputs = inputs_by_group(tensor.factors[axes.index((0, 1))])
+            outputs = numbers[axes.index((0,))] if (0,) in axes else -1
+            sides, groups = (outputs, self._lookup.add(inputs)), len(inputs)
         return _Plan(
             tensor,
             Swap(tensor.owners, tensor.shape, tensor.is_buffer),
-            tuple(self._lookup.add(factor) for factor in tensor.factors),
+            numbers,
             tuple(dims) if is_plain else None,
+            sides,
+            groups,
         )
 
     def _plain_size(self, number: SizeAttribute) -> int | None:
@@ -209,7 +227,9 @@ class Execution:
             store = {} if like is None else {**like[0]._parameters, **like[0]._buffers}
             reference = store.get(like[1]) if like is not None else None
             reference = torch.empty(0) if reference is None else reference
-            found = self._lookup.at(alive, reference.device)
+            # Masks do not move anything.
+            places = places_of(self.arrangements, alive) if self.mode == 'slice' else None
+            found = self._lookup.at(alive, reference.device, places)
             for name, values in self._slow.items():
                 self._mend(name, values)
             if self.mode == 'slice':
@@ -303,6 +323,9 @@ class Execution:
 def _cut(plan: _Plan, found: Kept) -> Cut | None:
     """What the subnet has of one tensor; None for all."""
     shape = plan.tensor.shape
+    if plan.dims is None and not found.turned.isdisjoint(plan.sides):
+        rows, columns = (None if n < 0 else found.index[n].cpu().numpy() for n in plan.sides)
+        return grouped_cut(shape, rows, columns, plan.groups)
     if plan.dims is None:
         masks = zip(plan.factors, plan.tensor.factors, strict=True)
         cut = cut_of_masks(shape, [found.mask(n).reshape(f.shape) for n, f in masks])

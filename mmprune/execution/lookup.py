@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ class Kept:
         flat: Whether each element of all arrays is kept, the arrays laid end to end.
         sizes: Sizes of the arrays.
         starts: Where each begins in ``flat``.
+        turned: Numbers of the arrays whose kept positions are in an order of their own.
     """
 
     counts: list[int]
@@ -30,6 +32,7 @@ class Kept:
     flat: BoolArray
     sizes: list[int]
     starts: list[int]
+    turned: frozenset[int] = frozenset()
 
     def is_whole(self, number: int) -> bool:
         """Whether everything of an array is kept."""
@@ -75,12 +78,15 @@ class Lookup:
         self._labels = np.maximum(self._labels, 0)
         self._positions = np.concatenate([np.arange(size) for size in self._sizes])
 
-    def at(self, alive: BoolArray, device: torch.device) -> Kept:
+    def at(
+        self, alive: BoolArray, device: torch.device, places: Mapping[bytes, IntArray] | None = None
+    ) -> Kept:
         """The kept positions when the labels in ``alive``, (num_labels,), are kept.
 
         Args:
             alive: Which labels are alive; those below 0 always are.
             device: Where the index tensors are wanted.
+            places: The kept positions of arrays, by their bytes, that are not wanted in order.
         """
         flat = alive[self._labels] | self._fixed
         counts = np.add.reduceat(flat, self._starts, dtype=np.int64)
@@ -92,5 +98,13 @@ class Lookup:
         last[some] = positions[(stops - 1)[some]]
         runs = np.where(last - first + 1 == counts, first, -1)
         sizes = counts.tolist()
+        turned = set()
+        for key, order in (places or {}).items():
+            number = self._numbers.get(key)
+            if number is not None and (order[1:] < order[:-1]).any():
+                positions[stops[number] - sizes[number] : stops[number]] = order
+                runs[number] = -1
+                turned.add(number)
         index = torch.from_numpy(positions).to(device).split(sizes)
-        return Kept(sizes, runs.tolist(), index, flat, self._sizes, self._starts.tolist())
+        starts = self._starts.tolist()
+        return Kept(sizes, runs.tolist(), index, flat, self._sizes, starts, frozenset(turned))

@@ -1,7 +1,7 @@
 """What mmprune knows about types of modules: layouts of their tensors, attributes to mend."""
 
 from mmprune.layers.computed import renew_computed_weights
-from mmprune.layers.cut import Cut, cut_of_masks, plain_cut
+from mmprune.layers.cut import Cut, cut_of_masks, grouped_cut, plain_cut
 from mmprune.layers.fit import check_fits
 from mmprune.layers.layer import Layer, known_masks, layers_of, weight_shape
 from mmprune.layers.numbers import (
@@ -13,6 +13,7 @@ from mmprune.layers.numbers import (
 )
 from mmprune.layers.slicers import Slicer, mended_attributes, slicer_of
 from mmprune.layers.surgery import channels_of, prune_in_channels, prune_out_channels
+from mmprune.layers.turned import turned_cuts
 
 __all__ = [
     'Cut',
@@ -21,6 +22,7 @@ __all__ = [
     'channels_of',
     'check_fits',
     'cut_of_masks',
+    'grouped_cut',
     'known_masks',
     'layers_of',
     'like',
@@ -33,6 +35,7 @@ __all__ = [
     'size_in',
     'slicer_of',
     'stored_numbers',
+    'turned_cuts',
     'weight_shape',
     'whole_head_modules',
 ]

@@ -99,6 +99,38 @@ def plain_cut(shape: Sequence[int], places: Sequence[tuple[int, torch.Tensor | s
     return Cut(tuple(new_shape), tuple(_Step((dim,), index, (n,)) for dim, index, n in places))
 
 
+def grouped_cut(
+    shape: Sequence[int], outputs: np.ndarray | None, inputs: np.ndarray | None, groups: int
+) -> Cut:
+    """The cut of a grouped convolution's weight whose channels are kept in any order.
+
+    Args:
+        shape: Shape of the weight, (O, I / groups, ...).
+        outputs: Kept outputs, equally many of each group, group by group; None for all.
+        inputs: Kept inputs, likewise, numbered from 0 to I - 1.
+        groups: Number of groups, which stays.
+
+    Raises:
+        ValueError: Some group keeps another number of channels, or channels of another group.
+    """
+    sides = []
+    for kept, each in ((outputs, shape[0] // groups), (inputs, shape[1])):
+        kept = np.arange(groups * each) if kept is None else kept
+        blocks = kept.reshape(groups, -1) if len(kept) % groups == 0 else kept[None]
+        if len(blocks) != groups or (blocks // each != np.arange(groups)[:, None]).any():
+            counts = np.bincount(kept // each, minlength=groups)
+            raise ValueError(
+                f'its {groups} groups keep between {counts.min()} and {counts.max()} channels, or '
+                'not one group after the other; they must keep equally many'
+            )
+        sides.append(blocks)
+    rows, columns = sides
+    index = rows[:, :, None] * shape[1] + columns[:, None, :] % shape[1]
+    sizes = (rows.size, columns.shape[1])
+    step = _Step((0, 1), torch.from_numpy(index.ravel()), sizes)
+    return Cut((*sizes, *shape[2:]), (step,))
+
+
 def _is_run(index: np.ndarray) -> bool:
     return bool(index[-1] - index[0] + 1 == len(index))
 

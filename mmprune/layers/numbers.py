@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Any, TypeGuard
 
+import numpy as np
 from torch import nn
 
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import kept
 from mmprune.channels.sizes import Numbers, SizeAttribute
-from mmprune.layers.cut import cut_of_masks
 from mmprune.layers.slicers import slicer_of
 
 CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -70,7 +71,9 @@ def _is_size(value: object) -> TypeGuard[int]:
 def size_in(number: SizeAttribute, alive: BoolArray) -> int:
     """The size that a number stands for in the subnet whose labels are ``alive``."""
     masks = [kept(alive, factor) for factor in number.size.factors]
-    return cut_of_masks(number.size.shape, masks).shape[number.size.dim]
+    # Where there is something at all, there is as much along the dim everywhere. Shuffled
+    # channels need not fill a box, since the places of the full network are not theirs.
+    return int(reduce(np.logical_and, masks).sum(axis=number.size.dim).max())
 
 
 def mended_numbers(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
+from mmprune.channels.arrangement import places_of, row_key
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray, kept
 from mmprune.deploy.channel_cfg import FORMAT
@@ -31,14 +32,15 @@ UNIT_NAME = re.compile(r'(?P<layer>.+)_\((?P<start>\d+), ?(?P<stop>\d+)\)_(?P<si
 
 def write_cfg(supernet: Supernet, alive: BoolArray) -> dict[str, Any]:
     """The channel config of the subnet whose labels are ``alive``: every layer, one entry."""
+    places = places_of(supernet.labelling.arrangements, alive)
     entries: dict[str, dict[str, Any]] = {}
     for name, layer in supernet.layers.items():
         entry: dict[str, Any] = {}
-        if layer.inputs is not None:
-            entry.update(mask_entry(kept(alive, layer.inputs), 'in'))
-        if layer.outputs is not None:
-            entry.update(mask_entry(kept(alive, layer.outputs), 'out'))
-        tensors = _other_tensors(layer, alive)
+        for side, labels in (('in', layer.inputs), ('out', layer.outputs)):
+            if labels is not None:
+                order = places.get(row_key(labels)) if places else None
+                entry.update(mask_entry(kept(alive, labels), side, order))
+        tensors = _other_tensors(layer, alive, places)
         if tensors:
             entry['tensors'] = tensors
         if entry:
@@ -60,7 +62,9 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _other_tensors(layer: Layer, alive: BoolArray) -> dict[str, Any]:
+def _other_tensors(
+    layer: Layer, alive: BoolArray, places: Mapping[bytes, IntArray]
+) -> dict[str, Any]:
     """Cut dims of the tensors that do not follow from the layer's inputs and outputs."""
     found: dict[str, Any] = {}
     for local, factors in layer.tensors.items():
@@ -69,7 +73,8 @@ def _other_tensors(layer: Layer, alive: BoolArray) -> dict[str, Any]:
         for factor in factors:
             mask = kept(alive, factor)
             if not mask.all():
-                found.setdefault(local, {})[_dims_key(factor)] = tensor_entry(mask)
+                order = places.get(row_key(factor)) if places else None
+                found.setdefault(local, {})[_dims_key(factor)] = tensor_entry(mask, order)
     return found
 
 

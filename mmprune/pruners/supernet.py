@@ -137,7 +137,8 @@ class Supernet:
         tensors = prunable_tensors(model, self.graph, self.labelling, prunable)
         statistics = prunable_statistics(self.labelling, prunable)
         numbers = self.labelling.size_attributes
-        self.execution = Execution(model, touched, tensors, statistics, numbers, mode)
+        arrangements = self.labelling.arrangements
+        self.execution = Execution(model, touched, tensors, statistics, numbers, mode, arrangements)
         self.execution.recompute_alike(self.graph.recomputing)
         self.masks = MaskBuffers(model, touched.values(), prunable, self.labelling.tensors)
         FollowLoading(self).attach(model)

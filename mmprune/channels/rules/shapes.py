@@ -72,7 +72,7 @@ def view(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
                 for dim in new_dims:
                     target[dim] = new[dim]
             joins = len(varying) > 1 and len(new_dims) < len(old_dims)
-            if joins and not book.is_ragged(factor, varying[-1]):
+            if joins and node.id not in book.loose and not book.is_ragged(factor, varying[-1]):
                 book.unite_along(factor, varying[:-1])
         moved = squeeze_constant(np.broadcast_to(factor, full).reshape(target))
         axes = axes_of(moved)

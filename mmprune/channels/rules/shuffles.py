@@ -12,14 +12,18 @@ from mmprune.trace.trace_graph import TraceNode
 
 @CHANNEL_RULES.register_module(name='channel_shuffle')
 def channel_shuffle(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """(N, G C, ...) as (N, C G, ...): every group keeps the channels at the same places."""
+    """(N, G C, ...) as (N, C G, ...): groups keep the same places, or equally many."""
     (value,) = (v for v in inputs if v is not None)
     groups = node.attrs['groups']
     factors = []
     for factor in value.factors:
         if factor.shape[1] > 1:
             blocks = factor.reshape(factor.shape[0], groups, -1, *factor.shape[2:])
-            book.unite(blocks, blocks[:, :1])
+            if node.id in book.loose:
+                rows = np.moveaxis(blocks, 2, -1).reshape(-1, blocks.shape[2])
+                book.equal_counts(rows, f'{node.where} cuts the channels into blocks')
+            else:
+                book.unite(blocks, blocks[:, :1])
             factor = blocks.swapaxes(1, 2).reshape(factor.shape)
         factors.append(factor)
     return Value(value.shape, factors, value.fixed)

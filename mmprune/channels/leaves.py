@@ -1,0 +1,71 @@
+"""The labels that the dims of every parameter begin with."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmprune.channels.labels import IntArray, axes_of, squeeze_constant
+from mmprune.trace.trace_graph import TraceGraph
+
+
+class Leaves:
+    """The label ranges of the dims of every parameter."""
+
+    def __init__(self, graph: TraceGraph) -> None:
+        self.shapes = dict(graph.parameters)
+        self.groups = _weight_groups(graph)
+        self.weights = graph.made_of_parameters()
+        self.offsets: dict[str, list[tuple[tuple[int, ...], int]]] = {}
+        self.num_labels = 0
+        for name, shape in self.shapes.items():
+            self.offsets[name] = []
+            for dim, size in enumerate(shape):
+                if size > 1:
+                    self.offsets[name].append(((dim,), self.num_labels))
+                    self.num_labels += size * (self.groups.get(name, 1) if dim == 1 else 1)
+
+    def factors(self, name: str, canonical: IntArray, squeeze: bool = True) -> list[IntArray]:
+        """The label arrays of a parameter, one per dim, united labels put in."""
+        shape, groups = self.shapes[name], self.groups.get(name, 1)
+        factors = []
+        for (dim,), offset in self.offsets[name]:
+            rank_shape = [1] * len(shape)
+            rank_shape[dim] = shape[dim]
+            if dim == 1 and groups > 1:
+                rows = canonical[offset : offset + shape[1] * groups].reshape(groups, -1)
+                rank_shape[0] = shape[0]
+                factor = np.repeat(rows, shape[0] // groups, axis=0).reshape(rank_shape)
+            else:
+                factor = canonical[offset : offset + shape[dim]].reshape(rank_shape)
+            if squeeze:
+                factor = squeeze_constant(factor)
+            if axes_of(factor):
+                factors.append(factor)
+        return factors
+
+
+def _weight_groups(graph: TraceGraph) -> dict[str, int]:
+    """Weights of grouped convolutions, in which every block of outputs has its own inputs.
+
+    The weight is looked for behind operations that keep its shape (cast, standardisation).
+    """
+    found: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.op != 'conv' or node.attrs['groups'] == 1 or node.inputs[1] is None:
+            continue
+        start = graph.nodes[node.inputs[1][0]]
+        weight_shape = start.shapes[node.inputs[1][1]]
+        if weight_shape[1] == 1:
+            continue
+        pending, seen = [start], {start.id}
+        while pending:
+            current = pending.pop()
+            if current.op == 'parameter' and current.shapes[0] == weight_shape:
+                found[current.attrs['name']] = node.attrs['groups']
+            for edge in current.inputs:
+                if edge is not None and edge[0] not in seen:
+                    parent = graph.nodes[edge[0]]
+                    if parent.shapes[edge[1]] == weight_shape:
+                        seen.add(parent.id)
+                        pending.append(parent)
+    return found
