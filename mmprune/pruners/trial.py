@@ -148,6 +148,8 @@ def blame(
     """
     if labelling.has_escapes and ESCAPES not in tried:
         return {ESCAPES: 'used outside of the autograd graph'}
+    if labelling.arrangements and ORDERS not in tried:
+        return {ORDERS: 'kept channels stand in the order of the full network'}
     chain = [failure.module]
     while chain[-1]:
         chain.append(chain[-1].rpartition('.')[0])
