@@ -8,7 +8,8 @@ from mmprune.errors import exit_on_input_error
 
 EPILOG = """\
 The config's model is an AutoSlim whose pruner is an ImportancePruner: it says which channels count
-how much, and what the small network may cost. That network gets batch-norm statistics of its own
+how much, and what the small network may cost. Or the config has prune_cfg=dict(plans=...), plans
+that say which channels go: docs/plans.md. The small network gets batch-norm statistics of its own
 over training images (the model's `recalibration`), and is compared with the full one. If they
 differ, nothing is written and the exit status is 2. Otherwise the output directory gets
   deployed.pth      weights under the plain network's own names
@@ -28,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config with an AutoSlim model and an ImportancePruner')
+    parser.add_argument('config', help='config with an AutoSlim model and an ImportancePruner, or plans')
     parser.add_argument('checkpoint', help='checkpoint of the plain network, or of the supernet')
     parser.add_argument('--out-dir', help='where to write (default: pruned, by the checkpoint)')
     parser.add_argument('--onnx', action='store_true', help='write an ONNX file too')

@@ -1,6 +1,9 @@
 """What tools/prune.py does."""
 
 import os
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from mmprune.engine.deployed_files import DeployedFiles, write_deployed
 from mmprune.engine.pruning_data import training_loss
 from mmprune.errors import InputError
 from mmprune.models import Recalibration
-from mmprune.pruners import ImportancePruner
+from mmprune.pruners import ImportancePruner, StructurePruner
 
 
 def prune(
@@ -32,7 +35,10 @@ def prune(
     Args:
         config: A config with an AutoSlim model whose pruner is an ``ImportancePruner``; its
             ``prune_cfg=dict(collect=dict(num_batches=..., batch_size=..., seed=...))`` says which
-            training images an importance sees: 8 batches if left out.
+            training images an importance sees: 8 batches if left out. With
+            ``prune_cfg=dict(plans=...)`` plans are carried out instead, by a pruner of any
+            type: a file that ``pruner.save_plans`` has written, or a list of arguments of
+            ``pruner.plan``.
         checkpoint: A checkpoint of the plain network, or of the supernet.
         out_dir: Where the files go; by default ``pruned`` next to the checkpoint.
         onnx: Write ``deployed.onnx`` too, checked by onnxruntime.
@@ -42,23 +48,70 @@ def prune(
         The files.
 
     Raises:
-        InputError: The config has no such pruner, the checkpoint does not fit, or the pruner's
-            budget cannot be met.
+        InputError: The config has no such pruner, the checkpoint does not fit, the pruner's
+            budget cannot be met, or a plan cannot be carried out.
         VerificationError: The small network computes something else.
     """
     cfg = load_config(config, cfg_options)
     algorithm = build_algorithm(cfg, checkpoint)
-    pruner = algorithm.pruner
+    plans = cfg.get('prune_cfg', {}).get('plans')
+    if plans is not None:
+        carry_out(algorithm.pruner, plans, str(cfg.filename))
+    else:
+        _prune_by_importance(algorithm.pruner, cfg)
+    algorithm.recalibrate(calibration_batches(cfg, algorithm.recalibration))
+    folder = Path(out_dir or Path(checkpoint).parent / 'pruned')
+    return write_deployed(algorithm, cfg, folder, str(cfg.filename), onnx)
+
+
+def carry_out(pruner: StructurePruner, plans: str | Sequence[Mapping[str, Any]], name: str) -> None:
+    """Carry out the plans of a config on the full network, all or none of them.
+
+    Args:
+        pruner: Prepared.
+        plans: A file of recorded plans, or dicts with the arguments of ``pruner.plan``.
+        name: The config's, for messages.
+
+    Raises:
+        InputError: One of them does not fit the network, or all together cannot be carried out.
+    """
+    if isinstance(plans, str):
+        pruner.replay_plans(plans)
+        return
+    pruner.set_max_channel()
+    made = []
+    for number, arguments in enumerate(plans):
+        where = f'{name}: prune_cfg.plans[{number}]'
+        if not isinstance(arguments, Mapping) or not {'layer', 'channels'} <= arguments.keys():
+            raise InputError(
+                f"{where}: needs dict(layer='<name>', channels=[...]), and side or complete if "
+                f'wanted, not {arguments!r}'
+            )
+        unknown = arguments.keys() - {'layer', 'channels', 'side', 'complete'}
+        if unknown:
+            raise InputError(f'{where}: plans have no option {sorted(unknown)[0]!r}')
+        try:
+            made.append(pruner.plan(**arguments))
+        except InputError as error:
+            raise InputError(f'{where}: {error}') from error
+    if not made:
+        raise InputError(f'{name}: prune_cfg.plans is empty, so that there is nothing to remove')
+    plan = reduce(add, made)
+    if plan.problem:
+        raise InputError(f'{name}: prune_cfg.plans: {plan.problem}')
+    print_log(f'{name}:\n{plan}', logger='current')
+    plan.execute()
+
+
+def _prune_by_importance(pruner: StructurePruner, cfg: Config) -> None:
+    """Let an importance see data if it wants to, and prune to the ratio or the budget."""
     if not isinstance(pruner, ImportancePruner):
         raise InputError(
             f'{cfg.filename}: pruning needs model.pruner=dict(type="ImportancePruner", ...), not a '
-            f'{type(pruner).__name__}'
+            f'{type(pruner).__name__}, or plans to carry out, prune_cfg=dict(plans=...)'
         )
     if pruner.needs_data:
         images = Recalibration(**{'num_batches': 8, **cfg.get('prune_cfg', {}).get('collect', {})})
         seen = pruner.collect(calibration_batches(cfg, images), training_loss)
         print_log(f'{type(pruner.importance).__name__} has seen {seen} batches', logger='current')
     pruner.prune()
-    algorithm.recalibrate(calibration_batches(cfg, algorithm.recalibration))
-    folder = Path(out_dir or Path(checkpoint).parent / 'pruned')
-    return write_deployed(algorithm, cfg, folder, str(cfg.filename), onnx)
