@@ -53,7 +53,7 @@ def test_the_script_measures_and_writes(tmp_path):
     assert text.startswith(f'before\n{BEGIN}\n\nmmprune ')
     assert text.endswith(f'{END}\nafter\n')
     assert 'old' not in text
-    assert '| L1 | local |' in text
+    assert '| L1 | local | 1 |' in text
     assert (tmp_path / 'images' / 'accuracy_of_criteria.png').stat().st_size > 10_000
     assert markdown([content]) == (work / 'accuracy.md').read_text(encoding='utf-8')
 
@@ -78,7 +78,7 @@ def test_a_run_goes_on_where_it_was(tmp_path):
     for again, before in zip(found[:-3:-1], lost, strict=True):
         assert {**again, 'seconds': 0} == {**before, 'seconds': 0}
     left = [True, False]
-    Unit(QUICK, 'vgg', 1, tmp_path).run(methods, lambda: left.pop(0))
+    Unit(QUICK, 'vgg', 1, tmp_path).run(methods, is_wanted=lambda: left.pop(0))
     assert len(read(tmp_path / 'vgg-seed1.json')['rows']) == 1
 
 
@@ -100,6 +100,7 @@ def test_rows_of_other_settings_are_refused(tmp_path):
         (dict(networks=('vgg', 'lenet')), r"networks are resnet, vgg, not \['lenet'\]"),
         (dict(methods=('L1', 'Magic')), r"methods are Random, L1, .*, not \['Magic'\]"),
         (dict(methods=()), 'methods are .*, not none'),
+        (dict(scopes=('alike',)), r"scopes are global, local, not \['alike'\]"),
         (dict(workers=0), 'at least one worker is needed, got 0'),
         (dict(show=True), 'there are no rows; run tools/bench_accuracy.py first'),
     ],
@@ -140,7 +141,7 @@ def test_every_criterion_of_mmprune_is_measured():
     }
     assert {criterion.ours['type'] for criterion in CRITERIA} == own
     assert len(set(METHODS)) == len(METHODS)
-    listed = list(keys(QUICK, METHODS))
+    listed = list(keys(QUICK))
     assert len(set(listed)) == len(listed)
     # What mmprune may cost is known when its turn comes.
     for number, key in enumerate(listed):
@@ -314,7 +315,9 @@ def test_behind_means_by_more_than_the_spread():
     assert right_after.endswith('in 0, behind in 0')
     assert finetuned.endswith('in 0, behind in 1 (ResNet at 50%, L1, local)')
     text = markdown(contents())
-    assert '| L1 | local | 50.0 / 50.0 | 55.0 ± 7.1 | 58.0 ± 7.1 |' in text.replace('50.1', '50.0')
+    assert '| L1 | local | 2 | 50.0 / 50.0 | 55.0 ± 7.1 | 58.0 ± 7.1 |' in text.replace(
+        '50.1', '50.0'
+    )
     assert '| **90.8 ± 0.4** | 93.8 ± 0.3 |' in text
     assert unpruned(contents(), 'resnet')['pruned'].mean == 99
 

@@ -44,6 +44,13 @@ def parse_args() -> argparse.Namespace:
         '--quick', action='store_true', help='tiny and hardly trained networks: does it run?'
     )
     parser.add_argument(
+        '--scopes',
+        nargs='+',
+        default=defaults.scopes,
+        metavar='NAME',
+        help=f'which scores criteria compare (default: {" ".join(defaults.scopes)})',
+    )
+    parser.add_argument(
         '--workers', type=int, default=defaults.workers, metavar='N',
         help='processes, of one thread each (default: %(default)s)',
     )  # fmt: skip

@@ -66,6 +66,11 @@ class Comparison:
         scope = f', {self.scope}' if self.scope else ''
         return f'{TITLES[self.network]} at {self.target:.0%}, {self.method}{scope}'
 
+    @property
+    def num_seeds(self) -> int:
+        """Over how many seeds the numbers are."""
+        return len(self.kept[OURS].values)
+
     def margin(self, measure: str) -> float:
         """By how many spreads mmprune is ahead; below -1 it is behind by more than the spread.
 

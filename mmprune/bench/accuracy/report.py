@@ -42,7 +42,7 @@ def about(contents: Contents) -> str:
 
 def headings(with_peer: bool) -> list[str]:
     """Of a table."""
-    names = ['criterion', 'scope', '% of MACs']
+    names = ['criterion', 'scope', 'seeds', '% of MACs']
     for title in MEASURES.values():
         names += [f'{title}: {OURS}', THEIRS] if with_peer else [title]
     return names
@@ -52,7 +52,7 @@ def cells(row: Comparison, with_peer: bool, mark: str) -> list[str]:
     """What a table shows of a comparison; ``mark`` goes around what is behind."""
     programs = (OURS, THEIRS) if with_peer else (OURS,)
     kept = [f'{row.kept[program].mean:.1f}' for program in programs if program in row.kept]
-    found = [row.method, row.scope, ' / '.join(kept)]
+    found = [row.method, row.scope, str(row.num_seeds), ' / '.join(kept)]
     for measure in MEASURES:
         around = mark if row.margin(measure) < -1 else ''
         for program in programs:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -18,9 +17,10 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from mmprune.bench.accuracy.criteria import SCOPES
 from mmprune.bench.accuracy.networks import NETWORKS
 from mmprune.bench.accuracy.report import insert_into_docs, show, write_markdown
-from mmprune.bench.accuracy.unit import METHODS, Settings, Unit, keys, read
+from mmprune.bench.accuracy.unit import METHODS, Key, Settings, Unit, key_of, keys, read
 from mmprune.errors import InputError, MissingFileError
 
 QUICK = Settings(epochs=0.5, finetune=0.5, width=8, images=128)
@@ -40,6 +40,7 @@ class AccuracyOptions:
         networks: Some of ``NETWORKS``.
         seeds: One run of everything for each; None for ``SEEDS``, or one where it is ``quick``.
         methods: Names of criteria, ``SLIMMING``, ``AUTOSLIM``; None for all.
+        scopes: Some of ``SCOPES``, in which criteria are measured.
         quick: Tiny networks that are hardly trained: to see that everything runs.
         workers: Processes, of one thread each.
         work_dir: For the rows, trained weights, and the tables.
@@ -50,6 +51,7 @@ class AccuracyOptions:
     networks: Sequence[str] = tuple(NETWORKS)
     seeds: Sequence[int] | None = None
     methods: Sequence[str] | None = None
+    scopes: Sequence[str] = SCOPES
     quick: bool = False
     workers: int = 2
     work_dir: str | os.PathLike[str] = 'work_dirs/bench-accuracy'
@@ -76,13 +78,16 @@ def run_accuracy(options: AccuracyOptions = AccuracyOptions()) -> list[dict[str,
     if set(methods) - set(METHODS) or not methods:
         wrong = sorted(set(methods) - set(METHODS)) or 'none'
         raise InputError(f'methods are {", ".join(METHODS)}, not {wrong}')
+    if set(options.scopes) - set(SCOPES) or not options.scopes:
+        raise InputError(f'scopes are {", ".join(SCOPES)}, not {list(options.scopes)}')
     if options.workers < 1:
         raise InputError(f'at least one worker is needed, got {options.workers}')
     seeds = options.seeds if options.seeds is not None else SEEDS[: 1 if options.quick else None]
     folder = Path(options.work_dir).resolve()
     parts = [(name, seed) for seed in seeds for name in options.networks]
     if not options.show:
-        _measure(_settings(options), methods, parts, folder, options.workers)
+        rows = _Rows(_settings(options), methods, tuple(options.scopes))
+        _measure(rows, parts, folder, options.workers)
     contents = _contents(parts, folder)
     write_markdown(contents, folder / 'accuracy.md')
     if options.docs is not None:
@@ -106,28 +111,35 @@ def _contents(parts: Sequence[tuple[str, int]], folder: Path) -> list[dict[str, 
     return found
 
 
-def _measure(
-    settings: Settings,
-    methods: Sequence[str],
-    parts: Sequence[tuple[str, int]],
-    folder: Path,
-    workers: int,
-) -> None:
+@dataclass(frozen=True)
+class _Rows:
+    """Which rows of every network and seed are wanted."""
+
+    settings: Settings
+    methods: Sequence[str]
+    scopes: Sequence[str]
+
+    def keys(self) -> list[Key]:
+        """The rows of one network and seed."""
+        return list(keys(self.settings, self.methods, self.scopes))
+
+
+def _measure(wanted: _Rows, parts: Sequence[tuple[str, int]], folder: Path, workers: int) -> None:
     """Let processes measure a network and seed each, until all are done."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STOP).unlink(missing_ok=True)
     for name, seed in parts:
-        Unit(settings, name, seed, folder)  # refuses rows of other settings
+        Unit(wanted.settings, name, seed, folder)  # refuses rows of other settings
     columns = (
         TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
     )  # fmt: skip
     console = Console(stderr=True)
     pool = ProcessPoolExecutor(workers, get_context('spawn'), _begin, (folder,))
     with pool, Progress(*columns, console=console, transient=True) as progress:
-        total = len(parts) * sum(1 for _ in keys(settings, methods))
+        total = len(parts) * len(wanted.keys())
         task = progress.add_task('rows', total=total)
         left = {
-            pool.submit(_measure_unit, settings, methods, name, seed, folder, os.getpid())
+            pool.submit(_measure_unit, wanted, name, seed, folder, os.getpid())
             for name, seed in parts
         }
         try:
@@ -135,7 +147,7 @@ def _measure(
                 done, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
                 for future in done:
                     future.result()
-                progress.update(task, completed=_rows_on_disk(parts, folder))
+                progress.update(task, completed=_rows_on_disk(wanted, parts, folder))
         except BaseException:
             # Those that run already end after their row: nobody waits for them any more.
             (folder / STOP).touch()
@@ -145,9 +157,12 @@ def _measure(
             (folder / STOP).unlink(missing_ok=True)
 
 
-def _rows_on_disk(parts: Sequence[tuple[str, int]], folder: Path) -> int:
+def _rows_on_disk(wanted: _Rows, parts: Sequence[tuple[str, int]], folder: Path) -> int:
     paths = [folder / f'{name}-seed{seed}.json' for name, seed in parts]
-    return sum(len(read(path)['rows']) for path in paths if path.is_file())
+    chosen = set(wanted.keys())
+    return sum(
+        key_of(row) in chosen for path in paths if path.is_file() for row in read(path)['rows']
+    )
 
 
 def _begin(folder: Path) -> None:
@@ -157,19 +172,15 @@ def _begin(folder: Path) -> None:
     sys.stdout = sys.stderr = log
 
 
-def _measure_unit(
-    settings: Settings, methods: Sequence[str], name: str, seed: int, folder: Path, parent: int
-) -> float:
-    """Measure a network and seed, in a process of its own.
-
-    Returns:
-        The seconds that it took.
-    """
-    start = time.monotonic()
+def _measure_unit(wanted: _Rows, name: str, seed: int, folder: Path, parent: int) -> None:
+    """Measure a network and seed, in a process of its own."""
     stop = folder / STOP
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # networks and peers comment on themselves
         # A process whose parent was killed must not go on beside the next run.
-        unit = Unit(settings, name, seed, folder)
-        unit.run(methods, lambda: os.getppid() == parent and not stop.exists())
-    return time.monotonic() - start
+        unit = Unit(wanted.settings, name, seed, folder)
+        unit.run(
+            wanted.methods,
+            wanted.scopes,
+            lambda: os.getppid() == parent and not stop.exists(),
+        )

@@ -6,9 +6,10 @@ import copy
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -119,16 +120,22 @@ class Unit:
         """The rows so far."""
         return self.content['rows']
 
-    def run(self, methods: Sequence[str], is_wanted: Callable[[], bool] = lambda: True) -> None:
+    def run(
+        self,
+        methods: Sequence[str] = METHODS,
+        scopes: Sequence[str] = SCOPES,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Measure the rows that are missing, and write the file after each.
 
         Args:
             methods: Some of ``METHODS``.
+            scopes: Some of ``SCOPES``, of criteria.
             is_wanted: Whether to go on; asked before every row.
         """
-        done = {tuple(row[field] for field in Key.__annotations__) for row in self.rows}
-        for key in keys(self.settings, methods):
-            if tuple(asdict(key).values()) in done:
+        done = set(map(key_of, self.rows))
+        for key in keys(self.settings, methods, scopes):
+            if key in done:
                 continue
             if not is_wanted():
                 return
@@ -166,9 +173,8 @@ class Unit:
 
     def _budget(self, key: Key) -> float:
         """Multiply-adds that mmprune may use: those of Torch-Pruning's network, if there is one."""
-        same = (key.method, key.scope, key.target, THEIRS)
         for row in self.rows:
-            if tuple(row[field] for field in Key.__annotations__) == same:
+            if key_of(row) == replace(key, program=THEIRS):
                 return row['macs']
         return key.target * self.full_macs
 
@@ -260,26 +266,29 @@ class Unit:
         return made
 
 
-def keys(settings: Settings, methods: Sequence[str]) -> Iterator[Key]:
+def keys(
+    settings: Settings, methods: Sequence[str] = METHODS, scopes: Sequence[str] = SCOPES
+) -> Iterator[Key]:
     """All rows, that of the unpruned network first, Torch-Pruning's before mmprune's."""
     yield Key(UNPRUNED, '', 1.0, OURS)
-    chosen = (key for key in _keys(settings) if key.method in methods)
-    yield from chosen
-
-
-def _keys(settings: Settings) -> Iterator[Key]:
     programs = (THEIRS, OURS) if settings.with_peer else (OURS,)
     for criterion in CRITERIA:
-        for scope in SCOPES:
-            for target in settings.targets:
-                for program in programs:
-                    if program == OURS or criterion.theirs is not None:
-                        yield Key(criterion.name, scope, target, program)
-    for target in settings.targets:
-        for program in programs:
+        if criterion.name not in methods:
+            continue
+        for scope, target, program in product(scopes, settings.targets, programs):
+            if program == OURS or criterion.theirs is not None:
+                yield Key(criterion.name, scope, target, program)
+    if SLIMMING in methods:
+        for target, program in product(settings.targets, programs):
             yield Key(SLIMMING, 'global', target, program)
-    for target in settings.targets:
-        yield Key(AUTOSLIM, '', target, OURS)
+    if AUTOSLIM in methods:
+        for target in settings.targets:
+            yield Key(AUTOSLIM, '', target, OURS)
+
+
+def key_of(row: Mapping[str, Any]) -> Key:
+    """Which row a row is."""
+    return Key(*(row[field] for field in Key.__annotations__))
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -292,7 +301,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         content = json.loads(Path(path).read_text(encoding='utf-8'))
         if content['format'] != FORMAT:
             raise ValueError(f'the format is {content["format"]!r}, not {FORMAT!r}')
-        [Key(*(row[field] for field in Key.__annotations__)) for row in content['rows']]
+        [key_of(row) for row in content['rows']]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f'{path}: no rows of the accuracy benchmark ({error})') from error
     return dict(content)
