@@ -5,6 +5,7 @@ import argparse
 from mmprune.engine.command_line import add_cfg_options
 from mmprune.engine.export_subnet import export_subnet
 from mmprune.errors import exit_on_input_error
+from mmprune.pruners.mmrazor_files import VERSIONS
 
 EPILOG = """\
 examples:
@@ -14,6 +15,8 @@ examples:
       the narrowest subnet, as JSON
   python tools/export_subnet.py CONFIG CHECKPOINT --subnet AUTOSLIM_MBV2_320M_OFFICIAL.yaml
       a channel config as MMRazor 0.x or 1.x writes it, checked and written in mmprune's format
+  python tools/export_subnet.py CONFIG CHECKPOINT --subnet subnet_0.5.yaml --mmrazor 0.x
+      the other way: a file for MMRazor 0.x (1.x: a unit file)
 """
 
 
@@ -33,6 +36,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out', help='file to write, .yaml or .json (default: subnet*.yaml beside the checkpoint)'
     )
+    parser.add_argument(
+        '--mmrazor',
+        choices=VERSIONS,
+        help='write a file of this version of MMRazor, which can say how many of the first channels '
+        'of each layer are kept, and nothing else',
+    )
     add_cfg_options(parser, 'model.input_shape="[1,1,8,8]"')
     return parser.parse_args()
 
@@ -41,7 +50,9 @@ def main() -> None:
     """Run the command line."""
     args = parse_args()
     with exit_on_input_error():
-        export_subnet(args.config, args.checkpoint, args.subnet, args.out, args.cfg_options)
+        export_subnet(
+            args.config, args.checkpoint, args.subnet, args.out, args.cfg_options, args.mmrazor
+        )
 
 
 if __name__ == '__main__':

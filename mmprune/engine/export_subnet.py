@@ -19,6 +19,7 @@ def export_subnet(
     subnet: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     cfg_options: dict[str, Any] | None = None,
+    mmrazor: str | None = None,
 ) -> Path:
     """Write the channel config of a subnet of a supernet.
 
@@ -31,19 +32,24 @@ def export_subnet(
         out: The file to write, YAML or JSON by its suffix; by default
             ``subnet[_max|_min|_<file>].yaml`` next to the checkpoint.
         cfg_options: Values to set in the config, by dotted key.
+        mmrazor: Write a file of MMRazor instead: ``'0.x'``, a channel config, or ``'1.x'``, a
+            unit file.
 
     Returns:
         The file that was written.
 
     Raises:
         InputError: If the checkpoint or the channel config is broken or does not
-            fit the network. Nothing is written then.
+            fit the network, or MMRazor's format cannot say it. Nothing is written then.
     """
     cfg = load_config(config, cfg_options)
     algorithm = build_algorithm(cfg, checkpoint)
     name = select_subnet(algorithm, subnet)
     path = Path(out) if out is not None else Path(checkpoint).parent / f'{name}.yaml'
-    save_channel_cfg(algorithm.pruner.export_subnet(), path)
+    if mmrazor is None:
+        save_channel_cfg(algorithm.pruner.export_subnet(), path)
+    else:
+        algorithm.pruner.save_mmrazor(path, mmrazor)
     full, kept = full_and_set_cost(algorithm)
     rows = {'MACs': (full['macs'], kept['macs']), 'parameters': (full['params'], kept['params'])}
     show(before_and_after_table(str(path), rows))
