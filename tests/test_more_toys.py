@@ -12,6 +12,7 @@ import toys_libraries
 import toys_norms
 import toys_recurrent
 import toys_regions
+import toys_shuffles
 from randomised import scattered
 from toy_checks import assert_exact, assert_groups, assert_plain, assert_trains, prepared
 
@@ -19,7 +20,15 @@ from mmprune.registry import BACKWARD_PARSERS, PRUNERS, table
 from mmprune.trace import TraceError, trace
 from mmprune.trace.checkpoints import OTHER, REENTRANT
 
-FAMILIES = [toys_norms, toys_functions, toys_regions, toys_layers, toys_recurrent, toys_libraries]
+FAMILIES = [
+    toys_norms,
+    toys_functions,
+    toys_regions,
+    toys_layers,
+    toys_recurrent,
+    toys_libraries,
+    toys_shuffles,
+]
 TOYS = [toy for family in FAMILIES for toy in family.TOYS]
 pytestmark = pytest.mark.filterwarnings('ignore:None of the inputs have requires_grad')
 
