@@ -39,8 +39,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--mmrazor',
         choices=VERSIONS,
-        help='write a file of this version of MMRazor, which can say how many of the first channels '
-        'of each layer are kept, and nothing else',
+        help='write a file of this version of MMRazor, which can say that the first channels of a '
+        'layer are kept, and nothing else',
     )
     add_cfg_options(parser, 'model.input_shape="[1,1,8,8]"')
     return parser.parse_args()
