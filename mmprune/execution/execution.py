@@ -19,6 +19,7 @@ from mmprune.execution.fast_paths import slow_attributes
 from mmprune.execution.instrument import STATE, instrument, is_instrumented, local_tensors
 from mmprune.execution.kept_statistics import KeptElements
 from mmprune.execution.lookup import Kept, Lookup
+from mmprune.execution.mending import Attributes, Mend
 from mmprune.execution.prunable import PrunableTensor
 from mmprune.execution.swap import Swap
 from mmprune.layers import (
@@ -32,7 +33,6 @@ from mmprune.layers import (
     plain_cut,
     size_in,
     slicer_of,
-    weight_shape,
 )
 from mmprune.trace.model_state import may_cache, renew_caches
 
@@ -57,23 +57,6 @@ class _Plan:
     dims: tuple[int, ...] | None
     sides: tuple[int, int] = (-1, -1)
     groups: int = 1
-
-
-@dataclass(frozen=True)
-class _Mend:
-    """One layer whose attributes follow the sizes of its tensors."""
-
-    name: str
-    slicer: Slicer
-    swaps: Mapping[str, Swap]
-    shapes: Mapping[str, tuple[int, ...]]
-    outputs: int | None
-    inputs: int | None = None  # of a layer whose weight is computed
-
-    @cached_property
-    def sides(self) -> tuple[int, ...]:
-        """Where to look up the channels of its sides."""
-        return tuple(side for side in (self.outputs, self.inputs) if side is not None)
 
 
 class Execution:
@@ -119,8 +102,9 @@ class Execution:
         for name in (*layers, *read, *self._slow):
             instrument(self.modules[name])
         self.states = {n: m.__dict__[STATE] for n, m in self.modules.items() if is_instrumented(m)}
+        self._attributes = Attributes(self.modules, self.states)
         slicers = {name: slicer_of(self.modules[name]) for name in layers}
-        by_owner = self._swaps_by_owner()
+        by_owner = self._plans_by_owner()
         self._mends = [
             self._mend_plan(layers[name], slicer, by_owner)
             for name, slicer in slicers.items()
@@ -154,22 +138,28 @@ class Execution:
         is_plain = len(factors) == 1 and axes_of(factors[0]) == (number.size.dim,)
         return self._lookup.add(factors[0]) if is_plain else None
 
-    def _swaps_by_owner(self) -> dict[nn.Module, dict[str, Swap]]:
-        found: dict[nn.Module, dict[str, Swap]] = {}
+    def _plans_by_owner(self) -> dict[nn.Module, dict[str, _Plan]]:
+        found: dict[nn.Module, dict[str, _Plan]] = {}
         for plan in self._plans:
             for owner, local in plan.swap.owners:
-                found.setdefault(owner, {})[local] = plan.swap
+                found.setdefault(owner, {})[local] = plan
         return found
 
     def _mend_plan(
-        self, layer: Layer, slicer: Slicer, by_owner: Mapping[nn.Module, Mapping[str, Swap]]
-    ) -> _Mend:
+        self, layer: Layer, slicer: Slicer, by_owner: Mapping[nn.Module, Mapping[str, _Plan]]
+    ) -> Mend:
         module = self.modules[layer.name]
         shapes = {local: tuple(tensor.shape) for local, tensor in local_tensors(module).items()}
         outputs = None if layer.outputs is None else self._lookup.add(layer.outputs)
         read = layer.inputs if layer.is_computed else None
         inputs = None if read is None else self._lookup.add(read)
-        return _Mend(layer.name, slicer, by_owner.get(module, {}), shapes, outputs, inputs)
+        own = by_owner.get(module, {})
+        swaps = {local: plan.swap for local, plan in own.items()}
+        mend = Mend(layer.name, slicer, swaps, shapes, outputs, inputs, None)
+        if any(plan.dims is None for plan in own.values()):
+            return mend
+        decides = [*mend.sides, *(number for plan in own.values() for number in plan.factors)]
+        return replace(mend, decides=tuple(dict.fromkeys(decides)))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Execution:
         copied = memo[id(self)] = object.__new__(type(self))
@@ -177,6 +167,7 @@ class Execution:
             **self.__dict__,
             'modules': copy.deepcopy(self.modules, memo),
             'states': copy.deepcopy(self.states, memo),
+            '_attributes': copy.deepcopy(self._attributes, memo),
             '_may_cache': copy.deepcopy(self._may_cache, memo),
             '_plans': [
                 replace(
@@ -215,10 +206,6 @@ class Execution:
 
     def apply(self, alive: BoolArray) -> None:
         """Run from now on as the subnet whose labels are ``alive``, (num_labels,)."""
-        for name, state in self.states.items():
-            if state.attributes:
-                self._set(name, state.attributes)
-                state.attributes = {}
         # Tensors made in inference mode could not be used in training later.
         with torch.inference_mode(False):
             if self._arranged != self.mode:
@@ -230,12 +217,12 @@ class Execution:
             # Masks do not move anything.
             places = places_of(self.arrangements, alive) if self.mode == 'slice' else None
             found = self._lookup.at(alive, reference.device, places)
-            for name, values in self._slow.items():
-                self._mend(name, values)
             if self.mode == 'slice':
-                self._slice(alive, found)
+                self._slice(found)
+                self._attributes.set(self._sizes(alive, found))
             else:
                 self._mask(found, reference)
+                self._attributes.set(self._slow)
             renew_caches(self.modules[''], self._may_cache)
 
     def _arrange(self) -> None:
@@ -251,66 +238,64 @@ class Execution:
             state.arrange(self.modules[name], swaps[name])
         self._arranged = self.mode
 
-    def _slice(self, alive: BoolArray, found: Kept) -> None:
+    def _slice(self, found: Kept) -> None:
         for plans in self._alike:
             cut = _cut(plans[0], found)
             for plan in plans:
                 plan.swap.forget()
                 plan.swap.cut = cut
         for state in self.states.values():
-            state.is_idle = all(swap.cut is None for swap in state.swaps)
+            state.is_idle = True
+            for swap in state.swaps:
+                if swap.cut is not None:
+                    state.is_idle = False
+                    break
+
+    def _sizes(self, alive: BoolArray, found: Kept) -> dict[str, Mapping[str, Any]]:
+        """The attributes of every module that differ from its own in the subnet."""
+        wanted = dict(self._slow)
         for mend in self._mends:
-            cuts = {n: s.cut.shape for n, s in mend.swaps.items() if s.cut is not None}
-            if cuts or not all(map(found.is_whole, mend.sides)):
-                module = self.modules[mend.name]
-                channels = None if mend.outputs is None else found.counts[mend.outputs]
-                if mend.inputs is not None and channels is not None:
-                    cuts['weight'] = weight_shape(module, found.counts[mend.inputs], channels)
-                values = mend.slicer(module, {**mend.shapes, **cuts}, channels)
-                self._mend(mend.name, values)
+            values = mend.values(found, self._attributes)
+            if values:
+                slow = wanted.get(mend.name)
+                wanted[mend.name] = values if slow is None else {**slow, **values}
         sizes = [
             size_in(number, alive) if place is None else found.counts[place]
             for number, place in zip(self.numbers, self._number_sizes, strict=True)
         ]
         for name, changed in mended_numbers(self.numbers, sizes).items():
             module = self.modules[name]
-            values = {key: like(getattr(module, key), new) for key, (_, new) in changed.items()}
-            self._mend(name, values)
+            numbers = {key: like(getattr(module, key), new) for key, (_, new) in changed.items()}
+            wanted[name] = {**wanted.get(name, {}), **numbers}
+        return wanted
 
-    def _mend(self, name: str, values: Mapping[str, Any]) -> None:
-        """Set attributes of a module for now; its own are kept."""
-        module, own = self.modules[name], self.states[name].attributes
-        own.update((attribute, getattr(module, attribute)) for attribute in values)
-        self._set(name, values)
-
-    def _set(self, name: str, values: Mapping[str, Any]) -> None:
-        module = self.modules[name]
-        for attribute, value in values.items():
-            if attribute in module.__dict__:
-                module.__dict__[attribute] = value
-            else:
-                setattr(module, attribute, value)
+    def restore_attributes(self) -> None:
+        """Give all modules their own attributes back, until the next ``apply``."""
+        self._attributes.set({})
 
     def _mask(self, found: Kept, reference: torch.Tensor) -> None:
         # New tensors at every switch: a backward pass may still need the ones before.
         numbers = torch.from_numpy(found.flat).to(reference.device, reference.dtype)
         parts = numbers.split(found.sizes)
-        whole = {}
+        whole = set()
         for plans in self._alike:
             first = plans[0]
             if not first.tensor.is_masked:
                 continue
             masks = tuple(
-                parts[first.factors[place]].view(first.tensor.factors[place].shape)
-                for place in first.tensor.masked
+                [
+                    parts[first.factors[place]].view(first.tensor.factors[place].shape)
+                    for place in first.tensor.masked
+                ]
             )
             is_whole = all(map(found.is_whole, first.factors))
             for plan in plans:
                 plan.swap.forget()
                 plan.swap.masks = masks
-                whole[plan.swap] = is_whole
+                if is_whole:
+                    whole.add(plan.swap)
         for state in self.states.values():
-            state.is_idle = all(whole[swap] for swap in state.swaps)
+            state.is_idle = not state.swaps or whole.issuperset(state.swaps)
             state.statistics = []
         for number, statistic in zip(self._statistic_numbers, self.statistics, strict=True):
             state = self.states[statistic.module]

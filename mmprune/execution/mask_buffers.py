@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -43,6 +44,17 @@ class MaskBuffer:
         return mask
 
 
+def _as_arrays(tensors: Sequence[torch.Tensor]) -> list[np.ndarray] | None:
+    """The memory of float tensors on the CPU as flat arrays, None for others.
+
+    Many small copies take torch far longer than numpy.
+    """
+    kinds = {(t.device.type, t.dtype, t.is_contiguous()) for t in tensors}
+    if kinds == {('cpu', torch.float32, True)}:
+        return [tensor.detach().numpy().reshape(-1) for tensor in tensors]
+    return None
+
+
 class MaskBuffers:
     """The mask buffers of a model, and the labels that each of them stands for.
 
@@ -67,6 +79,7 @@ class MaskBuffers:
     ) -> None:
         self.buffers: list[MaskBuffer] = []
         self.size = len(prunable)
+        self._arrays: tuple[list[torch.Tensor], list[np.ndarray] | None] | None = None
         modules: dict[str, nn.Module] = {}
         self._places: dict[nn.Module, list[str]] = {}
         for place, module in model.named_modules(remove_duplicate=False):
@@ -104,7 +117,7 @@ class MaskBuffers:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MaskBuffers:
         copied = object.__new__(type(self))
-        copied.size = self.size
+        copied.size, copied._arrays = self.size, None
         copied.buffers = [
             replace(buffer, module=copy.deepcopy(buffer.module, memo)) for buffer in self.buffers
         ]
@@ -114,15 +127,37 @@ class MaskBuffers:
         """Set every buffer to the subnet whose labels are ``alive``."""
         if not self.buffers:
             return
+        numbers = (alive[self._labels] | self._fixed).astype(np.float32)
+        tensors = [buffer.tensor for buffer in self.buffers]
+        if self._arrays is None or any(map(operator.is_not, tensors, self._arrays[0])):
+            self._arrays = tensors, _as_arrays(tensors)
+        arrays = self._arrays[1]
+        if arrays is not None:
+            for array, start, stop in zip(arrays, self._starts, self._stops, strict=True):
+                array[:] = numbers[start:stop]
+            return
         staging, parts = self._staging
-        staging.copy_(torch.from_numpy(kept(alive, self._labels)))
+        staging.copy_(torch.from_numpy(numbers))
         with torch.no_grad():
-            torch._foreach_copy_([buffer.tensor for buffer in self.buffers], parts)
+            torch._foreach_copy_(tensors, parts)
 
     @cached_property
     def _labels(self) -> IntArray:
-        """The labels of all buffers, end to end."""
-        return np.concatenate([buffer.labels for buffer in self.buffers])
+        """The labels of all buffers, end to end; 0 where they are fixed."""
+        return np.maximum(np.concatenate([buffer.labels for buffer in self.buffers]), 0)
+
+    @cached_property
+    def _fixed(self) -> BoolArray:
+        return np.concatenate([buffer.labels for buffer in self.buffers]) < 0
+
+    @cached_property
+    def _stops(self) -> list[int]:
+        """Where the labels of each buffer end."""
+        return np.cumsum([len(buffer.labels) for buffer in self.buffers]).tolist()
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [0, *self._stops[:-1]]
 
     @cached_property
     def _staging(self) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,16 +14,15 @@ from mmprune.layers.take import LARGE, Rows, take
 BoolArray = np.ndarray
 
 
-@dataclass(frozen=True)
-class _Step:
-    """Cut neighbouring or scattered dims as one: ``index`` into their flattened positions."""
+class _Step(NamedTuple):
+    """Cut neighbouring or scattered dims as one: ``places`` among their flattened positions."""
 
     dims: tuple[int, ...]
-    index: torch.Tensor | slice
+    places: torch.Tensor | slice
     sizes: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Cut:
     """The kept part of a tensor, as a recipe that is applied to the tensor of the moment.
 
@@ -45,11 +45,11 @@ class Cut:
         if rows is not None:
             return take(tensor, rows)
         for step in self.steps:
-            if isinstance(step.index, slice):
-                size = step.index.stop - step.index.start
-                tensor = tensor.narrow(step.dims[0], step.index.start, size)
+            if isinstance(step.places, slice):
+                size = step.places.stop - step.places.start
+                tensor = tensor.narrow(step.dims[0], step.places.start, size)
                 continue
-            index = step.index.to(tensor.device)
+            index = step.places.to(tensor.device)
             if len(step.dims) == 1:
                 tensor = tensor.index_select(step.dims[0], index)
             else:
@@ -68,9 +68,9 @@ class Cut:
         if rows is None or rows.shape != tensor.shape or not rows.is_on(tensor.device):
             kept: list[torch.Tensor | None] = [None, None]
             for step in self.steps:
-                if isinstance(step.index, slice) or len(step.dims) > 1 or step.dims[0] > 1:
+                if isinstance(step.places, slice) or len(step.dims) > 1 or step.dims[0] > 1:
                     return None
-                kept[step.dims[0]] = step.index.to(tensor.device)
+                kept[step.dims[0]] = step.places.to(tensor.device)
             rows = Rows(tensor.shape, kept[0], kept[1])
             self.__dict__['_rows'] = rows
         return rows if tensor.is_contiguous() else None
@@ -79,8 +79,8 @@ class Cut:
         """Copy a kept part into the places of ``full`` that it was taken from."""
         if len(self.steps) == 1 and len(self.steps[0].dims) == 1:
             (step,) = self.steps
-            if isinstance(step.index, torch.Tensor):
-                full.index_copy_(step.dims[0], step.index.to(full.device), part)
+            if isinstance(step.places, torch.Tensor):
+                full.index_copy_(step.dims[0], step.places.to(full.device), part)
                 return
         places = self(torch.arange(full.numel(), device=full.device).reshape(full.shape))
         full.view(-1)[places.flatten()] = part.flatten()
@@ -96,7 +96,7 @@ def plain_cut(shape: Sequence[int], places: Sequence[tuple[int, torch.Tensor | s
     new_shape = list(shape)
     for dim, _, count in places:
         new_shape[dim] = count
-    return Cut(tuple(new_shape), tuple(_Step((dim,), index, (n,)) for dim, index, n in places))
+    return Cut(tuple(new_shape), tuple([_Step((dim,), index, (n,)) for dim, index, n in places]))
 
 
 def grouped_cut(

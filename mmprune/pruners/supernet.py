@@ -156,11 +156,14 @@ class Supernet:
 
         try:
             with untouched(self.model, contents):
-                return compare_executions(
-                    self.model,
-                    self.demo_input,
-                    {way: partial(switch, way) for way in ('slice', 'mask')},
-                )
+                try:
+                    return compare_executions(
+                        self.model,
+                        self.demo_input,
+                        {way: partial(switch, way) for way in ('slice', 'mask')},
+                    )
+                finally:
+                    self.execution.restore_attributes()
         finally:
             self.execution.mode = mode
             self.execution.apply(self.alive)
@@ -270,8 +273,8 @@ class Supernet:
                     f"subnet: the mask of '{space_id}' is no tensor, but a {type(mask).__name__}"
                 )
             values = mask.detach().cpu().numpy().ravel()
-            keeps = values != 0
-            if (values != keeps).any():
+            keeps = values.astype(bool)
+            if not np.array_equal(values, keeps):
                 raise SubnetError(f"subnet: the mask of '{space_id}' has values other than 0 and 1")
             problem = group.problem_with(keeps)
             if problem:
