@@ -11,6 +11,10 @@ from mmprune.deploy.channel_cfg import load_channel_cfg, save_channel_cfg
 from mmprune.engine.algorithm import build_algorithm
 from mmprune.engine.report import before_and_after_table, show
 from mmprune.models import AutoSlim
+from mmprune.pruners.mmrazor_files import VERSIONS
+
+MMRAZOR_VERSIONS = VERSIONS
+"""Whose files can be written."""
 
 
 def export_subnet(
