@@ -312,8 +312,10 @@ def test_behind_means_by_more_than_the_spread():
     assert row.margin('pruned') == pytest.approx(-3 / 50**0.5)
     assert row.margin('finetuned') < -1
     right_after, _, finetuned = verdict(contents())
-    assert right_after.endswith('in 0, behind in 0')
-    assert finetuned.endswith('in 0, behind in 1 (ResNet at 50%, L1, local)')
+    assert right_after.endswith(
+        'in 0, behind in 0; -3.00 ± 0.00 percentage points ahead on average'
+    )
+    assert 'in 0, behind in 1 (ResNet at 50%, L1, local); -3.02 ± 0.02 percentage' in finetuned
     text = markdown(contents())
     assert '| L1 | local | 2 | 50.0 / 50.0 | 55.0 ± 7.1 | 58.0 ± 7.1 |' in text.replace(
         '50.1', '50.0'

@@ -38,6 +38,11 @@ class Figure:
         """The standard deviation over seeds, 0 for one seed."""
         return stdev(self.values) if len(self.values) > 1 else 0.0
 
+    @property
+    def signed(self) -> str:
+        """A difference, with its sign."""
+        return f'{self.mean:+.2f} ± {self.spread:.2f}'
+
     def __str__(self) -> str:
         return f'{self.mean:.1f} ± {self.spread:.1f}'
 
@@ -82,6 +87,23 @@ class Comparison:
         ahead = ours.mean - theirs.mean
         spread = max(ours.spread, theirs.spread)
         return ahead / spread if spread else float(ahead > 0) - float(ahead < 0)
+
+
+def mean_difference(rows: Sequence[Comparison], measure: str) -> Figure | None:
+    """By how much mmprune is ahead on average over rows, one number per seed.
+
+    Rows over fewer seeds than others are left out; None if nothing is left to compare.
+    """
+    beside = [row for row in rows if THEIRS in row.figures]
+    most = max((row.num_seeds for row in beside), default=0)
+    pairs = [
+        (row.figures[OURS][measure].values, row.figures[THEIRS][measure].values)
+        for row in beside
+        if row.num_seeds == most
+    ]
+    if not pairs:
+        return None
+    return Figure(tuple(mean(ours[i] - theirs[i] for ours, theirs in pairs) for i in range(most)))
 
 
 def comparisons(contents: Sequence[Mapping[str, Any]]) -> Iterator[Comparison]:

@@ -49,7 +49,9 @@ CRITERIA = (
         dict(p=3),
     ),
     Criterion('LAMP', dict(type='LAMPImportance', reduction='mean'), 'LAMPImportance'),
-    Criterion('FPGM', dict(type='FPGMImportance', **SHARED), 'FPGMImportance'),
+    # Torch-Pruning counts the weights that read a channel, too; the paper's are the filters.
+    Criterion('FPGM', dict(type='FPGMImportance', members='all', **SHARED), 'FPGMImportance'),
+    Criterion('FPGM, filters alone', dict(type='FPGMImportance', **SHARED)),
     Criterion('BN scale', dict(type='BNScaleImportance', **SHARED), 'BNScaleImportance'),
     Criterion(
         'Taylor',

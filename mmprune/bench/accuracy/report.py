@@ -10,7 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mmprune.bench.accuracy.compare import MEASURES, Comparison, comparisons, unpruned
+from mmprune.bench.accuracy.compare import (
+    MEASURES,
+    Comparison,
+    comparisons,
+    mean_difference,
+    unpruned,
+)
 from mmprune.bench.accuracy.networks import TITLES
 from mmprune.bench.accuracy.plot import write_plot
 from mmprune.bench.accuracy.unit import AUTOSLIM, OURS, THEIRS
@@ -75,7 +81,7 @@ def tables(contents: Contents) -> Iterator[tuple[str, list[Comparison]]]:
 
 
 def verdict(contents: Contents) -> list[str]:
-    """How often mmprune is ahead and behind by more than the spread, and where it is behind."""
+    """How often mmprune is ahead and behind by more than the spread, and the mean difference."""
     rows = [row for row in comparisons(contents) if THEIRS in row.figures]
     lines = []
     for measure, title in MEASURES.items():
@@ -83,7 +89,11 @@ def verdict(contents: Contents) -> list[str]:
         behind = [str(row) for row in rows if row.margin(measure) < -1]
         text = f'{title}: of {len(rows)} rows, mmprune is ahead by more than the spread in {ahead}'
         text += f', behind in {len(behind)}'
-        lines.append(text + (f' ({"; ".join(behind)})' if behind else ''))
+        text += f' ({"; ".join(behind)})' if behind else ''
+        difference = mean_difference(rows, measure)
+        if difference is not None:
+            text += f'; {difference.signed} percentage points ahead on average'
+        lines.append(text)
     return lines
 
 
