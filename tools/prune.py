@@ -29,7 +29,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config with an AutoSlim model and an ImportancePruner, or plans')
+    parser.add_argument(
+        'config', help='config with an AutoSlim model and an ImportancePruner, or plans'
+    )
     parser.add_argument('checkpoint', help='checkpoint of the plain network, or of the supernet')
     parser.add_argument('--out-dir', help='where to write (default: pruned, by the checkpoint)')
     parser.add_argument('--onnx', action='store_true', help='write an ONNX file too')
