@@ -14,30 +14,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from math import prod
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-IntArray = np.ndarray
-Axes = tuple[int, ...]
+from mmprune.channels.facts import (
+    Axes,
+    EqualCounts,
+    IntArray,
+    Product,
+    Site,
+    Size,
+    Statistic,
+    axes_of,
+)
 
 KERNEL = 'position in a kernel'
 COMPLEX = 'real and imaginary part'
 HIDDEN = frozenset({KERNEL, COMPLEX})
 """Reasons of dims that hold no channels; not worth a line in a report."""
-
-
-def axes_of(factor: IntArray) -> Axes:
-    """The dims along which a factor varies."""
-    return _axes(factor.shape)
-
-
-@lru_cache(maxsize=4096)
-def _axes(shape: tuple[int, ...]) -> Axes:
-    return tuple(dim for dim, size in enumerate(shape) if size > 1)
 
 
 def kept(alive: np.ndarray, labels: IntArray) -> np.ndarray:
@@ -89,86 +86,6 @@ class Value:
 
 
 @dataclass
-class Site:
-    """Labels along the input or output channels of one non-pass operation or norm."""
-
-    layer: str
-    role: str
-    labels: IntArray
-    node: int
-
-
-@dataclass
-class Product:
-    """The multiply-adds of one convolution or matrix product, as a product of counts.
-
-    MACs = ``constant`` times, for every (labels, divisor) in ``counts``, the number of kept
-    labels divided by the divisor. Labels below 0 always count.
-    """
-
-    layer: str
-    node: int
-    constant: int
-    counts: list[tuple[IntArray, int]]
-
-
-@dataclass(frozen=True)
-class Size:
-    """A dim of a traced tensor that shrinks, and the module that may know its size by number.
-
-    Attributes:
-        module: Where the tensor was made, or what it went into or came out of.
-        shape: Shape of the tensor.
-        factors: Its label arrays that vary along ``dim``.
-        dim: The dim.
-        own: Whether the module itself moved or cut the data (a view, a split).
-    """
-
-    module: str
-    shape: tuple[int, ...]
-    factors: tuple[IntArray, ...]
-    dim: int
-    own: bool
-
-    @property
-    def full(self) -> int:
-        """The size in the full network."""
-        return self.shape[self.dim]
-
-    def row(self) -> IntArray:
-        """Labels along the dim, at the first position of all others."""
-        (factor, *_) = self.factors
-        index = tuple(slice(None) if d == self.dim else 0 for d in range(factor.ndim))
-        return factor[index]
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """A reduction over channels: in a subnet it sees only the kept ones.
-
-    Attributes:
-        module: Where it is taken.
-        kind: What is taken, see ``KeptElements`` of the execution.
-        dims: The dims that are reduced, counted from the end, in order; empty where the
-            operation says which.
-        labels: Labels of the tensor's elements, of its rank, size 1 where they are constant.
-    """
-
-    module: str
-    kind: str
-    dims: Axes
-    labels: IntArray
-
-
-@dataclass
-class EqualCounts:
-    """Rows of labels of which every valid subnet keeps equally many."""
-
-    rows: IntArray
-    reason: str
-
-
-@dataclass
 class LabelBook:
     """All that one pass over the graph says about labels.
 
@@ -182,6 +99,7 @@ class LabelBook:
     ``group_norm`` says whether a GroupNorm loses whole ``'groups'`` or equally many
     ``'channels'`` of each. ``known_sizes`` are numbers of a module that are the size of a dim
     beyond doubt: (module, attribute) -> position in it (None for a single number) -> the dim.
+    ``of_buffers`` says which labels no parameter has, (num_labels,) bool, empty if none.
     ``weights`` are the nodes that depend on parameters alone. ``unmasked`` are dims of
     parameters along which masks must leave numbers, since a row of zeros has no direction.
     ``loose`` are nodes that end a shuffle behind which channels may stand in another order than in
@@ -206,6 +124,7 @@ class LabelBook:
     by_heads: frozenset[str] = frozenset()
     module: str = ''
     weights: frozenset[int] = frozenset()
+    of_buffers: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     unmasked: set[tuple[str, int]] = field(default_factory=set)
     loose: frozenset[int] = frozenset()
     _numbers: dict[str, int] = field(default_factory=dict)
@@ -216,6 +135,10 @@ class LabelBook:
         """Whether blocks of channels (heads) are pruned whole in the node at hand."""
         by_wish = self.attention == 'heads' and node not in self.by_dims
         return by_wish or self.module in self.by_heads
+
+    def is_in_buffers(self, labels: IntArray) -> bool:
+        """Whether no parameter has any of these channels."""
+        return bool(len(self.of_buffers) and labels.min() >= 0 and self.of_buffers[labels].all())
 
     def fixed(self, reason: str) -> int:
         """A negative label for positions that are always kept, with the reason."""
@@ -284,9 +207,9 @@ class LabelBook:
         """Note the labels along a layer's ``in`` or ``out`` channels."""
         self.sites.append(Site(layer, role, labels, node))
 
-    def add_sizes(self, module: str, value: Value, own: bool) -> None:
-        """Note the dims of ``value`` that shrink; the first is the batch."""
-        for dim in range(1, len(value.shape)):
+    def add_sizes(self, module: str, value: Value, own: bool, is_weight: bool = False) -> None:
+        """Note the dims of ``value`` that shrink; the first is the batch, unless of a weight."""
+        for dim in range(0 if is_weight else 1, len(value.shape)):
             factors = tuple(value.along(dim))
             if factors:
                 self.sizes.append(Size(module, value.shape, factors, dim, own))
@@ -339,6 +262,8 @@ def meet(values: Sequence[Value], shape: tuple[int, ...], book: LabelBook, where
     if len(values) == 1 and len(values[0].shape) == len(shape):
         return Value(shape, list(values[0].factors), values[0].fixed)
     aligned = [(value, *align(value, len(shape))) for value in values]
+    if book.goes_by_heads():
+        aligned = [(v, full, _without_places(own, aligned, book)) for v, full, own in aligned]
     chosen: dict[Axes, IntArray] = {}
     for _, _, factors in aligned:
         for factor in factors:
@@ -358,6 +283,9 @@ def meet(values: Sequence[Value], shape: tuple[int, ...], book: LabelBook, where
             covered = {dim for f in covering for dim in axes_of(f)}
             if not covering and book.ragged_dim(factor) not in (None, *extent):
                 continue  # every block of channels stays, so its dim is whole on both sides
+            if not covering and book.goes_by_heads() and extent < set(axes):
+                book.unite_along(factor, extent)  # a block goes whole, or stays whole
+                continue
             if covering and all(_share_blocks(factor, other, book) for other in covering):
                 continue
             if not extent <= covered or not covered <= set(axes):
@@ -371,6 +299,21 @@ def meet(values: Sequence[Value], shape: tuple[int, ...], book: LabelBook, where
                     book.unite(factor, other)
     widest = max(values, key=lambda v: (prod(v.shape), -v.fixed), default=None)
     return Value(shape, list(chosen.values()), widest.fixed if widest else -1)
+
+
+def _without_places(
+    factors: list[IntArray], aligned: Iterable[tuple], book: LabelBook
+) -> list[IntArray]:
+    """``factors`` without those of buffers that are the same for every block of another tensor.
+
+    The angles of rotary embeddings are the same for all heads: they stay, and heads go whole.
+    """
+    blocks = [set(axes_of(f)) for _, _, own in aligned for f in own if len(axes_of(f)) > 1]
+    return [
+        factor
+        for factor in factors
+        if not book.is_in_buffers(factor) or not any(axes > set(axes_of(factor)) for axes in blocks)
+    ]
 
 
 def _share_blocks(first: IntArray, second: IntArray, book: LabelBook) -> bool:

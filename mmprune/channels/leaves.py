@@ -17,12 +17,25 @@ class Leaves:
         self.weights = graph.made_of_parameters()
         self.offsets: dict[str, list[tuple[tuple[int, ...], int]]] = {}
         self.num_labels = 0
+        in_buffers: list[tuple[int, int]] = []
         for name, shape in self.shapes.items():
             self.offsets[name] = []
+            start = self.num_labels
             for dim, size in enumerate(shape):
                 if size > 1:
                     self.offsets[name].append(((dim,), self.num_labels))
                     self.num_labels += size * (self.groups.get(name, 1) if dim == 1 else 1)
+            if name in graph.buffers:
+                in_buffers.append((start, self.num_labels))
+        self.of_parameters = np.ones(self.num_labels, bool)
+        for start, stop in in_buffers:
+            self.of_parameters[start:stop] = False
+
+    def of_buffers(self, canonical: IntArray) -> IntArray:
+        """Which labels, (num_labels,) bool, no parameter has: united ones are one label."""
+        has_parameter = np.zeros(self.num_labels, bool)
+        has_parameter[canonical[self.of_parameters]] = True
+        return ~has_parameter[canonical]
 
     def factors(self, name: str, canonical: IntArray, squeeze: bool = True) -> list[IntArray]:
         """The label arrays of a parameter, one per dim, united labels put in."""

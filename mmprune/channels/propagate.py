@@ -109,7 +109,8 @@ class Wishes:
         numbers: Stored numbers of modules that may be sizes of channels.
         broken: What is held because a trial has failed, and why. Keys are the name of a module
             and ``'alike'`` (its dims of one size shrink alike), ``'own'`` (the dims that it
-            cuts or views stay) or ``'passed'`` (those that pass through it stay).
+            cuts or views stay), ``'passed'`` (those that pass through it stay) or ``'inside'``
+            (those that the modules directly in it are given and give stay).
         whole_heads: Modules whose attention can only lose whole heads.
     """
 
@@ -229,6 +230,7 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: _Ways) -> 
             by_heads=ways.by_heads,
             loose=ways.loose,
             weights=leaves.weights,
+            of_buffers=leaves.of_buffers(canonical),
         )
         values: dict[Edge, Value] = {}
         silence = _one_pass(graph, leaves, book, holds_escapes, values if ways.loose else None)
@@ -236,7 +238,9 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: _Ways) -> 
         canonical, changed = book.merged()
         if not changed:
             own_constraints = len(book.constraints)
-            book.sizes = shrinking(book.sizes, book.constraints)
+            book.pin(np.flatnonzero(book.of_buffers), 'a place in a buffer, which no parameter has')
+            sizes = [s for s in book.sizes if not all(book.is_in_buffers(f) for f in s.factors)]
+            book.sizes = shrinking(sizes, book.constraints)
             _pin_layers(wishes.pinned_layers, book)
             _hold_broken(wishes.broken, book)
             return _Rest(book, canonical, silence, values, own_constraints)
@@ -277,7 +281,7 @@ def _one_pass(
         for index, value in enumerate(outputs):
             values[node.id, index] = value
             if node.op in BY_NUMBER:
-                book.add_sizes(node.module, value, own=True)
+                book.add_sizes(node.module, value, own=True, is_weight=node.id in book.weights)
         for edge in node.inputs:
             if edge is not None:
                 uses[edge] -= 1
@@ -326,6 +330,11 @@ def _apply(
     return outputs
 
 
+def is_child(name: str, parent: str) -> bool:
+    """Whether a module stands directly in another one, by their names."""
+    return bool(name) and name.rpartition('.')[0] == parent
+
+
 def _hold_broken(broken: Mapping[tuple[str, str], str], book: LabelBook) -> None:
     """Dims that these modules know by number shrink alike, or stay."""
     by_module: dict[str, list[Size]] = {}
@@ -334,6 +343,12 @@ def _hold_broken(broken: Mapping[tuple[str, str], str], book: LabelBook) -> None
     pinned = np.concatenate([np.array([], int), *(labels.ravel() for labels, _ in book.pins)])
     for (module, what), reason in broken.items():
         sizes = by_module.get(module, [])
+        if what == 'inside':
+            for name in by_module:
+                for size in by_module[name] if is_child(name, module) else ():
+                    for factor in size.factors:
+                        book.pin(factor, reason)
+            continue
         if what == 'alike':
             # A dim that stays may have the size of another one by chance.
             free = [size for size in sizes if not np.isin(size.row(), pinned).any()]

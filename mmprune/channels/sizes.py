@@ -26,7 +26,9 @@ NO_SIZE = re.compile(
     r'patch|img|image|scale|ratio|level|iter|seed|epoch|max_|min_|_id|idx|input_size|pool'
 )
 # Numbers of modules that only pass channels on are sizes if they are named so.
-CHANNELS = re.compile(r'channel|dim|width|feat|hidden|embed|planes|out_c|in_c|^groups$')
+CHANNELS = re.compile(
+    r'channel|dim|width|feat|hidden|embe?d|planes|out_c|in_c|^groups$|d_model|d_inner|d_ff|d_kv'
+)
 # Numbers of blocks of channels, not of the channels in them; there may be as many of both.
 BLOCKS = re.compile(r'heads?$')
 
@@ -124,7 +126,7 @@ def _choose(name: str, number: int, candidates: list[Size], book: LabelBook) -> 
     passed = [size for size in candidates if not size.own and size.full == number]
     if not passed or not CHANNELS.search(name):
         return None
-    same = all(_same(size.row(), passed[0].row()) for size in passed)
+    same = all(_are_alike(passed[0].row(), size.row(), book) for size in passed)
     return passed[0] if same else None
 
 
@@ -135,6 +137,23 @@ def _is_inside_blocks(size: Size) -> bool:
 
 def _same(first: IntArray, second: IntArray) -> bool:
     return bool((np.sort(first) == np.sort(second)).all())
+
+
+def _are_alike(first: IntArray, second: IntArray, book: LabelBook) -> bool:
+    """Whether two dims have the same labels, or shrink alike for some other reason."""
+    reached, pending = {_key(first)}, [_key(first)]
+    while pending and _key(second) not in reached:
+        key = pending.pop()
+        for constraint in book.constraints:
+            keys = {_key(row) for row in constraint.rows}
+            if key in keys:
+                pending += keys - reached
+                reached |= keys
+    return _key(second) in reached
+
+
+def _key(row: IntArray) -> bytes:
+    return bytes(np.sort(row).tobytes())
 
 
 def unlike_sizes(sizes: Iterable[Size]) -> list[tuple[IntArray, IntArray]]:

@@ -53,9 +53,9 @@ class KeptElements:
     """Kept elements of a tensor that goes through an operation which mixes its channels.
 
     Attributes:
-        kind: Of a reduction its name; ``'layer_norm'``, ``'group_norm'``, ``'rms_norm'``;
-            ``'reader'`` for a layer whose weight may have other columns than zeros where its
-            input has channels that are not kept; ``'weight_norm'``.
+        kind: Of a reduction its name; ``'layer_norm'``, ``'group_norm'``, ``'rms_norm'``,
+            ``'batch_norm'``; ``'reader'`` for a layer whose weight may have other columns than
+            zeros where its input has channels that are not kept; ``'weight_norm'``.
         dims: The dims that are reduced, counted from the end; empty where the operation says.
         kept: Which elements are kept, bool, of the tensor's rank, size 1 where it makes no
             difference.
@@ -200,6 +200,28 @@ def _group_norm(
     return result if bias is None else result + bias.reshape(shape)
 
 
+def _batch_norm(
+    mask: torch.Tensor,
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None = None,
+    running_var: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> torch.Tensor:
+    """Statistics of the kept elements; a norm that keeps its own, or has them, takes all."""
+    if running_mean is not None or running_var is not None or not training:
+        statistics = (running_mean, running_var)
+        return F.batch_norm(input, *statistics, weight, bias, training, momentum, eps)
+    dims = tuple(dim - input.dim() for dim in range(input.dim()) if dim != 1)
+    result = standardised(input, mask, dims, eps)
+    shape = (1, -1, *(1,) * (input.dim() - 2))
+    result = result if weight is None else result * weight.reshape(shape)
+    return result if bias is None else result + bias.reshape(shape)
+
+
 def _weight_norm(
     mask: torch.Tensor, v: torch.Tensor, g: torch.Tensor, dim: int = 0
 ) -> torch.Tensor:
@@ -212,6 +234,7 @@ _NORMS: dict[Any, tuple[str, Any]] = {
     torch.layer_norm: ('layer_norm', _layer_norm),
     F.rms_norm: ('rms_norm', _rms_norm),
     torch.rms_norm: ('rms_norm', _rms_norm),
+    F.batch_norm: ('batch_norm', _batch_norm),
     F.group_norm: ('group_norm', _group_norm),
     torch.group_norm: ('group_norm', _group_norm),
     _WEIGHT_NORM: ('weight_norm', _weight_norm),

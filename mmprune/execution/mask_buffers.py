@@ -105,6 +105,8 @@ class MaskBuffers:
         shape = (1, -1, *(1,) * (rank - 2)) if rank > 1 else (-1,)
         like = next((t for t in module._parameters.values() if t is not None), None)
         mask = torch.ones(len(labels), device=None if like is None else like.device).reshape(shape)
+        while name in instrument(module).masks:
+            name += '_'  # a parameter with channels along two dims
         if hasattr(module, name):
             raise InputError(
                 f"module '{self._places[module][0]}' has an attribute '{name}' of its own, and "

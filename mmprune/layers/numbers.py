@@ -26,10 +26,10 @@ def stored_numbers(model: nn.Module) -> dict[str, Numbers]:
     found: dict[str, Numbers] = {}
     for name, module in model.named_modules():
         own_class = type(module)
+        untold = _untold(module)
+        if untold:
+            found[name] = untold
         if slicer_of(module) is not None:
-            untold = _untold(module)
-            if untold:
-                found[name] = untold
             continue
         if own_class.__module__.startswith('torch.') and own_class not in CONTAINERS:
             continue
@@ -47,11 +47,13 @@ def stored_numbers(model: nn.Module) -> dict[str, Numbers]:
 
 
 def _untold(module: nn.Module) -> dict[str, int | tuple[int, ...]]:
-    """Sizes of a norm that neither its weight nor its number of channels tells."""
+    """Sizes of one of torch's modules that neither its weight nor its number of channels tells."""
     if isinstance(module, nn.GroupNorm):
         return {'num_groups': module.num_groups}
     if isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is None:
         return {'normalized_shape': tuple(module.normalized_shape)}
+    if isinstance(module, nn.Unflatten) and all(map(_is_number, module.unflattened_size)):
+        return {'unflattened_size': tuple(module.unflattened_size)}
     return {}
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from mmprune.channels import ChannelGroup, Labelling
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import Size
-from mmprune.channels.propagate import ESCAPES, ORDERS
+from mmprune.channels.propagate import ESCAPES, ORDERS, is_child
 from mmprune.channels.sizes import unlike_sizes
 from mmprune.deploy.verify import TOLERANCE
 from mmprune.execution.observed_run import first_difference, observed_run, relative_error
@@ -153,24 +153,34 @@ def blame(
     chain = [failure.module]
     while chain[-1]:
         chain.append(chain[-1].rpartition('.')[0])
-    for what in ('alike', 'own', 'passed'):
+    for what in ('alike', 'own', 'passed', 'inside'):
         for name in chain:
-            sizes = [size for size in labelling.sizes if size.module == name]
+            sizes = [size for size in labelling.sizes if _is_at(size.module, name, what)]
             if what == 'alike':
                 fits = bool(unlike_sizes(sizes)) and (name, what) not in tried
             else:
                 own = what == 'own'
-                fits = any(size.own is own and _shrinks(size, prunable) for size in sizes)
+                fits = any(
+                    (size.own is own or what == 'inside') and _shrinks(size, prunable)
+                    for size in sizes
+                )
             if fits:
                 kind = kinds.get(name)
                 same = [n for n, k in kinds.items() if k is kind] if name else [name]
-                same = same if what != 'passed' else [name]
+                same = same if what in ('alike', 'own') else [name]
                 return {
                     (n, what): f'{kind.__name__ if kind else n} {n or "(root)"} reads sizes that '
                     f'mmprune does not mend ({failure.problem[:120]})'
                     for n in same
                 }
     return {}
+
+
+def _is_at(module: str, name: str, what: str) -> bool:
+    """Whether a dim that ``module`` met is one that module ``name`` may know the size of."""
+    if what == 'inside':
+        return is_child(module, name)
+    return module == name
 
 
 def _shrinks(size: Size, prunable: BoolArray) -> bool:

@@ -51,6 +51,10 @@ class WeightNorm(Composite):
     """Inputs: directions, lengths."""
 
 
+class Attention(Composite):
+    """Inputs: queries, keys, values, mask."""
+
+
 def outside(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """The results of a function, computed without a graph."""
     with torch.no_grad():
@@ -92,6 +96,20 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return WeightNorm.apply({'dim': dim}, (outside(_PLAIN_WEIGHT_NORM, v, g, dim),), v, g)
 
 
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    *rest: Any,
+    **options: Any,
+) -> Tensor:
+    tensors = (query, key, value, attn_mask)
+    result = outside(F.scaled_dot_product_attention, *tensors, *rest, **options)
+    scale = rest[2] if len(rest) > 2 else options.get('scale')
+    return Attention.apply({'is_scaled_by_width': scale is None}, (result,), *tensors)
+
+
 def _embedding(
     input: Tensor,
     weight: Tensor,
@@ -111,6 +129,7 @@ COMPOSITES: dict[Any, Callable[..., Any]] = {
     torch.rms_norm: _rms_norm,
     F.instance_norm: _instance_norm,
     F.embedding: _embedding,
+    F.scaled_dot_product_attention: _attention,
     _PLAIN_WEIGHT_NORM: _weight_norm,
 }
 """Function of torch -> what a trace calls in its place."""

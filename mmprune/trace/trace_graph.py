@@ -70,6 +70,7 @@ class TraceGraph:
         escapes: Edges whose values are used outside of the autograd graph, and how.
         handed: (parameter, module that hands it to another one which uses it).
         recomputing: Modules that have a part of them recomputed in the backward pass.
+        buffers: Those of ``parameters`` that are buffers.
     """
 
     nodes: tuple[TraceNode, ...]
@@ -82,6 +83,7 @@ class TraceGraph:
     escapes: tuple[tuple[Edge, str], ...] = ()
     handed: tuple[tuple[str, str], ...] = ()
     recomputing: tuple[str, ...] = ()
+    buffers: frozenset[str] = frozenset()
 
     def consumers(self) -> dict[str, list[str]]:
         """Parameter name -> modules whose forward reads it, in order of use."""

@@ -207,7 +207,10 @@ class _GraphReader:
         edges = [get_gradient_edge(t) for t in outputs if t.requires_grad]
         behind_outputs = set(_topological([edge.node for edge in edges]))
         escaped = [edge.node for edge, _ in self.escapes.escapes]
-        order = _topological([edge.node for edge in edges] + escaped)
+        # What a module gives and nobody uses is computed all the same, and must fit.
+        unused = [t.grad_fn for _, _, given in self.recorder.calls for t in given]
+        unused = [node for node in unused if node is not None and node not in behind_outputs]
+        order = _topological([edge.node for edge in edges] + escaped + unused)
         self.ids = {grad_fn: index for index, grad_fn in enumerate(order)}
         nodes = tuple(self._read_node(grad_fn) for grad_fn in order)
         leaves = {node.attrs['name']: order[node.id] for node in nodes if node.op == 'parameter'}
@@ -221,11 +224,12 @@ class _GraphReader:
                 'the output of the model does not depend on any of its parameters: there is '
                 'nothing to trace. Does the forward pass run in inference mode, or leave torch?'
             )
+        behind_unused = set(_topological(unused))
         unreached = {
             name: 'not part of the autograd graph of the outputs (never used in eval mode, '
             'or used in inference mode or by other code than torch)'
             for name in self.parameter_shapes
-            if name not in used
+            if name not in used and leaves.get(name) not in behind_unused
         }
         opaque: dict[str, dict[str, None]] = {}
         for node in nodes:
@@ -247,6 +251,7 @@ class _GraphReader:
             ),
             handed=tuple(self._handed()),
             recomputing=tuple(self.recorder.recomputing),
+            buffers=frozenset(leaves) - self.parameter_shapes.keys(),
         )
 
     def _handed(self) -> Iterable[tuple[str, str]]:

@@ -131,13 +131,48 @@ def softmax(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Val
     return Value(value.shape, factors, fixed_after(value, factors, book, node))
 
 
+@CHANNEL_RULES.register_module(name='along')
+def along(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
+    """A running sum, a sorting: the dim that it goes along must not hold channels."""
+    (value,) = (v for v in inputs if v is not None)
+    dim = node.attrs['dim'] % max(1, len(value.shape))
+    factors = without(value, {dim}, book, f'{node.where} goes along the channels')
+    fixed = fixed_after(value, factors, book, node)
+    return [
+        Value(shape, factors, fixed)
+        if len(shape) == len(value.shape)
+        else Value(shape, [factor.squeeze(dim) for factor in factors], fixed)
+        for shape in node.shapes
+    ]
+
+
+def per_channel(value: Value, space: set[int], book: LabelBook, reason: str) -> list:
+    """The factors of ``value`` without ``space``, at all places of which a channel is whole.
+
+    Places of a dim that was cut into channels and places belong to one channel each; where
+    there is nothing but places, they stay.
+    """
+    kept = []
+    for factor in value.factors:
+        inside = space & set(axes_of(factor))
+        if inside and set(axes_of(factor)) > inside:
+            book.unite_along(factor, inside)
+            for dim in inside:
+                factor = factor.take([0], axis=dim)
+        elif inside:
+            book.pin(factor, reason)
+            continue
+        kept.append(factor)
+    return kept
+
+
 def _spatial(node: TraceNode, inputs: list[Value | None], book: LabelBook, dims: int) -> Value:
     """Pooling or resampling over the last ``dims`` dims."""
     value = inputs[0]
     assert value is not None
     rank = len(value.shape)
     space = set(range(rank - dims, rank))
-    factors = without(value, space, book, f'{node.where} moves a window over the channels')
+    factors = per_channel(value, space, book, f'{node.where} moves a window over the channels')
     for other in inputs[1:]:
         if other is not None:
             without(other, set(range(len(other.shape))), book, f'{node.where} samples by it')

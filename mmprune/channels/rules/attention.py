@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmprune.channels.labels import LabelBook, Value, meet, pin_all
+from mmprune.channels.labels import LabelBook, Value, axes_of, meet, pin_all
 from mmprune.channels.rules.arithmetic import softmax
 from mmprune.channels.rules.contraction import matmul
 from mmprune.registry import CHANNEL_RULES
@@ -11,6 +11,25 @@ from mmprune.trace.trace_graph import TraceNode
 
 def _step(node: TraceNode, op: str, shape: tuple[int, ...], attrs: dict | None = None) -> TraceNode:
     return TraceNode(node.id, op, node.inputs, (shape,), attrs or {}, node.source, node.module)
+
+
+def _shared_by(heads: int, side: Value) -> Value:
+    """Keys or values of fewer heads than the queries have, each for as many queries in a row."""
+    if len(side.shape) < 3 or side.shape[-3] in (1, heads):
+        return side
+    times, dim = heads // side.shape[-3], len(side.shape) - 3
+    shape = (*side.shape[:dim], heads, *side.shape[dim + 1 :])
+    factors = [f.repeat(times, axis=dim) if f.shape[dim] > 1 else f for f in side.factors]
+    return Value(shape, factors, side.fixed)
+
+
+def _constants(node: TraceNode, shape: tuple[int, ...], book: LabelBook) -> list[Value]:
+    """A mask with a part of its own for every head; others do not care how many there are."""
+    return [
+        Value(other, [], book.fixed('is a constant'))
+        for other in node.attrs.get('constant_shapes', ())
+        if len(other) == len(shape) and other[-2:] == shape[-2:] and other[-3:-2] == shape[-3:-2]
+    ]
 
 
 @CHANNEL_RULES.register_module(name='attention')
@@ -25,6 +44,8 @@ def attention(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> l
         pin_all(inputs, book, f'{node.where} attends to a constant')
         return [Value(shape, [], -1) for shape in node.shapes]
     rank = len(query.shape)
+    heads = query.shape[-3] if rank > 2 else 1
+    key, value = (_shared_by(heads, side) for side in (key, value))
     keys = Value(
         (*key.shape[:-2], key.shape[-1], key.shape[-2]),
         [factor.swapaxes(-1, -2) for factor in key.factors],
@@ -32,11 +53,12 @@ def attention(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> l
     )
     shape = (*query.shape[:-1], key.shape[-2])
     weights = matmul(_step(node, 'matmul', shape), [query, keys], book)
-    if node.attrs['is_scaled_by_width'] and not book.goes_by_heads(node.id):
-        for operand in (query, key):
-            for factor in operand.along(rank - 1):
+    for operand in (query, key) if node.attrs['is_scaled_by_width'] else ():
+        for factor in operand.along(rank - 1):
+            # Channels of several heads go with their heads.
+            if axes_of(factor) == (rank - 1,) or not book.goes_by_heads(node.id):
                 book.pin(factor, f'{node.where} scales by the width of a head')
-    biases = [bias for bias in rest if bias is not None]
+    biases = [bias for bias in rest if bias is not None] or _constants(node, shape, book)
     weights = meet([weights, *biases], shape, book, node.where)
     weights = softmax(_step(node, 'softmax', shape, {'dim': -1}), [weights], book)
     result = matmul(_step(node, 'matmul', node.shapes[0]), [weights, value], book)

@@ -17,7 +17,7 @@ from mmprune.channels.labels import (
     meet,
     pin_all,
 )
-from mmprune.channels.rules.arithmetic import constants_of
+from mmprune.channels.rules.arithmetic import constants_of, per_channel
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
 
@@ -59,10 +59,13 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     groups, transposed = node.attrs['groups'], node.attrs['transposed']
     for factor in [f for dim in range(2, len(weight.shape)) for f in weight.along(dim)]:
         book.pin(factor, KERNEL)
+    space = set(range(2, len(data.shape)))
+    along = f'{node.where} convolves along the channels'
+    data = replace(data, factors=per_channel(data, space, book, along))
     data = _blocks_apart(data, book, node)
     for factor in data.factors:
         if axes_of(factor) not in ((0,), (1,)):
-            book.pin(factor, f'{node.where} convolves along the channels')
+            book.pin(factor, along)
     inside = channels_along(data, 1, book)
     if weight.parameter is None:
         # A function of a masked weight need not be 0 where the weight is.

@@ -175,6 +175,25 @@ def gather(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     return Value(shape, factors, fixed_after(value, factors, book, node))
 
 
+@CHANNEL_RULES.register_module(name='scatter')
+def scatter(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """Writes to positions along one dim, whose numbers are data; the other dims are whole."""
+    base, *written = inputs
+    shape = node.shapes[0]
+    reason = f'{node.where} writes to positions along the channels'
+    values = []
+    for value in (base, *written):
+        if value is None or len(value.shape) != len(shape):
+            pin_all([value], book, reason)
+            continue
+        dim = node.attrs['dim'] % len(shape)
+        pairs = zip(value.shape, shape, strict=True)
+        partial = {dim, *(d for d, (own, full) in enumerate(pairs) if own != full)}
+        sizes = tuple(1 if d in partial else n for d, n in enumerate(value.shape))
+        values.append(Value(sizes, without(value, partial, book, reason), value.fixed))
+    return meet(values, shape, book, node.where)
+
+
 @CHANNEL_RULES.register_module(name='unfold')
 def unfold(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """Windows over space: (N, C, H, W) to (N, C k k, L); a channel becomes k k neighbours."""

@@ -42,6 +42,8 @@ def batch_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> 
     result = meet(values, node.shapes[0], book, node.where)
     labels = channels_along(result, 1, book)
     book.add_site(_norm_layer(node, inputs, book), 'norm', labels, node.id)
+    if node.op == 'batch_norm':  # of a weight, whose inputs are where an image has space
+        _over_kept('batch_norm', result, {0, *range(2, rank)}, book, node)
     return result
 
 

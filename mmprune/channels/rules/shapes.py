@@ -161,7 +161,7 @@ def cat(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     dim = node.attrs['dim'] % len(shape)
     values = [v for v in inputs if v is not None]
     missing = shape[dim] - sum(v.shape[dim] for v in values)
-    if len(values) < len(inputs):
+    if len(values) < len(inputs) and missing:  # an empty one, as of a new cache, adds nothing
         constant = list(shape)
         constant[dim] = missing
         fixed = book.fixed('is a constant')

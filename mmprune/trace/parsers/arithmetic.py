@@ -13,7 +13,8 @@ register(
     'elementwise',
     'AddBackward', 'SubBackward', 'RsubBackward', 'NegBackward', 'AddcmulBackward',
     'AddcdivBackward', 'LerpBackward', 'WhereBackward', 'MaskedFillBackward',
-    'MaximumBackward', 'MinimumBackward', 'Atan2Backward',
+    'MaximumBackward', 'MinimumBackward', 'Atan2Backward', 'FmaxBackward', 'FminBackward',
+    'LogaddexpBackward', 'XlogyBackward', 'RemainderBackward', 'FmodBackward', 'PolarBackward',
     # one input
     'AbsBackward', 'AcosBackward', 'AliasBackward', 'AsinBackward', 'AtanBackward',
     'CeluBackward', 'ClampBackward', 'ClampMaxBackward', 'ClampMinBackward', 'CloneBackward',
@@ -26,7 +27,9 @@ register(
     'ReluBackward', 'Relu6Backward', 'RreluWithNoiseBackward', 'RsqrtBackward', 'SeluBackward',
     'SigmoidBackward', 'SiluBackward', 'SinBackward', 'SoftplusBackward', 'SoftshrinkBackward',
     'SqrtBackward', 'TanhBackward', 'TanBackward', 'SinhBackward', 'CoshBackward',
-    'ThresholdBackward', 'ToCopyBackward', 'PowBackward', 'NanToNumBackward',
+    'ThresholdBackward', 'ToCopyBackward', 'PowBackward', 'NanToNumBackward', 'ErfcBackward',
+    'AcoshBackward', 'AsinhBackward', 'AtanhBackward', 'Exp2Backward', 'FracBackward',
+    'LogitBackward', 'SgnBackward', 'TruncBackward', 'ConjBackward', 'ConjPhysicalBackward',
 )  # fmt: skip
 
 
@@ -78,12 +81,24 @@ def _vector_norm(grad_fn: Any) -> Parsed:
 
 register('elementwise', 'HardtanhBackward', low='min_val', high='max_val')
 register('glu', 'GluBackward', dim='dim')
-register('softmax', 'SoftmaxBackward', 'LogSoftmaxBackward', dim='dim')
+register('softmax', 'SoftmaxBackward', 'LogSoftmaxBackward', 'SafeSoftmaxBackward', dim='dim')
+# Every position along ``dim`` comes from several of that dim, and from no others.
+register(
+    'along',
+    'CummaxBackward', 'CumminBackward', 'LogcumsumexpBackward', 'TopkBackward',
+    'KthvalueBackward', 'ModeBackward',
+    dim='dim',
+)  # fmt: skip
 register('matmul', 'MmBackward', 'BmmBackward')
 register('mv', 'MvBackward')
 register('dot', 'DotBackward', 'VdotBackward')
 # inputs: what is added, then the two factors
 register('addmm', 'AddmmBackward', 'BaddbmmBackward')
+
+
+@parser('AttentionBackward')
+def _composite_attention(grad_fn: Any) -> Parsed:
+    return 'attention', dict(grad_fn.attrs)
 
 
 @parser(

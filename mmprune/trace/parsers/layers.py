@@ -79,7 +79,8 @@ register(
     'UpsampleNearest2DBackward', 'UpsampleNearestExact2DBackward', 'UpsampleBilinear2DBackward',
     'UpsampleBicubic2DBackward', 'UpsampleBilinear2DAaBackward', 'UpsampleBicubic2DAaBackward',
     'GridSampler2DBackward', 'CudnnGridSamplerBackward',
-    'ReflectionPad2DBackward', 'ReplicationPad2DBackward',
+    'ReflectionPad2DBackward', 'ReplicationPad2DBackward', 'MaxUnpool2DBackward',
+    'TrilBackward', 'TriuBackward',
 )  # fmt: skip
 register(
     'spatial1d',
@@ -90,5 +91,6 @@ register(
     'spatial3d',
     'AvgPool3DBackward', 'AdaptiveAvgPool3DBackward', 'MaxPool3DWithIndicesBackward',
     'AdaptiveMaxPool3DBackward', 'UpsampleNearest3DBackward', 'UpsampleTrilinear3DBackward',
-    'ReplicationPad3DBackward', 'ReflectionPad3DBackward',
+    'ReplicationPad3DBackward', 'ReflectionPad3DBackward', 'GridSampler3DBackward',
+    'MaxUnpool3DBackward',
 )  # fmt: skip

@@ -61,6 +61,13 @@ register('view_as_real', 'ViewAsRealBackward')
 
 register('channel_shuffle', 'ChannelShuffleBackward', groups='groups')
 register('gather', 'GatherBackward', dim='dim')
+# inputs: the tensor that is written into, then what is written to positions of ``dim``
+register(
+    'scatter',
+    'ScatterBackward', 'ScatterAddBackward', 'ScatterReduceBackward', 'IndexAddBackward',
+    'IndexCopyBackward', 'IndexReduceBackward', 'IndexFillBackward',
+    dim='dim',
+)  # fmt: skip
 
 
 @parser('IndexSelectBackward')

@@ -1,0 +1,101 @@
+"""What is learned about labels: where they run, what they multiply, how many must stay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+IntArray = np.ndarray
+Axes = tuple[int, ...]
+
+
+def axes_of(factor: IntArray) -> Axes:
+    """The dims along which a factor varies."""
+    return _axes(factor.shape)
+
+
+@lru_cache(maxsize=4096)
+def _axes(shape: tuple[int, ...]) -> Axes:
+    return tuple(dim for dim, size in enumerate(shape) if size > 1)
+
+
+@dataclass
+class Site:
+    """Labels along the input or output channels of one non-pass operation or norm."""
+
+    layer: str
+    role: str
+    labels: IntArray
+    node: int
+
+
+@dataclass
+class Product:
+    """The multiply-adds of one convolution or matrix product, as a product of counts.
+
+    MACs = ``constant`` times, for every (labels, divisor) in ``counts``, the number of kept
+    labels divided by the divisor. Labels below 0 always count.
+    """
+
+    layer: str
+    node: int
+    constant: int
+    counts: list[tuple[IntArray, int]]
+
+
+@dataclass(frozen=True)
+class Size:
+    """A dim of a traced tensor that shrinks, and the module that may know its size by number.
+
+    Attributes:
+        module: Where the tensor was made, or what it went into or came out of.
+        shape: Shape of the tensor.
+        factors: Its label arrays that vary along ``dim``.
+        dim: The dim.
+        own: Whether the module itself moved or cut the data (a view, a split).
+    """
+
+    module: str
+    shape: tuple[int, ...]
+    factors: tuple[IntArray, ...]
+    dim: int
+    own: bool
+
+    @property
+    def full(self) -> int:
+        """The size in the full network."""
+        return self.shape[self.dim]
+
+    def row(self) -> IntArray:
+        """Labels along the dim, at the first position of all others."""
+        (factor, *_) = self.factors
+        index = tuple(slice(None) if d == self.dim else 0 for d in range(factor.ndim))
+        return factor[index]
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A reduction over channels: in a subnet it sees only the kept ones.
+
+    Attributes:
+        module: Where it is taken.
+        kind: What is taken, see ``KeptElements`` of the execution.
+        dims: The dims that are reduced, counted from the end, in order; empty where the
+            operation says which.
+        labels: Labels of the tensor's elements, of its rank, size 1 where they are constant.
+    """
+
+    module: str
+    kind: str
+    dims: Axes
+    labels: IntArray
+
+
+@dataclass
+class EqualCounts:
+    """Rows of labels of which every valid subnet keeps equally many."""
+
+    rows: IntArray
+    reason: str
