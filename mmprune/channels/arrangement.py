@@ -71,6 +71,11 @@ class Arrangement:
         """How many channels of all layers together make one step of width."""
         return len(self.labels) // self.most
 
+    @property
+    def num_kinds(self) -> int:
+        """How many kinds of channels there are."""
+        return len(self._full[1])
+
     @cached_property
     def _full(self) -> tuple[list[IntArray], np.ndarray, IntArray]:
         """Rows at full width, the signature of every kind, in order, and each channel's kind."""

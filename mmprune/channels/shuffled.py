@@ -1,7 +1,8 @@
 """Find the channels that shuffles deal anew, and what is done with them between layers.
 
 Where something happens to them of which no step is made, the shuffle is given up: its channels
-then stay in the order of the full network, see the rule for ``view``.
+then stay in the order of the full network, and live or die as the rules for ``view`` and
+``channel_shuffle`` say.
 """
 
 from __future__ import annotations

@@ -9,11 +9,13 @@ It is a mapping from layer names to entries, as MMRazor 0.x writes it:
       raw_out_channels: 4
       out_index: [0, 3]        # only where the kept channels are not the first ones
 
-Norms have only the ``out`` half. A parameter that does not follow from its layer's
-inputs and outputs (a layer scale, a position embedding) is listed under ``tensors``, per
-dims: ``tensors: {gamma: {'0': {kept: 2, raw: 4, index: [0, 3]}}}``; a dims key with a comma
-(``'0,1'``) means positions of those dims flattened. Numbers that a module stores and that
-are sizes of channels (``num_heads``) are under ``attributes: {num_heads: {kept: 6, raw: 12}}``.
+An index that does not ascend says in which order the channels stand in the small network, behind
+a shuffle (see ``mmprune.channels.arrangement``). Norms have only the ``out`` half. A parameter
+that does not follow from its layer's inputs and outputs (a layer scale, a position embedding) is
+listed under ``tensors``, per dims: ``tensors: {gamma: {'0': {kept: 2, raw: 4, index: [0, 3]}}}``; a
+dims key with a comma (``'0,1'``) means positions of those dims flattened. Numbers that a module
+stores and that are sizes of channels (``num_heads``) are under
+``attributes: {num_heads: {kept: 6, raw: 12}}``.
 
 The key ``__format__``, which comes first, names the format and counts the layers that
 follow; ``model_layers`` in it is the number of convolutions, linear layers and norms of the

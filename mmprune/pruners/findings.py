@@ -295,4 +295,11 @@ def _group_dict(group: ChannelGroup, kept: int) -> dict[str, Any]:
             }
             for constraint in group.constraints
         ],
+        'shuffled': None
+        if group.arrangement is None
+        else {
+            'reason': group.arrangement.reason,
+            'multiples_of': group.arrangement.each,
+            'kinds': group.arrangement.num_kinds,
+        },
     }

@@ -99,7 +99,9 @@ def _groups(findings: Findings) -> Table:
     table.add_column('prunable, or why not', overflow='fold')
     for group, kept in zip(findings.groups, findings.kept, strict=True):
         full = group.num_channels
-        state = '; '.join(['yes', *dict.fromkeys(c.reason for c in group.constraints)])
+        shuffled = [] if group.arrangement is None else [group.arrangement.reason]
+        reasons = [c.reason for c in group.constraints] + shuffled
+        state = '; '.join(['yes', *dict.fromkeys(reasons)])
         table.add_row(
             group.space_id,
             str(full) if kept == full else f'{kept} of {full}',
@@ -150,6 +152,9 @@ def _members(group: ChannelGroup) -> Iterable[str]:
     for constraint in group.constraints:
         blocks, size = constraint.blocks.shape
         yield f'  equally many in {blocks} blocks of {size}: {constraint.reason}'
+    if group.arrangement is not None:
+        kinds, each = group.arrangement.num_kinds, group.arrangement.each
+        yield f'  multiples of {each}, {kinds} kinds of channels: {group.arrangement.reason}'
     by_module: dict[str, list[str]] = {name: [] for name in (*group.layers, *group.consumers)}
     for member in group.members:
         module, _, name = member.tensor.rpartition('.')
