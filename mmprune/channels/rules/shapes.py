@@ -56,8 +56,9 @@ def _blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[range, ran
 def view(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """A dim that is cut in two keeps the same number of channels in every block.
 
-    Blocks may be joined again in the order in which they were cut. In another order (a
-    shuffle of blocks) each block must keep the channels at the same places.
+    Blocks may be joined again in the order in which they were cut. In another order (a shuffle)
+    they may where it is known what a smaller network does, see ``Arrangement``; elsewhere the
+    blocks live or die as a whole.
     """
     value, new = _single(inputs), node.shapes[0]
     blocks = _blocks(value.shape, new)
