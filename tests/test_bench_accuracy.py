@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from torch import nn
 
 from mmprune.bench.accuracy import AccuracyOptions, Unit, ours, run_accuracy
 from mmprune.bench.accuracy.compare import Figure, comparisons, unpruned
-from mmprune.bench.accuracy.criteria import CRITERIA, nearest
+from mmprune.bench.accuracy.criteria import BESIDE, CRITERIA, nearest
 from mmprune.bench.accuracy.networks import build, count_macs, demo_input
 from mmprune.bench.accuracy.report import BEGIN, END, insert_into_docs, markdown, verdict
 from mmprune.bench.accuracy.run import QUICK
@@ -147,6 +147,8 @@ def test_every_criterion_of_mmprune_is_measured():
     for number, key in enumerate(listed):
         if key.program == THEIRS:
             assert replace(key, program=OURS) in listed[number:]
+        elif BESIDE.get(key.method, key.method) != key.method:
+            assert replace(key, method=BESIDE[key.method], program=THEIRS) in listed[:number]
 
 
 def test_multiply_adds_are_counted_by_hand():
@@ -240,6 +242,21 @@ def test_a_row_of_mmprune_costs_what_that_of_the_peer_does(unit):
         assert count_macs(unit.network_of(key)) <= 30_000
     finally:
         unit.rows.remove(row)
+
+
+@pytest.mark.parametrize('name', ['L1', 'L2', 'Lp, p = 3', 'LAMP', 'BN scale'])
+def test_the_same_criterion_keeps_the_same_channels(unit, name):
+    """Magnitudes are the same numbers in both programs, and so is what is left."""
+    key = Key(name, 'global', 0.5, THEIRS)
+    theirs = unit.network_of(key)
+    unit.rows.append({**asdict(key), 'macs': count_macs(theirs)})
+    try:
+        own = unit.network_of(replace(key, program=OURS)).state_dict()
+    finally:
+        unit.rows.pop()
+    assert own.keys() == theirs.state_dict().keys()
+    for tensor, value in theirs.state_dict().items():
+        assert torch.equal(own[tensor], value), tensor
 
 
 def test_the_penalty_on_scales_is_the_peer_s(monkeypatch):

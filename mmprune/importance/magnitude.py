@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from mmprune.channels import ChannelGroup
+from mmprune.channels import ChannelGroup, Member
 from mmprune.channels.member_values import channel_rows, channel_sums
 from mmprune.errors import InputError
 from mmprune.importance.base import (
@@ -22,6 +22,16 @@ from mmprune.importance.base import (
     scored,
 )
 from mmprune.registry import IMPORTANCE
+
+
+def norm_scales(group: ChannelGroup, model: nn.Module) -> Iterator[tuple[Member, torch.Tensor]]:
+    """The members that are scales of norms, in order, with their tensors."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for member in ordered_members(group, model):
+        scale = parameters.get(member.tensor)
+        is_scale = member.tensor.rpartition('.')[2] == 'weight'
+        if scale is not None and is_scale and isinstance(owner_of(member, model), NORMS):
+            yield member, scale
 
 
 @IMPORTANCE.register_module()
@@ -60,23 +70,27 @@ class LpImportance(Importance):
         p: The exponent, above 0.
         root: Whether the sum of powers is raised to 1/p. Without it the powers of all members
             can be added up to the power of the whole channel's norm.
+        norms: Whether the scales of the norms that a channel goes through are members too,
+            as in Torch-Pruning.
         **kwargs: See ``Importance``.
 
     Raises:
         InputError: ``p`` is not above 0.
     """
 
-    def __init__(self, p: float = 2, root: bool = True, **kwargs: Any) -> None:
+    def __init__(self, p: float = 2, root: bool = True, norms: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not 0 < p < float('inf'):
             raise InputError(f'{self.name}: p must be a finite number above 0, not {p!r}')
         self.p = p
         self.root = root
+        self.norms = norms
 
     def member_scores(self, group: ChannelGroup, model: nn.Module) -> list[MemberScores]:
         """The norm of every channel's part of every weight."""
         found = []
-        for member, tensor in self.weights(group, model):
+        scales = norm_scales(group, model) if self.norms else ()
+        for member, tensor in (*self.weights(group, model), *scales):
             powers = tensor.detach().double().abs().pow(self.p)
             sums = channel_sums(powers, member, group.num_channels)
             found.append(scored(member, sums.pow(1 / self.p) if self.root else sums))
@@ -91,7 +105,7 @@ class L1Importance(LpImportance):
     section 3.1.
 
     Args:
-        **kwargs: See ``Importance``.
+        **kwargs: See ``LpImportance`` and ``Importance``.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -107,7 +121,7 @@ class L2Importance(LpImportance):
 
     Args:
         root: Whether the square root is taken of each member's sum.
-        **kwargs: See ``Importance``.
+        **kwargs: See ``LpImportance`` and ``Importance``.
     """
 
     def __init__(self, root: bool = False, **kwargs: Any) -> None:
@@ -123,7 +137,7 @@ class LAMPImportance(LpImportance):
     channel of every group scores 1, so a global threshold empties none.
 
     Args:
-        **kwargs: See ``Importance``.
+        **kwargs: See ``LpImportance`` and ``Importance``.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -186,16 +200,10 @@ class BNScaleImportance(Importance):
 
     def member_scores(self, group: ChannelGroup, model: nn.Module) -> list[MemberScores]:
         """The scales of every norm of the group."""
-        parameters = dict(model.named_parameters(remove_duplicate=False))
-        found = []
-        for member in ordered_members(group, model):
-            scale = parameters.get(member.tensor)
-            is_scale = member.tensor.rpartition('.')[2] == 'weight'
-            if scale is None or not is_scale or not isinstance(owner_of(member, model), NORMS):
-                continue
-            sums = channel_sums(scale.detach().abs(), member, group.num_channels)
-            found.append(scored(member, sums))
-        return found
+        return [
+            scored(member, channel_sums(scale.detach().abs(), member, group.num_channels))
+            for member, scale in norm_scales(group, model)
+        ]
 
     def scores(self, group: ChannelGroup, model: nn.Module) -> np.ndarray:
         """One finite float per channel, (C,), of the fallback for a group without norms."""

@@ -68,6 +68,33 @@ def test_powers_and_norms():
     np.testing.assert_allclose(found, cubes, rtol=1e-15)
 
 
+@pytest.mark.parametrize(
+    ('kind', 'options', 'expected'),
+    [
+        # |weights| of the filters and of the columns that read them, and |scales| of both norms.
+        ('L1Importance', {}, [2 + 5 + 0.5 + 3, 4 + 1 + 0.25 + 1]),
+        ('L1Importance', dict(reduction='max'), [5, 4]),
+        ('L1Importance', dict(reduction='first'), [2, 4]),
+        ('L2Importance', {}, [4 + 25 + 0.25 + 9, 16 + 1 + 0.0625 + 1]),
+        ('LpImportance', dict(p=3), [2 + 5 + 0.5 + 3, 4 + 1 + 0.25 + 1]),
+        ('LAMPImportance', {}, [1, 18.0625 / (18.0625 + 38.25)]),
+    ],
+)
+def test_scales_of_norms_may_count_too(kind, options, expected):
+    layers = [nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.GroupNorm(1, 2), nn.Conv2d(2, 1, 1)]
+    model = nn.Sequential(*layers).double().eval()
+    with torch.no_grad():
+        for layer, numbers in zip(layers, ([2, -4], [-0.5, 0.25], [3, 1], [5, -1]), strict=True):
+            layer.weight.copy_(torch.tensor(numbers).reshape(layer.weight.shape))
+            layer.bias.fill_(100)
+    _, group = prepared(model, torch.rand(1, 1, 2, 2, dtype=torch.float64))
+    found = scores(model, group, kind, norms=True, **options)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    if 'reduction' not in options:
+        alone = scores(model, group, 'L1Importance')
+        assert alone == [7, 5]
+
+
 def filters(*rows):
     """A convolution with these filters, and a layer that reads them."""
     width = len(rows[0])

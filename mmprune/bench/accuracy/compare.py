@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
+from mmprune.bench.accuracy.criteria import BESIDE
 from mmprune.bench.accuracy.networks import TITLES
 from mmprune.bench.accuracy.unit import OURS, THEIRS
 
@@ -121,7 +122,9 @@ def comparisons(contents: Sequence[Mapping[str, Any]]) -> Iterator[Comparison]:
                 continue
             key = content['network'], row['method'], row['scope'], row['target']
             by_key.setdefault(key, {}).setdefault(row['program'], {})[content['seed']] = row
-    for (network, method, scope, target), programs in by_key.items():
+    for (network, method, scope, target), own in by_key.items():
+        other = by_key.get((network, BESIDE.get(method, method), scope, target), {})
+        programs = {**{k: v for k, v in other.items() if k == THEIRS}, **own}
         seeds = sorted(set.intersection(*(set(rows) for rows in programs.values())))
         if OURS not in programs or not seeds:
             continue

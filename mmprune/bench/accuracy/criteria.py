@@ -25,6 +25,8 @@ class Criterion:
         options: Its options.
         data: What Torch-Pruning wants to have seen: ``'gradients'`` summed over all images,
             ``'squares'`` of every image's gradients, ``'activations'``.
+        beside: Name of the criterion whose row of Torch-Pruning's it is compared with, if not
+            of its own.
     """
 
     name: str
@@ -32,26 +34,38 @@ class Criterion:
     theirs: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     data: str | None = None
+    beside: str | None = None
 
 
 CRITERIA = (
     Criterion('Random', dict(type='RandomImportance'), 'RandomImportance'),
+    # Torch-Pruning counts the scales of norms among a channel's weights.
     Criterion(
-        'L1', dict(type='L1Importance', **SHARED), 'GroupMagnitudeImportance', dict(p=1)
+        'L1', dict(type='L1Importance', norms=True, **SHARED), 'GroupMagnitudeImportance', dict(p=1)
     ),
+    Criterion('L1, weights alone', dict(type='L1Importance', **SHARED), beside='L1'),
     Criterion(
-        'L2', dict(type='L2Importance', **SHARED), 'GroupMagnitudeImportance', dict(p=2)
+        'L2', dict(type='L2Importance', norms=True, **SHARED), 'GroupMagnitudeImportance', dict(p=2)
     ),
+    Criterion('L2, weights alone', dict(type='L2Importance', **SHARED), beside='L2'),
     Criterion(
         'Lp, p = 3',
-        dict(type='LpImportance', p=3, root=False, **SHARED),
+        dict(type='LpImportance', p=3, root=False, norms=True, **SHARED),
         'GroupMagnitudeImportance',
         dict(p=3),
     ),
-    Criterion('LAMP', dict(type='LAMPImportance', reduction='mean'), 'LAMPImportance'),
-    # Torch-Pruning counts the weights that read a channel, too; the paper's are the filters.
+    Criterion(
+        'Lp, weights alone',
+        dict(type='LpImportance', p=3, root=False, **SHARED),
+        beside='Lp, p = 3',
+    ),
+    Criterion('LAMP', dict(type='LAMPImportance', norms=True, reduction='mean'), 'LAMPImportance'),
+    Criterion(
+        'LAMP, weights alone', dict(type='LAMPImportance', reduction='mean'), beside='LAMP'
+    ),
+    # It counts the weights that read a channel, too; the paper's are the filters.
     Criterion('FPGM', dict(type='FPGMImportance', members='all', **SHARED), 'FPGMImportance'),
-    Criterion('FPGM, filters alone', dict(type='FPGMImportance', **SHARED)),
+    Criterion('FPGM, filters alone', dict(type='FPGMImportance', **SHARED), beside='FPGM'),
     Criterion('BN scale', dict(type='BNScaleImportance', **SHARED), 'BNScaleImportance'),
     Criterion(
         'Taylor',
@@ -76,6 +90,10 @@ CRITERIA = (
     ),
     Criterion('APoZ', dict(type='APoZImportance', **SHARED)),
 )  # fmt: skip
+
+
+BESIDE = {criterion.name: criterion.beside or criterion.name for criterion in CRITERIA}
+"""Of which criterion Torch-Pruning's row is that stands beside a criterion's."""
 
 
 def nearest(

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from mmprune.bench.accuracy import ours, supernets
-from mmprune.bench.accuracy.criteria import CRITERIA, SCOPES, Criterion
+from mmprune.bench.accuracy.criteria import BESIDE, CRITERIA, SCOPES, Criterion
 from mmprune.bench.accuracy.networks import build, count_macs, count_params
 from mmprune.bench.accuracy.peer import Peer
 from mmprune.bench.accuracy.peer import slimmed as slimmed_by_peer
@@ -173,8 +173,9 @@ class Unit:
 
     def _budget(self, key: Key) -> float:
         """Multiply-adds that mmprune may use: those of Torch-Pruning's network, if there is one."""
+        beside = replace(key, method=BESIDE.get(key.method, key.method), program=THEIRS)
         for row in self.rows:
-            if key_of(row) == replace(key, program=THEIRS):
+            if key_of(row) == beside:
                 return row['macs']
         return key.target * self.full_macs
 
