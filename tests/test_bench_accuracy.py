@@ -56,6 +56,11 @@ def test_the_script_measures_and_writes(tmp_path):
     assert '| L1 | local | 1 |' in text
     assert (tmp_path / 'images' / 'accuracy_of_criteria.png').stat().st_size > 10_000
     assert markdown([content]) == (work / 'accuracy.md').read_text(encoding='utf-8')
+    shown = run_accuracy(
+        AccuracyOptions(('vgg',), (0,), scopes=('global',), work_dir=work, show=True)
+    )
+    assert {row['scope'] for row in shown[0]['rows']} == {'', 'global'}
+    assert len(shown[0]['rows']) == (len(content['rows']) + 1) / 2
 
 
 def test_a_run_goes_on_where_it_was(tmp_path):

@@ -19,7 +19,7 @@ examples:
   python tools/bench_accuracy.py
   python tools/bench_accuracy.py --quick --work-dir work_dirs/quick
   python tools/bench_accuracy.py --docs docs/accuracy.md
-  python tools/bench_accuracy.py --show --docs docs/accuracy.md
+  python tools/bench_accuracy.py --show --scopes global --docs docs/accuracy.md
 """
 
 

@@ -26,9 +26,9 @@ def write_plot(rows: Sequence[Comparison], path: Path) -> None:
     from matplotlib.figure import Figure
 
     panels = list(dict.fromkeys((row.network, row.target) for row in rows))
-    figure = Figure(figsize=(3.2 * len(panels), 7), layout='constrained')
+    figure = Figure(figsize=(3.2 * len(panels), 6.5), layout='constrained')
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(SHOWN), len(panels), sharey='row', squeeze=False)
+    axes = figure.subplots(len(SHOWN), len(panels), sharex='col', sharey='row', squeeze=False)
     for column, (network, target) in enumerate(panels):
         own = [row for row in rows if (row.network, row.target) == (network, target)]
         for number, measure in enumerate(SHOWN):
@@ -51,7 +51,7 @@ def write_plot(rows: Sequence[Comparison], path: Path) -> None:
             else:
                 at.set_ylim(bottom=max(at.get_ylim()[0], 80))
             if column == 0:
-                at.set_ylabel(f'accuracy in percent, {MEASURES[measure]}')
+                at.set_ylabel(f'{MEASURES[measure]}, % right')
     axes[0][0].legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as unfinished:

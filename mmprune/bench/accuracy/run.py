@@ -20,7 +20,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mmprune.bench.accuracy.criteria import SCOPES
 from mmprune.bench.accuracy.networks import NETWORKS
 from mmprune.bench.accuracy.report import insert_into_docs, show, write_markdown
-from mmprune.bench.accuracy.unit import METHODS, Key, Settings, Unit, key_of, keys, read
+from mmprune.bench.accuracy.unit import (
+    METHODS,
+    UNPRUNED,
+    Key,
+    Settings,
+    Unit,
+    key_of,
+    keys,
+    read,
+)
 from mmprune.errors import InputError, MissingFileError
 
 QUICK = Settings(epochs=0.5, finetune=0.5, width=8, images=128)
@@ -45,7 +54,7 @@ class AccuracyOptions:
         workers: Processes, of one thread each.
         work_dir: For the rows, trained weights, and the tables.
         docs: Page to put the tables into; its plot goes into ``images`` beside it. None: no page.
-        show: Measure nothing: show what is there.
+        show: Measure nothing: show what is there of these networks, seeds, methods and scopes.
     """
 
     networks: Sequence[str] = tuple(NETWORKS)
@@ -88,7 +97,7 @@ def run_accuracy(options: AccuracyOptions = AccuracyOptions()) -> list[dict[str,
     if not options.show:
         rows = _Rows(_settings(options), methods, tuple(options.scopes))
         _measure(rows, parts, folder, options.workers)
-    contents = _contents(parts, folder)
+    contents = _contents(methods, options.scopes, parts, folder)
     write_markdown(contents, folder / 'accuracy.md')
     if options.docs is not None:
         insert_into_docs(contents, Path(options.docs))
@@ -102,12 +111,21 @@ def _settings(options: AccuracyOptions) -> Settings:
     return replace(settings, with_peer=find_spec('torch_pruning') is not None)
 
 
-def _contents(parts: Sequence[tuple[str, int]], folder: Path) -> list[dict[str, Any]]:
-    """The rows on disk."""
+def _contents(
+    methods: Sequence[str], scopes: Sequence[str], parts: Sequence[tuple[str, int]], folder: Path
+) -> list[dict[str, Any]]:
+    """The rows on disk, of these methods and scopes."""
     paths = [folder / f'{name}-seed{seed}.json' for name, seed in parts]
     found = [read(path) for path in paths if path.is_file()]
     if not found:
         raise MissingFileError(f'{folder}: there are no rows; run tools/bench_accuracy.py first')
+    wanted = {*methods, UNPRUNED}
+    for content in found:
+        content['rows'] = [
+            row
+            for row in content['rows']
+            if row['method'] in wanted and row['scope'] in {*scopes, ''}
+        ]
     return found
 
 
