@@ -7,6 +7,7 @@ import pytest
 import torch
 import toy_networks
 import toys_functions
+import toys_handed
 import toys_layers
 import toys_libraries
 import toys_norms
@@ -26,7 +27,7 @@ FAMILIES = [
     toys_regions,
     toys_layers,
     toys_recurrent,
-    toys_libraries,
+    toys_handed, toys_libraries,
     toys_shuffles,
 ]
 TOYS = [toy for family in FAMILIES for toy in family.TOYS]

@@ -9,6 +9,7 @@ import numpy as np
 
 from mmprune.channels.arrangement import Arrangement
 from mmprune.channels.constraints import BoolArray
+from mmprune.channels.held import hold_broken
 from mmprune.channels.labels import (
     EqualCounts,
     IntArray,
@@ -27,9 +28,9 @@ from mmprune.channels.silence import Silence
 from mmprune.channels.sizes import (
     Numbers,
     SizeAttribute,
+    lent_sizes,
     shrinking,
     size_attributes,
-    unlike_sizes,
 )
 from mmprune.errors import InputError
 from mmprune.registry import CHANNEL_RULES, table
@@ -109,8 +110,9 @@ class Wishes:
         numbers: Stored numbers of modules that may be sizes of channels.
         broken: What is held because a trial has failed, and why. Keys are the name of a module
             and ``'alike'`` (its dims of one size shrink alike), ``'own'`` (the dims that it
-            cuts or views stay), ``'passed'`` (those that pass through it stay) or ``'inside'``
-            (those that the modules directly in it are given and give stay).
+            cuts or views stay), ``'passed'`` (those that pass through it stay), ``'inside'``
+            (those that the modules directly in it are given and give stay) or ``'layers'``
+            (all that its parameters have stays).
         whole_heads: Modules whose attention can only lose whole heads.
     """
 
@@ -143,7 +145,9 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         book = rest.book
         tensors = {n: leaves.factors(n, rest.canonical, squeeze=False) for n in leaves.offsets}
         tensors.update(_buffers(graph, book))
-        attributes = size_attributes(book.sizes, wishes.numbers, book)
+        called = {'', *(call.module for call in graph.calls)}
+        sizes = [*book.sizes, *lent_sizes(book.sizes, wishes.numbers, called)]
+        attributes = size_attributes(sizes, wishes.numbers, book)
         if not ways.loose:
             arrangements: list[Arrangement] = []
             break
@@ -242,7 +246,7 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: _Ways) -> 
             sizes = [s for s in book.sizes if not all(book.is_in_buffers(f) for f in s.factors)]
             book.sizes = shrinking(sizes, book.constraints)
             _pin_layers(wishes.pinned_layers, book)
-            _hold_broken(wishes.broken, book)
+            hold_broken(wishes.broken, book, leaves)
             return _Rest(book, canonical, silence, values, own_constraints)
     raise RuntimeError(
         f'the channel labels of this network do not come to rest in {MAX_PASSES} passes; '
@@ -328,38 +332,6 @@ def _apply(
     if node.op in WITH_WEIGHTS and len(weights) > len(node.attrs.get('buffers', ())):
         pin_all(outputs, book, f'{node.where} has a weight that is a constant')
     return outputs
-
-
-def is_child(name: str, parent: str) -> bool:
-    """Whether a module stands directly in another one, by their names."""
-    return bool(name) and name.rpartition('.')[0] == parent
-
-
-def _hold_broken(broken: Mapping[tuple[str, str], str], book: LabelBook) -> None:
-    """Dims that these modules know by number shrink alike, or stay."""
-    by_module: dict[str, list[Size]] = {}
-    for size in book.sizes:
-        by_module.setdefault(size.module, []).append(size)
-    pinned = np.concatenate([np.array([], int), *(labels.ravel() for labels, _ in book.pins)])
-    for (module, what), reason in broken.items():
-        sizes = by_module.get(module, [])
-        if what == 'inside':
-            for name in by_module:
-                for size in by_module[name] if is_child(name, module) else ():
-                    for factor in size.factors:
-                        book.pin(factor, reason)
-            continue
-        if what == 'alike':
-            # A dim that stays may have the size of another one by chance.
-            free = [size for size in sizes if not np.isin(size.row(), pinned).any()]
-            for first, second in unlike_sizes(free):
-                alike = f'{module} has one size for both'
-                book.constraints.append(EqualCounts(np.stack([first, second]), alike))
-            continue
-        for size in sizes:
-            if size.own is (what == 'own'):
-                for factor in size.factors:
-                    book.pin(factor, reason)
 
 
 def _tie(ties: Iterable[tuple[str, str]], book: LabelBook) -> None:

@@ -10,8 +10,8 @@ not believed but tried: a prepared network is run on a random subnet before it i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -75,6 +75,23 @@ def _is_kept(factor: IntArray, dim: int, rows: Mapping[int, list[frozenset[int]]
         if not any(row <= labels for label in labels for row in rows.get(label, ())):
             return False
     return True
+
+
+def lent_sizes(
+    sizes: Iterable[Size], numbers: Iterable[str], called: Collection[str]
+) -> list[Size]:
+    """The dims that a module handles whose methods run, but which is not called itself.
+
+    They were noted for the module that runs its methods.
+    """
+    found, own = [], [size for size in sizes if size.own]
+    for module in numbers:
+        outer = module
+        while outer not in called:
+            outer = outer.rpartition('.')[0]
+        if outer != module:
+            found += [replace(size, module=module) for size in own if size.module == outer]
+    return found
 
 
 def size_attributes(

@@ -83,7 +83,8 @@ class Supernet:
         self.graph = trace(self.model, self.demo_input, contents)
         kinds = {name: type(module) for name, module in self.model.named_modules()}
         broken = self._hold({}, contents, kinds, mode)
-        pins = {key: why for key, why in broken.items() if key[1] in ('own', 'passed', 'inside')}
+        ways = ('own', 'passed', 'inside', 'layers')
+        pins = {key: why for key, why in broken.items() if key[1] in ways}
         if pins and len(pins) < len(broken):
             # What was pinned in the end was first made alike to others, which may not be needed.
             release(self.model)

@@ -11,8 +11,9 @@ from torch import nn
 
 from mmprune.channels import ChannelGroup, Labelling
 from mmprune.channels.constraints import BoolArray
+from mmprune.channels.held import is_child, is_inside
 from mmprune.channels.labels import Size
-from mmprune.channels.propagate import ESCAPES, ORDERS, is_child
+from mmprune.channels.propagate import ESCAPES, ORDERS
 from mmprune.channels.sizes import unlike_sizes
 from mmprune.deploy.verify import TOLERANCE
 from mmprune.execution.observed_run import first_difference, observed_run, relative_error
@@ -144,7 +145,7 @@ def blame(
         tried: What is held already.
 
     Returns:
-        (module, ``'alike'``, ``'own'`` or ``'passed'``) -> reason; empty if nothing is left.
+        (module, what is held, see ``Wishes.broken``) -> reason; empty if nothing is left.
     """
     if labelling.has_escapes and ESCAPES not in tried:
         return {ESCAPES: 'used outside of the autograd graph'}
@@ -173,6 +174,12 @@ def blame(
                     f'mmprune does not mend ({failure.problem[:120]})'
                     for n in same
                 }
+    for name in chain:
+        owned = [t for t in labelling.tensors if is_inside(t.rpartition('.')[0], name)]
+        factors = [factor for tensor in owned for factor in labelling.tensors[tensor]]
+        if any(prunable[factor[factor >= 0]].any() for factor in factors):
+            reason = f'subnets fail in {name or "the root module"} ({failure.problem[:120]})'
+            return {(name, 'layers'): reason}
     return {}
 
 

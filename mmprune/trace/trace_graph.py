@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,12 +92,24 @@ class TraceGraph:
         for node in self.nodes:
             for edge in node.inputs:
                 if edge is not None and edge[0] in names:
-                    found[names[edge[0]]].setdefault(node.module)
+                    for module in self._readers(names[edge[0]], node.module):
+                        found[names[edge[0]]].setdefault(module)
             for name in node.attrs.get('buffers', ()):
                 found.setdefault(name, {}).setdefault(node.module)
         for name, module in self.handed:
             found.get(name, {}).setdefault(module)
         return {name: list(modules) for name, modules in found.items()}
+
+    def _readers(self, name: str, module: str) -> Iterator[str]:
+        """``module`` and, if it has got a parameter that it does not own, who may have read it.
+
+        An outer module takes it from its owner and hands it on, perhaps as a keyword.
+        """
+        yield module
+        owners = [alias.rpartition('.')[0] for alias in self.aliases.get(name, (name,))]
+        while module and not any(f'{owner}.'.startswith(f'{module}.') for owner in owners if owner):
+            module = module.rpartition('.')[0]
+            yield module
 
     def made_of_parameters(self) -> frozenset[int]:
         """Ids of the nodes that depend on parameters and constants alone."""

@@ -1,0 +1,81 @@
+"""Toy networks whose modules know or use what belongs to others, and their expected groups."""
+
+import torch
+from torch import nn
+from toy_networks import Toy
+
+
+class Positions(nn.Module):
+    """Never called: its owner calls a method of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads, self.net = 3, nn.Linear(2, 3)
+
+    def bias(self, size):
+        places = torch.arange(2.0 * size * size).view(-1, 2).to(self.net.weight)
+        return self.net(places.sin()).view(-1, self.num_heads).view(1, size, size, -1)
+
+
+class AttentionWithPositions(nn.Module):
+    """As timm writes it: the number of heads is kept by a module whose method runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads, self.positions = 3, Positions()
+        self.qkv, self.out = nn.Linear(9, 36), nn.Linear(12, 9)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        weights = q @ k.transpose(-1, -2) + self.positions.bias(x.shape[1]).permute(0, 3, 1, 2)
+        return self.out((weights.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class MethodOfAModule(Toy):
+    """Sizes that a module keeps which is not called itself."""
+
+    INPUT = (2, 5, 6)
+    GROUPS = {
+        'a': (9, {'a', 'attention.out'}, {'attention.qkv', 'head'}),
+        'attention.qkv': (3, {'attention.qkv', 'attention.positions.net'}, {'attention.out'}),
+    }
+    PINNED = frozenset({'head', 'a.weight', 'attention.positions.net.weight'})
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.attention = nn.Linear(6, 9), AttentionWithPositions()
+        self.head = nn.Linear(9, 4)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.head(x + self.attention(x))
+
+
+class TakesKeywords(nn.Module):
+    """Projects what it is given by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.project = nn.Linear(8, 7)
+
+    def forward(self, x, *, places):
+        return self.project(x) + self.project(places)
+
+
+class HandedAsKeyword(Toy):
+    """A parameter that another module is given by name, and hands on (DeBERTa)."""
+
+    INPUT = (2, 5, 6)
+    GROUPS = {'a': (8, {'a'}, {'b.project'}), 'b.project': (7, {'b.project'}, {'head'})}
+    PINNED = frozenset({'head', 'a.weight', 'places.weight'})
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.places, self.b = nn.Linear(6, 8), nn.Embedding(5, 8), TakesKeywords()
+        self.head = nn.Linear(7, 4)
+
+    def forward(self, x):
+        return self.head(self.b(self.a(x), places=self.places.weight))
+
+
+TOYS = [MethodOfAModule, HandedAsKeyword]
