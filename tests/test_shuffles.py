@@ -14,6 +14,7 @@ from toys_shuffles import (
     StageOfShuffleNetV2,
     UnevenChunkOfShuffled,
     UnitOfShuffleNetV1,
+    shuffled,
 )
 
 from mmprune.channels.arrangement import Arrangement
@@ -179,6 +180,46 @@ def test_plans_say_what_else_goes():
     subnet = complete.execute()
     assert not pruner.supernet.alive[pruner.supernet.layers['two.b'].outputs[[0, 4]]].any()
     assert pruner.verify_subnet(model, subnet).ok
+
+
+def test_blocks_that_are_no_whole_kinds_need_not_keep_equally_many():
+    """The linear layer has no groups: of what it makes for each group that reads, any may stay."""
+    model, _, pruner = prepared(ShuffleOfFourGroups)
+    group = pruner.channel_groups['a']
+    assert [len(c.blocks) for c in group.constraints] == [4], 'those of the reader alone'
+    kept = set()
+    for seed in range(30):
+        mask = group.select(np.random.default_rng(seed).random(24), 12)
+        assert not group.problem_with(mask)
+        kept.add(tuple(mask.reshape(4, 6).sum(1).tolist()))
+    assert len(kept) > 1
+    plan = pruner.plan('a', [0, 1, 2], complete=True)
+    assert pruner.verify_subnet(model, plan.execute()).ok
+    assert int(pruner.current_subnet()['a'].sum()) < 24
+
+
+def test_rows_that_are_the_same_at_full_width_only():
+    """Eight channels are in order again after three shuffles; six are not."""
+
+    class Thrice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.norm = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
+            self.b, self.head = nn.Conv2d(8, 6, 1), nn.Linear(6, 4)
+
+        def forward(self, x):
+            x = torch.relu(self.norm(self.a(x)))
+            for _ in range(3):
+                x = shuffled(x, 2)
+            return self.head(self.b(x).mean((2, 3)))
+
+    model, data = randomise(Thrice().double()).eval(), torch.randn(2, 3, 4, 4).double()
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.25, 0.5, 0.75, 1.0]))
+    pruner.prepare_from_supernet(model, data)
+    arrangement = pruner.channel_groups['a'].arrangement
+    assert [step for step in range(1, 9) if arrangement.dealt(step) is not None] == [2, 8]
+    for _ in range(4):
+        assert pruner.verify_subnet(model, pruner.sample_subnet()).ok
 
 
 def test_masks_in_a_state_dict_and_copies_keep_the_order():

@@ -76,6 +76,11 @@ class Arrangement:
         """How many kinds of channels there are."""
         return len(self._full[1])
 
+    @property
+    def kinds(self) -> IntArray:
+        """The kind of every channel, (n,)."""
+        return self._full[2]
+
     @cached_property
     def _full(self) -> tuple[list[IntArray], np.ndarray, IntArray]:
         """Rows at full width, the signature of every kind, in order, and each channel's kind."""

@@ -176,11 +176,13 @@ def _finished(program: Program, held: list[tuple[str, IntArray]]) -> Arrangement
     if not np.array_equal(np.sort(labels), used):
         raise UnknownMoveError('some of its channels are made by no layer, or by several')
     full = run_steps(program.steps, program.sizes)
-    rows = {}
-    for number in {number for number, _ in program.sites}:
+    rows: dict[bytes, int] = {}
+    for number in dict.fromkeys(number for number, _ in program.sites):
         if len(np.unique(full[number])) < len(full[number]):
             raise UnknownMoveError('a channel is read twice')
-        rows[row_key(labels[full[number]])] = number
+        first = rows.setdefault(row_key(labels[full[number]]), number)
+        if first != number:  # the same tensor is cut for both
+            program.add('alike', (), (first, number))
     for name, factor in held:
         if row_key(_row(factor)) not in rows:
             raise UnknownMoveError(f'{name} has them in an order that is not known')
@@ -206,25 +208,41 @@ def _row(factor: IntArray) -> IntArray:
 
 
 def _implied(arrangement: Arrangement, constraints: Sequence[EqualCounts], own: int) -> list[int]:
-    """Which constraints on shuffled channels their arrangement does not obey, but stands for.
+    """Which constraints on shuffled channels their arrangement stands for, without obeying them.
+
+    A cut into blocks asks for as many channels of each block. Where a block is no whole kinds of
+    channels, a smaller network has others in its blocks, and no more is asked than as many of
+    each kind.
 
     Raises:
         UnknownMoveError: One that it does not obey comes from elsewhere.
     """
-    mask = arrangement.choose(np.random.default_rng(0).random(len(arrangement.labels)), 0.5)
     size = 1 + max([int(arrangement.labels.max()), *(int(c.rows.max()) for c in constraints)])
-    alive, inside = np.zeros(size, bool), np.zeros(size, bool)
-    inside[arrangement.labels] = True
-    alive[arrangement.labels[mask]] = True
+    kinds = np.full(size, -1)
+    kinds[arrangement.labels] = arrangement.kinds
+    random = np.random.default_rng(0).random(len(arrangement.labels))
+    alive = np.zeros((3, size), bool)
+    for row, share in enumerate((0.35, 0.5, 0.7)):
+        alive[row, arrangement.labels[arrangement.choose(random, share)]] = True
     spare = []
     for number, constraint in enumerate(constraints):
-        if not inside[constraint.rows].any():
+        rows = constraint.rows
+        if kinds[rows].max() < 0:
             continue
-        if constraint.rows.min() < 0:
-            raise UnknownMoveError('a constraint couples them with channels that stay')
-        counts = alive[constraint.rows].sum(axis=1)
-        if (counts != counts[0]).any():
+        if rows.min() < 0 or kinds[rows].min() < 0:
+            raise UnknownMoveError('a constraint couples them with other channels')
+        counts = alive[:, rows].sum(axis=2)
+        if (counts != counts[:, :1]).any() or not _are_whole(kinds, rows, arrangement.num_kinds):
             if number >= own:
                 raise UnknownMoveError(constraint.reason)
             spare.append(number)
     return spare
+
+
+def _are_whole(kinds: IntArray, rows: IntArray, count: int) -> bool:
+    """Whether every row of channels has all channels of a kind, or none of them."""
+    known = kinds[kinds >= 0]
+    sizes = np.bincount(known, minlength=count)
+    return all(
+        set((np.bincount(kinds[row], minlength=count) / sizes).tolist()) <= {0, 1} for row in rows
+    )

@@ -272,7 +272,7 @@ def _completed(supernet: Supernet, gone: BoolArray) -> BoolArray:
     gone = gone.copy()
     for group in supernet.prunable_groups.values():
         own = gone[group.labels] | ~supernet.alive[group.labels]
-        if own.any() and group.constraints:
+        if own.any() and (group.constraints or group.arrangement is not None):
             gone[group.labels] |= ~_obedient(group, ~own)
     return gone
 
@@ -284,7 +284,8 @@ def _obedient(group: ChannelGroup, keep: BoolArray) -> BoolArray:
         mask = group.select(scores, count)
         if not (mask & ~keep).any():
             return mask
+    rule = group.constraints[0] if group.constraints else group.arrangement
     raise PlanError(
         f"group '{group.space_id}': no valid choice is left of {int(keep.sum())} of its "
-        f'{len(keep)} channels ({group.constraints[0].reason})'
+        f'{len(keep)} channels ({rule.reason if rule is not None else ""})'
     )

@@ -96,4 +96,6 @@ def _why(
     group = next((g for g in supernet.groups.values() if int(labels[0]) in g.labels), None)
     if group is not None and group.constraints and name not in group.layers:
         return f'goes with them: {group.constraints[0].reason}'
+    if group is not None and group.arrangement is not None and name not in group.layers:
+        return f'goes with them: {group.arrangement.reason}'
     return f"has the channels of group '{group.space_id if group else '?'}'"
