@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from mmprune.channels import ChannelGroup, Wishes, build_groups, propagate
 from mmprune.channels.constraints import BoolArray
+from mmprune.channels.labels import IntArray
 from mmprune.cost import CostModel, CostTable, memory_of
 from mmprune.errors import InputError
 from mmprune.execution import (
@@ -267,6 +269,8 @@ class Supernet:
                 f"subnet: {len(missing)} of {len(groups)} groups are missing, '{missing[0]}' first"
             )
         alive = np.ones(self.size, bool)
+        if self._write_at_once(subnet, alive):
+            return alive
         for space_id, group in groups.items():
             mask = subnet[space_id]
             if not isinstance(mask, torch.Tensor):
@@ -282,6 +286,38 @@ class Supernet:
                 raise SubnetError(f"subnet: the mask of '{space_id}' {problem}")
             alive[group.labels] = keeps
         return alive
+
+    def _write_at_once(self, subnet: Mapping[str, torch.Tensor], alive: BoolArray) -> bool:
+        """Write a subnet in few operations; False if one by one must say what is wrong."""
+        masks = [subnet[space_id] for space_id in self.prunable_groups]
+        labels, starts, bound = self._decided
+        if not masks or not all([isinstance(mask, torch.Tensor) for mask in masks]):
+            return False
+        kinds = {(mask.dtype, mask.device) for mask in masks}
+        sizes = [mask.numel() for mask in masks]
+        if len(kinds) > 1 or [0, *accumulate(sizes)] != starts:
+            return False
+        values = torch.cat([mask.detach().reshape(-1) for mask in masks]).cpu().numpy()
+        keeps = values.astype(bool)
+        if (
+            not np.array_equal(values, keeps)
+            or not np.logical_or.reduceat(keeps, starts[:-1]).all()
+        ):
+            return False
+        alive[labels] = keeps
+        return not any(group.problem_with(alive[group.labels]) for group in bound)
+
+    @cached_property
+    def _decided(self) -> tuple[IntArray, list[int], list[ChannelGroup]]:
+        """Labels of the prunable groups end to end, where each begins, those with constraints."""
+        groups = list(self.prunable_groups.values())
+        starts = [0, *accumulate(group.num_channels for group in groups)]
+        bound = [g for g in groups if g.constraints or g.parts or g.arrangement is not None]
+        return (
+            np.concatenate([group.labels for group in groups] or [np.zeros(0, int)]),
+            starts,
+            bound,
+        )
 
     def subnet_of(self, alive: BoolArray) -> Subnet:
         """The masks of the groups, in the shapes of ``channel_spaces``."""
