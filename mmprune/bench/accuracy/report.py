@@ -41,7 +41,8 @@ def about(contents: Contents) -> str:
     hours = sum(row['seconds'] for content in contents for row in content['rows']) / 3600
     return (
         f'{", ".join(f"{name} {version}" for name, version in versions.items())}; CPU, one thread '
-        f'a process, {hours:.1f} hours of one core; seeds {", ".join(map(str, seeds))}. '
+        f'a process; the rows took {hours:.1f} hours, one after the other; '
+        f'seeds {", ".join(map(str, seeds))}. '
         f'{settings["epochs"]:g} epochs of training, {settings["finetune"]:g} of finetuning.'
     )
 

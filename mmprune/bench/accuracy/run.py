@@ -37,6 +37,8 @@ QUICK = Settings(epochs=0.5, finetune=0.5, width=8, images=128)
 
 
 SEEDS = (0, 1, 2, 3, 4)
+POLL = 3.0
+"""Seconds between looks at the rows on disk."""
 STOP = '.stop'
 """A file that tells processes to end after the row that they are at."""
 
@@ -162,7 +164,7 @@ def _measure(wanted: _Rows, parts: Sequence[tuple[str, int]], folder: Path, work
         }
         try:
             while left:
-                done, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
+                done, left = wait(left, timeout=POLL, return_when=FIRST_COMPLETED)
                 for future in done:
                     future.result()
                 progress.update(task, completed=_rows_on_disk(wanted, parts, folder))
