@@ -108,12 +108,7 @@ class CausalMask(Toy):
     ATTENTION = {'attention.c_attn', 'attention.proj'}
     GROUPS = {'a': (12, {'a', *ATTENTION}, {'head', *ATTENTION})}  # eight channels and four heads
     PINNED = frozenset({'head', 'a.weight'})
-    REASONS = {
-        'attention.bias#0': 'outside of the autograd graph',
-        'attention.bias#1': 'a place in a buffer',
-        'attention.bias#2': 'outside of the autograd graph',
-        'attention.bias#3': 'a place in a buffer',
-    }
+    REASONS = {f'attention.bias#{dim}': 'a place in a buffer' for dim in range(2)}
 
     def __init__(self):
         super().__init__()

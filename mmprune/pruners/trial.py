@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -147,14 +148,41 @@ def blame(
     Returns:
         (module, what is held, see ``Wishes.broken``) -> reason; empty if nothing is left.
     """
+    chain = [failure.module]
+    while chain[-1]:
+        chain.append(chain[-1].rpartition('.')[0])
+    search = partial(_sizes_to_hold, failure, labelling, prunable, kinds, tried)
+    # Shapes that do not fit say more of sizes than of values that leave the graph.
+    found = {} if failure.is_difference else search(chain[:1], ('alike',))
+    if found:
+        return found
     if labelling.has_escapes and ESCAPES not in tried:
         return {ESCAPES: 'used outside of the autograd graph'}
     if labelling.arrangements and ORDERS not in tried:
         return {ORDERS: 'kept channels stand in the order of the full network'}
-    chain = [failure.module]
-    while chain[-1]:
-        chain.append(chain[-1].rpartition('.')[0])
-    for what in ('alike', 'own', 'passed', 'inside'):
+    found = search(chain, ('alike', 'own', 'passed', 'inside'))
+    if found:
+        return found
+    for name in chain:
+        owned = [t for t in labelling.tensors if is_inside(t.rpartition('.')[0], name)]
+        factors = [factor for tensor in owned for factor in labelling.tensors[tensor]]
+        if any(prunable[factor[factor >= 0]].any() for factor in factors):
+            reason = f'subnets fail in {name or "the root module"} ({failure.problem[:120]})'
+            return {(name, 'layers'): reason}
+    return {}
+
+
+def _sizes_to_hold(
+    failure: Failure,
+    labelling: Labelling,
+    prunable: BoolArray,
+    kinds: Mapping[str, type],
+    tried: Collection[tuple[str, str]],
+    chain: list[str],
+    ways: Iterable[str],
+) -> dict[tuple[str, str], str]:
+    """The first of ``ways`` to hold sizes of a module of ``chain`` that may help."""
+    for what in ways:
         for name in chain:
             sizes = [size for size in labelling.sizes if _is_at(size.module, name, what)]
             if what == 'alike':
@@ -174,12 +202,6 @@ def blame(
                     f'mmprune does not mend ({failure.problem[:120]})'
                     for n in same
                 }
-    for name in chain:
-        owned = [t for t in labelling.tensors if is_inside(t.rpartition('.')[0], name)]
-        factors = [factor for tensor in owned for factor in labelling.tensors[tensor]]
-        if any(prunable[factor[factor >= 0]].any() for factor in factors):
-            reason = f'subnets fail in {name or "the root module"} ({failure.problem[:120]})'
-            return {(name, 'layers'): reason}
     return {}
 
 
