@@ -43,28 +43,28 @@ def run_tool(*args):
 def test_the_script_measures_and_writes(tmp_path):
     page, work = tmp_path / 'page.md', tmp_path / 'work'
     page.write_text(f'before\n{BEGIN}\nold\n{END}\nafter\n', encoding='utf-8')
-    done = run_tool(*ARGS, 'L1', '--work-dir', str(work), '--docs', str(page))
+    paths = ('--work-dir', str(work), '--docs', str(page))
+    done = run_tool(*ARGS, 'L1', '--scopes', 'global', *paths)
     assert done.returncode == 0, done.stderr
     content = read(work / 'vgg-seed0.json')
     ours_of_rows = [row for row in content['rows'] if row['program'] == OURS]
-    assert len(ours_of_rows) == 1 + 2 * 2  # unpruned; scopes and targets
-    assert [row['method'] for row in ours_of_rows] == ['unpruned', *(['L1'] * 4)]
+    assert [row['method'] for row in ours_of_rows] == ['unpruned', 'L1', 'L1']
+    assert [row['target'] for row in ours_of_rows] == [1, 0.5, 0.25]
     text = page.read_text(encoding='utf-8')
     assert text.startswith(f'before\n{BEGIN}\n\nmmprune ')
     assert text.endswith(f'{END}\nafter\n')
     assert 'old' not in text
-    assert '| L1 | local | 1 |' in text
+    assert '| L1 | global | 1 |' in text
     assert (tmp_path / 'images' / 'accuracy_of_criteria.png').stat().st_size > 10_000
     assert markdown([content]) == (work / 'accuracy.md').read_text(encoding='utf-8')
-    shown = run_accuracy(
-        AccuracyOptions(('vgg',), (0,), scopes=('global',), work_dir=work, show=True)
-    )
-    assert {row['scope'] for row in shown[0]['rows']} == {'', 'global'}
-    assert len(shown[0]['rows']) == (len(content['rows']) + 1) / 2
+    chosen = dict(networks=('vgg',), work_dir=work, show=True)
+    assert run_accuracy(AccuracyOptions(**chosen)) == [content]
+    (local,) = run_accuracy(AccuracyOptions(scopes=('local',), **chosen))
+    assert [row['method'] for row in local['rows']] == ['unpruned']
 
 
 def test_a_run_goes_on_where_it_was(tmp_path):
-    methods = ('Taylor', SLIMMING, AUTOSLIM)
+    methods = ('APoZ', SLIMMING, AUTOSLIM)
     Unit(QUICK, 'vgg', 0, tmp_path).run(methods)
     path = tmp_path / 'vgg-seed0.json'
     content = read(path)

@@ -48,10 +48,10 @@ def write_plot(rows: Sequence[Comparison], path: Path) -> None:
             at.grid(alpha=0.3)
             if number == 0:
                 at.set_title(f'{TITLES[network]}, {target:.0%} of the MACs')
-            else:
-                at.set_ylim(bottom=max(at.get_ylim()[0], 80))
             if column == 0:
                 at.set_ylabel(f'{MEASURES[measure]}, % right')
+    lowest = min(figures[SHOWN[-1]].mean for row in rows for figures in row.figures.values())
+    axes[-1][0].set_ylim(bottom=max(0, lowest - 1))  # some spreads go far below
     axes[0][0].legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as unfinished:
