@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from toy_networks import Toy
+from toy_networks import Toy, conv
 
 
 class Positions(nn.Module):
@@ -78,4 +78,24 @@ class HandedAsKeyword(Toy):
         return self.head(self.b(self.a(x), places=self.places.weight))
 
 
-TOYS = [MethodOfAModule, HandedAsKeyword]
+class SeveralConstants(Toy):
+    """Coordinates are joined to the channels, as CoordConv does."""
+
+    GROUPS = {'a': (8, {'a'}, {'b'}), 'b': (6, {'b'}, {'head'})}
+    PINNED = frozenset({'head', 'a.weight', 'b.weight'})
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = conv(5, 8), conv(10, 6), nn.Linear(6, 4)
+
+    def with_places(self, x):
+        steps = torch.linspace(-1, 1, x.shape[-1], dtype=x.dtype)
+        rows, columns = torch.meshgrid(steps, steps, indexing='ij')
+        return torch.cat([rows.expand(2, 1, 8, 8), x, columns.expand(2, 1, 8, 8)], 1)
+
+    def forward(self, x):
+        x = self.b(self.with_places(self.a(self.with_places(x))))
+        return self.head(x.relu().mean((2, 3)))
+
+
+TOYS = [MethodOfAModule, HandedAsKeyword, SeveralConstants]

@@ -163,15 +163,24 @@ def cat(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     values = [v for v in inputs if v is not None]
     missing = shape[dim] - sum(v.shape[dim] for v in values)
     if len(values) < len(inputs) and missing:  # an empty one, as of a new cache, adds nothing
-        constant = list(shape)
-        constant[dim] = missing
+        constants = _constants_along(node, dim, missing, sum(v is None for v in inputs))
         fixed = book.fixed('is a constant')
-        position = next(i for i, v in enumerate(inputs) if v is None)
-        values.insert(position, Value(tuple(constant), [], fixed))
-        if sum(v is None for v in inputs) > 1:
+        if not constants:
             pin_all(values, book, f'{node.where} joins it with several constants')
             return Value(shape, [], fixed)
+        rest = iter(constants)
+        values = [v if v is not None else Value(next(rest), [], fixed) for v in inputs]
     return _join(node, values, dim, shape, book)
+
+
+def _constants_along(node: TraceNode, dim: int, missing: int, count: int) -> list[tuple[int, ...]]:
+    """Shapes of the constants among what is joined, in order; none if they are not known."""
+    full = list(node.shapes[0])
+    if count == 1:
+        return [(*full[:dim], missing, *full[dim + 1 :])]
+    shapes = [s for s in node.attrs.get('constant_shapes', ()) if len(s) == len(full)]
+    known = len(shapes) == count and sum(s[dim] for s in shapes) == missing
+    return shapes if known else []
 
 
 def _join(
