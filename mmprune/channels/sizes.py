@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mmprune.channels.labels import EqualCounts, IntArray, LabelBook, Size, axes_of
+from mmprune.channels.labels import EqualCounts, IntArray, LabelBook, Size, axes_of, set_key
 
 Numbers = Mapping[str, int | tuple[int, ...]]
 """Attribute of a module -> the whole number, or several, that it holds."""
@@ -158,19 +158,15 @@ def _same(first: IntArray, second: IntArray) -> bool:
 
 def _are_alike(first: IntArray, second: IntArray, book: LabelBook) -> bool:
     """Whether two dims have the same labels, or shrink alike for some other reason."""
-    reached, pending = {_key(first)}, [_key(first)]
-    while pending and _key(second) not in reached:
+    start, wanted = set_key(first), set_key(second)
+    reached, pending = {start}, [start]
+    while pending and wanted not in reached:
         key = pending.pop()
         for constraint in book.constraints:
-            keys = {_key(row) for row in constraint.rows}
-            if key in keys:
-                pending += keys - reached
-                reached |= keys
-    return _key(second) in reached
-
-
-def _key(row: IntArray) -> bytes:
-    return bytes(np.sort(row).tobytes())
+            if key in constraint.keys:
+                pending += constraint.keys - reached
+                reached |= constraint.keys
+    return wanted in reached
 
 
 def unlike_sizes(sizes: Iterable[Size]) -> list[tuple[IntArray, IntArray]]:
