@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -93,9 +93,19 @@ class Statistic:
     labels: IntArray
 
 
+def set_key(labels: IntArray) -> bytes:
+    """What a set of labels is looked up by, in whatever order they are."""
+    return np.sort(labels).tobytes()
+
+
 @dataclass
 class EqualCounts:
     """Rows of labels of which every valid subnet keeps equally many."""
 
     rows: IntArray
     reason: str
+
+    @cached_property
+    def keys(self) -> frozenset[bytes]:
+        """Its rows as sets of labels, see ``set_key``."""
+        return frozenset(map(set_key, self.rows))

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mmprune.channels.labels import EqualCounts, IntArray, LabelBook, Size, axes_of, set_key
+from mmprune.channels.facts import set_key
+from mmprune.channels.labels import EqualCounts, IntArray, LabelBook, Size, axes_of
 
 Numbers = Mapping[str, int | tuple[int, ...]]
 """Attribute of a module -> the whole number, or several, that it holds."""
