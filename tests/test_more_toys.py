@@ -27,7 +27,8 @@ FAMILIES = [
     toys_regions,
     toys_layers,
     toys_recurrent,
-    toys_handed, toys_libraries,
+    toys_handed,
+    toys_libraries,
     toys_shuffles,
 ]
 TOYS = [toy for family in FAMILIES for toy in family.TOYS]
