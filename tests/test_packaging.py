@@ -32,7 +32,9 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.Zip
     return zipfile.ZipFile(build('wheel', source, tmp_path_factory.mktemp('wheel') / 'out'))
 
 
-def project_files(folder: str, suffixes: Iterable[str] = ('.py', '.yml', '.md')) -> set[str]:
+def project_files(
+    folder: str, suffixes: Iterable[str] = ('.json', '.py', '.yml', '.md')
+) -> set[str]:
     return {
         str(path.relative_to(ROOT))
         for path in (ROOT / folder).rglob('*')
