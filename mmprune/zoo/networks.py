@@ -79,6 +79,9 @@ OTHERS = (
 ZOO: dict[str, float] = {
     **dict.fromkeys(CONVOLUTIONAL, PLAIN_BAR),
     **dict.fromkeys(OTHERS, ATTENTION_BAR),
+    # Matrices from place to place hold 40.0 of its 68.2 million parameters. Those of the first stage,
+    # 19.7 million, cannot go; those of the others could, were sets of channels removed whole.
+    'repmlp-base_224': 0.70,
 }
 """Model config of mmcls -> the share of its parameters that may stay at ratio 0.5."""
 
@@ -89,9 +92,14 @@ PIXELS = 'pixels of a patch of the input'
 WAVES = 'sines and cosines of places'
 INSIDE = 'channels of a head that goes as a whole'
 HEADS = 'heads that lose channels instead'
+SETS = 'sets of channels that lose channels instead'
 
 LAWS: dict[str, dict[str, str]] = {
     'hornet/hornet-tiny-gf': {r'\.complex_weight#[01]$': FREQUENCIES},
+    'repmlp-base_224': {
+        r'^backbone\.stages\.0\.\d\.repmlp_block\.fc3': PLACES,
+        r'\.repmlp_block\.(fc3|repconv\d)': SETS,
+    },
     'mlp_mixer_base_patch16': {r'\.token_mix\.layers\.(0\.0\.weight|1)$': PLACES},
     'edgenext/edgenext-xsmall': {r'\.pos_embed\.proj\.weight$': WAVES},
     'vit-base-p16': {r'^backbone\.pos_embed$': PLACES},
@@ -132,7 +140,7 @@ LAWS: dict[str, dict[str, str]] = {
 They are no channels: a parameter with a row per place of the image, or per offset between two
 places, has as many rows as there are places, and what removes one removes a part of the image.
 ``INSIDE`` and ``HEADS`` are a choice: with ``attention='dims'`` the first go, with ``'heads'`` the
-second.
+second. ``SETS`` are mmprune's choice.
 """
 
 CHOICES = {
