@@ -9,8 +9,14 @@ from randomised import randomise
 from torch import nn
 
 from mmprune.channels import EqualBlocks
-from mmprune.channels.constraints import round_half_up, select
+from mmprune.channels.constraints import Shrinking, round_half_up
+from mmprune.channels.constraints import select as select_shrinking
 from mmprune.registry import PRUNERS
+
+
+def select(scores, count, constraints):
+    """``select`` for constraints that are used once."""
+    return select_shrinking(scores, count, Shrinking.of(len(scores), constraints))
 
 
 def blocks(*rows):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmprune.channels import EqualBlocks
-from mmprune.channels.constraints import select
+from mmprune.channels.constraints import Shrinking, select
 from mmprune.channels.proportions import proportions
 
 
@@ -70,7 +70,7 @@ def test_choices_agree_with_all_valid_masks():
     valid = [mask for mask in masks if all(c.holds(mask) for c in constraints)]
     for count in range(1, 13):
         scores = random.normal(size=12)
-        mask = select(scores, count, constraints)
+        mask = select(scores, count, Shrinking.of(len(scores), constraints))
         assert all(c.holds(mask) for c in constraints)
         assert abs(mask.sum() - max(count, 6)) <= 3  # one channel of every head, and three
         same = [scores[other].sum() for other in valid if other.sum() == mask.sum()]

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from mmprune.channels.proportions import proportions
+from mmprune.channels.proportions import Linked, proportions
 from mmprune.errors import InputError
 
 IntArray = np.ndarray
@@ -36,8 +36,32 @@ class EqualBlocks:
         return bool(counts[0] > 0 and (counts == counts[0]).all())
 
 
-def select(scores: np.ndarray, count: int, constraints: tuple[EqualBlocks, ...]) -> BoolArray:
-    """The mask of about ``count`` channels with the highest scores that obeys ``constraints``.
+@dataclass(frozen=True)
+class Shrinking:
+    """Constraints, and the sets of channels that they let shrink in proportion.
+
+    Attributes:
+        constraints: What a mask must obey.
+        linked: See ``proportions``, the channels without constraints added; None if only an
+            integer program tells which masks there are.
+    """
+
+    constraints: tuple[EqualBlocks, ...]
+    linked: list[Linked] | None
+
+    @classmethod
+    def of(cls, size: int, constraints: tuple[EqualBlocks, ...]) -> Shrinking:
+        """For a group of ``size`` channels."""
+        blocks = [constraint.blocks for constraint in constraints]
+        linked = proportions(blocks) if blocks else None
+        if linked is not None:
+            free = np.setdiff1d(np.arange(size), np.concatenate([b.ravel() for b in blocks]))
+            linked += [[(free, 1)]] if len(free) else []
+        return cls(constraints, linked)
+
+
+def select(scores: np.ndarray, count: int, shrinking: Shrinking) -> BoolArray:
+    """The mask of about ``count`` channels with the highest scores that obeys constraints.
 
     Without constraints exactly ``count`` channels (at least 1) are kept, ties going to
     the lower channel number. Blocks round the count to a multiple of their number, at
@@ -46,27 +70,21 @@ def select(scores: np.ndarray, count: int, constraints: tuple[EqualBlocks, ...])
     Args:
         scores: One float per channel, (C,).
         count: How many channels to keep.
-        constraints: What the mask must obey.
+        shrinking: What the mask must obey.
 
     Raises:
         InputError: A score is NaN or infinite.
     """
     check_finite(scores)
     mask = np.zeros(len(scores), bool)
-    if not constraints:
+    if not shrinking.constraints:
         best = np.argsort(-scores, kind='stable')
         mask[best[: max(1, min(count, len(scores)))]] = True
         return mask
-    shrinking = proportions([constraint.blocks for constraint in constraints])
-    if shrinking is None:
-        return _select_by_program(scores, count, constraints)
+    if shrinking.linked is None:
+        return _select_by_program(scores, count, shrinking.constraints)
     share = count / len(scores)
-    free = np.setdiff1d(
-        np.arange(len(scores)), np.concatenate([c.blocks.ravel() for c in constraints])
-    )
-    if len(free):
-        shrinking.append([(free, 1)])
-    for linked in shrinking:
+    for linked in shrinking.linked:
         steps = min(len(channels) // weight for channels, weight in linked)
         wanted = share * sum(len(channels) for channels, _ in linked)
         step = round_half_up(wanted / sum(weight for _, weight in linked))

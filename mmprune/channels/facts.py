@@ -108,4 +108,9 @@ class EqualCounts:
     @cached_property
     def keys(self) -> frozenset[bytes]:
         """Its rows as sets of labels, see ``set_key``."""
-        return frozenset(map(set_key, self.rows))
+        return frozenset(row.tobytes() for row in np.sort(self.rows, axis=1))
+
+    @cached_property
+    def are_disjoint(self) -> bool:
+        """Whether no label is in its rows twice, and none is fixed."""
+        return bool(self.rows.min() >= 0) and len(np.unique(self.rows)) == self.rows.size

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from mmprune.channels.arrangement import Arrangement, row_key
-from mmprune.channels.constraints import BoolArray, EqualBlocks, check_finite, select
+from mmprune.channels.constraints import BoolArray, EqualBlocks, Shrinking, check_finite, select
 from mmprune.channels.labels import HIDDEN, EqualCounts, IntArray
 from mmprune.channels.propagate import Labelling
 from mmprune.errors import InputError
@@ -68,6 +69,10 @@ class ChannelGroup:
         """Whether any channel may be removed."""
         return not self.reason
 
+    @cached_property
+    def _shrinking(self) -> Shrinking:
+        return Shrinking.of(self.num_channels, self.constraints)
+
     def select(self, scores: np.ndarray, count: int) -> BoolArray:
         """The valid mask of about ``count`` channels with the highest scores, see ``select``.
 
@@ -83,13 +88,13 @@ class ChannelGroup:
             if self.arrangement is not None:
                 check_finite(scores)
                 return self.arrangement.choose(scores, count / len(scores))
-            mask = select(scores, count, self.constraints)
+            mask = select(scores, count, self._shrinking)
             if all(mask[part].any() for _, part in self.parts):
                 return mask
             scores = scores.astype(float)
             best = {int(part[scores[part].argmax()]) for _, part in self.parts}
             scores[list(best)] += 1 + np.ptp(scores)
-            return select(scores, max(count, len(best)), self.constraints)
+            return select(scores, max(count, len(best)), self._shrinking)
         except InputError as error:
             raise InputError(f"group '{self.space_id}': {error}") from error
 
@@ -347,10 +352,10 @@ def independent(constraints: list[EqualCounts]) -> list[EqualCounts]:
     """
     unique: dict[tuple[tuple[int, ...], bytes], EqualCounts] = {}
     for constraint in constraints:
-        rows = np.unique(np.sort(constraint.rows, axis=1), axis=0)
-        if len(rows) > 1:
-            key = (rows.shape, rows.tobytes())
-            unique.setdefault(key, EqualCounts(rows, constraint.reason))
+        if len(constraint.keys) > 1:
+            numbers = b''.join(sorted(constraint.keys))
+            rows = np.frombuffer(numbers, constraint.rows.dtype).reshape(len(constraint.keys), -1)
+            unique.setdefault((rows.shape, numbers), EqualCounts(rows, constraint.reason))
     candidates = sorted(unique.values(), key=lambda c: -c.rows.shape[1])
     kept: list[EqualCounts] = []
     for position, constraint in enumerate(candidates):
@@ -360,14 +365,14 @@ def independent(constraints: list[EqualCounts]) -> list[EqualCounts]:
 
 
 def _is_implied(coarse: EqualCounts, finer: list[EqualCounts]) -> bool:
-    if coarse.rows.min() < 0 or len(np.unique(coarse.rows)) < coarse.rows.size:
+    if not coarse.are_disjoint:
         return False
     row_of = np.full(int(coarse.rows.max()) + 1, -1)
     row_of[coarse.rows] = np.arange(len(coarse.rows))[:, None]
     covered = np.zeros(len(row_of), bool)
     for fine in finer:
         rows = fine.rows
-        if rows.min() < 0 or rows.max() >= len(row_of) or len(np.unique(rows)) < rows.size:
+        if not fine.are_disjoint or rows.max() >= len(row_of):
             continue
         owners = row_of[rows]
         inside = owners.min() >= 0 and (owners == owners[:, :1]).all()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -268,6 +269,17 @@ class Execution:
             numbers = {key: like(getattr(module, key), new) for key, (_, new) in changed.items()}
             wanted[name] = {**wanted.get(name, {}), **numbers}
         return wanted
+
+    @contextlib.contextmanager
+    def keeping_nothing(self) -> Iterator[None]:
+        """Context in which no part of a tensor is kept beyond a forward pass."""
+        for plan in self._plans:
+            plan.swap.keeps = False
+        try:
+            yield
+        finally:
+            for plan in self._plans:
+                plan.swap.keeps = True
 
     def restore_attributes(self) -> None:
         """Give all modules their own attributes back, until the next ``apply``."""

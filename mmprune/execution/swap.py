@@ -43,6 +43,7 @@ class Swap:
         masks: 0/1 factors of the tensor's rank, in masked execution. A masked buffer is
             copied for the forward, and only its kept part is written back: as in slices,
             what the subnet does not have keeps the value that it has for wider ones.
+        keeps: Whether parts are kept at all, which takes memory.
     """
 
     owners: list[tuple[nn.Module, str]]
@@ -50,6 +51,7 @@ class Swap:
     is_buffer: bool
     cut: Cut | None = None
     masks: tuple[torch.Tensor, ...] = ()
+    keeps: bool = True
     _full: list[torch.Tensor] = field(default_factory=list)
     _memo: _Memo | None = None
 
@@ -115,7 +117,7 @@ class Swap:
         memo = self._memo
         if memo is None or not memo.holds(full):
             part = self._taken(full.detach()).contiguous()
-            if full.is_inference():
+            if full.is_inference() or not self.keeps:
                 return part
             self._memo = memo = _Memo(full, full._version, full.data_ptr(), part)
         return memo.part

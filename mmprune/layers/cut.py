@@ -72,7 +72,8 @@ class Cut:
                     return None
                 kept[step.dims[0]] = step.places.to(tensor.device)
             rows = Rows(tensor.shape, kept[0], kept[1])
-            self.__dict__['_rows'] = rows
+            if tensor.requires_grad and torch.is_grad_enabled():  # it is needed once more
+                self.__dict__['_rows'] = rows
         return rows if tensor.is_contiguous() else None
 
     def write_back(self, full: torch.Tensor, part: torch.Tensor) -> None:

@@ -158,7 +158,7 @@ class Supernet:
             self.execution.apply(alive)
 
         try:
-            with untouched(self.model, contents):
+            with untouched(self.model, contents), self.execution.keeping_nothing():
                 try:
                     return compare_executions(
                         self.model,

@@ -11,6 +11,7 @@ import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
+from mmprune.trace.copies import may_write
 from mmprune.trace.stand_ins import FAITHFUL, StandIns
 from mmprune.trace.writes import Writes
 
@@ -18,8 +19,6 @@ from mmprune.trace.writes import Writes
 _TO_PYTHON = frozenset(
     {'item', 'tolist', 'numpy', '__array__', '__float__', '__int__', '__bool__', '__index__'}
 )
-# They give the memory of a tensor to code that torch does not see.
-_TO_OTHERS = frozenset({'numpy', '__array__', '__dlpack__', 'data_ptr', 'untyped_storage'})
 
 
 class EscapeRecorder(TorchFunctionMode):
@@ -33,7 +32,7 @@ class EscapeRecorder(TorchFunctionMode):
     Args:
         running: Gives the name of the module that is running.
         stand_ins: What is called in the place of a function.
-        shared: Is told of tensors before their memory is given to others than torch.
+        keep: Is told of tensors before something may be written to them.
 
     Attributes:
         escapes: Edges of the autograd graph that have escaped, each with the reason.
@@ -44,12 +43,12 @@ class EscapeRecorder(TorchFunctionMode):
         self,
         running: Callable[[], str],
         stand_ins: StandIns = FAITHFUL,
-        shared: Callable[[torch.Tensor], None] = lambda tensor: None,
+        keep: Callable[[torch.Tensor], None] = lambda tensor: None,
     ) -> None:
         super().__init__()
         self.running = running
         self.stand_ins = stand_ins
-        self.shared = shared
+        self.keep = keep
         self.writes = Writes()
         self.escapes: list[tuple[GradientEdge, str]] = []
         # By id; the tensor is held so that no other one gets its id.
@@ -72,8 +71,8 @@ class EscapeRecorder(TorchFunctionMode):
         constants = [t for t in given if not t.requires_grad and t.numel() > 1]
         start = torch.autograd._get_sequence_nr()
         name = _name_of(func)
-        for tensor in given if name in _TO_OTHERS else ():
-            self.shared(tensor)
+        for tensor in given if may_write(name, func, kwargs) else ():
+            self.keep(tensor)
         result = self.stand_ins.get(func, func)(*args, **kwargs)
         made = _tensors(result) if result is not None else given[:1]
         if not (made or name in _TO_PYTHON):

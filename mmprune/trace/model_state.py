@@ -15,13 +15,11 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from mmprune.trace.copy_on_write import Contents, CopyOnWrite
+from mmprune.trace.copies import Contents, Copies
 
 _CONTAINERS = (dict, list, set, deque)
 # What cannot change, or is not looked into; by exact type, since most of a module is such.
 _PLAIN = frozenset({bool, int, float, str, bytes, type(None), FunctionType, MethodType, partial})
-# So many bytes are sooner copied than the operations of a forward pass are watched.
-_SMALL = 32 * 2**20
 
 
 def _entries(container: Any) -> tuple[list[Any], list[Any]]:
@@ -125,7 +123,7 @@ def _random_state_kept(devices: set[torch.device]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def untouched(model: nn.Module, contents: Contents | None = None) -> Iterator[CopyOnWrite]:
+def untouched(model: nn.Module, contents: Contents | None = None) -> Iterator[Copies]:
     """Context in which ``model`` may be run and switched freely.
 
     On leaving it, also by an error, these are what they were: ``requires_grad`` and
@@ -138,11 +136,11 @@ def untouched(model: nn.Module, contents: Contents | None = None) -> Iterator[Co
     Args:
         model: Any module.
         contents: Copies of tensors that are written to, to share among several of these
-            contexts, between which nobody writes to the model.
+            contexts, between which nobody writes to the model. With it a parameter is not
+            copied until the caller says that something may be written to it.
 
     Yields:
-        What copies tensors before they are written to. It cannot see who writes to them by
-        other means than torch, and has to be told.
+        Has to be told of parameters before they are written to, if ``contents`` are given.
     """
     modules = list(model.modules())
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
@@ -150,17 +148,18 @@ def untouched(model: nn.Module, contents: Contents | None = None) -> Iterator[Co
     snapshot = _Snapshot()
     for module in modules:
         snapshot.take(module.__dict__)
-    copies = CopyOnWrite({} if contents is None else contents)
-    held = [tensor for tensor, _ in snapshot.tensors]
-    copies.watch(held)
-    is_small = sum(tensor.nbytes for tensor in held) <= _SMALL
+    copies = Copies({} if contents is None else contents)
+    with torch._C.DisableTorchFunction():
+        held = [tensor for tensor, _ in snapshot.tensors]
+        copies.watch(held)
+        # What compiled code writes to, nobody sees.
+        is_seen = not any(isinstance(module, torch.jit.ScriptModule) for module in modules)
+        for tensor in held:
+            if contents is None or not (is_seen and isinstance(tensor, nn.Parameter)):
+                copies.keep(tensor)
     with _random_state_kept(devices):
         try:
-            if is_small:
-                for tensor in held:
-                    copies.keep(tensor)
-            with contextlib.nullcontext() if is_small else copies:
-                yield copies
+            yield copies
         finally:
             snapshot.restore(copies.contents)
             for parameter, requires_grad, grad in parameters:

@@ -79,8 +79,8 @@ OTHERS = (
 ZOO: dict[str, float] = {
     **dict.fromkeys(CONVOLUTIONAL, PLAIN_BAR),
     **dict.fromkeys(OTHERS, ATTENTION_BAR),
-    # Matrices from place to place hold 40.0 of its 68.2 million parameters. Those of the first stage,
-    # 19.7 million, cannot go; those of the others could, were sets of channels removed whole.
+    # Matrices from place to place hold 40.0 of its 68.2 million parameters. Those of the first
+    # stage, 19.7 million, cannot go; the others could, were sets of channels removed whole.
     'repmlp-base_224': 0.70,
 }
 """Model config of mmcls -> the share of its parameters that may stay at ratio 0.5."""
