@@ -185,7 +185,7 @@ def steps(options: BenchOptions) -> Iterator[Step]:
         yield from cost_steps(execution.networks, execution.size, execution.seconds / 2)
     if 'latency' in options.sections:
         yield from latency_steps(
-            execution.networks[-1:], execution.size, options.device, execution.seconds / 15
+            execution.networks[-1:], execution.size, options.device, execution.seconds / 9
         )
 
 
