@@ -72,6 +72,7 @@ def trace(model: nn.Module, demo_input: DemoInput, contents: Contents | None = N
         TraceError: The model fails on the demo input, or returns no tensor that
             depends on a parameter.
     """
+    contents = {} if contents is None else contents
     buffers = _constant_buffers(model)
     # A buffer that is written to cannot require grad, and some code wants no gradients where
     # it says so: the last attempt shows why.
@@ -97,7 +98,7 @@ def _trace(
     model: nn.Module,
     demo_input: DemoInput,
     buffers: Mapping[str, torch.Tensor],
-    contents: Contents | None,
+    contents: Contents,
     stand_ins: StandIns,
 ) -> TraceGraph:
     """Trace with these buffers as leaves of the graph, and with stand-ins for some functions."""
