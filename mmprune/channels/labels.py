@@ -30,6 +30,7 @@ from mmprune.channels.facts import (
     Statistic,
     axes_of,
 )
+from mmprune.trace.expressions import Dim, Edge, Expression, leaves
 
 KERNEL = 'position in a kernel'
 COMPLEX = 'real and imaginary part'
@@ -102,6 +103,9 @@ class LabelBook:
     ``of_buffers`` says which labels no parameter has, (num_labels,) bool, empty if none.
     ``weights`` are the nodes that depend on parameters alone. ``unmasked`` are dims of
     parameters along which masks must leave numbers, since a row of zeros has no direction.
+    ``values`` are the labels of tensors whose sizes were asked for, as far as they are known, and
+    ``widths`` the numbers that new dims were given, with labels for them: (node, dim) ->
+    (expression, labels).
     ``loose`` are nodes that end a shuffle behind which channels may stand in another order than in
     the full network, see ``Arrangement``.
     """
@@ -127,6 +131,8 @@ class LabelBook:
     of_buffers: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     unmasked: set[tuple[str, int]] = field(default_factory=set)
     loose: frozenset[int] = frozenset()
+    values: dict[Edge, Value] = field(default_factory=dict)
+    widths: Mapping[tuple[int, int], tuple[Expression, IntArray]] = field(default_factory=dict)
     _numbers: dict[str, int] = field(default_factory=dict)
     _rows: set[bytes] = field(default_factory=set)
     _unions: list[tuple[IntArray, IntArray]] = field(default_factory=list)
@@ -146,6 +152,22 @@ class LabelBook:
         if number == len(self.reasons):
             self.reasons.append(reason)
         return -number
+
+    def width_of(self, node: int, dim: int) -> IntArray | None:
+        """Labels along a new dim of a tensor that is the same everywhere along it.
+
+        They are those of the dim that it is as wide as, or its own; None if nothing that it is
+        as wide as shrinks.
+        """
+        expression, own = self.widths.get((node, dim), (None, None))
+        if expression is None:
+            return None
+        dims = [leaf for leaf in leaves(expression) if isinstance(leaf, Dim)]
+        factors = [f for leaf in dims if leaf.edge in self.values
+                   for f in self.values[leaf.edge].along(leaf.dim)]  # fmt: skip
+        if isinstance(expression, Dim) and len(factors) == 1 and len(axes_of(factors[0])) == 1:
+            return factors[0].ravel()
+        return own if factors or len(dims) < len(list(leaves(expression))) else None
 
     def pin(self, labels: IntArray, reason: str) -> None:
         """These channels are never removed."""

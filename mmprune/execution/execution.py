@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,11 +15,12 @@ from torch import nn
 from mmprune.channels.arrangement import Arrangement, places_of
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import Statistic, axes_of, inputs_by_group
-from mmprune.channels.sizes import SizeAttribute
+from mmprune.channels.sizes import SizeAttribute, size_in
 from mmprune.execution.fast_paths import slow_attributes
 from mmprune.execution.instrument import STATE, instrument, is_instrumented, local_tensors
 from mmprune.execution.kept_statistics import KeptElements
 from mmprune.execution.lookup import Kept, Lookup
+from mmprune.execution.masked_sizes import masked_sizes
 from mmprune.execution.mending import Attributes, Mend
 from mmprune.execution.prunable import PrunableTensor
 from mmprune.execution.swap import Swap
@@ -32,7 +33,6 @@ from mmprune.layers import (
     like,
     mended_numbers,
     plain_cut,
-    size_in,
     slicer_of,
 )
 from mmprune.trace.model_state import may_cache, renew_caches
@@ -71,6 +71,7 @@ class Execution:
         numbers: Stored numbers of modules that are sizes of channels.
         mode: ``'slice'`` or ``'mask'``.
         arrangements: Channels that stand in another order in a subnet.
+        scales: Those numbers, (module, attribute), that modules compute quantities with.
     """
 
     def __init__(
@@ -82,8 +83,10 @@ class Execution:
         numbers: Sequence[SizeAttribute],
         mode: str,
         arrangements: Sequence[Arrangement] = (),
+        scales: Collection[tuple[str, str]] = (),
     ) -> None:
         self.arrangements = arrangements
+        self.scales = scales
         self.modules = dict(model.named_modules())
         self.layers = layers
         self.statistics = statistics
@@ -223,7 +226,7 @@ class Execution:
                 self._attributes.set(self._sizes(alive, found))
             else:
                 self._mask(found, reference)
-                self._attributes.set(self._slow)
+                self._attributes.set(self._quantities(alive, found))
             renew_caches(self.modules[''], self._may_cache)
 
     def _arrange(self) -> None:
@@ -260,14 +263,34 @@ class Execution:
             if values:
                 slow = wanted.get(mend.name)
                 wanted[mend.name] = values if slow is None else {**slow, **values}
+        for name, numbers in self._numbers(alive, found).items():
+            wanted[name] = {**wanted.get(name, {}), **numbers}
+        return wanted
+
+    def _numbers(self, alive: BoolArray, found: Kept) -> dict[str, dict[str, Any]]:
+        """The stored numbers of modules that differ in the subnet, as the modules store them."""
         sizes = [
-            size_in(number, alive) if place is None else found.counts[place]
+            size_in(number.size, alive) if place is None else found.counts[place]
             for number, place in zip(self.numbers, self._number_sizes, strict=True)
         ]
-        for name, changed in mended_numbers(self.numbers, sizes).items():
-            module = self.modules[name]
-            numbers = {key: like(getattr(module, key), new) for key, (_, new) in changed.items()}
-            wanted[name] = {**wanted.get(name, {}), **numbers}
+        return {
+            name: {key: like(getattr(self.modules[name], key), new)
+                   for key, (_, new) in changed.items()}
+            for name, changed in mended_numbers(self.numbers, sizes).items()
+        }  # fmt: skip
+
+    def _quantities(self, alive: BoolArray, found: Kept) -> dict[str, Mapping[str, Any]]:
+        """The attributes of masked modules: numbers that are full sizes, and kept quantities."""
+        wanted = dict(self._slow)
+        for name, numbers in self._numbers(alive, found).items() if self.scales else ():
+            own = self._attributes.own(name)
+            both = {
+                key: masked_sizes(getattr(own, key), kept)
+                for key, kept in numbers.items()
+                if (name, key) in self.scales
+            }
+            if both:
+                wanted[name] = {**wanted.get(name, {}), **both}
         return wanted
 
     @contextlib.contextmanager

@@ -79,7 +79,7 @@ def compare_executions(
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
     tolerance = TOLERANCE.get(dtype, 1e-5)
     small = smaller_input(demo_input)
-    if small is not None and _runs(model, small, set_mode, tolerance, observe=False) is None:
+    if small is not None and not _runs(model, small, set_mode, tolerance, False, is_proof=True):
         return None
     failure = _runs(model, demo_input, set_mode, tolerance, observe=False)
     if failure is None or (failure.is_difference and _is_rounding(model, demo_input, set_mode)):
@@ -105,8 +105,12 @@ def _runs(
     set_mode: Mapping[str, Callable[[], None]],
     tolerance: float,
     observe: bool,
+    is_proof: bool = False,
 ) -> Failure | None:
-    """Compare the runs; to ``observe`` them costs time and memory, and says where they part."""
+    """Compare the runs; to ``observe`` them costs time and memory, and says where they part.
+
+    Outputs that are not finite say nothing: as a proof that is not enough.
+    """
     recorded = {}
     for mode, switch in set_mode.items():
         switch()
@@ -116,7 +120,7 @@ def _runs(
         recorded[mode] = (outputs, recorder)
     (sliced, first), (masked, second) = recorded.values()
     if not all(torch.isfinite(t).all() for t in sliced if t.is_floating_point()):
-        return None
+        return Failure('', 'the outputs are not finite') if is_proof else None
     errors = [relative_error(a, b) for a, b in zip(sliced, masked, strict=True)]
     if max(errors, default=0.0) <= tolerance:
         return None

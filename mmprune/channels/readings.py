@@ -1,0 +1,329 @@
+"""What the numbers are that operations were given for sizes, when labels have come to rest.
+
+A number that is a dim of a tensor must stay the size of what it was given for: the two dims keep
+equally many channels. One that is an attribute of a module is mended in a subnet. One that stands
+in the code cannot change, so the channels that it counts stay. What is computed from several
+numbers is checked for random subnets, see ``misread``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mmprune.channels.constraints import BoolArray
+from mmprune.channels.facts import EqualCounts, IntArray, Size, Statistic, set_key
+from mmprune.channels.labels import LabelBook, Value
+from mmprune.channels.sizes import Numbers, Shrinking, SizeAttribute, size_in
+from mmprune.trace.expressions import Attribute, Computed, Dim, Expression, evaluate, leaves, text
+from mmprune.trace.trace_graph import Edge, Reading, TraceGraph
+
+
+@dataclass(frozen=True)
+class CheckedSize:
+    """A number that must be the size of a dim in every subnet.
+
+    Attributes:
+        index: Which of the readings of the trace it is.
+        size: The dim, or a part of it.
+        expression: Where the number comes from.
+        origins: The dims that it is computed from, and the full values of attributes.
+    """
+
+    index: int
+    size: Size
+    expression: Expression
+    origins: Mapping[Dim | Attribute, Size | int]
+
+
+@dataclass
+class ReadNumbers:
+    """What the numbers of a trace have turned out to be.
+
+    Attributes:
+        attributes: Numbers of modules that are sizes of dims.
+        checked: Numbers that must be the sizes of dims, and are computed from dims or attributes.
+        unknown: Dims that shrink and for which a number of unknown origin was given.
+        read: Attributes whose use was seen, (module, name).
+        scales: Those attributes that are used as quantities too.
+    """
+
+    attributes: list[SizeAttribute] = field(default_factory=list)
+    checked: list[CheckedSize] = field(default_factory=list)
+    unknown: list[Size] = field(default_factory=list)
+    read: set[tuple[str, str]] = field(default_factory=set)
+    scales: set[tuple[str, str]] = field(default_factory=set)
+
+
+def edges_of(graph: TraceGraph) -> set[Edge]:
+    """The edges whose labels are needed to know what the numbers of a trace are."""
+    expressions = [reading.expression for reading in graph.readings]
+    expressions += [leaf for _, leaf in graph.scales]
+    expressions += [own for pair in graph.equal for own in pair]
+    dims = {
+        leaf.edge
+        for own in expressions
+        if own is not None
+        for leaf in leaves(own)
+        if isinstance(leaf, Dim)
+    }
+    return dims | {reading.edge for reading in graph.readings}
+
+
+class _Reader:
+    """Finds out what the numbers are; see ``read_numbers``."""
+
+    def __init__(
+        self,
+        graph: TraceGraph,
+        values: Mapping[Edge, Value],
+        book: LabelBook,
+        stored: Mapping[str, Numbers],
+    ) -> None:
+        self.graph, self.values, self.book, self.stored = graph, values, book, stored
+        self.shrinks = Shrinking(book.constraints)
+        self.found = ReadNumbers()
+        self.uses: dict[Attribute, list[tuple[Size, str]]] = {}
+        self._dims: dict[Dim, Size] = {}
+
+    def size_of(self, dim: Dim, module: str = '') -> Size:
+        """The dim that a number comes from."""
+        if dim not in self._dims:
+            value = self.values[dim.edge]
+            self._dims[dim] = Size(module, value.shape, tuple(value.along(dim.dim)), dim.dim, True)
+        return self._dims[dim]
+
+    def read(self, held: Collection[int]) -> ReadNumbers:
+        computed = []
+        for index, reading in enumerate(self.graph.readings):
+            size = _part(reading, self.values[reading.edge])
+            expression = reading.expression
+            if index in held:
+                self._hold(size, expression, _reason(reading))
+            elif isinstance(expression, Dim):
+                self._equate(size, self.size_of(expression), _reason(reading))
+                self._check(index, size, expression)
+            elif isinstance(expression, Attribute):
+                self.uses.setdefault(expression, []).append((size, _reason(reading)))
+                self._check(index, size, expression)
+            elif isinstance(expression, Computed):
+                computed.append((index, size, expression, _reason(reading)))
+            elif expression is None:
+                self.found.unknown += [size] if self.shrinks(size) else []
+            elif self.shrinks(size):
+                self._pin(size, _reason(reading))
+        self._compare()
+        self._bind()
+        for index, size, expression, reason in computed:
+            self._follow(index, size, expression, reason)
+        self._note_scales()
+        return self.found
+
+    def _check(self, index: int, size: Size, expression: Expression) -> None:
+        """Whether it is right is seen in random subnets, where it is not plain to see."""
+        if isinstance(expression, Dim) and _same_labels(size, self.size_of(expression)):
+            return
+        origins: dict[Dim | Attribute, Size | int] = {}
+        for leaf in leaves(expression):
+            is_dim = isinstance(leaf, Dim)
+            origins[leaf] = self.size_of(leaf) if is_dim else self._raw(leaf)
+        self.found.checked.append(CheckedSize(index, size, expression, origins))
+
+    def _raw(self, attribute: Attribute) -> int:
+        raw = self.stored[attribute.module][attribute.name]
+        return raw if isinstance(raw, int) else raw[attribute.index or 0]
+
+    def _pin(self, size: Size, reason: str) -> None:
+        for factor in size.factors:
+            self.book.pin(factor, reason)
+
+    def _hold(self, size: Size, expression: Expression | None, reason: str) -> None:
+        """Pin a dim, and all that its number is computed from."""
+        self._pin(size, reason)
+        for leaf in leaves(expression) if expression is not None else ():
+            if isinstance(leaf, Dim):
+                self._pin(self.size_of(leaf), reason)
+            else:
+                fixed = Size(leaf.module, (size.full,), (), 0, True)
+                self.uses.setdefault(leaf, []).append((fixed, reason))
+
+    def _equate(self, first: Size, second: Size, reason: str) -> None:
+        """Two dims keep equally many channels."""
+        if _same_labels(first, second):
+            return
+        are_shrinking = self.shrinks(first), self.shrinks(second)
+        if all(are_shrinking):
+            rows = first.row(), second.row()
+            if set_key(rows[0]) != set_key(rows[1]):
+                self.book.constraints.append(EqualCounts(np.stack(rows), reason))
+        elif any(are_shrinking):
+            self._pin(first if are_shrinking[0] else second, reason)
+
+    def _compare(self) -> None:
+        """An attribute that the model compares with a dim is that dim, if nothing else."""
+        for first, second in self.graph.equal:
+            for own, other in ((first, second), (second, first)):
+                if isinstance(own, Attribute) and isinstance(other, Dim) and own not in self.uses:
+                    size = self.size_of(other)
+                    if self.shrinks(size):
+                        reason = f'{own.module} compares it with its {own.name}'
+                        self.uses[own] = [(size, reason)]
+
+    def _bind(self) -> None:
+        """Every attribute is the dim that it was given for; several dims keep equally many."""
+        for attribute, uses in self.uses.items():
+            self.found.read.add((attribute.module, attribute.name))
+            shrinking = [use for use in uses if self.shrinks(use[0])]
+            if not shrinking:
+                continue
+            if len(shrinking) < len(uses):
+                for size, reason in shrinking:
+                    self._pin(size, f'{reason}, and something that stays has that size too')
+                continue
+            (first, _), *others = shrinking
+            for size, reason in others:
+                self._equate(first, size, reason)
+            self._add(attribute, first)
+
+    def _add(self, attribute: Attribute, size: Size) -> None:
+        raw = self.stored[attribute.module][attribute.name]
+        own = SizeAttribute(attribute.module, attribute.name, raw, attribute.index, size)
+        self.found.attributes.append(own)
+
+    def _follow(self, index: int, size: Size, expression: Computed, reason: str) -> None:
+        """Bind what else a computed number is made of, and let it follow the channels."""
+        for leaf in leaves(expression):
+            if isinstance(leaf, Attribute):
+                self.found.read.add((leaf.module, leaf.name))
+                if leaf not in self.uses:
+                    self._guess(leaf, size, expression)
+        self._halve(size, expression, reason)
+        self._check(index, size, expression)
+
+    def _guess(self, attribute: Attribute, size: Size, expression: Computed) -> None:
+        """An attribute that is only ever computed with is a dim of its size nearby."""
+        number = self._raw(attribute)
+        near = [self.size_of(leaf) for leaf in leaves(expression) if isinstance(leaf, Dim)]
+        near += [own for own in self.book.sizes if own.module == attribute.module]
+        for own in near:
+            if own.full == number and self.shrinks(own):
+                self.uses[attribute] = [(own, '')]
+                self._add(attribute, own)
+                return
+        self.uses[attribute] = []
+
+    def _halve(self, size: Size, expression: Computed, reason: str) -> None:
+        """An n-th of a dim is one of n equal parts, of which each keeps equally many."""
+        if expression.function != '//' or not self.shrinks(size):
+            return
+        whole, parts = expression.operands
+        if not (isinstance(whole, Dim) and isinstance(parts, int)):
+            return
+        row, own = self.size_of(whole), size.row()
+        if not row.factors or row.full % parts or len(own) != row.full // parts:
+            return
+        blocks = row.row().reshape(parts, -1)
+        if any(np.array_equal(block, own) for block in blocks):
+            self.book.equal_counts(blocks, reason)
+
+    def _note_scales(self) -> None:
+        """Sizes that are used as quantities, which masked execution has to tell."""
+        bound = {(own.module, own.name, own.index) for own in self.found.attributes}
+        seen: dict[tuple[str, tuple[int, ...]], IntArray] = {}
+        for module, leaf in self.graph.scales:
+            if isinstance(leaf, Attribute):
+                self.found.read.add((leaf.module, leaf.name))
+                if (leaf.module, leaf.name, leaf.index) in bound:
+                    self.found.scales.add((leaf.module, leaf.name))
+                continue
+            size = self.size_of(leaf)
+            for factor in size.factors if self.shrinks(size) else ():
+                first = seen.setdefault((module, (*size.shape[1:], size.dim)), factor)
+                if first is not factor and not np.array_equal(first, factor):
+                    reason = f'{module or "the root module"} computes with sizes of several tensors'
+                    self.book.pin(factor, reason)
+                    self.book.pin(first, reason)
+                from_end = (size.dim - len(size.shape),)
+                self.book.statistics.append(Statistic(module, 'size', from_end, factor))
+
+
+def _part(reading: Reading, value: Value) -> Size:
+    """The dim that a number was given for, or the part of it."""
+    dim, start, stop = reading.dim, reading.start, reading.stop
+    factors = tuple(value.along(dim))
+    shape = value.shape
+    if (start, stop) != (0, shape[dim]):
+        index = [slice(None)] * len(shape)
+        index[dim] = slice(start, stop)
+        factors = tuple(factor[tuple(index)] for factor in factors)
+        shape = (*shape[:dim], stop - start, *shape[dim + 1 :])
+    return Size(reading.module, shape, factors, dim, True)
+
+
+def _same_labels(first: Size, second: Size) -> bool:
+    """Whether two dims have the same channels in the same order, so that they are one."""
+    if len(first.factors) != len(second.factors):
+        return False
+    rows = [
+        np.moveaxis(factor, size.dim, 0).reshape(size.full, -1)
+        for size in (first, second)
+        for factor in size.factors
+    ]
+    half = len(rows) // 2
+    return all(np.array_equal(a, b) for a, b in zip(rows[:half], rows[half:], strict=True))
+
+
+def _reason(reading: Reading) -> str:
+    where = reading.module or 'the root module'
+    if isinstance(reading.expression, int):
+        return f'{reading.function} in {where} counts {reading.expression} of them in its code'
+    return f'{reading.function} in {where} counts them by {text(reading.expression)}'
+
+
+def read_numbers(
+    graph: TraceGraph,
+    values: Mapping[Edge, Value],
+    book: LabelBook,
+    stored: Mapping[str, Numbers],
+    held: Collection[int] = (),
+) -> ReadNumbers:
+    """Find out what the numbers are that operations were given.
+
+    Args:
+        graph: The traced network.
+        values: Labels at rest of the edges of ``edges_of``.
+        book: Where channels are constrained or pinned, so that the numbers are right.
+        stored: Numbers that modules store.
+        held: Readings (by their place) that are wrong in some subnet: what they count stays.
+    """
+    return _Reader(graph, values, book, stored).read(held)
+
+
+def misread(
+    checked: Iterable[CheckedSize], attributes: Sequence[SizeAttribute], alive: BoolArray
+) -> set[int]:
+    """The readings that are wrong in the subnet whose labels are ``alive``."""
+    mended = {
+        Attribute(own.module, own.name, own.index): size_in(own.size, alive) for own in attributes
+    }
+    counts: dict[int, int] = {}
+
+    def count(size: Size) -> int:
+        if id(size) not in counts:
+            counts[id(size)] = size_in(size, alive)
+        return counts[id(size)]
+
+    wrong = set()
+    for check in checked:
+
+        def value_of(leaf: Dim | Attribute, check: CheckedSize = check) -> int:
+            origin = check.origins[leaf]
+            if isinstance(origin, int):
+                return mended.get(leaf, origin)  # type: ignore[call-overload]
+            return count(origin)
+
+        if evaluate(check.expression, value_of) != count(check.size):
+            wrong.add(check.index)
+    return wrong
