@@ -166,7 +166,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         products=book.products,
         sizes=book.sizes,
         size_attributes=[*rest.numbers.attributes, *unread],
-        checked=rest.numbers.checked,
+        checked=_not_dealt(rest.numbers.checked, arrangements),
         unknown_sizes=rest.numbers.unknown,
         scales=frozenset(rest.numbers.scales),
         statistics=book.statistics,
@@ -183,6 +183,14 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         loose=ways.loose,
         arrangements=tuple(arrangements),
     )
+
+
+def _not_dealt(
+    checked: Iterable[CheckedSize], arrangements: Iterable[Arrangement]
+) -> list[CheckedSize]:
+    """Those that have no channels which are dealt anew at every width."""
+    dealt = np.concatenate([np.zeros(0, np.int64), *(a.labels for a in arrangements)])
+    return [check for check in checked if not np.isin(check.labels(), dealt).any()]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ numbers is checked for random subnets, see ``misread``.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -36,6 +36,12 @@ class CheckedSize:
     size: Size
     expression: Expression
     origins: Mapping[Dim | Attribute, Size | int]
+
+    def labels(self) -> IntArray:
+        """All labels that it depends on."""
+        sizes = [self.size, *(own for own in self.origins.values() if isinstance(own, Size))]
+        parts = [factor.ravel() for size in sizes for factor in size.factors]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
 @dataclass
@@ -88,17 +94,36 @@ class _Reader:
         self.uses: dict[Attribute, list[tuple[Size, str]]] = {}
         self._dims: dict[Dim, Size] = {}
 
-    def size_of(self, dim: Dim, module: str = '') -> Size:
+    def size_of(self, dim: Dim) -> Size:
         """The dim that a number comes from."""
         if dim not in self._dims:
             value = self.values[dim.edge]
-            self._dims[dim] = Size(module, value.shape, tuple(value.along(dim.dim)), dim.dim, True)
+            self._dims[dim] = self._size('', value.shape, value.along(dim.dim), dim.dim)
         return self._dims[dim]
+
+    def _size(
+        self, module: str, shape: tuple[int, ...], factors: Sequence[IntArray], dim: int
+    ) -> Size:
+        ragged = {self.book.ragged_dim(factor) for factor in factors} - {None}
+        return Size(module, shape, tuple(factors), dim, True, bool(ragged - {dim}))
+
+    def _part(self, reading: Reading) -> Size:
+        """The dim that a number was given for, or the part of it."""
+        value, dim = self.values[reading.edge], reading.dim
+        size = self._size(reading.module, value.shape, value.along(dim), dim)
+        start, stop = reading.start, reading.stop
+        if (start, stop) == (0, size.full):
+            return size
+        index = [slice(None)] * len(value.shape)
+        index[dim] = slice(start, stop)
+        factors = tuple(factor[tuple(index)] for factor in size.factors)
+        shape = (*value.shape[:dim], stop - start, *value.shape[dim + 1 :])
+        return replace(size, shape=shape, factors=factors)
 
     def read(self, held: Collection[int]) -> ReadNumbers:
         computed = []
         for index, reading in enumerate(self.graph.readings):
-            size = _part(reading, self.values[reading.edge])
+            size = self._part(reading)
             expression = reading.expression
             if index in held:
                 self._hold(size, expression, _reason(reading))
@@ -249,19 +274,6 @@ class _Reader:
                 self.book.statistics.append(Statistic(module, 'size', from_end, factor))
 
 
-def _part(reading: Reading, value: Value) -> Size:
-    """The dim that a number was given for, or the part of it."""
-    dim, start, stop = reading.dim, reading.start, reading.stop
-    factors = tuple(value.along(dim))
-    shape = value.shape
-    if (start, stop) != (0, shape[dim]):
-        index = [slice(None)] * len(shape)
-        index[dim] = slice(start, stop)
-        factors = tuple(factor[tuple(index)] for factor in factors)
-        shape = (*shape[:dim], stop - start, *shape[dim + 1 :])
-    return Size(reading.module, shape, factors, dim, True)
-
-
 def _same_labels(first: Size, second: Size) -> bool:
     """Whether two dims have the same channels in the same order, so that they are one."""
     if len(first.factors) != len(second.factors):
@@ -304,7 +316,11 @@ def read_numbers(
 def misread(
     checked: Iterable[CheckedSize], attributes: Sequence[SizeAttribute], alive: BoolArray
 ) -> set[int]:
-    """The readings that are wrong in the subnet whose labels are ``alive``."""
+    """The readings that are wrong in the subnet whose labels are ``alive``.
+
+    Not for channels that are dealt anew at every width: their places in the full network say
+    nothing, see ``Arrangement``.
+    """
     mended = {
         Attribute(own.module, own.name, own.index): size_in(own.size, alive) for own in attributes
     }

@@ -91,6 +91,9 @@ def size_in(size: Size, alive: BoolArray) -> int:
     if not size.factors:
         return size.full
     masks = [kept(alive, factor) for factor in size.factors]
+    if size.of_blocks:
+        others = tuple(dim for dim in range(masks[0].ndim) if dim != size.dim)
+        return int(reduce(np.logical_and, masks).any(axis=others).sum())
     # Where there is something at all, there is as much along the dim everywhere. Shuffled
     # channels need not fill a box, since the places of the full network are not theirs.
     return int(reduce(np.logical_and, masks).sum(axis=size.dim).max())
