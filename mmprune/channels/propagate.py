@@ -109,7 +109,7 @@ class Wishes:
         group_norm: ``'groups'`` removes whole groups of a GroupNorm, ``'channels'`` equally many
             channels of every group.
         numbers: Stored numbers of modules that may be sizes of channels.
-        held: Numbers (by their place in the trace) that were wrong in some subnet.
+        held: Numbers (by their place in the trace) that were wrong in some subnet, and how often.
         broken: What is held because a trial has failed, and why. Keys are the name of a module
             and ``'alike'`` (its dims of one size shrink alike), ``'own'`` (the dims that it
             cuts or views stay), ``'passed'`` (those that pass through it stay), ``'inside'``
@@ -123,7 +123,7 @@ class Wishes:
     attention: str = 'heads'
     group_norm: str = 'channels'
     numbers: Mapping[str, Numbers] = field(default_factory=dict)
-    held: frozenset[int] = frozenset()
+    held: Mapping[int, int] = field(default_factory=dict)
     broken: Mapping[tuple[str, str], str] = field(default_factory=dict)
     whole_heads: frozenset[str] = frozenset()
 

@@ -8,13 +8,13 @@ numbers is checked for random subnets, see ``misread``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from mmprune.channels.constraints import BoolArray
-from mmprune.channels.facts import EqualCounts, IntArray, Size, Statistic, set_key
+from mmprune.channels.facts import EqualCounts, IntArray, Size, Statistic, axes_of, set_key
 from mmprune.channels.labels import LabelBook, Value
 from mmprune.channels.sizes import Numbers, Shrinking, SizeAttribute, size_in
 from mmprune.trace.expressions import Attribute, Computed, Dim, Expression, evaluate, leaves, text
@@ -104,6 +104,7 @@ class _Reader:
     def _size(
         self, module: str, shape: tuple[int, ...], factors: Sequence[IntArray], dim: int
     ) -> Size:
+        factors = [f for f in factors if axes_of(f) == (dim,)] or factors
         ragged = {self.book.ragged_dim(factor) for factor in factors} - {None}
         return Size(module, shape, tuple(factors), dim, True, bool(ragged - {dim}))
 
@@ -120,12 +121,12 @@ class _Reader:
         shape = (*value.shape[:dim], stop - start, *value.shape[dim + 1 :])
         return replace(size, shape=shape, factors=factors)
 
-    def read(self, held: Collection[int]) -> ReadNumbers:
+    def read(self, held: Mapping[int, int]) -> ReadNumbers:
         computed = []
         for index, reading in enumerate(self.graph.readings):
             size = self._part(reading)
             expression = reading.expression
-            if index in held:
+            if index in held and not self._keep_ratio(size, expression, reading, held[index]):
                 self._hold(size, expression, _reason(reading))
             elif isinstance(expression, Dim):
                 self._equate(size, self.size_of(expression), _reason(reading))
@@ -134,15 +135,15 @@ class _Reader:
                 self.uses.setdefault(expression, []).append((size, _reason(reading)))
                 self._check(index, size, expression)
             elif isinstance(expression, Computed):
-                computed.append((index, size, expression, _reason(reading)))
+                computed.append((index, size, expression))
             elif expression is None:
                 self.found.unknown += [size] if self.shrinks(size) else []
             elif self.shrinks(size):
                 self._pin(size, _reason(reading))
         self._compare()
         self._bind()
-        for index, size, expression, reason in computed:
-            self._follow(index, size, expression, reason)
+        for index, size, expression in computed:
+            self._follow(index, size, expression)
         self._note_scales()
         return self.found
 
@@ -150,10 +151,10 @@ class _Reader:
         """Whether it is right is seen in random subnets, where it is not plain to see."""
         if isinstance(expression, Dim) and _same_labels(size, self.size_of(expression)):
             return
-        origins: dict[Dim | Attribute, Size | int] = {}
-        for leaf in leaves(expression):
-            is_dim = isinstance(leaf, Dim)
-            origins[leaf] = self.size_of(leaf) if is_dim else self._raw(leaf)
+        origins: dict[Dim | Attribute, Size | int] = {
+            leaf: self.size_of(leaf) if isinstance(leaf, Dim) else self._raw(leaf)
+            for leaf in leaves(expression)
+        }
         self.found.checked.append(CheckedSize(index, size, expression, origins))
 
     def _raw(self, attribute: Attribute) -> int:
@@ -173,6 +174,23 @@ class _Reader:
             else:
                 fixed = Size(leaf.module, (size.full,), (), 0, True)
                 self.uses.setdefault(leaf, []).append((fixed, reason))
+
+    def _keep_ratio(
+        self, size: Size, expression: Expression | None, reading: Reading, failures: int
+    ) -> bool:
+        """Let a dim that is some times as large as another one stay so, if it is not yet tried."""
+        if not isinstance(expression, Computed):
+            return False
+        dims = list(leaves(expression))
+        if failures > 1 or len(dims) != 1 or not isinstance(dims[0], Dim):
+            return False
+        small, large = sorted((size, self.size_of(dims[0])), key=lambda own: own.full)
+        if large.full % small.full or not (self.shrinks(small) and self.shrinks(large)):
+            return False
+        rows = np.concatenate([small.row()[None], large.row().reshape(-1, small.full)])
+        self.book.equal_counts(rows, _reason(reading))
+        self._check(self.graph.readings.index(reading), size, expression)
+        return True
 
     def _equate(self, first: Size, second: Size, reason: str) -> None:
         """Two dims keep equally many channels."""
@@ -217,17 +235,16 @@ class _Reader:
         own = SizeAttribute(attribute.module, attribute.name, raw, attribute.index, size)
         self.found.attributes.append(own)
 
-    def _follow(self, index: int, size: Size, expression: Computed, reason: str) -> None:
+    def _follow(self, index: int, size: Size, expression: Computed) -> None:
         """Bind what else a computed number is made of, and let it follow the channels."""
         for leaf in leaves(expression):
             if isinstance(leaf, Attribute):
                 self.found.read.add((leaf.module, leaf.name))
                 if leaf not in self.uses:
-                    self._guess(leaf, size, expression)
-        self._halve(size, expression, reason)
+                    self._guess(leaf, expression)
         self._check(index, size, expression)
 
-    def _guess(self, attribute: Attribute, size: Size, expression: Computed) -> None:
+    def _guess(self, attribute: Attribute, expression: Computed) -> None:
         """An attribute that is only ever computed with is a dim of its size nearby."""
         number = self._raw(attribute)
         near = [self.size_of(leaf) for leaf in leaves(expression) if isinstance(leaf, Dim)]
@@ -238,20 +255,6 @@ class _Reader:
                 self._add(attribute, own)
                 return
         self.uses[attribute] = []
-
-    def _halve(self, size: Size, expression: Computed, reason: str) -> None:
-        """An n-th of a dim is one of n equal parts, of which each keeps equally many."""
-        if expression.function != '//' or not self.shrinks(size):
-            return
-        whole, parts = expression.operands
-        if not (isinstance(whole, Dim) and isinstance(parts, int)):
-            return
-        row, own = self.size_of(whole), size.row()
-        if not row.factors or row.full % parts or len(own) != row.full // parts:
-            return
-        blocks = row.row().reshape(parts, -1)
-        if any(np.array_equal(block, own) for block in blocks):
-            self.book.equal_counts(blocks, reason)
 
     def _note_scales(self) -> None:
         """Sizes that are used as quantities, which masked execution has to tell."""
@@ -299,7 +302,7 @@ def read_numbers(
     values: Mapping[Edge, Value],
     book: LabelBook,
     stored: Mapping[str, Numbers],
-    held: Collection[int] = (),
+    held: Mapping[int, int],
 ) -> ReadNumbers:
     """Find out what the numbers are that operations were given.
 
@@ -308,7 +311,7 @@ def read_numbers(
         values: Labels at rest of the edges of ``edges_of``.
         book: Where channels are constrained or pinned, so that the numbers are right.
         stored: Numbers that modules store.
-        held: Readings (by their place) that are wrong in some subnet: what they count stays.
+        held: Readings (by their place) that were wrong in some subnet, and how often.
     """
     return _Reader(graph, values, book, stored).read(held)
 
@@ -321,7 +324,7 @@ def misread(
     Not for channels that are dealt anew at every width: their places in the full network say
     nothing, see ``Arrangement``.
     """
-    mended = {
+    mended: dict[Dim | Attribute, int] = {
         Attribute(own.module, own.name, own.index): size_in(own.size, alive) for own in attributes
     }
     counts: dict[int, int] = {}
@@ -337,7 +340,7 @@ def misread(
         def value_of(leaf: Dim | Attribute, check: CheckedSize = check) -> int:
             origin = check.origins[leaf]
             if isinstance(origin, int):
-                return mended.get(leaf, origin)  # type: ignore[call-overload]
+                return mended.get(leaf, origin)
             return count(origin)
 
         if evaluate(check.expression, value_of) != count(check.size):

@@ -115,8 +115,8 @@ class KeptStatistics(TorchFunctionMode):
                     (dim,) = element.dims
                     kept = int(element.kept.sum(dim).max())
                     sizes[dim] = MaskedSize(sizes[dim], kept)
-        dim = args[1] if len(args) > 1 else kwargs.get('dim')
-        return torch.Size(sizes) if dim is None or func is not SIZES[1] else sizes[dim]
+        asked = args[1] if len(args) > 1 else kwargs.get('dim')
+        return torch.Size(sizes) if asked is None or func is not SIZES[1] else sizes[asked]
 
     def _kept(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         if func in _REDUCTIONS:

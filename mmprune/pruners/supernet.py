@@ -161,9 +161,11 @@ class Supernet:
             for seed in range(SUBNETS if labelling.checked else 0):
                 alive = random_alive(groups, labelling.num_labels, seed)
                 wrong |= misread(labelling.checked, labelling.size_attributes, alive)
-            if wrong <= wishes.held:
+            wrong = {index for index in wrong if wishes.held.get(index, 0) < 2}
+            if not wrong:  # what is wrong even where all is held is left to the trial
                 return labelling, groups
-            wishes = replace(wishes, held=wishes.held | wrong)
+            failures = {index: wishes.held.get(index, 0) + 1 for index in wrong}
+            wishes = replace(wishes, held={**wishes.held, **failures})
 
     def _try(self, contents: Contents) -> Failure | None:
         """Run a random subnet sliced and masked; full width is set again afterwards."""

@@ -138,7 +138,7 @@ class Number(TracedInt):
         return int.__int__(self)
 
     def __eq__(self, other: object) -> bool:
-        is_equal = int.__eq__(self, other)  # type: ignore[operator]
+        is_equal = int.__eq__(self, other)
         if is_equal is True and isinstance(other, Number):
             self.log.equal.append((self.expression, other.expression))
         return is_equal
@@ -281,10 +281,10 @@ class NumberLog:
         if isinstance(number, Number) and number.log is self:
             expression = number.expression
         else:
-            origin = _origin_of(int(number))
-            if origin == 'torch':
+            origin = origin_of(int(number))
+            if origin == TORCH:
                 return
-            expression = int(number) if origin == 'code' else None
+            expression = int(number) if origin == CODE else None
         dim %= tensor.dim()
         stop = tensor.shape[dim] if stop is None else stop
         self.readings.append((edge, dim, start, stop, expression, self.running(), function))
@@ -299,7 +299,7 @@ def resolved(log: NumberLog, ids: Mapping[Any, int]) -> dict[str, Any]:
             cannot change: it is a number like one that stands in the code.
     """
 
-    def resolve(expression: Expression) -> Expression:
+    def resolve(expression: Expression) -> Any:
         if isinstance(expression, Dim):
             source, shape = log.sources[expression.edge[0]]
             if source.node not in ids:
@@ -329,7 +329,7 @@ def resolved(log: NumberLog, ids: Mapping[Any, int]) -> dict[str, Any]:
 
 
 def _scales(
-    log: NumberLog, resolve: Callable[[Expression], Expression]
+    log: NumberLog, resolve: Callable[[Expression], Any]
 ) -> Iterator[tuple[str, Dim | Attribute]]:
     """(module, dim or attribute) that quantities are made of: where made, and where asked for."""
     for module, expression in log.scales:
@@ -383,19 +383,21 @@ def _constants(code: CodeType) -> frozenset[int]:
     return frozenset(found)
 
 
+CODE, TORCH = 'code', 'torch'
+"""Origins of a number that is no ``Number``."""
 # What stands between a call and the code that wrote it.
 _BETWEEN = ('mmprune.trace', 'torch._tensor', 'torch.functional', 'torch.nn.functional')
 
 
-def _origin_of(number: int) -> str:
-    """Whether the code that made this call has a number ('code'), is torch's own, or neither."""
+def origin_of(number: int) -> str:
+    """Whether the code that made this call has a number, is torch's own, or neither."""
     frame = sys._getframe(1)
     while frame is not None:
         module = frame.f_globals.get('__name__', '')
         if not module.startswith(_BETWEEN):
             if module.startswith('torch.'):
-                return 'torch'
-            return 'code' if number in _constants(frame.f_code) else ''
+                return TORCH
+            return CODE if number in _constants(frame.f_code) else ''
         frame = frame.f_back  # type: ignore[assignment]
     return ''
 

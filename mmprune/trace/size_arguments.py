@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from mmprune.trace.numbers import Filled, Number, NumberLog
+from mmprune.trace.numbers import TORCH, Filled, Number, NumberLog, origin_of
 
 Tensor = torch.Tensor
 Kwargs = Mapping[str, Any]
@@ -200,12 +200,12 @@ def _size(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> Any:
 
 def _filled(log: NumberLog, args: tuple, kwargs: Kwargs, made: Any) -> Any:
     """A constant as wide as numbers that are no constants, as part of the graph."""
-    sizes = args or (kwargs.get('size', ()),)
+    sizes: Sequence[Any] = args or (kwargs.get('size', ()),)
     sizes = sizes[0] if isinstance(sizes[0], tuple | list) else sizes
     is_wide = any(isinstance(size, Number) for size in sizes)
     if not (is_wide and made.is_floating_point() and len(sizes) == made.dim()):
         return made
-    if made.requires_grad or 'out' in kwargs:
+    if made.requires_grad or 'out' in kwargs or origin_of(0) == TORCH:
         return made
     result = Filled.apply({}, (made,), log.token)
     for dim, size in enumerate(sizes):
