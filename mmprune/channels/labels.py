@@ -104,8 +104,8 @@ class LabelBook:
     ``weights`` are the nodes that depend on parameters alone. ``unmasked`` are dims of
     parameters along which masks must leave numbers, since a row of zeros has no direction.
     ``values`` are the labels of tensors whose sizes were asked for, as far as they are known, and
-    ``widths`` the numbers that new dims were given, with labels for them: (node, dim) ->
-    (expression, labels).
+    ``widths`` the numbers that new dims were given, with labels for them: (node, dim, where it
+    begins) -> (expression, labels).
     ``loose`` are nodes that end a shuffle behind which channels may stand in another order than in
     the full network, see ``Arrangement``.
     """
@@ -132,7 +132,7 @@ class LabelBook:
     unmasked: set[tuple[str, int]] = field(default_factory=set)
     loose: frozenset[int] = frozenset()
     values: dict[Edge, Value] = field(default_factory=dict)
-    widths: Mapping[tuple[int, int], tuple[Expression, IntArray]] = field(default_factory=dict)
+    widths: Mapping[tuple[int, int, int], tuple[Expression, IntArray]] = field(default_factory=dict)
     _numbers: dict[str, int] = field(default_factory=dict)
     _rows: set[bytes] = field(default_factory=set)
     _unions: list[tuple[IntArray, IntArray]] = field(default_factory=list)
@@ -153,13 +153,13 @@ class LabelBook:
             self.reasons.append(reason)
         return -number
 
-    def width_of(self, node: int, dim: int) -> IntArray | None:
+    def width_of(self, node: int, dim: int, start: int = 0) -> IntArray | None:
         """Labels along a new dim of a tensor that is the same everywhere along it.
 
-        They are those of the dim that it is as wide as, or its own; None if nothing that it is
-        as wide as shrinks.
+        It may be a part of a dim that begins at ``start``. The labels are those of the dim that
+        it is as wide as, or its own; None if nothing that it is as wide as shrinks.
         """
-        expression, own = self.widths.get((node, dim), (None, None))
+        expression, own = self.widths.get((node, dim, start), (None, None))
         if expression is None:
             return None
         dims = [leaf for leaf in leaves(expression) if isinstance(leaf, Dim)]

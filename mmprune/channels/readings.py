@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import gcd
 
 import numpy as np
 
@@ -178,16 +179,20 @@ class _Reader:
     def _keep_ratio(
         self, size: Size, expression: Expression | None, reading: Reading, failures: int
     ) -> bool:
-        """Let a dim that is some times as large as another one stay so, if it is not yet tried."""
+        """Let the ratio of two dims stay as it is, unless that has been tried already.
+
+        Of all parts as large as their greatest common divisor equally many channels stay.
+        """
         if not isinstance(expression, Computed):
             return False
-        dims = list(leaves(expression))
+        dims = list(set(leaves(expression)))
         if failures > 1 or len(dims) != 1 or not isinstance(dims[0], Dim):
             return False
-        small, large = sorted((size, self.size_of(dims[0])), key=lambda own: own.full)
-        if large.full % small.full or not (self.shrinks(small) and self.shrinks(large)):
+        other = self.size_of(dims[0])
+        each = gcd(size.full, other.full)
+        if each < 2 or not (self.shrinks(size) and self.shrinks(other)):
             return False
-        rows = np.concatenate([small.row()[None], large.row().reshape(-1, small.full)])
+        rows = np.concatenate([own.row().reshape(-1, each) for own in (size, other)])
         self.book.equal_counts(rows, _reason(reading))
         self._check(self.graph.readings.index(reading), size, expression)
         return True

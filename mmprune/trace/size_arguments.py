@@ -108,6 +108,17 @@ def _read_bound(log: NumberLog, tensor: Tensor, dim: int, bound: Any) -> None:
         log.read(tensor, dim, -bound, 'a slice', full + int(bound), full)
 
 
+def _padded(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> None:
+    """So many positions before and behind, from the last dim on."""
+    widths = args[1] if len(args) > 1 else kwargs['pad']
+    for place in range(0, len(widths), 2):
+        dim = result.dim() - 1 - place // 2
+        before, behind = widths[place : place + 2]
+        log.read(result, dim, before, 'padding', 0, int(before))
+        full = result.shape[dim]
+        log.read(result, dim, behind, 'padding', full - int(behind), full)
+
+
 def _normalised(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> None:
     """The last dims have the sizes that were given."""
     shape = args[1] if len(args) > 1 else kwargs['normalized_shape']
@@ -141,6 +152,7 @@ READERS: dict[Any, Reader] = {
     **{f: _split for f in _both('split', 'split_with_sizes')},
     **{f: _narrowed for f in _both('narrow')},
     Tensor.__getitem__: _indexed,
+    F.pad: _padded,
     **{f: _normalised for f in (F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm)},
     **{f: _grouped for f in (F.conv1d, F.conv2d, F.conv3d)},
 }

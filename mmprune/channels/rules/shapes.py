@@ -382,6 +382,12 @@ def pad(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
             book.pin(factor, f'{node.where} crops the channels')
             amounts = [(0, 0)] * rank
             factor = factor[tuple(slice(0, 1) for _ in range(rank))]
-        return np.pad(factor, amounts, constant_values=fixed)
+        padded = np.pad(factor, amounts, constant_values=fixed)
+        for dim, (before, behind) in enumerate(amounts):
+            for start, size in ((0, before), (padded.shape[dim] - behind, behind)):
+                labels = book.width_of(node.id, dim, start) if size else None
+                if labels is not None and axes_of(padded) == (dim,):
+                    padded.reshape(-1)[start : start + size] = labels
+        return padded
 
     return _moved(value, move, node.shapes[0])
