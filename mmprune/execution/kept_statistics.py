@@ -13,8 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from mmprune.execution.masked_moments import masked_variance, number_of_elements, standardised
 from mmprune.execution.masked_sizes import MaskedSize
-from mmprune.trace.numbers import scale_of
 from mmprune.trace.size_arguments import ARITHMETIC, SIZES
+from mmprune.trace.traced_int import scale_of
 
 # Function of torch -> (kind of statistic, position of its dims, dims if there are none given).
 _REDUCTIONS: dict[Any, tuple[str, int, Any]] = {

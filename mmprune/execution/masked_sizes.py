@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmprune.trace.expressions import FUNCTIONS
-from mmprune.trace.numbers import TracedInt
+from mmprune.trace.traced_int import TracedInt
 
 
 class MaskedSize(TracedInt):
