@@ -59,7 +59,7 @@ class Labelling:
         size_attributes: Numbers of modules that are such sizes.
         checked: Numbers of operations that must be sizes in every subnet, see ``misread``.
         unknown_sizes: Dims that shrink, and were given a number of unknown origin.
-        scales: (module, attribute) of those sizes that are used as quantities too.
+        quantities: Numbers of modules that are sizes and are used as quantities too.
         statistics: Reductions over channels.
         constraints: Blocks of labels that keep equally many.
         pins: (labels, reason) of channels that stay.
@@ -81,7 +81,7 @@ class Labelling:
     size_attributes: list[SizeAttribute]
     checked: list[CheckedSize]
     unknown_sizes: list[Size]
-    scales: frozenset[tuple[str, str]]
+    quantities: list[SizeAttribute]
     statistics: list[Statistic]
     constraints: list[EqualCounts]
     pins: list[tuple[IntArray, str]]
@@ -148,7 +148,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         book = rest.book
         tensors = {n: leaves.factors(n, rest.canonical, squeeze=False) for n in leaves.offsets}
         tensors.update(_buffers(graph, book))
-        unread = unread_attributes(book.sizes, wishes.numbers, rest.numbers.read, book)
+        unread = unread_attributes(rest.sizes, wishes.numbers, rest.numbers.read, book)
         if not ways.loose:
             arrangements: list[Arrangement] = []
             break
@@ -168,7 +168,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         size_attributes=[*rest.numbers.attributes, *unread],
         checked=_not_dealt(rest.numbers.checked, arrangements),
         unknown_sizes=rest.numbers.unknown,
-        scales=frozenset(rest.numbers.scales),
+        quantities=rest.numbers.quantities,
         statistics=book.statistics,
         constraints=book.constraints,
         pins=book.pins,
@@ -215,6 +215,7 @@ class _Rest:
     values: dict[Edge, Value]
     own_constraints: int
     numbers: ReadNumbers
+    sizes: list[Size]
 
 
 def _other_heads(book: LabelBook, num_labels: int, wishes: Wishes, ways: Ways) -> Ways | None:
@@ -268,7 +269,7 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: Ways) -> _
             _pin_layers(wishes.pinned_layers, book)
             numbers = read_numbers(graph, book.values, book, wishes.numbers, wishes.held)
             hold_broken(wishes.broken, book, leaves)
-            return _Rest(book, canonical, silence, book.values, own_constraints, numbers)
+            return _Rest(book, canonical, silence, book.values, own_constraints, numbers, sizes)
     raise RuntimeError(
         f'the channel labels of this network do not come to rest in {MAX_PASSES} passes; '
         'please report the network'

@@ -54,14 +54,14 @@ class ReadNumbers:
         checked: Numbers that must be the sizes of dims, and are computed from dims or attributes.
         unknown: Dims that shrink and for which a number of unknown origin was given.
         read: Attributes whose use was seen, (module, name).
-        scales: Those attributes that are used as quantities too.
+        quantities: Attributes that are sizes and are used as quantities too.
     """
 
     attributes: list[SizeAttribute] = field(default_factory=list)
     checked: list[CheckedSize] = field(default_factory=list)
     unknown: list[Size] = field(default_factory=list)
     read: set[tuple[str, str]] = field(default_factory=set)
-    scales: set[tuple[str, str]] = field(default_factory=set)
+    quantities: list[SizeAttribute] = field(default_factory=list)
 
 
 def edges_of(graph: TraceGraph) -> set[Edge]:
@@ -76,7 +76,17 @@ def edges_of(graph: TraceGraph) -> set[Edge]:
         for leaf in leaves(own)
         if isinstance(leaf, Dim)
     }
-    return dims | {reading.edge for reading in graph.readings}
+    inputs = {graph.nodes[reading.edge[0]].inputs[0] for reading in _computed(graph)}
+    return dims | (inputs - {None}) | {reading.edge for reading in graph.readings}
+
+
+def _computed(graph: TraceGraph) -> list[Reading]:
+    """The numbers that are computed from others, and were given to operations with an input."""
+    return [
+        reading
+        for reading in graph.readings
+        if isinstance(reading.expression, Computed) and graph.nodes[reading.edge[0]].inputs
+    ]
 
 
 class _Reader:
@@ -127,8 +137,9 @@ class _Reader:
         for index, reading in enumerate(self.graph.readings):
             size = self._part(reading)
             expression = reading.expression
-            if index in held and not self._keep_ratio(size, expression, reading, held[index]):
-                self._hold(size, expression, _reason(reading))
+            if index in held:
+                if held[index] > 1 or not self._relate(index, size, reading):
+                    self._hold(size, expression, _reason(reading))
             elif isinstance(expression, Dim):
                 self._equate(size, self.size_of(expression), _reason(reading))
                 self._check(index, size, expression)
@@ -176,25 +187,41 @@ class _Reader:
                 fixed = Size(leaf.module, (size.full,), (), 0, True)
                 self.uses.setdefault(leaf, []).append((fixed, reason))
 
-    def _keep_ratio(
-        self, size: Size, expression: Expression | None, reading: Reading, failures: int
-    ) -> bool:
-        """Let the ratio of two dims stay as it is, unless that has been tried already.
-
-        Of all parts as large as their greatest common divisor equally many channels stay.
-        """
+    def _relate(self, index: int, size: Size, reading: Reading) -> bool:
+        """Let dims keep the relation that a computed number takes for granted, if it is plain."""
+        expression = reading.expression
         if not isinstance(expression, Computed):
             return False
-        dims = list(set(leaves(expression)))
-        if failures > 1 or len(dims) != 1 or not isinstance(dims[0], Dim):
+        dims = {leaf for leaf in leaves(expression) if isinstance(leaf, Dim)}
+        has_related = self._tie_to_input(dims, reading)
+        if not has_related and len(dims) == len(set(leaves(expression))) == 1:
+            has_related = self._keep_ratio(size, self.size_of(dims.pop()), _reason(reading))
+        self._follow(index, size, expression)
+        return has_related
+
+    def _tie_to_input(self, dims: Iterable[Dim], reading: Reading) -> bool:
+        """What is viewed by the sizes of another tensor is taken to be as wide as that one."""
+        edge = self.graph.nodes[reading.edge[0]].inputs[0]
+        has_tied = False
+        if edge is None:
             return False
-        other = self.size_of(dims[0])
+        for dim in dims:
+            other = self.size_of(dim)
+            for place, full in enumerate(self.values[edge].shape):
+                own = self.size_of(Dim(edge, place))
+                is_free = full == other.full and self.shrinks(own) and self.shrinks(other)
+                if is_free and set_key(own.row()) != set_key(other.row()):
+                    self._equate(own, other, _reason(reading))
+                    has_tied = True
+        return has_tied
+
+    def _keep_ratio(self, size: Size, other: Size, reason: str) -> bool:
+        """Of all parts as large as the greatest common divisor of two dims equally many stay."""
         each = gcd(size.full, other.full)
         if each < 2 or not (self.shrinks(size) and self.shrinks(other)):
             return False
         rows = np.concatenate([own.row().reshape(-1, each) for own in (size, other)])
-        self.book.equal_counts(rows, _reason(reading))
-        self._check(self.graph.readings.index(reading), size, expression)
+        self.book.equal_counts(rows, reason)
         return True
 
     def _equate(self, first: Size, second: Size, reason: str) -> None:
@@ -263,13 +290,18 @@ class _Reader:
 
     def _note_scales(self) -> None:
         """Sizes that are used as quantities, which masked execution has to tell."""
-        bound = {(own.module, own.name, own.index) for own in self.found.attributes}
+        bound = {Attribute(o.module, o.name, o.index): o for o in self.found.attributes}
+        quantities = self.found.quantities
+        for place, dim in self.graph.layer_scales:
+            if isinstance(dim, Dim) and self.shrinks(self.size_of(dim)):
+                size = self.size_of(dim)
+                quantities.append(SizeAttribute(place.module, place.name, size.full, None, size))
         seen: dict[tuple[str, tuple[int, ...]], IntArray] = {}
         for module, leaf in self.graph.scales:
             if isinstance(leaf, Attribute):
                 self.found.read.add((leaf.module, leaf.name))
-                if (leaf.module, leaf.name, leaf.index) in bound:
-                    self.found.scales.add((leaf.module, leaf.name))
+                if leaf in bound and bound[leaf] not in quantities:
+                    quantities.append(bound[leaf])
                 continue
             size = self.size_of(leaf)
             for factor in size.factors if self.shrinks(size) else ():

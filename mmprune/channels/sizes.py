@@ -110,7 +110,7 @@ def unread_attributes(
     They are taken to be the size of a dim that their module handles, if it is plain which one.
 
     Args:
-        sizes: Dims that shrink, by module.
+        sizes: Dims that modules handle, also those that do not shrink.
         numbers: Stored numbers, by module.
         read: Attributes whose use was seen.
         book: What is known of the labels.
@@ -119,7 +119,7 @@ def unread_attributes(
     for size in sizes:
         if size.module in numbers:
             by_module.setdefault(size.module, []).append(size)
-    found = []
+    shrinks, found = Shrinking(book.constraints), []
     for module, candidates in by_module.items():
         for name, value in numbers[module].items():
             known = (module, name) in book.known_sizes or (module, name) in read
@@ -128,7 +128,7 @@ def unread_attributes(
             several = isinstance(value, tuple)
             for index, number in enumerate(value if isinstance(value, tuple) else (value,)):
                 chosen = _choose(name, number, candidates, book)
-                if chosen is not None:
+                if chosen is not None and shrinks(chosen):
                     found.append(
                         SizeAttribute(module, name, value, index if several else None, chosen)
                     )

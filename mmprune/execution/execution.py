@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -71,7 +71,7 @@ class Execution:
         numbers: Stored numbers of modules that are sizes of channels.
         mode: ``'slice'`` or ``'mask'``.
         arrangements: Channels that stand in another order in a subnet.
-        scales: Those numbers, (module, attribute), that modules compute quantities with.
+        quantities: Numbers of modules that are sizes and that quantities are computed from.
     """
 
     def __init__(
@@ -83,10 +83,10 @@ class Execution:
         numbers: Sequence[SizeAttribute],
         mode: str,
         arrangements: Sequence[Arrangement] = (),
-        scales: Collection[tuple[str, str]] = (),
+        quantities: Sequence[SizeAttribute] = (),
     ) -> None:
         self.arrangements = arrangements
-        self.scales = scales
+        self.quantities = quantities
         self.modules = dict(model.named_modules())
         self.layers = layers
         self.statistics = statistics
@@ -100,7 +100,8 @@ class Execution:
         for tensor in tensors:
             for name in tensor.consumers:
                 instrument(self.modules[name])
-        read = [*(s.module for s in statistics), *(number.module for number in numbers)]
+        read = [s.module for s in statistics]
+        read += [number.module for number in (*numbers, *quantities)]
         found = {name: slow_attributes(module) for name, module in self.modules.items()}
         self._slow = {name: values for name, values in found.items() if values and tensors}
         for name in (*layers, *read, *self._slow):
@@ -226,7 +227,7 @@ class Execution:
                 self._attributes.set(self._sizes(alive, found))
             else:
                 self._mask(found, reference)
-                self._attributes.set(self._quantities(alive, found))
+                self._attributes.set(self._masked_sizes(alive))
             renew_caches(self.modules[''], self._may_cache)
 
     def _arrange(self) -> None:
@@ -274,23 +275,21 @@ class Execution:
             for number, place in zip(self.numbers, self._number_sizes, strict=True)
         ]
         return {
-            name: {key: like(getattr(self.modules[name], key), new)
-                   for key, (_, new) in changed.items()}
+            name: {
+                key: like(getattr(self.modules[name], key), new)
+                for key, (_, new) in changed.items()
+            }
             for name, changed in mended_numbers(self.numbers, sizes).items()
-        }  # fmt: skip
+        }
 
-    def _quantities(self, alive: BoolArray, found: Kept) -> dict[str, Mapping[str, Any]]:
+    def _masked_sizes(self, alive: BoolArray) -> dict[str, Mapping[str, Any]]:
         """The attributes of masked modules: numbers that are full sizes, and kept quantities."""
         wanted = dict(self._slow)
-        for name, numbers in self._numbers(alive, found).items() if self.scales else ():
+        sizes = [size_in(number.size, alive) for number in self.quantities]
+        for name, changed in mended_numbers(self.quantities, sizes).items():
             own = self._attributes.own(name)
-            both = {
-                key: masked_sizes(getattr(own, key), kept)
-                for key, kept in numbers.items()
-                if (name, key) in self.scales
-            }
-            if both:
-                wanted[name] = {**wanted.get(name, {}), **both}
+            both = {key: masked_sizes(getattr(own, key), new) for key, (_, new) in changed.items()}
+            wanted[name] = {**wanted.get(name, {}), **both}
         return wanted
 
     @contextlib.contextmanager

@@ -144,9 +144,9 @@ class Supernet:
         statistics = prunable_statistics(self.labelling, prunable)
         numbers = self.labelling.size_attributes
         arrangements = self.labelling.arrangements
-        scales = self.labelling.scales
+        quantities = self.labelling.quantities
         self.execution = Execution(
-            model, touched, tensors, statistics, numbers, mode, arrangements, scales
+            model, touched, tensors, statistics, numbers, mode, arrangements, quantities
         )
         self.execution.recompute_alike(self.graph.recomputing)
         self.masks = MaskBuffers(model, touched.values(), prunable, self.labelling.tensors)

@@ -92,6 +92,7 @@ class NumberLog:
         token: What ``Filled`` tensors are made from, so that they are part of the graph.
         sources: Edges of the autograd graph whose sizes were asked for, and the sizes; see
             ``UNRESOLVED``.
+        layers: Attributes of torch's layers -> the dims of their weights that they are.
         asked: The modules that asked for the sizes of each source, by its number.
         readings: (edge, dim, start, stop, expression or None, module, function): numbers that a
             call was given for positions ``start`` to ``stop`` along a dim.
@@ -104,6 +105,7 @@ class NumberLog:
         self.running = running
         self.token = torch.zeros((), requires_grad=True)
         self.sources: list[tuple[GradientEdge, tuple[int, ...]]] = []
+        self.layers: dict[Attribute, Expression] = {}
         self.asked: dict[int, dict[str, None]] = {}
         self.readings: list[tuple[GradientEdge, int, int, int, Expression | None, str, str]] = []
         self.scales: dict[tuple[str, Expression], None] = {}
@@ -143,10 +145,13 @@ class NumberLog:
             stored: Attribute -> number or numbers, by module.
         """
         modules = dict(model.named_modules())
-        for module in modules.values():
+        for name, module in modules.items():
             for attribute, dim in _sizes_of_weight(module):
                 (number,) = self.size(module.weight, module.weight.shape)[dim : dim + 1]
-                module.__dict__[attribute] = number
+                if isinstance(number, Number):
+                    place = Attribute(name, attribute)
+                    self.layers[place] = number.expression
+                    module.__dict__[attribute] = Number(number, place, self)
         for name, attributes in stored.items():
             own = modules[name].__dict__
             for attribute in attributes:
@@ -224,6 +229,8 @@ def resolved(log: NumberLog, ids: Mapping[Any, int]) -> dict[str, Any]:
     """
 
     def resolve(expression: Expression) -> Any:
+        if isinstance(expression, Attribute):
+            expression = log.layers.get(expression, expression)
         if isinstance(expression, Dim):
             source, shape = log.sources[expression.edge[0]]
             if source.node not in ids:
@@ -248,6 +255,11 @@ def resolved(log: NumberLog, ids: Mapping[Any, int]) -> dict[str, Any]:
             if edge.node in ids
         ),
         'scales': tuple(dict.fromkeys(_scales(log, resolve))),
+        'layer_scales': tuple(
+            (place, resolve(place))
+            for place in dict.fromkeys(leaf for _, own in log.scales for leaf in leaves(own))
+            if isinstance(place, Attribute) and place in log.layers
+        ),
         'equal': tuple((resolve(first), resolve(second)) for first, second in log.equal),
     }
 

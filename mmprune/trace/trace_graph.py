@@ -96,6 +96,8 @@ class TraceGraph:
         readings: Numbers that operations were given for sizes.
         scales: (module, dim or attribute) of what quantities were computed from: modules that
             asked for it, or computed with it.
+        layer_scales: (attribute of one of torch's layers, the dim of its weight that it is), of
+            those that quantities were computed from; the dim is an int if it cannot change.
         equal: Pairs of expressions that the model has compared, and that were equal.
     """
 
@@ -112,6 +114,7 @@ class TraceGraph:
     buffers: frozenset[str] = frozenset()
     readings: tuple[Reading, ...] = ()
     scales: tuple[tuple[str, Dim | Attribute], ...] = ()
+    layer_scales: tuple[tuple[Attribute, Expression], ...] = ()
     equal: tuple[tuple[Expression, Expression], ...] = ()
 
     def consumers(self) -> dict[str, list[str]]:
