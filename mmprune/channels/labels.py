@@ -230,10 +230,10 @@ class LabelBook:
         self.sites.append(Site(layer, role, labels, node))
 
     def add_sizes(self, module: str, value: Value, own: bool, is_weight: bool = False) -> None:
-        """Note the dims of ``value`` that shrink; the first is the batch, unless of a weight."""
+        """Note the dims that ``value`` has; the first is the batch, unless of a weight."""
         for dim in range(0 if is_weight else 1, len(value.shape)):
             factors = tuple(value.along(dim))
-            if factors:
+            if factors or own:
                 self.sizes.append(Size(module, value.shape, factors, dim, own))
 
     def know_size(self, name: str, index: int | None, size: Size) -> None:

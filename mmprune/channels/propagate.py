@@ -264,7 +264,11 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: Ways) -> _
         if not changed:
             own_constraints = len(book.constraints)
             book.pin(np.flatnonzero(book.of_buffers), 'a place in a buffer, which no parameter has')
-            sizes = [s for s in book.sizes if not all(book.is_in_buffers(f) for f in s.factors)]
+            sizes = [
+                s
+                for s in book.sizes
+                if not s.factors or not all(map(book.is_in_buffers, s.factors))
+            ]
             book.sizes = list(filter(Shrinking(book.constraints), sizes))
             _pin_layers(wishes.pinned_layers, book)
             numbers = read_numbers(graph, book.values, book, wishes.numbers, wishes.held)

@@ -76,8 +76,9 @@ def edges_of(graph: TraceGraph) -> set[Edge]:
         for leaf in leaves(own)
         if isinstance(leaf, Dim)
     }
-    inputs = {graph.nodes[reading.edge[0]].inputs[0] for reading in _computed(graph)}
-    return dims | (inputs - {None}) | {reading.edge for reading in graph.readings}
+    inputs = [graph.nodes[reading.edge[0]].inputs[0] for reading in _computed(graph)]
+    known = {edge for edge in inputs if edge is not None}
+    return dims | known | {reading.edge for reading in graph.readings}
 
 
 def _computed(graph: TraceGraph) -> list[Reading]:

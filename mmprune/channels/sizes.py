@@ -152,6 +152,8 @@ def _choose(name: str, number: int, candidates: list[Size], book: LabelBook) -> 
     chosen = own or [size for size in candidates if size.full == number]
     if not chosen or not (own or CHANNELS.search(name)):
         return None
+    if not all(size.factors for size in chosen):
+        return None  # something that stays has this size too
     rows = [size.row() for size in chosen]
     return chosen[0] if all(_are_alike(rows[0], row, book) for row in rows[1:]) else None
 
