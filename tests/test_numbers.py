@@ -373,7 +373,7 @@ class Queries(nn.Module):
 def test_sizes_that_coincide_are_told_apart(queries, hidden):
     pruner, small, left = pruned(Queries(queries, hidden), torch.randn(2, 3, 16, 16))
     assert set(reasons(pruner)) <= {'positions', 'queries.weight'}  # which are places
-    assert left < 0.3
+    assert left < 0.32
     assert small.transformer.d_model == small.positions.shape[1] == 16
 
 
