@@ -195,7 +195,9 @@ class _Reader:
             return False
         dims = {leaf for leaf in leaves(expression) if isinstance(leaf, Dim)}
         has_related = self._tie_to_input(dims, reading)
-        if not has_related and len(dims) == len(set(leaves(expression))) == 1:
+        sizes = {own.expression for own in self.graph.readings}
+        is_fixed = sizes.isdisjoint(set(leaves(expression)) - dims)
+        if not has_related and is_fixed and len(dims) == 1:
             has_related = self._keep_ratio(size, self.size_of(dims.pop()), _reason(reading))
         self._follow(index, size, expression)
         return has_related
@@ -276,15 +278,22 @@ class _Reader:
             if isinstance(leaf, Attribute):
                 self.found.read.add((leaf.module, leaf.name))
                 if is_moving and leaf not in self.uses and not NO_SIZE.search(leaf.name):
-                    self._guess(leaf, own)
+                    self._guess(leaf, size, own)
         self._check(index, size, expression)
 
-    def _guess(self, attribute: Attribute, near: list[Size]) -> None:
-        """An attribute that is only ever computed with is a dim of its size nearby."""
+    def _guess(self, attribute: Attribute, size: Size, dims: list[Size]) -> None:
+        """An attribute that is only ever computed with is a dim of its size nearby.
+
+        Nearby are the dims that it is computed with, and those that have channels of what it was
+        computed for.
+        """
         number = self._raw(attribute)
-        near = near + [own for own in self.book.sizes if own.module == attribute.module]
-        for own in near:
-            if own.full == number and self.shrinks(own):
+        labels = np.concatenate([np.zeros(0, np.int64), *(f.ravel() for f in size.factors)])
+        for own in dims + [own for own in self.book.sizes if own.module == attribute.module]:
+            is_near = any(own is dim for dim in dims) or any(
+                np.isin(f, labels).any() for f in own.factors
+            )
+            if is_near and own.full == number and self.shrinks(own):
                 where = attribute.module or 'the root module'
                 self.uses[attribute] = [(own, f'{where} computes with its {attribute.name}')]
                 self._add(attribute, own)
