@@ -22,7 +22,7 @@ COMMON = {'checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry'
 # Beside the flow.
 SIDE = {
     'bench': {*STAGES, 'cost', 'datasets', 'latency', 'zoo'},
-    'importance': {'channels'},
+    'importance': {'trace', 'channels'},
     'latency': {'trace', 'channels', 'layers', 'cost'},
     'cost': {'trace', 'channels', 'layers'},
     'datasets': set(),

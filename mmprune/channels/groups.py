@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,9 +13,11 @@ from scipy.sparse.csgraph import connected_components
 
 from mmprune.channels.arrangement import Arrangement, row_key
 from mmprune.channels.constraints import BoolArray, EqualBlocks, Shrinking, check_finite, select
+from mmprune.channels.independent import independent
 from mmprune.channels.labels import HIDDEN, EqualCounts, IntArray
 from mmprune.channels.propagate import Labelling
 from mmprune.errors import InputError
+from mmprune.trace.trace_graph import ComputedWeight
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,13 @@ class Member:
         tensor: Name of a parameter or buffer.
         dims: The dims that the labels vary along; two for a grouped convolution's inputs.
         index: Channel number at every position of those dims, -1 for other groups' channels.
+        computed: How the tensor comes from parameters, where it is a weight that is none.
     """
 
     tensor: str
     dims: tuple[int, ...]
     index: IntArray
+    computed: ComputedWeight | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class ChannelGroup:
         reason: Why the group is pinned; empty if it can be pruned.
         parts: Channels, fewer than all, that a tensor has alone: one of them must stay.
         arrangement: How its channels are shuffled, if they are dealt anew at every width.
+        computed: Weights with these channels that layers compute from the members.
+        hidden: Members that layers use through those alone.
     """
 
     space_id: str
@@ -58,6 +64,15 @@ class ChannelGroup:
     reason: str
     parts: tuple[tuple[str, IntArray], ...] = ()
     arrangement: Arrangement | None = None
+    computed: tuple[Member, ...] = ()
+    hidden: frozenset[str] = frozenset()
+
+    @property
+    def used(self) -> tuple[Member, ...]:
+        """The tensors that layers use: members, or what is computed from them."""
+        if not self.computed:
+            return self.members
+        return (*(m for m in self.members if m.tensor not in self.hidden), *self.computed)
 
     @property
     def num_channels(self) -> int:
@@ -157,6 +172,9 @@ def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:
     makers = _Uses([(s.layer, s.labels) for s in labelling.sites if s.role != 'in'])
     layers, consumers = makers.by_group(group_of), sites['in'].by_group(group_of)
     touched = tensors.by_group(group_of)
+    computed = {weight.name: weight for weight, _ in labelling.computed}
+    in_computed = _Uses([(w.name, f) for w, factors in labelling.computed for f in factors])
+    computed_in = in_computed.by_group(group_of)
     channel_of = np.full(labelling.num_labels + 1, -1)  # the last one is for labels below 0
     arranged = {g: arrangement_of.pop(row_key(np.sort(n)), None) for _, g, n in leaders}
     leaders = [(s, g, n if (a := arranged[g]) is None else a.labels) for s, g, n in leaders]
@@ -183,6 +201,11 @@ def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:
             reason=why,
             parts=_parts(touched.get(group, ()), group, group_of, channel_of),
             arrangement=arranged[group],
+            computed=tuple(
+                replace(_member(name, factor, group, group_of, channel_of), computed=computed[name])
+                for name, factor in computed_in.get(group, ())
+            ),
+            hidden=labelling.hidden,
         )
     return groups
 
@@ -342,43 +365,3 @@ def _constraints_of(
         EqualBlocks(channel_of[constraint.rows], constraint.reason) for constraint in constraints
     ]
     return tuple(blocks for blocks in found if blocks.blocks.min() >= 0)
-
-
-def independent(constraints: list[EqualCounts]) -> list[EqualCounts]:
-    """The constraints that say something the others do not.
-
-    Each once, and none whose rows are made up of the rows of finer ones, the same number
-    of each in every row.
-    """
-    unique: dict[tuple[tuple[int, ...], bytes], EqualCounts] = {}
-    for constraint in constraints:
-        if len(constraint.keys) > 1:
-            numbers = b''.join(sorted(constraint.keys))
-            rows = np.frombuffer(numbers, constraint.rows.dtype).reshape(len(constraint.keys), -1)
-            unique.setdefault((rows.shape, numbers), EqualCounts(rows, constraint.reason))
-    candidates = sorted(unique.values(), key=lambda c: -c.rows.shape[1])
-    kept: list[EqualCounts] = []
-    for position, constraint in enumerate(candidates):
-        if not _is_implied(constraint, candidates[position + 1 :]):
-            kept.append(constraint)
-    return kept
-
-
-def _is_implied(coarse: EqualCounts, finer: list[EqualCounts]) -> bool:
-    if not coarse.are_disjoint:
-        return False
-    row_of = np.full(int(coarse.rows.max()) + 1, -1)
-    row_of[coarse.rows] = np.arange(len(coarse.rows))[:, None]
-    covered = np.zeros(len(row_of), bool)
-    for fine in finer:
-        rows = fine.rows
-        if not fine.are_disjoint or rows.max() >= len(row_of):
-            continue
-        owners = row_of[rows]
-        inside = owners.min() >= 0 and (owners == owners[:, :1]).all()
-        if not inside or covered[rows].any():
-            continue
-        per_row = np.bincount(owners[:, 0], minlength=len(coarse.rows))
-        if (per_row == per_row[0]).all():
-            covered[rows] = True
-    return bool(covered[coarse.rows].all())

@@ -30,6 +30,7 @@ from mmprune.channels.facts import (
     Statistic,
     axes_of,
 )
+from mmprune.trace.trace_graph import Edge
 
 KERNEL = 'position in a kernel'
 COMPLEX = 'real and imaginary part'
@@ -103,7 +104,8 @@ class LabelBook:
     ``weights`` are the nodes that depend on parameters alone. ``unmasked`` are dims of
     parameters along which masks must leave numbers, since a row of zeros has no direction.
     ``loose`` are nodes that end a shuffle behind which channels may stand in another order than in
-    the full network, see ``Arrangement``.
+    the full network, see ``Arrangement``. ``computed`` has the labels of the weights that are no
+    parameters, but functions of some.
     """
 
     canonical: IntArray
@@ -127,6 +129,7 @@ class LabelBook:
     of_buffers: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     unmasked: set[tuple[str, int]] = field(default_factory=set)
     loose: frozenset[int] = frozenset()
+    computed: dict[Edge, Value] = field(default_factory=dict)
     _numbers: dict[str, int] = field(default_factory=dict)
     _rows: set[bytes] = field(default_factory=set)
     _unions: list[tuple[IntArray, IntArray]] = field(default_factory=list)
@@ -308,7 +311,9 @@ def _without_places(
 
     The angles of rotary embeddings are the same for all heads: they stay, and heads go whole.
     """
-    blocks = [set(axes_of(f)) for _, _, own in aligned for f in own if len(axes_of(f)) > 1]
+    own_axes = {axes_of(f) for f in factors}  # a mask of a weight has its blocks too
+    found = {axes_of(f) for _, _, fs in aligned for f in fs if len(axes_of(f)) > 1}
+    blocks = [set(axes) for axes in found - own_axes]
     return [
         factor
         for factor in factors

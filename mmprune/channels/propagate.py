@@ -34,7 +34,7 @@ from mmprune.channels.sizes import (
 )
 from mmprune.errors import InputError
 from mmprune.registry import CHANNEL_RULES, table
-from mmprune.trace.trace_graph import Edge, TraceGraph, TraceNode
+from mmprune.trace.trace_graph import ComputedWeight, Edge, TraceGraph, TraceNode
 
 MAX_PASSES = 20
 
@@ -73,6 +73,8 @@ class Labelling:
         canonical: Every label of a parameter position -> the one that stands for it.
         by_dims, by_heads, loose: What the last pass went by, see ``LabelBook``.
         arrangements: What is shuffled, and stands in another order in a subnet.
+        computed: Weights that are functions of parameters, with their label arrays.
+        hidden: Parameters that layers use through those alone.
     """
 
     tensors: Mapping[str, list[IntArray]]
@@ -94,6 +96,8 @@ class Labelling:
     by_heads: frozenset[str] = frozenset()
     loose: frozenset[int] = frozenset()
     arrangements: tuple[Arrangement, ...] = ()
+    computed: list[tuple[ComputedWeight, list[IntArray]]] = field(default_factory=list)
+    hidden: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,8 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         by_heads=ways.by_heads,
         loose=ways.loose,
         arrangements=tuple(arrangements),
+        computed=[(w, book.computed[w.edge].factors) for w in graph.weights.computed],
+        hidden=graph.weights.hidden,
     )
 
 
@@ -265,6 +271,7 @@ def _one_pass(
     rules, silence = table(CHANNEL_RULES), Silence()
     values: dict[Edge, Value] = {} if kept is None else kept
     uses = _use_counts(graph)
+    computed = {weight.edge for weight in graph.weights.computed}
     network_input = book.fixed('is an input of the network')
     for node in graph.nodes:
         if node.op == 'parameter':
@@ -284,6 +291,8 @@ def _one_pass(
             silence.visit(node, inputs, outputs)
         for index, value in enumerate(outputs):
             values[node.id, index] = value
+            if (node.id, index) in computed:
+                book.computed[node.id, index] = value
             if node.op in BY_NUMBER:
                 book.add_sizes(node.module, value, own=True, is_weight=node.id in book.weights)
         for edge in node.inputs:

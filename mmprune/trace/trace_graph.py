@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmprune.trace.recipes import Recipe
+
 Edge = tuple[int, int]
 """(node id, which of the node's outputs)."""
 
@@ -41,6 +43,51 @@ class TraceNode:
 
 
 @dataclass(frozen=True)
+class ComputedWeight:
+    """A weight that a layer uses and that is no parameter, but a function of some.
+
+    Attributes:
+        name: ``<layer>.weight``, with a number behind if the layer has several.
+        edge: Where it is in the graph.
+        shape: Its shape.
+        made_of: Names of the parameters.
+        recipe: How to compute it; None if some of that was not seen.
+    """
+
+    name: str
+    edge: Edge
+    shape: tuple[int, ...]
+    made_of: tuple[str, ...]
+    recipe: Recipe | None = None
+
+    @property
+    def layer(self) -> str:
+        """Dotted name of the module that uses it."""
+        return self.name.rpartition('.')[0]
+
+    def is_like(self, other: ComputedWeight) -> bool:
+        """Whether both are the same function of the same parameters."""
+        if (self.made_of, self.shape) != (other.made_of, other.shape):
+            return False
+        if self.recipe is None or other.recipe is None:
+            return self.recipe is other.recipe and self.layer == other.layer
+        return self.recipe.signature == other.recipe.signature
+
+
+@dataclass(frozen=True)
+class UsedWeights:
+    """What the layers of a network use.
+
+    Attributes:
+        computed: In order of use, each once.
+        hidden: Parameters that no layer uses as they are, only through those.
+    """
+
+    computed: tuple[ComputedWeight, ...] = ()
+    hidden: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class ModuleCall:
     """Traced tensors that went in and out of one call of a module.
 
@@ -71,6 +118,7 @@ class TraceGraph:
         handed: (parameter, module that hands it to another one which uses it).
         recomputing: Modules that have a part of them recomputed in the backward pass.
         buffers: Those of ``parameters`` that are buffers.
+        weights: What its layers use as their weights.
     """
 
     nodes: tuple[TraceNode, ...]
@@ -84,6 +132,7 @@ class TraceGraph:
     handed: tuple[tuple[str, str], ...] = ()
     recomputing: tuple[str, ...] = ()
     buffers: frozenset[str] = frozenset()
+    weights: UsedWeights = field(default_factory=UsedWeights)
 
     def consumers(self) -> dict[str, list[str]]:
         """Parameter name -> modules whose forward reads it, in order of use."""
