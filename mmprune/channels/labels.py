@@ -54,7 +54,7 @@ def inputs_by_group(factor: IntArray) -> IntArray:
 
 def squeeze_constant(factor: IntArray) -> IntArray:
     """The same factor with size 1 along every dim on which it does not vary."""
-    for dim in axes_of(factor):
+    for dim in axes_of(factor) if factor.size else ():
         corner = factor[tuple(slice(2) if d == dim else 0 for d in range(factor.ndim))]
         if corner[0] == corner[1]:  # most factors vary, and most of those show it here
             first = factor.take([0], axis=dim)

@@ -9,6 +9,7 @@ import numpy as np
 
 from mmprune.channels.arrangement import Arrangement
 from mmprune.channels.constraints import BoolArray
+from mmprune.channels.guarded import apply_rule
 from mmprune.channels.held import hold_broken
 from mmprune.channels.labels import (
     EqualCounts,
@@ -335,8 +336,7 @@ def _apply(
         pin_all(inputs, book, f'goes through {unknown}')
         fixed = book.fixed(f'comes from {unknown}')
         return [Value(shape, [], fixed) for shape in node.shapes]
-    outputs = rule(node, inputs, book)
-    outputs = outputs if isinstance(outputs, list) else [outputs]
+    outputs = apply_rule(rule, node, inputs, book)
     weights = [shape for shape in node.attrs.get('constant_shapes', ()) if len(shape) == 1]
     if node.op in WITH_WEIGHTS and len(weights) > len(node.attrs.get('buffers', ())):
         pin_all(outputs, book, f'{node.where} has a weight that is a constant')
