@@ -53,6 +53,7 @@ class ChannelGroup:
         arrangement: How its channels are shuffled, if they are dealt anew at every width.
         computed: Weights with these channels that layers compute from the members.
         hidden: Members that layers use through those alone.
+        sites: Labels along the inputs or outputs of the layers that have any of them.
     """
 
     space_id: str
@@ -66,6 +67,23 @@ class ChannelGroup:
     arrangement: Arrangement | None = None
     computed: tuple[Member, ...] = ()
     hidden: frozenset[str] = frozenset()
+    sites: tuple[IntArray, ...] = ()
+
+    @cached_property
+    def widths(self) -> IntArray:
+        """How often each channel is among the inputs or outputs of a layer, (widths, C).
+
+        A row for all layers that have the same; one of ones if there are none.
+        """
+        order = np.argsort(self.labels)
+        rows: dict[bytes, IntArray] = {}
+        for labels in {id(labels): labels for labels in self.sites}.values():
+            place = np.searchsorted(self.labels, labels, sorter=order).clip(max=len(order) - 1)
+            channels = order[place]
+            mine = channels[self.labels[channels] == labels]
+            row = np.bincount(mine.ravel(), minlength=len(order))
+            rows.setdefault(row.tobytes(), row)
+        return np.stack(list(rows.values()) or [np.ones(len(order), np.int64)])
 
     @property
     def used(self) -> tuple[Member, ...]:
@@ -172,14 +190,12 @@ def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:
     makers = _Uses([(s.layer, s.labels) for s in labelling.sites if s.role != 'in'])
     layers, consumers = makers.by_group(group_of), sites['in'].by_group(group_of)
     touched = tensors.by_group(group_of)
-    computed = {weight.name: weight for weight, _ in labelling.computed}
-    in_computed = _Uses([(w.name, f) for w, factors in labelling.computed for f in factors])
-    computed_in = in_computed.by_group(group_of)
     channel_of = np.full(labelling.num_labels + 1, -1)  # the last one is for labels below 0
     arranged = {g: arrangement_of.pop(row_key(np.sort(n)), None) for _, g, n in leaders}
     leaders = [(s, g, n if (a := arranged[g]) is None else a.labels) for s, g, n in leaders]
     for _, _, labels in leaders:
         channel_of[labels] = np.arange(len(labels))
+    computed = _computed_members(labelling, group_of, channel_of)
     groups = {}
     for space_id, group, labels in leaders:
         why = reasons[reason_of[labels[0]]] if reason_of[labels[0]] >= 0 else ''
@@ -201,11 +217,11 @@ def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:
             reason=why,
             parts=_parts(touched.get(group, ()), group, group_of, channel_of),
             arrangement=arranged[group],
-            computed=tuple(
-                replace(_member(name, factor, group, group_of, channel_of), computed=computed[name])
-                for name, factor in computed_in.get(group, ())
-            ),
+            computed=tuple(computed.get(group, ())),
             hidden=labelling.hidden,
+            sites=tuple(
+                labels for _, labels in (*layers.get(group, ()), *consumers.get(group, ()))
+            ),
         )
     return groups
 
@@ -274,6 +290,21 @@ def _member(
     dims = tuple(dim for dim, size in enumerate(factor.shape) if size > 1)
     labels = np.maximum(factor, -1).squeeze()
     return Member(name, dims, np.where(group_of[labels] == group, channel_of[labels], -1))
+
+
+def _computed_members(
+    labelling: Labelling, group_of: IntArray, channel_of: IntArray
+) -> dict[int, list[Member]]:
+    """By group, the dims of weights that layers compute."""
+    weights = {weight.name: weight for weight, _ in labelling.computed}
+    uses = _Uses([(w.name, f) for w, factors in labelling.computed for f in factors])
+    return {
+        group: [
+            replace(_member(name, f, group, group_of, channel_of), computed=weights[name])
+            for name, f in found
+        ]
+        for group, found in uses.by_group(group_of).items()
+    }
 
 
 def _pinned(labelling: Labelling, constraints: list[EqualCounts]) -> tuple[IntArray, list[str]]:

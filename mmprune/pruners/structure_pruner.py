@@ -51,7 +51,7 @@ class StructurePruner(MMRazorNames, Planning, abc.ABC):
         ties: Pairs of layer names whose output channels are to be pruned together.
         attention: What attention loses: ``'heads'``, where they can be removed, or
             ``'dims'``, equally many channels of every head.
-        round_to: Every group keeps a multiple of this many channels, or all.
+        round_to: Every layer keeps a multiple of this many channels of a group, or all of them.
         group_norm: What a GroupNorm loses: ``'channels'``, equally many of every group, or
             whole ``'groups'``.
         topology: The only groups to prune, as ``pruner.topology()`` lists them: a dict or file.
