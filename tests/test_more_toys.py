@@ -7,6 +7,7 @@ import pytest
 import torch
 import toy_networks
 import toys_decoders
+import toys_experts
 import toys_functions
 import toys_handed
 import toys_layers
@@ -32,6 +33,7 @@ FAMILIES = [
     toys_libraries,
     toys_shuffles,
     toys_decoders,
+    toys_experts,
 ]
 TOYS = [toy for family in FAMILIES for toy in family.TOYS]
 pytestmark = pytest.mark.filterwarnings('ignore:None of the inputs have requires_grad')
@@ -75,6 +77,21 @@ def test_a_failure_in_a_rule_pins_what_reaches_it(op, pinned, where, free, monke
     assert pruner.channel_groups[pinned].reason == why
     assert set(pruner.channel_spaces) == free
     assert not free or pruner.verify_subnet().ok
+
+
+@pytest.mark.skipif(not hasattr(torch.nn.functional, 'grouped_mm'), reason='torch is older')
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('toy', toys_experts.TOYS[:2], ids=lambda toy: toy.__name__)
+def test_experts_by_torchs_own_kernel(toy, dtype):
+    """It knows no double precision, and reads runs of 16 bytes."""
+    torch.manual_seed(0)
+    model, data = toy().to(dtype).eval(), torch.randn(toy.INPUT).to(dtype)
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5, 1.0]))
+    pruner.prepare_from_supernet(model, data)
+    assert_groups(toy, pruner)
+    for seed in range(3):
+        report = pruner.verify_subnet(subnet=scattered(pruner, seed))
+        assert report.ok, report
 
 
 def test_a_function_of_ones_own_is_pruned_once_it_has_a_parser(monkeypatch):

@@ -4,6 +4,7 @@ import pytest
 import torch
 import toy_networks
 import toys_decoders
+import toys_experts
 import toys_functions
 import toys_handed
 import toys_layers
@@ -19,8 +20,8 @@ from mmprune.registry import PRUNERS
 from mmprune.trace.tracer import run_model, tensors_in
 
 FAMILIES = [
-    toy_networks, toys_decoders, toys_functions, toys_handed, toys_layers, toys_libraries,
-    toys_norms, toys_recurrent, toys_shuffles,
+    toy_networks, toys_decoders, toys_experts, toys_functions, toys_handed, toys_layers,
+    toys_libraries, toys_norms, toys_recurrent, toys_shuffles,
 ]  # fmt: skip
 TOYS = [toy for family in FAMILIES for toy in family.TOYS]
 # The second round removes whole groups, or heads by their width, which the first has left: as one
