@@ -36,6 +36,7 @@ from mmprune.channels.sizes import (
 from mmprune.errors import InputError
 from mmprune.registry import CHANNEL_RULES, table
 from mmprune.trace.trace_graph import ComputedWeight, Edge, TraceGraph, TraceNode
+from mmprune.trace.weights import PRODUCTS
 
 MAX_PASSES = 20
 
@@ -245,7 +246,7 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: _Ways) -> 
         )
         values: dict[Edge, Value] = {}
         silence = _one_pass(graph, leaves, book, holds_escapes, values if ways.loose else None)
-        _tie(wishes.ties, book)
+        _tie(wishes.ties, book, graph)
         canonical, changed = book.merged()
         if not changed:
             own_constraints = len(book.constraints)
@@ -343,18 +344,26 @@ def _apply(
     return outputs
 
 
-def _tie(ties: Iterable[tuple[str, str]], book: LabelBook) -> None:
-    """Unite the output channels of layers that the user has tied."""
+def _tie(ties: Iterable[tuple[str, str]], book: LabelBook, graph: TraceGraph) -> None:
+    """Unite the output channels of layers that the user has tied.
+
+    A linear layer with H * W outputs for each channel of a convolution makes an image of them.
+    """
     for names in ties:
-        found = [[s.labels for s in book.sites if s.layer == n and s.role != 'in'] for n in names]
+        found = [[s for s in book.sites if s.layer == n and s.role != 'in'] for n in names]
         for name, sites in zip(names, found, strict=True):
             if not sites:
                 raise InputError(f"cannot tie '{name}': no traced layer has this name")
-        sizes = [len(sites[0]) for sites in found]
-        if len(set(sizes)) > 1:
-            raise InputError(f'cannot tie {names}: they have {sizes} output channels')
-        for sites in found[1:]:
-            book.unite(found[0][0], sites[0])
+        few, many = sorted((sites[0] for sites in found), key=lambda site: len(site.labels))
+        is_flat = graph.nodes[few.node].op == 'conv' and graph.nodes[many.node].op in PRODUCTS
+        each, rest = divmod(len(many.labels), len(few.labels))
+        if rest or (each > 1 and not is_flat):
+            sizes = [len(sites[0].labels) for sites in found]
+            raise InputError(
+                f'cannot tie {names}: they have {sizes} output channels. Tie layers with equally '
+                'many, or a convolution with a linear layer that has H * W outputs for each channel'
+            )
+        book.unite(many.labels.reshape(-1, each), few.labels[:, None])
 
 
 def _pin_layers(prefixes: Iterable[str], book: LabelBook) -> None:
