@@ -100,13 +100,13 @@ CONTENTS = {
         Contiguous ConvDepthwise2D ConvDepthwise3D Convolution ConvolutionOverrideable CopyBackwards
         CopySlices Cos Cosh CudnnBatchNorm CudnnConvolution CudnnConvolutionTranspose
         CudnnGridSampler Cummax Cummin Detach Div Dot Elu Embedding EmbeddingBag Erf Erfc Exp Exp2
-        Expand Expm1 FftC2C FftC2R FftR2C Flatten Flip Floor Fmax Fmin Fmod Frac FractionalMaxPool2D
-        FusedDropout Gather Gelu Glu GridSampler2D GridSampler3D GroupedMm Hardshrink Hardsigmoid
-        Hardswish Hardtanh Im2Col Index IndexAdd IndexCopy IndexFill IndexReduce IndexSelect
-        InstanceNorm Kthvalue LeakyRelu Lerp LinalgVectorNorm Log Log10 Log1P Log2 LogSigmoid
-        LogSoftmax Logaddexp Logcumsumexp Logit Logsumexp MaskedFill Max MaxPool1D
-        MaxPool2DWithIndices MaxPool3DWithIndices MaxUnpool2D MaxUnpool3D Maximum Mean Min Minimum
-        MiopenBatchNorm MiopenConvolution Mish MkldnnConvolution Mm Mode Mul Mv NanToNum
+        Expand Expm1 FftC2C FftC2R FftR2C Filled Flatten Flip Floor Fmax Fmin Fmod Frac
+        FractionalMaxPool2D FusedDropout Gather Gelu Glu GridSampler2D GridSampler3D GroupedMm
+        Hardshrink Hardsigmoid Hardswish Hardtanh Im2Col Index IndexAdd IndexCopy IndexFill
+        IndexReduce IndexSelect InstanceNorm Kthvalue LeakyRelu Lerp LinalgVectorNorm Log Log10
+        Log1P Log2 LogSigmoid LogSoftmax Logaddexp Logcumsumexp Logit Logsumexp MaskedFill Max
+        MaxPool1D MaxPool2DWithIndices MaxPool3DWithIndices MaxUnpool2D MaxUnpool3D Maximum Mean Min
+        Minimum MiopenBatchNorm MiopenConvolution Mish MkldnnConvolution Mm Mode Mul Mv NanToNum
         NativeBatchNorm NativeBatchNormLegit NativeBatchNormLegitNoTraining NativeDropout
         NativeGroupNorm NativeLayerNorm Neg NnpackSpatialConvolution Norm PackPaddedSequence
         PadPackedSequence Permute PixelShuffle PixelUnshuffle Polar Pow PreluKernel Prod Reciprocal
@@ -126,8 +126,8 @@ CONTENTS = {
     """,
     'CHANNEL_RULES': """
         addmm along as_strided attention batch_norm bilinear cat channel_shuffle conv copy_slices
-        dot elementwise embedding expand fft flip fold gather glu group_norm grouped_matmul index
-        layer_norm matmul mv pad permute pixel_shuffle pixel_unshuffle recurrent reduce repeat
+        dot elementwise embedding expand fft filled flip fold gather glu group_norm grouped_matmul
+        index layer_norm matmul mv pad permute pixel_shuffle pixel_unshuffle recurrent reduce repeat
         rms_norm roll rows scatter select slice softmax spatial spatial1d spatial3d split stack
         transpose unbind unfold view view_as_complex view_as_real weight_norm windows
     """,

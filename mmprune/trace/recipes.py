@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import torch
@@ -150,7 +151,7 @@ class Recipes:
 
         def put(value: Any) -> Any:
             if not isinstance(value, torch.Tensor):
-                return value
+                return _plain(value)
             name = names(value)
             if name is not None:
                 return Named(name)
@@ -163,6 +164,14 @@ class Recipes:
         except KeyError:
             return None
         return Recipe(tuple(steps), result)
+
+
+def _plain(value: Any) -> Any:
+    """A value without what a trace adds to numbers."""
+    if isinstance(value, torch.Size):
+        return torch.Size(int.__int__(size) for size in value)
+    is_number = isinstance(value, int) and not isinstance(value, bool | IntEnum)
+    return int.__int__(value) if is_number else value
 
 
 def _comparable(value: Any) -> Any:
