@@ -170,7 +170,9 @@ class _Weights:
         names = self.made_of(source)
         if not names:
             return False
-        if any(part in name for name in names for part in HOOKED) or node.op == 'recurrent':
+        is_hooked = any(part in name for name in names for part in HOOKED)
+        is_matrix = len(self.nodes[source[0]].shapes[source[1]]) > 1  # else it may be a bias
+        if is_matrix and (is_hooked or node.op == 'recurrent'):
             return True
         if slot not in SLOTS.get(node.op, ()):
             return False

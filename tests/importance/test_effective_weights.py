@@ -248,6 +248,7 @@ def test_scales_of_norms_that_are_computed():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)).double()
     randomise(model).eval()
     prune.custom_from_mask(model[1], 'weight', torch.tensor([1, 0, 1, 0]))
+    prune.custom_from_mask(model[1], 'bias', torch.tensor([0, 1, 1, 1]))  # is no scale
     found = scores(model, 'BNScaleImportance')['0']
     np.testing.assert_allclose(found, model[1].weight.detach().abs())
     assert (found == 0).tolist() == [False, True, False, True]
@@ -292,3 +293,41 @@ def test_what_cannot_be_followed_is_refused(criterion):
     with pytest.raises(InputError, match=message):
         scores(model, criterion)
     assert scores(model, 'ActivationImportance')['0'].shape == (4,)
+
+
+class Attention(nn.Module):
+    """Attention whose weight of queries, keys and values is computed."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.a, self.attention = nn.Linear(3, 16), nn.MultiheadAttention(16, 4, batch_first=True)
+        self.head = nn.Linear(16, 4)
+        wrap(self.attention)
+
+    def forward(self, x):
+        x = self.a(x.flatten(2).transpose(1, 2))
+        return self.head(x + self.attention(x, x, x)[0])
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda layer: parametrize.register_parametrization(layer, 'in_proj_weight', Bent()),
+        lambda layer: prune.l1_unstructured(layer, 'in_proj_weight', 0.3),
+    ],
+    ids=['parametrize', 'prune'],
+)
+@pytest.mark.parametrize('criterion', ['L1Importance', 'TaylorImportance'])
+def test_weights_of_attention(wrap, criterion):
+    torch.manual_seed(0)
+    model = Attention(wrap).double().eval()
+    model(IMAGE)
+    twin = Attention(lambda layer: None).double().eval()
+    twin.load_state_dict(model.state_dict(), strict=False)
+    twin.attention.in_proj_weight.data.copy_(model.attention.in_proj_weight)
+    expected, found = scores(twin, criterion), scores(model, criterion)
+    for name, values in found.items():
+        np.testing.assert_allclose(values, expected[name], rtol=1e-9)
+    pruner = prepared(model)
+    pruner.prune()
+    assert pruner.verify_subnet(subnet=pruner.current_subnet()).ok
