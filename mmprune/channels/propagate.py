@@ -9,6 +9,7 @@ import numpy as np
 
 from mmprune.channels.arrangement import Arrangement
 from mmprune.channels.constraints import BoolArray
+from mmprune.channels.guarded import apply_rule
 from mmprune.channels.held import hold_broken
 from mmprune.channels.labels import (
     EqualCounts,
@@ -27,9 +28,9 @@ from mmprune.channels.readings import CheckedSize, ReadNumbers, edges_of, read_n
 from mmprune.channels.shuffled import arrange, shuffles_of
 from mmprune.channels.silence import Silence
 from mmprune.channels.sizes import Numbers, Shrinking, SizeAttribute, unread_attributes
-from mmprune.errors import InputError
+from mmprune.channels.ties import pin_layers, tie
 from mmprune.registry import CHANNEL_RULES, table
-from mmprune.trace.trace_graph import Edge, TraceGraph, TraceNode
+from mmprune.trace.trace_graph import ComputedWeight, Edge, TraceGraph, TraceNode
 
 MAX_PASSES = 20
 
@@ -71,6 +72,8 @@ class Labelling:
         canonical: Every label of a parameter position -> the one that stands for it.
         by_dims, by_heads, loose: What the last pass went by, see ``LabelBook``.
         arrangements: What is shuffled, and stands in another order in a subnet.
+        computed: Weights that are functions of parameters, with their label arrays.
+        hidden: Parameters that layers use through those alone.
     """
 
     tensors: Mapping[str, list[IntArray]]
@@ -95,6 +98,8 @@ class Labelling:
     by_heads: frozenset[str] = frozenset()
     loose: frozenset[int] = frozenset()
     arrangements: tuple[Arrangement, ...] = ()
+    computed: list[tuple[ComputedWeight, list[IntArray]]] = field(default_factory=list)
+    hidden: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -182,6 +187,8 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         by_heads=ways.by_heads,
         loose=ways.loose,
         arrangements=tuple(arrangements),
+        computed=[(w, book.computed[w.edge].factors) for w in graph.weights.computed],
+        hidden=graph.weights.hidden,
     )
 
 
@@ -259,7 +266,7 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: Ways) -> _
     for _ in range(MAX_PASSES):
         book = book_of(graph, leaves, wishes, ways, canonical)
         silence = one_pass(graph, leaves, book, holds_escapes, keeps_all=bool(ways.loose))
-        _tie(wishes.ties, book)
+        tie(wishes.ties, book, graph)
         canonical, changed = book.merged()
         if not changed:
             own_constraints = len(book.constraints)
@@ -270,7 +277,7 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: Ways) -> _
                 if not s.factors or not all(map(book.is_in_buffers, s.factors))
             ]
             book.sizes = list(filter(Shrinking(book.constraints), sizes))
-            _pin_layers(wishes.pinned_layers, book)
+            pin_layers(wishes.pinned_layers, book)
             numbers = read_numbers(graph, book.values, book, wishes.numbers, wishes.held)
             hold_broken(wishes.broken, book, leaves, numbers.unknown)
             return _Rest(book, canonical, silence, book.values, own_constraints, numbers, sizes)
@@ -291,6 +298,7 @@ def one_pass(
     rules, silence = table(CHANNEL_RULES), Silence()
     values = book.values
     uses = _use_counts(graph)
+    computed = {weight.edge for weight in graph.weights.computed}
     network_input = book.fixed('is an input of the network')
     for node in graph.nodes:
         if node.op == 'parameter':
@@ -310,6 +318,8 @@ def one_pass(
             silence.visit(node, inputs, outputs)
         for index, value in enumerate(outputs):
             values[node.id, index] = value
+            if (node.id, index) in computed:
+                book.computed[node.id, index] = value
             if node.op in BY_NUMBER:
                 book.add_sizes(node.module, value, own=True, is_weight=node.id in book.weights)
         for edge in node.inputs:
@@ -358,33 +368,11 @@ def _apply(
         pin_all(inputs, book, f'goes through {unknown}')
         fixed = book.fixed(f'comes from {unknown}')
         return [Value(shape, [], fixed) for shape in node.shapes]
-    outputs = rule(node, inputs, book)
-    outputs = outputs if isinstance(outputs, list) else [outputs]
+    outputs = apply_rule(rule, node, inputs, book)
     weights = [shape for shape in node.attrs.get('constant_shapes', ()) if len(shape) == 1]
     if node.op in WITH_WEIGHTS and len(weights) > len(node.attrs.get('buffers', ())):
         pin_all(outputs, book, f'{node.where} has a weight that is a constant')
     return outputs
-
-
-def _tie(ties: Iterable[tuple[str, str]], book: LabelBook) -> None:
-    """Unite the output channels of layers that the user has tied."""
-    for names in ties:
-        found = [[s.labels for s in book.sites if s.layer == n and s.role != 'in'] for n in names]
-        for name, sites in zip(names, found, strict=True):
-            if not sites:
-                raise InputError(f"cannot tie '{name}': no traced layer has this name")
-        sizes = [len(sites[0]) for sites in found]
-        if len(set(sizes)) > 1:
-            raise InputError(f'cannot tie {names}: they have {sizes} output channels')
-        for sites in found[1:]:
-            book.unite(found[0][0], sites[0])
-
-
-def _pin_layers(prefixes: Iterable[str], book: LabelBook) -> None:
-    for prefix in prefixes:
-        for site in book.sites:
-            if site.role != 'in' and site.layer.startswith(prefix):
-                book.pin(site.labels, f"excluded by except_start_keys '{prefix}'")
 
 
 def _buffers(graph: TraceGraph, book: LabelBook) -> dict[str, list[IntArray]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,8 @@ _READERS = frozenset(
     }
 )  # fmt: skip
 _WEIGHT_NORM = torch._weight_norm
+_RUNNING = threading.local()
+"""Whether a function of the thread is being computed for kept channels."""
 
 
 @dataclass
@@ -95,15 +98,20 @@ class KeptStatistics(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
+        if getattr(_RUNNING, 'is_inside', False):
+            return func(*args, **kwargs)
         if func in ARITHMETIC:
             args = tuple(map(scale_of, args))
         elif func in SIZES:
             return self._sizes(func, args, kwargs)
-        if func in _REDUCTIONS or func in _NORMS or func in _READERS:
-            # A module further out must not take the same mean once more.
-            with torch._C.DisableTorchFunction():
-                return self._kept(func, args, kwargs)
-        return func(*args, **kwargs)
+        if not (func in _REDUCTIONS or func in _NORMS or func in _READERS):
+            return func(*args, **kwargs)
+        # A module further out must not take the same mean once more.
+        _RUNNING.is_inside = True
+        try:
+            return self._kept(func, args, kwargs)
+        finally:
+            _RUNNING.is_inside = False
 
     def _sizes(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The sizes of a tensor, some of which know how much is kept."""
