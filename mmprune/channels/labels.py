@@ -91,11 +91,11 @@ class LabelBook:
 
     ``canonical`` maps the label of every parameter position to the representative that
     the passes before this one have found for it; ``aliases`` has all names of tied
-    parameters by their first. ``attention`` says whether products per block of channels
-    lose whole blocks (``'heads'``) or equally many channels of each (``'dims'``); the nodes
+    parameters by their first. ``attention`` says whether blocks of channels (heads)
+    go whole (``'heads'``) or equally many channels of each (``'dims'``); the nodes
     of ``by_dims`` are always pruned by dims, those in the modules of ``by_heads`` always by
     heads. ``heads`` has the labels of blocks that are pruned whole, by node, and ``dims`` those
-    of blocks that lose channels, by module. ``module`` is that of the node at hand.
+    of blocks that lose channels, by module. ``node`` is the one at hand, ``module`` where it ran.
     ``group_norm`` says whether a GroupNorm loses whole ``'groups'`` or equally many
     ``'channels'`` of each. ``known_sizes`` are numbers of a module that are the size of a dim
     beyond doubt: (module, attribute) -> position in it (None for a single number) -> the dim.
@@ -122,6 +122,7 @@ class LabelBook:
     dims: list[tuple[str, IntArray]] = field(default_factory=list)
     by_dims: frozenset[int] = frozenset()
     by_heads: frozenset[str] = frozenset()
+    node: int = -1
     module: str = ''
     weights: frozenset[int] = frozenset()
     of_buffers: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
@@ -131,10 +132,42 @@ class LabelBook:
     _rows: set[bytes] = field(default_factory=set)
     _unions: list[tuple[IntArray, IntArray]] = field(default_factory=list)
 
-    def goes_by_heads(self, node: int | None = None) -> bool:
+    def goes_by_heads(self) -> bool:
         """Whether blocks of channels (heads) are pruned whole in the node at hand."""
-        by_wish = self.attention == 'heads' and node not in self.by_dims
+        by_wish = self.attention == 'heads' and self.node not in self.by_dims
         return by_wish or self.module in self.by_heads
+
+    def is_head(self, labels: IntArray) -> bool:
+        """Whether some of these channels are blocks that go whole already."""
+        return any(np.isin(labels, blocks).any() for _, blocks in self.heads)
+
+    def whole_blocks(self, factor: IntArray, inside: int) -> IntArray:
+        """The blocks of ``factor``, whose channels lie along ``inside``: each goes whole."""
+        blocks = factor.take([0], axis=inside)
+        self.heads.append((self.node, blocks.ravel()))
+        self.unite(factor, blocks)
+        return blocks
+
+    def alike_blocks(self, factor: IntArray, inside: int) -> IntArray:
+        """The channels of one block, which lie along ``inside``: all blocks lose the same."""
+        outside = [dim for dim in axes_of(factor) if dim != inside]
+        self.dims.append((self.module, factor.ravel()))
+        self.unite_along(factor, outside)
+        return _first(factor, outside)
+
+    def even_blocks(self, factor: IntArray, inside: int, reason: str) -> IntArray:
+        """What is left of ``factor`` where every block is a matter of its own channels.
+
+        Blocks go whole, or lose equally many channels: any of them, unless others than these
+        blocks were cut from the channels, so that only the same of each leave such blocks again.
+        """
+        if self.goes_by_heads():
+            return self.whole_blocks(factor, inside)
+        if self.ragged_dim(factor) not in (None, inside):
+            return self.alike_blocks(factor, inside)
+        self.dims.append((self.module, factor.ravel()))
+        self.equal_counts(np.moveaxis(factor, inside, -1).reshape(-1, factor.shape[inside]), reason)
+        return factor
 
     def is_in_buffers(self, labels: IntArray) -> bool:
         """Whether no parameter has any of these channels."""
@@ -198,10 +231,7 @@ class LabelBook:
 
     def unite_along(self, factor: IntArray, dims: Iterable[int]) -> None:
         """The channels at all positions of ``dims`` live or die together."""
-        first = factor
-        for dim in dims:
-            first = first.take([0], axis=dim)
-        self.unite(factor, first)
+        self.unite(factor, _first(factor, dims))
 
     def add_site(self, layer: str, role: str, labels: IntArray, node: int) -> None:
         """Note the labels along a layer's ``in`` or ``out`` channels."""
@@ -262,8 +292,11 @@ def meet(values: Sequence[Value], shape: tuple[int, ...], book: LabelBook, where
     if len(values) == 1 and len(values[0].shape) == len(shape):
         return Value(shape, list(values[0].factors), values[0].fixed)
     aligned = [(value, *align(value, len(shape))) for value in values]
-    if book.goes_by_heads():
-        aligned = [(v, full, _without_places(own, aligned, book)) for v, full, own in aligned]
+    extents = []
+    for value, full_shape, _ in aligned:
+        constant = {dim + len(shape) - len(value.shape) for dim in value.constant}
+        extents.append({dim for dim, size in enumerate(full_shape) if size > 1} - constant)
+    decide_blocks([factors for _, _, factors in aligned], extents, book, where)
     chosen: dict[Axes, IntArray] = {}
     for _, _, factors in aligned:
         for factor in factors:
@@ -272,20 +305,15 @@ def meet(values: Sequence[Value], shape: tuple[int, ...], book: LabelBook, where
             if first.min() < 0:  # a channel's own label says more than that it stays
                 chosen[axes_of(factor)] = np.where(first < 0, factor, first)
     for axes, factor in list(chosen.items()):
-        for value, full_shape, factors in aligned:
+        for (value, _, factors), has in zip(aligned, extents, strict=True):
             own = {axes_of(f): f for f in factors}
-            lead = len(shape) - len(value.shape)
-            constant = {dim + lead for dim in value.constant}
-            extent = {dim for dim in axes if full_shape[dim] > 1} - constant
+            extent = has & set(axes)
             if axes in own or not extent:
                 continue
             covering = [f for a, f in own.items() if extent & set(a)]
             covered = {dim for f in covering for dim in axes_of(f)}
             if not covering and book.ragged_dim(factor) not in (None, *extent):
                 continue  # every block of channels stays, so its dim is whole on both sides
-            if not covering and book.goes_by_heads() and extent < set(axes):
-                book.unite_along(factor, extent)  # a block goes whole, or stays whole
-                continue
             if covering and all(_share_blocks(factor, other, book) for other in covering):
                 continue
             if not extent <= covered or not covered <= set(axes):
@@ -301,19 +329,78 @@ def meet(values: Sequence[Value], shape: tuple[int, ...], book: LabelBook, where
     return Value(shape, list(chosen.values()), widest.fixed if widest else -1)
 
 
-def _without_places(
-    factors: list[IntArray], aligned: Iterable[tuple], book: LabelBook
-) -> list[IntArray]:
-    """``factors`` without those of buffers that are the same for every block of another tensor.
+def decide_blocks(
+    sides: Sequence[list[IntArray]], extents: Sequence[set[int]], book: LabelBook, where: str
+) -> None:
+    """Decide about blocks of channels that meet tensors with labels per block, or per channel.
 
-    The angles of rotary embeddings are the same for all heads: they stay, and heads go whole.
+    A factor that varies along blocks and along the channels in them (features of every head)
+    can't be the product of one that tells the blocks apart and one that tells the channels
+    apart (a parameter of shape (heads, width)), unless blocks go whole, or all lose the same
+    channels.
+
+    Args:
+        sides: The factors of what meets; they are changed to what is left of them.
+        extents: Dims along which each of them has elements of its own.
+        book: Where the decisions are noted.
+        where: The operation.
     """
-    blocks = [set(axes_of(f)) for _, _, own in aligned for f in own if len(axes_of(f)) > 1]
-    return [
-        factor
-        for factor in factors
-        if not book.is_in_buffers(factor) or not any(axes > set(axes_of(factor)) for axes in blocks)
-    ]
+    for factors in sides:
+        for other, extent in zip(sides, extents, strict=True):
+            position = 0
+            while other is not factors and position < len(factors):
+                decided = _against(factors[position], factors, other, extent, book, where)
+                if decided is factors[position]:
+                    position += 1
+                else:
+                    factors[position] = decided
+
+
+def _against(
+    factor: IntArray,
+    own: list[IntArray],
+    other: list[IntArray],
+    extent: set[int],
+    book: LabelBook,
+    where: str,
+) -> IntArray:
+    """``factor`` itself, or what is left of it where ``other`` has elements along some dims."""
+    axes, known = set(axes_of(factor)), {axes_of(f) for f in own}
+    if len(axes) < 2 or any(set(axes_of(f)) >= axes for f in other):
+        return factor
+    ragged, extent = book.ragged_dim(factor), extent & axes
+    if not any(extent & set(axes_of(f)) for f in other):
+        # A dim of blocks is whole on both sides as long as each of them keeps some channels.
+        if not extent or extent == axes or ragged not in (None, *extent):
+            return factor
+        book.unite_along(factor, extent)
+        return _first(factor, extent)
+    parts = [f for f in other if set(axes_of(f)) < axes and axes_of(f) not in known]
+    inside = max(axes) if ragged is None else ragged
+    if book.goes_by_heads() and any(axes_of(f) == (inside,) and book.is_head(f) for f in parts):
+        inside = max(axes - {inside})
+    within = [f for f in parts if f.shape[inside] > 1]
+    if not parts or any(len(axes_of(f)) > 1 for f in within):
+        return factor
+    if book.goes_by_heads() or (not within and book.node not in book.by_dims):
+        held, left = within, book.whole_blocks(factor, inside)
+    elif within:
+        held, left = [f for f in parts if f.shape[inside] == 1], book.alike_blocks(factor, inside)
+    elif ragged is None:
+        return factor
+    else:
+        held, left = parts, factor
+    for part in held:
+        book.pin(part, f'{where}: it meets blocks of channels, of which others are pruned')
+        other[:] = [f for f in other if f is not part]
+    return left
+
+
+def _first(factor: IntArray, dims: Iterable[int]) -> IntArray:
+    """``factor`` at the first position of ``dims``."""
+    for dim in dims:
+        factor = factor.take([0], axis=dim)
+    return factor
 
 
 def _share_blocks(first: IntArray, second: IntArray, book: LabelBook) -> bool:
@@ -327,9 +414,7 @@ def _share_blocks(first: IntArray, second: IntArray, book: LabelBook) -> bool:
         for factor in pair:
             inside = set(axes_of(factor)) - shared
             book.unite_along(factor, inside)
-            for dim in inside:
-                factor = factor.take([0], axis=dim)
-            blocks.append(factor)
+            blocks.append(_first(factor, inside))
         book.unite(*blocks)
     return True
 

@@ -8,6 +8,11 @@ from mmprune.channels.labels import IntArray, axes_of, squeeze_constant
 from mmprune.trace.trace_graph import TraceGraph
 
 
+def united(labels: IntArray, canonical: IntArray) -> IntArray:
+    """What stands for ``labels`` after unions; those below 0 stay."""
+    return np.where(labels < 0, labels, canonical[labels])
+
+
 class Leaves:
     """The label ranges of the dims of every parameter."""
 

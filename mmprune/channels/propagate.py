@@ -22,7 +22,7 @@ from mmprune.channels.labels import (
     axes_of,
     pin_all,
 )
-from mmprune.channels.leaves import Leaves
+from mmprune.channels.leaves import Leaves, united
 from mmprune.channels.shuffled import arrange, shuffles_of
 from mmprune.channels.silence import Silence
 from mmprune.channels.sizes import (
@@ -205,12 +205,17 @@ class _Rest:
 
 
 def _other_heads(book: LabelBook, num_labels: int, wishes: Wishes, ways: _Ways) -> _Ways | None:
-    """Other ways, where heads turn out to be pinned; None if none are."""
+    """Other ways, where heads turn out to be pinned, or to be one decision; None if none are."""
     pinned = np.zeros(num_labels, bool)
     for labels, _ in book.pins:
         pinned[labels] = True
-    stuck = {n for n, labels in book.heads if labels.min() < 0 or pinned[labels].any()}
-    whole = {m for m, labels in book.dims if labels.min() < 0 or pinned[labels].any()}
+
+    def is_stuck(labels: IntArray) -> bool:
+        is_one = labels.size > 1 and bool((labels == labels[0]).all())
+        return is_one or bool(labels.min() < 0 or pinned[labels].any())
+
+    stuck = {node for node, labels in book.heads if is_stuck(labels)}
+    whole = {module for module, labels in book.dims if is_stuck(labels)}
     if wishes.attention == 'heads' or whole <= ways.by_heads:
         whole = set()
     if not stuck - ways.by_dims and not whole:
@@ -224,12 +229,16 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: _Ways) -> 
     # What leaves the graph meets parameters that the graph does not show, if there are any.
     # Otherwise only a trial tells whether it matters which channels it had.
     holds_escapes = bool(graph.unreached) or ESCAPES in wishes.broken
+    heads: list[tuple[int, IntArray]] = []
+    dims: list[tuple[str, IntArray]] = []
     for _ in range(MAX_PASSES):
         book = LabelBook(
             canonical,
             graph.aliases,
             attention=wishes.attention,
             group_norm=wishes.group_norm,
+            heads=[(node, united(labels, canonical)) for node, labels in heads],
+            dims=[(module, united(labels, canonical)) for module, labels in dims],
             by_dims=ways.by_dims,
             by_heads=ways.by_heads,
             loose=ways.loose,
@@ -240,6 +249,8 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: _Ways) -> 
         silence = _one_pass(graph, leaves, book, holds_escapes, values if ways.loose else None)
         _tie(wishes.ties, book)
         canonical, changed = book.merged()
+        # Blocks that have been united are none any more in the passes that follow.
+        heads, dims = book.heads, book.dims
         if not changed:
             own_constraints = len(book.constraints)
             book.pin(np.flatnonzero(book.of_buffers), 'a place in a buffer, which no parameter has')
@@ -279,7 +290,7 @@ def _one_pass(
             outputs = [Value(node.shapes[0], [], network_input)]
         else:
             inputs = [None if edge is None else values[edge] for edge in node.inputs]
-            book.module = node.module
+            book.node, book.module = node.id, node.module
             outputs = _apply(node, inputs, rules, book)
             silence.visit(node, inputs, outputs)
         for index, value in enumerate(outputs):

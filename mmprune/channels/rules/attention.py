@@ -56,7 +56,7 @@ def attention(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> l
     for operand in (query, key) if node.attrs['is_scaled_by_width'] else ():
         for factor in operand.along(rank - 1):
             # Channels of several heads go with their heads.
-            if axes_of(factor) == (rank - 1,) or not book.goes_by_heads(node.id):
+            if axes_of(factor) == (rank - 1,) or not book.goes_by_heads():
                 book.pin(factor, f'{node.where} scales by the width of a head')
     biases = [bias for bias in rest if bias is not None] or _constants(node, shape, book)
     weights = meet([weights, *biases], shape, book, node.where)

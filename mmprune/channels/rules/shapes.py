@@ -79,8 +79,9 @@ def view(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
         axes = axes_of(moved)
         if len(axes) > len(axes_of(factor)):
             _equal_blocks(moved, axes[-1], book, f'{node.where} cuts the channels into blocks')
-        elif len(axes) > 1 and book.is_ragged(factor, axes_of(factor)[-1]):
-            book.mark_ragged(moved, axes[-1])
+        elif len(axes) > 1 and (ragged := book.ragged_dim(factor)) is not None:
+            new_dims = next(new_dims for old_dims, new_dims in blocks if ragged in old_dims)
+            book.mark_ragged(moved, max(dim for dim in axes if dim in new_dims))
         if axes:
             factors.append((set(axes_of(factor)), moved))
     return Value(new, _one_per_dim(factors, book, node), value.fixed)
