@@ -113,7 +113,7 @@ class Wishes:
             cuts or views stay), ``'passed'`` (those that pass through it stay), ``'inside'``
             (those that the modules directly in it are given and give stay) or ``'layers'``
             (all that its parameters have stays).
-        whole_heads: Modules whose attention can only lose whole heads.
+        torchs_heads: Number of heads of torch's own attention modules; several can only go whole.
     """
 
     pinned_layers: tuple[str, ...] = ()
@@ -122,7 +122,7 @@ class Wishes:
     group_norm: str = 'channels'
     numbers: Mapping[str, Numbers] = field(default_factory=dict)
     broken: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    whole_heads: frozenset[str] = frozenset()
+    torchs_heads: Mapping[str, int] = field(default_factory=dict)
 
 
 def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
@@ -135,7 +135,8 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
     """
     leaves = Leaves(graph)
     loose = frozenset() if ORDERS in wishes.broken else shuffles_of(graph)
-    ways = _Ways(by_heads=wishes.whole_heads, loose=loose)
+    by_heads = frozenset(name for name, heads in wishes.torchs_heads.items() if heads > 1)
+    ways = _Ways(by_heads=by_heads, loose=loose)
     while True:
         rest = _to_rest(graph, leaves, wishes, ways)
         changed = _other_heads(rest.book, leaves.num_labels, wishes, ways)
@@ -165,7 +166,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         products=book.products,
         sizes=book.sizes,
         size_attributes=attributes,
-        statistics=book.statistics,
+        statistics=[*book.statistics, *_widths_of_one_head(wishes.torchs_heads, tensors)],
         constraints=book.constraints,
         pins=book.pins,
         num_labels=leaves.num_labels,
@@ -364,6 +365,20 @@ def _pin_layers(prefixes: Iterable[str], book: LabelBook) -> None:
         for site in book.sites:
             if site.role != 'in' and site.layer.startswith(prefix):
                 book.pin(site.labels, f"excluded by except_start_keys '{prefix}'")
+
+
+def _widths_of_one_head(
+    torchs_heads: Mapping[str, int], tensors: Mapping[str, list[IntArray]]
+) -> list[Statistic]:
+    """Where torch's own attention has one head, it scales by the kept channels of the queries."""
+    found = []
+    for module in [name for name, heads in torchs_heads.items() if heads == 1]:
+        for local, parts in (('in_proj_weight', 3), ('q_proj_weight', 1)):
+            for factor in tensors.get(f'{module}.{local}' if module else local, ()):
+                if axes_of(factor) == (0,):
+                    rows = factor.ravel()[: len(factor) // parts]
+                    found.append(Statistic(module, 'one_head', (), rows))
+    return found
 
 
 def _buffers(graph: TraceGraph, book: LabelBook) -> dict[str, list[IntArray]]:

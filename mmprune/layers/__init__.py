@@ -9,7 +9,7 @@ from mmprune.layers.numbers import (
     mended_numbers,
     size_in,
     stored_numbers,
-    whole_head_modules,
+    torchs_attention,
 )
 from mmprune.layers.slicers import Slicer, mended_attributes, slicer_of
 from mmprune.layers.surgery import channels_of, prune_in_channels, prune_out_channels
@@ -35,7 +35,7 @@ __all__ = [
     'size_in',
     'slicer_of',
     'stored_numbers',
+    'torchs_attention',
     'turned_cuts',
     'weight_shape',
-    'whole_head_modules',
 ]

@@ -130,12 +130,13 @@ def _embedding(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
 
 @_register('torch.nn.modules.activation.MultiheadAttention')
 def _multihead_attention(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
-    """Whole heads; the widths of queries, keys, values and the residual are one number."""
+    """Whole heads, or channels of the only one; widths of queries, keys, values are one number."""
     rows, width = shapes.get('in_proj_weight') or shapes['q_proj_weight']
     inner = rows // 3 if 'in_proj_weight' in shapes else rows
     return dict(
         embed_dim=inner,
         num_heads=max(1, inner // module.head_dim),
+        head_dim=inner if module.num_heads == 1 else module.head_dim,
         kdim=shapes['k_proj_weight'][1] if 'k_proj_weight' in shapes else width,
         vdim=shapes['v_proj_weight'][1] if 'v_proj_weight' in shapes else width,
     )
