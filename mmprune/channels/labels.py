@@ -148,6 +148,11 @@ class LabelBook:
         self.unite(factor, blocks)
         return blocks
 
+    def whole_if_blocks(self, factor: IntArray, inside: int) -> IntArray:
+        """The blocks of ``factor`` where it has several along ``inside``, and they go whole."""
+        has_blocks = factor.shape[inside] > 1 and len(axes_of(factor)) > 1
+        return self.whole_blocks(factor, inside) if has_blocks and self.goes_by_heads() else factor
+
     def alike_blocks(self, factor: IntArray, inside: int) -> IntArray:
         """The channels of one block, which lie along ``inside``: all blocks lose the same."""
         outside = [dim for dim in axes_of(factor) if dim != inside]
@@ -257,9 +262,14 @@ class LabelBook:
         counts: list[tuple[IntArray, int]],
     ) -> None:
         """Note a product that takes ``constant`` times ``counts`` MACs per output element."""
-        labelled = {dim for factor in output.factors for dim in axes_of(factor)}
+        labelled: set[int] = set()
+        counts = list(counts)
+        for factor in output.factors:
+            # Blocks that two factors have in common stay, and count once.
+            shared = labelled & set(axes_of(factor))
+            counts.append((factor.ravel(), prod(output.shape[dim] for dim in shared)))
+            labelled |= set(axes_of(factor))
         free = [size for dim, size in enumerate(output.shape) if dim not in labelled]
-        counts = counts + [(factor.ravel(), 1) for factor in output.factors]
         self.products.append(Product(layer, node, constant * prod(free), counts))
 
     def merged(self) -> tuple[IntArray, bool]:

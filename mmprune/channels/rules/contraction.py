@@ -280,25 +280,42 @@ def _unite_contracted(
         For each side the labels of blocks of channels (heads) that have a product each, and go
         whole.
     """
-    ours = [f.swapaxes(-1, -2) for f in contracted]
-    sides = [[f for f in factors if f.shape[-1] == 1] for factors in (ours, summed)]
-    for factor in [*ours, *summed]:
-        if factor.shape[-1] > 1:
-            book.pin(factor, f'{node.where} mixes its channels with its positions')
-    summed_over = {len(node.shapes[0]) - 2}
-    decide_blocks(sides, [summed_over, summed_over], book, node.where)
-    split = [_by_axis(factors, len(node.shapes[0]) - 2) for factors in sides]
+    ours, theirs = _rows_decided(contracted, 1, book), _rows_decided(summed, 2, book)
+    sides = [[f.swapaxes(-1, -2) for f in ours[0]], theirs[0]]
+    dim = len(node.shapes[0]) - 2
+    decide_blocks(sides, [{dim}, {dim}], book, node.where)
+    split = [_by_axis(factors, dim) for factors in sides]
     for one in split[0][0]:
         for other in split[1][0]:
             book.unite(one, other)
-    whole = []
+    whole = [ours[1], theirs[1]]
     for side, value in ((0, right), (1, left)):
         factors, blocks = split[side]
         for factor in factors:
             if len(axes_of(factor)) > 1 and (split[1 - side][0] or book.goes_by_heads()):
                 reason = f'{node.where} is one product per block'
-                blocks.append(book.even_blocks(factor, factor.ndim - 2, reason))
+                blocks.append(book.even_blocks(factor, dim, reason))
             elif not split[1 - side][0]:
                 book.pin(factor, f'{node.where}: the other factor {book.reasons[-value.fixed]}')
-        whole.append([f for f in blocks if f.shape[-2] == 1])
+        whole[side] += [f for f in blocks if f.shape[dim] == 1]
     return whole[0], whole[1]
+
+
+def _rows_decided(
+    factors: list[IntArray], from_end: int, book: LabelBook
+) -> tuple[list[IntArray], list[IntArray]]:
+    """Factors along the dim that is summed over, and blocks of channels that lie along the other.
+
+    Where each of several rows has channels of its own (heads in the batch of a linear layer),
+    rows go whole, or lose the same channels.
+    """
+    summed, whole = [], []
+    for factor in factors:
+        inside = factor.ndim - from_end
+        if factor.shape[from_end - 3] == 1:
+            summed.append(factor)
+        elif book.goes_by_heads():
+            whole.append(book.whole_blocks(factor, inside))
+        else:
+            summed.append(book.alike_blocks(factor, inside))
+    return summed, whole

@@ -187,12 +187,20 @@ def _constants_along(node: TraceNode, dim: int, missing: int, count: int) -> lis
 def _join(
     node: TraceNode, values: list[Value], dim: int, shape: tuple[int, ...], book: LabelBook
 ) -> Value:
-    """Concatenate along ``dim``: factors along it are strung together, others are united."""
+    """Concatenate along ``dim``: factors along it are strung together, others are united.
+
+    Blocks of channels that go whole take along what is joined to each of them.
+    """
+    for value in values:
+        if any(not other.along(dim) for other in values):
+            value.factors[:] = [book.whole_if_blocks(factor, dim) for factor in value.factors]
     strung = {_but(axes_of(f), dim) for v in values for f in v.along(dim)}
-    factors = [
-        np.concatenate([_piece(value, rest, dim) for value in values], axis=dim)
-        for rest in sorted(strung)
-    ]
+    factors = []
+    for rest in sorted(strung):
+        pieces = [_piece(value, rest, dim) for value in values]
+        factors.append(np.concatenate(pieces, axis=dim))
+        if all(f.min() < 0 or f.shape[dim] == 1 or book.is_ragged(f, dim) for f in pieces):
+            book.mark_ragged(factors[-1], dim)
     for axes in sorted({axes_of(f) for v in values for f in v.factors if f.shape[dim] == 1}):
         if axes in strung:
             continue
@@ -290,13 +298,15 @@ def slice_(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     full, size, step = value.shape[dim], node.shapes[0][dim], node.attrs['step']
     start, stop, _ = slice(node.attrs['start'], node.attrs['end']).indices(full)
     for factor in value.along(dim):
+        part = _cut(dim, start, stop)(factor)
+        if part.max(initial=-1) < 0:
+            continue  # what was padded: none of it is a channel
         if step != 1:
             book.pin(factor, f'{node.where} takes every {step}th channel')
         elif 0 < size < full and full % size == 0 and start % size == 0:
             reason = f'{node.where} takes one of {full // size} equal parts'
             book.equal_counts(np.moveaxis(factor, dim, -1).reshape(-1, size), reason)
         elif 0 < size < full and factor.size > full:
-            part = _cut(dim, start, stop)(factor)
             _equal_blocks(part, dim, book, f'{node.where} takes a part of every block')
     return _moved(value, _cut(dim, start, stop, step), node.shapes[0])
 
@@ -350,18 +360,27 @@ def roll(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
 
 @CHANNEL_RULES.register_module(name='pad')
 def pad(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """Padding around the channels adds fixed ones; elsewhere it changes no label."""
+    """Padding around the channels adds fixed ones; elsewhere it changes no label.
+
+    A block of channels that goes whole takes its padding along.
+    """
     value, widths = _single(inputs), node.attrs['pad']
     rank = len(value.shape)
     fixed = book.fixed(f'is padding of {node.where}')
     around = {rank - 1 - i // 2: widths[i : i + 2] for i in range(0, len(widths), 2)}
 
     def move(factor: IntArray) -> IntArray:
+        for dim in around:
+            factor = book.whole_if_blocks(factor, dim)
         amounts = [around.get(d, (0, 0)) if factor.shape[d] > 1 else (0, 0) for d in range(rank)]
         if any(width < 0 for pair in amounts for width in pair):
             book.pin(factor, f'{node.where} crops the channels')
             amounts = [(0, 0)] * rank
             factor = factor[tuple(slice(0, 1) for _ in range(rank))]
-        return np.pad(factor, amounts, constant_values=fixed)
+        moved = np.pad(factor, amounts, constant_values=fixed)
+        ragged = book.ragged_dim(factor)
+        if ragged is not None and not any(any(a) for d, a in enumerate(amounts) if d != ragged):
+            book.mark_ragged(moved, ragged)
+        return moved
 
     return _moved(value, move, node.shapes[0])
