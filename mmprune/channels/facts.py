@@ -111,6 +111,11 @@ class EqualCounts:
         return frozenset(row.tobytes() for row in np.sort(self.rows, axis=1))
 
     @cached_property
+    def is_all_or_none(self) -> bool:
+        """Whether each row goes whole, so that none can go before the others."""
+        return bool((self.rows == self.rows[:, :1]).all())
+
+    @cached_property
     def are_disjoint(self) -> bool:
         """Whether no label is in its rows twice, and none is fixed."""
         return bool(self.rows.min() >= 0) and len(np.unique(self.rows)) == self.rows.size

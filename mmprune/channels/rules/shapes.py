@@ -192,8 +192,10 @@ def _join(
     Blocks of channels that go whole take along what is joined to each of them.
     """
     for value in values:
-        if any(not other.along(dim) for other in values):
-            value.factors[:] = [book.whole_if_blocks(factor, dim) for factor in value.factors]
+        for index, factor in enumerate(value.factors):
+            known = [{axes_of(f) for f in v.along(dim)} for v in values]
+            if factor.shape[dim] > 1 and not all(axes_of(factor) in axes for axes in known):
+                value.factors[index] = book.whole_if_blocks(factor, dim)
     strung = {_but(axes_of(f), dim) for v in values for f in v.along(dim)}
     factors = []
     for rest in sorted(strung):
@@ -209,7 +211,7 @@ def _join(
         for value, factor in zip(values, own, strict=True):
             if factor is not None:
                 book.unite(first, factor)
-            else:
+            elif not value.constant >= set(axes):
                 why = book.reasons[-value.fixed]
                 book.pin(first, f'{node.where} joins it with a tensor that {why}')
         factors.append(first)
