@@ -111,9 +111,9 @@ class EqualCounts:
         return frozenset(row.tobytes() for row in np.sort(self.rows, axis=1))
 
     @cached_property
-    def is_all_or_none(self) -> bool:
-        """Whether each row goes whole, so that none can go before the others."""
-        return bool((self.rows == self.rows[:, :1]).all())
+    def is_rigid(self) -> bool:
+        """Whether a row is one channel, some of which must stay, so that all of the others do."""
+        return bool((self.rows == self.rows[:, :1]).all(axis=1).any())
 
     @cached_property
     def are_disjoint(self) -> bool:

@@ -255,7 +255,7 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: _Ways) -> 
         if not changed:
             own_constraints = len(book.constraints)
             for constraint in book.constraints:
-                if constraint.is_all_or_none:
+                if constraint.is_rigid:
                     book.pin(constraint.rows, constraint.reason)
             book.pin(np.flatnonzero(book.of_buffers), 'a place in a buffer, which no parameter has')
             sizes = [s for s in book.sizes if not all(book.is_in_buffers(f) for f in s.factors)]

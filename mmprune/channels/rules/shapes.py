@@ -58,12 +58,13 @@ def view(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
 
     Blocks may be joined again in the order in which they were cut. In another order (a shuffle)
     they may where it is known what a smaller network does, see ``Arrangement``; elsewhere the
-    blocks live or die as a whole.
+    blocks live or die as a whole, or all lose the same channels.
     """
     value, new = _single(inputs), node.shapes[0]
     blocks = _blocks(value.shape, new)
     factors: list[tuple[set[int], IntArray]] = []
     for factor in value.factors:
+        factor = _in_order(factor, blocks, book, node)
         full, target = list(factor.shape), [1] * len(new)
         for old_dims, new_dims in blocks:
             varying = [dim for dim in old_dims if factor.shape[dim] > 1]
@@ -72,9 +73,6 @@ def view(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
                     full[dim] = value.shape[dim]
                 for dim in new_dims:
                     target[dim] = new[dim]
-            joins = len(varying) > 1 and len(new_dims) < len(old_dims)
-            if joins and node.id not in book.loose and not book.is_ragged(factor, varying[-1]):
-                book.unite_along(factor, varying[:-1])
         moved = squeeze_constant(np.broadcast_to(factor, full).reshape(target))
         axes = axes_of(moved)
         if len(axes) > len(axes_of(factor)):
@@ -85,6 +83,23 @@ def view(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
         if axes:
             factors.append((set(axes_of(factor)), moved))
     return Value(new, _one_per_dim(factors, book, node), value.fixed)
+
+
+def _in_order(
+    factor: IntArray, blocks: list[tuple[range, range]], book: LabelBook, node: TraceNode
+) -> IntArray:
+    """What is left of ``factor`` where dims are joined in another order than they were cut in."""
+    for old_dims, new_dims in blocks if node.id not in book.loose else ():
+        varying = [dim for dim in old_dims if factor.shape[dim] > 1]
+        if len(varying) < 2 or len(new_dims) >= len(old_dims):
+            continue
+        ragged = book.ragged_dim(factor)
+        if ragged is None:
+            book.unite_along(factor, varying[:-1])
+        elif ragged != varying[-1]:
+            split = book.whole_blocks if book.goes_by_heads() else book.alike_blocks
+            factor = split(factor, ragged)
+    return factor
 
 
 def _one_per_dim(
@@ -318,7 +333,7 @@ def select(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     """One position of a dim; a channel taken by its number pins them all."""
     value = _single(inputs)
     dim = node.attrs['dim'] % len(value.shape)
-    _pin_single(value, dim, book, node)
+    value = _by_number(value, dim, book, node)
     return _moved(value, _take(dim, node.attrs['index']), node.shapes[0])
 
 
@@ -327,7 +342,7 @@ def unbind(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list
     """All positions of a dim, as ``select``."""
     value = _single(inputs)
     dim = node.attrs['dim'] % len(value.shape)
-    _pin_single(value, dim, book, node)
+    value = _by_number(value, dim, book, node)
     return [_moved(value, _take(dim, i), shape) for i, shape in enumerate(node.shapes)]
 
 
@@ -335,14 +350,23 @@ def _take(dim: int, index: int) -> Move:
     return lambda factor: factor.take(index if factor.shape[dim] > 1 else 0, axis=dim)
 
 
-def _pin_single(value: Value, dim: int, book: LabelBook, node: TraceNode) -> None:
-    """Pin factors along ``dim`` alone; blocks of channels along it stay in step by counts."""
-    for factor in value.along(dim):
-        if axes_of(factor) == (dim,) or book.is_ragged(factor, dim):
+def _by_number(value: Value, dim: int, book: LabelBook, node: TraceNode) -> Value:
+    """Pin factors along ``dim`` alone; blocks of channels along it stay in step by counts.
+
+    Where it is the channels of every block that are taken by their number, blocks go whole.
+    """
+    factors = []
+    for factor in value.factors:
+        if axes_of(factor) == (dim,):
             book.pin(factor, f'{node.where} takes channels by their number')
-        else:
+        elif book.is_ragged(factor, dim):
+            book.unite_along(factor, [dim])
+            factor = factor.take([0], axis=dim)
+        elif factor.shape[dim] > 1:
             rows = np.moveaxis(factor, dim, 0).reshape(factor.shape[dim], -1)
             book.equal_counts(rows, f'{node.where} takes blocks of channels')
+        factors.append(factor)
+    return Value(value.shape, factors, value.fixed)
 
 
 @CHANNEL_RULES.register_module(name='flip')
