@@ -93,9 +93,9 @@ class LabelBook:
     the passes before this one have found for it; ``aliases`` has all names of tied
     parameters by their first. ``attention`` says whether blocks of channels (heads)
     go whole (``'heads'``) or equally many channels of each (``'dims'``); the nodes
-    of ``by_dims`` are always pruned by dims, those in the modules of ``by_heads`` always by
-    heads. ``heads`` has the labels of blocks that are pruned whole, by node, and ``dims`` those
-    of blocks that lose channels, by module. ``node`` is the one at hand, ``module`` where it ran.
+    of ``by_dims`` are always pruned by dims, those of ``by_heads`` always by heads. ``heads``
+    has the labels of blocks that are pruned whole, by node, and ``dims`` those of blocks that
+    lose channels. ``node`` is the one at hand, ``module`` where it ran.
     ``group_norm`` says whether a GroupNorm loses whole ``'groups'`` or equally many
     ``'channels'`` of each. ``known_sizes`` are numbers of a module that are the size of a dim
     beyond doubt: (module, attribute) -> position in it (None for a single number) -> the dim.
@@ -119,9 +119,9 @@ class LabelBook:
     attention: str = 'heads'
     group_norm: str = 'channels'
     heads: list[tuple[int, IntArray]] = field(default_factory=list)
-    dims: list[tuple[str, IntArray]] = field(default_factory=list)
+    dims: list[tuple[int, IntArray]] = field(default_factory=list)
     by_dims: frozenset[int] = frozenset()
-    by_heads: frozenset[str] = frozenset()
+    by_heads: frozenset[int] = frozenset()
     node: int = -1
     module: str = ''
     weights: frozenset[int] = frozenset()
@@ -135,7 +135,7 @@ class LabelBook:
     def goes_by_heads(self) -> bool:
         """Whether blocks of channels (heads) are pruned whole in the node at hand."""
         by_wish = self.attention == 'heads' and self.node not in self.by_dims
-        return by_wish or self.module in self.by_heads
+        return by_wish or self.node in self.by_heads
 
     def is_head(self, labels: IntArray) -> bool:
         """Whether some of these channels are blocks that go whole already."""
@@ -156,7 +156,7 @@ class LabelBook:
     def alike_blocks(self, factor: IntArray, inside: int) -> IntArray:
         """The channels of one block, which lie along ``inside``: all blocks lose the same."""
         outside = [dim for dim in axes_of(factor) if dim != inside]
-        self.dims.append((self.module, factor.ravel()))
+        self.dims.append((self.node, factor.ravel()))
         self.unite_along(factor, outside)
         return _first(factor, outside)
 
@@ -170,7 +170,7 @@ class LabelBook:
             return self.whole_blocks(factor, inside)
         if self.ragged_dim(factor) not in (None, inside):
             return self.alike_blocks(factor, inside)
-        self.dims.append((self.module, factor.ravel()))
+        self.dims.append((self.node, factor.ravel()))
         self.equal_counts(np.moveaxis(factor, inside, -1).reshape(-1, factor.shape[inside]), reason)
         return factor
 

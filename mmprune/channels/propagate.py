@@ -91,7 +91,7 @@ class Labelling:
     exposed: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
     canonical: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     by_dims: frozenset[int] = frozenset()
-    by_heads: frozenset[str] = frozenset()
+    by_heads: frozenset[int] = frozenset()
     loose: frozenset[int] = frozenset()
     arrangements: tuple[Arrangement, ...] = ()
 
@@ -135,7 +135,8 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
     """
     leaves = Leaves(graph)
     loose = frozenset() if ORDERS in wishes.broken else shuffles_of(graph)
-    by_heads = frozenset(name for name, heads in wishes.torchs_heads.items() if heads > 1)
+    torchs = {name for name, heads in wishes.torchs_heads.items() if heads > 1}
+    by_heads = frozenset(node.id for node in graph.nodes if node.module in torchs)
     ways = _Ways(by_heads=by_heads, loose=loose)
     while True:
         rest = _to_rest(graph, leaves, wishes, ways)
@@ -187,7 +188,7 @@ class _Ways:
     """What passes go by, see ``LabelBook``."""
 
     by_dims: frozenset[int] = frozenset()
-    by_heads: frozenset[str] = frozenset()
+    by_heads: frozenset[int] = frozenset()
     loose: frozenset[int] = frozenset()
 
 
@@ -215,13 +216,13 @@ def _other_heads(book: LabelBook, num_labels: int, wishes: Wishes, ways: _Ways) 
         is_one = labels.size > 1 and bool((labels == labels[0]).all())
         return is_one or bool(labels.min() < 0 or pinned[labels].any())
 
-    stuck = {node for node, labels in book.heads if is_stuck(labels)}
-    whole = {module for module, labels in book.dims if is_stuck(labels)}
-    if wishes.attention == 'heads' or whole <= ways.by_heads:
-        whole = set()
-    if not stuck - ways.by_dims and not whole:
+    stuck = {node for node, labels in book.heads if is_stuck(labels)} - ways.by_dims
+    if stuck:
+        return replace(ways, by_dims=ways.by_dims | stuck)
+    whole = {node for node, labels in book.dims if is_stuck(labels)} - ways.by_heads
+    if wishes.attention == 'heads' or not whole:
         return None
-    return replace(ways, by_dims=ways.by_dims | stuck, by_heads=ways.by_heads | whole)
+    return replace(ways, by_heads=ways.by_heads | whole)
 
 
 def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: _Ways) -> _Rest:
@@ -231,7 +232,7 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: _Ways) -> 
     # Otherwise only a trial tells whether it matters which channels it had.
     holds_escapes = bool(graph.unreached) or ESCAPES in wishes.broken
     heads: list[tuple[int, IntArray]] = []
-    dims: list[tuple[str, IntArray]] = []
+    dims: list[tuple[int, IntArray]] = []
     for _ in range(MAX_PASSES):
         book = LabelBook(
             canonical,
@@ -239,7 +240,7 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: _Ways) -> 
             attention=wishes.attention,
             group_norm=wishes.group_norm,
             heads=[(node, united(labels, canonical)) for node, labels in heads],
-            dims=[(module, united(labels, canonical)) for module, labels in dims],
+            dims=[(node, united(labels, canonical)) for node, labels in dims],
             by_dims=ways.by_dims,
             by_heads=ways.by_heads,
             loose=ways.loose,

@@ -296,6 +296,7 @@ def _unite_contracted(
                 reason = f'{node.where} is one product per block'
                 blocks.append(book.even_blocks(factor, dim, reason))
             elif not split[1 - side][0]:
+                book.dims += [(node.id, factor.ravel())] if len(axes_of(factor)) > 1 else []
                 book.pin(factor, f'{node.where}: the other factor {book.reasons[-value.fixed]}')
         whole[side] += [f for f in blocks if f.shape[dim] == 1]
     return whole[0], whole[1]
