@@ -260,7 +260,12 @@ class CrissCross(Toy):
 
     def __init__(self):
         super().__init__()
-        self.a, self.q, self.k, self.v = conv(3, 16), conv(16, 4, 1), conv(16, 4, 1), conv(16, 16, 1)
+        self.a, self.q, self.k, self.v = (
+            conv(3, 16),
+            conv(16, 4, 1),
+            conv(16, 4, 1),
+            conv(16, 16, 1),
+        )
         self.gamma, self.b, self.head = nn.Parameter(torch.ones(1)), conv(16, 8), nn.Linear(8, 4)
 
     def forward(self, x):

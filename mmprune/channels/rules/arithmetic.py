@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmprune.channels.labels import IntArray, LabelBook, Statistic, Value, axes_of, meet
+from mmprune.channels.labels import IntArray, LabelBook, Statistic, Value, axes_of
+from mmprune.channels.meet import meet
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mmprune.channels.labels import LabelBook, Statistic, Value, meet, pin_all
+from mmprune.channels.labels import LabelBook, Statistic, Value, pin_all
+from mmprune.channels.meet import meet
 from mmprune.channels.rules.arithmetic import softmax
 from mmprune.channels.rules.contraction import matmul
 from mmprune.registry import CHANNEL_RULES

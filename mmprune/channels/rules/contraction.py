@@ -14,10 +14,9 @@ from mmprune.channels.labels import (
     Statistic,
     Value,
     axes_of,
-    decide_blocks,
-    meet,
     pin_all,
 )
+from mmprune.channels.meet import decide_blocks, meet
 from mmprune.channels.rules.arithmetic import constants_of, per_channel
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
@@ -97,8 +96,7 @@ def _blocks_apart(data: Value, book: LabelBook) -> Value:
     factors = []
     for factor in data.factors:
         if axes_of(factor) == (0, 1):
-            split = book.whole_blocks if book.goes_by_heads() else book.alike_blocks
-            factor = split(factor, 1)
+            factor = book.whole_or_alike(factor, 1)
         factors.append(factor)
     return replace(data, factors=factors)
 

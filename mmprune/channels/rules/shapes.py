@@ -12,7 +12,6 @@ from mmprune.channels.labels import (
     LabelBook,
     Value,
     axes_of,
-    pin_all,
     squeeze_constant,
 )
 from mmprune.channels.rules.arithmetic import fixed_after, without
@@ -97,8 +96,7 @@ def _in_order(
         if ragged is None:
             book.unite_along(factor, varying[:-1])
         elif ragged != varying[-1]:
-            split = book.whole_blocks if book.goes_by_heads() else book.alike_blocks
-            factor = split(factor, ragged)
+            factor = book.whole_or_alike(factor, ragged)
     return factor
 
 
@@ -169,101 +167,6 @@ def permute(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Val
     """Dims change places."""
     dims = node.attrs['dims']
     return _moved(_single(inputs), lambda f: f.transpose(dims), node.shapes[0], True)
-
-
-@CHANNEL_RULES.register_module(name='cat')
-def cat(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """Labels along the joined dim are strung together; constants among them stay."""
-    shape = node.shapes[0]
-    dim = node.attrs['dim'] % len(shape)
-    values = [v for v in inputs if v is not None]
-    missing = shape[dim] - sum(v.shape[dim] for v in values)
-    if len(values) < len(inputs) and missing:  # an empty one, as of a new cache, adds nothing
-        constants = _constants_along(node, dim, missing, sum(v is None for v in inputs))
-        fixed = book.fixed('is a constant')
-        if not constants:
-            pin_all(values, book, f'{node.where} joins it with several constants')
-            return Value(shape, [], fixed)
-        rest = iter(constants)
-        values = [v if v is not None else Value(next(rest), [], fixed) for v in inputs]
-    return _join(node, values, dim, shape, book)
-
-
-def _constants_along(node: TraceNode, dim: int, missing: int, count: int) -> list[tuple[int, ...]]:
-    """Shapes of the constants among what is joined, in order; none if they are not known."""
-    full = list(node.shapes[0])
-    if count == 1:
-        return [(*full[:dim], missing, *full[dim + 1 :])]
-    shapes = [s for s in node.attrs.get('constant_shapes', ()) if len(s) == len(full)]
-    known = len(shapes) == count and sum(s[dim] for s in shapes) == missing
-    return shapes if known else []
-
-
-def _join(
-    node: TraceNode, values: list[Value], dim: int, shape: tuple[int, ...], book: LabelBook
-) -> Value:
-    """Concatenate along ``dim``: factors along it are strung together, others are united.
-
-    Blocks of channels that go whole take along what is joined to each of them.
-    """
-    for value in values:
-        for index, factor in enumerate(value.factors):
-            known = [{axes_of(f) for f in v.along(dim)} for v in values]
-            if factor.shape[dim] > 1 and not all(axes_of(factor) in axes for axes in known):
-                value.factors[index] = book.whole_if_blocks(factor, dim)
-    strung = {_but(axes_of(f), dim) for v in values for f in v.along(dim)}
-    factors = []
-    for rest in sorted(strung):
-        pieces = [_piece(value, rest, dim) for value in values]
-        factors.append(np.concatenate(pieces, axis=dim))
-        if all(f.min() < 0 or f.shape[dim] == 1 or book.is_ragged(f, dim) for f in pieces):
-            book.mark_ragged(factors[-1], dim)
-    for axes in sorted({axes_of(f) for v in values for f in v.factors if f.shape[dim] == 1}):
-        if axes in strung:
-            continue
-        own = [next((f for f in v.factors if axes_of(f) == axes), None) for v in values]
-        first = next(f for f in own if f is not None)
-        for value, factor in zip(values, own, strict=True):
-            if factor is not None:
-                book.unite(first, factor)
-            elif not value.constant >= set(axes):
-                why = book.reasons[-value.fixed]
-                book.pin(first, f'{node.where} joins it with a tensor that {why}')
-        factors.append(first)
-    return Value(shape, factors, values[0].fixed)
-
-
-def _piece(value: Value, rest: tuple[int, ...], dim: int) -> IntArray:
-    """Labels of one joined tensor along ``rest`` and ``dim``; fixed ones if it has none."""
-    size = [n if d == dim or d in rest else 1 for d, n in enumerate(value.shape)]
-    for factor in value.factors:
-        if _but(axes_of(factor), dim) == rest:
-            return np.broadcast_to(factor, size)
-    return np.full(size, value.fixed)
-
-
-def _but(axes: tuple[int, ...], dim: int) -> tuple[int, ...]:
-    return tuple(axis for axis in axes if axis != dim)
-
-
-@CHANNEL_RULES.register_module(name='stack')
-def stack(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """A concatenation along a new dim."""
-    shape = node.shapes[0]
-    dim = node.attrs['dim'] % len(shape)
-    if any(v is None for v in inputs):
-        pin_all(inputs, book, f'{node.where} stacks it with a constant')
-        return Value(shape, [], book.fixed('is stacked with a constant'))
-    values = [
-        Value(
-            (*v.shape[:dim], 1, *v.shape[dim:]),
-            [np.expand_dims(f, dim) for f in v.factors],
-            v.fixed,
-        )
-        for v in inputs
-        if v is not None
-    ]
-    return _join(node, values, dim, shape, book)
 
 
 @CHANNEL_RULES.register_module(name='split')
