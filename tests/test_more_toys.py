@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 import toy_networks
+import toys_attention
+import toys_attention_of_images
 import toys_functions
 import toys_handed
+import toys_heads
 import toys_layers
+import toys_layouts
 import toys_libraries
 import toys_norms
 import toys_recurrent
@@ -30,6 +34,10 @@ FAMILIES = [
     toys_handed,
     toys_libraries,
     toys_shuffles,
+    toys_heads,
+    toys_layouts,
+    toys_attention,
+    toys_attention_of_images,
 ]
 TOYS = [toy for family in FAMILIES for toy in family.TOYS]
 pytestmark = pytest.mark.filterwarnings('ignore:None of the inputs have requires_grad')

@@ -58,6 +58,17 @@ class Blocks(Toy):
 class RelativeBiases(Blocks):
     """Transformer-XL, Conformer: queries plus u, and plus v, of shape (heads, width)."""
 
+    GROUPS = {
+        'a': (32, STREAM, {'head', 'k', 'q', 'v'}),
+        'q': (4, {'k', 'p', 'q', 'v'}, {'o'}),
+        'p.weight': (5, set(), {'p'}),
+    }
+    REASONS = {
+        'places': 'meets a tensor that needs all',
+        'w': 'meets a tensor that needs all',
+        'u': 'meets a tensor that needs all',
+    }
+
     def make(self):
         self.u, self.w = (nn.Parameter(torch.randn(4, 8)) for _ in range(2))
         self.p = nn.Linear(5, 32, bias=False)
@@ -76,6 +87,14 @@ class GraphAttention(Blocks):
     """Features of every head times a parameter (1, heads, width), summed within the head."""
 
     INPUT = (9, 6)
+    GROUPS = {
+        'a': (32, STREAM, {'head', 'v'}),
+        'v': (4, {'v'}, {'o'}),
+    }
+    REASONS = {
+        'right': 'meets a tensor that needs all',
+        'left': 'meets a tensor that needs all',
+    }
 
     def make(self):
         del self.q, self.k
@@ -92,6 +111,13 @@ class GatedByHeads(Blocks):
     """A parameter (1, heads, width) and no product of heads at all."""
 
     INPUT = (9, 6)
+    GROUPS = {
+        'a': (32, STREAM, {'head', 'v'}),
+        'v': (4, {'v'}, {'o'}),
+    }
+    REASONS = {
+        'att': 'meets a tensor that needs all',
+    }
 
     def make(self):
         del self.q, self.k
@@ -115,6 +141,10 @@ class ScalePerHead(Blocks):
 class ScalePerHeadAndDim(Blocks):
     """Each head's result times a parameter (heads, 1, width)."""
 
+    REASONS = {
+        'gamma': 'meets a tensor that needs all',
+    }
+
     def make(self):
         self.gamma = nn.Parameter(torch.randn(4, 1, 8))
 
@@ -124,6 +154,11 @@ class ScalePerHeadAndDim(Blocks):
 
 class NormsOfQueries(Blocks):
     """Queries and keys normalised by torch's own norms over the width of a head."""
+
+    REASONS = {
+        'nk.weight': 'meets a tensor that needs all',
+        'nq.bias': 'meets a tensor that needs all',
+    }
 
     def make(self):
         self.nq, self.nk = nn.LayerNorm(8), nn.RMSNorm(8)
@@ -135,6 +170,11 @@ class NormsOfQueries(Blocks):
 class NormsByHand(Blocks):
     """The same by hand, with weights (width,) and (heads, 1, width)."""
 
+    REASONS = {
+        'wk': 'meets a tensor that needs all',
+        'wq': 'meets a tensor that needs all',
+    }
+
     def make(self):
         self.wq, self.wk = nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(4, 1, 8))
 
@@ -145,6 +185,15 @@ class NormsByHand(Blocks):
 
 class BiasTables(Blocks):
     """T5, Swin: a table (distances, heads) is looked up and added to the scores."""
+
+    GROUPS = {
+        'a': (32, STREAM, {'head', 'k', 'q', 'v'}),
+        'q': (4, {'bias', 'k', 'q', 'v'}, {'o'}),
+    }
+    REASONS = {
+        'bias.weight': 'looked up by number',
+        'table': 'picks channels by number',
+    }
 
     def make(self):
         self.table = nn.Parameter(torch.randn(13, 4))
@@ -161,6 +210,10 @@ class BiasTables(Blocks):
 class Slopes(Blocks):
     """ALiBi: a constant (heads, 1, 1) in a buffer times distances."""
 
+    REASONS = {
+        'distances': 'meets a tensor that needs all',
+    }
+
     def make(self):
         self.register_buffer('slopes', 0.5 ** torch.arange(4.0).view(4, 1, 1))
         self.register_buffer('distances', -torch.arange(7.0)[None])
@@ -170,84 +223,16 @@ class Slopes(Blocks):
         return (scores + self.slopes * self.distances).softmax(-1) @ v
 
 
-class TalkingHeads(Blocks):
-    """Linear layers over the heads, before and after the softmax: heads stay, dims go."""
-
-    def make(self):
-        self.before, self.after = nn.Linear(4, 4), nn.Conv2d(4, 4, 1)
-
-    def attend(self, q, k, v):
-        scores = q @ k.transpose(-1, -2) * self.scale
-        weights = self.before(scores.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).softmax(-1)
-        return self.after(weights) @ v
-
-
-class HeadsLast(Blocks):
-    """Channels are laid out as (width, heads)."""
-
-    def split(self, x):
-        return x.view(*x.shape[:2], -1, self.heads).transpose(2, 3)
-
-    def join(self, x):
-        return x.permute(0, 2, 3, 1).flatten(2)
-
-
-class HeadsLastWithBias(HeadsLast):
-    """The same with a parameter (width, heads)."""
-
-    def make(self):
-        self.u = nn.Parameter(torch.randn(8, 4))
-
-    def split(self, x):
-        return (x.view(*x.shape[:2], -1, self.heads) + self.u).transpose(2, 3)
-
-
-class OneLayer(Blocks):
-    """One layer for q, k and v, laid out as (3, heads, width)."""
-
-    GROUPS = {
-        'a': (32, STREAM, {'qkv', 'head'}),
-        'qkv': (12, {'qkv'}, {'o'}),
-    }
-
-    def make(self):
-        self.qkv = nn.Linear(32, 96)
-        del self.q, self.k, self.v
-
-    def parts(self, x):
-        qkv = self.qkv(x)
-        return qkv.reshape(*qkv.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-
-
-class ThreeInEachHead(OneLayer):
-    """Laid out as (heads, 3, width)."""
-
-    def parts(self, x):
-        qkv = self.qkv(x)
-        return qkv.reshape(*qkv.shape[:2], self.heads, 3, -1).permute(3, 0, 2, 1, 4).unbind(0)
-
-
-class ChunkedInEachHead(OneLayer):
-    """Laid out as (heads, 3 * width)."""
-
-    def parts(self, x):
-        qkv = self.qkv(x)
-        return qkv.reshape(*qkv.shape[:2], self.heads, -1).transpose(1, 2).chunk(3, -1)
-
-
-class WidthFirstOneLayer(OneLayer):
-    """Laid out as (width, 3, heads)."""
-
-    def parts(self, x):
-        qkv = self.qkv(x)
-        return qkv.reshape(*qkv.shape[:2], -1, 3, self.heads).permute(3, 0, 4, 1, 2).unbind(0)
-
-    def join(self, x):
-        return x.permute(0, 2, 3, 1).flatten(2)
-
-
 class AverageOfHeads(Blocks):
     """Heads are averaged, as in the last layer of a graph attention network."""
+
+    GROUPS = {
+        'a': (32, STREAM, {'head', 'k', 'q', 'v'}),
+        'q': (4, {'k', 'q', 'v'}, set()),
+    }
+    REASONS = {
+        'o.weight': 'the other factor',
+    }
 
     def make(self):
         self.o = nn.Linear(8, 32)
@@ -256,29 +241,85 @@ class AverageOfHeads(Blocks):
         return self.o(self.attend(*self.parts(x)).mean(1))
 
 
-class OneKeyHead(Blocks):
-    """Multi-query attention: one head of keys and values for all heads of queries."""
+class WeightsPerHead(Blocks):
+    """Every head has a matrix of its own, (heads, width, width)."""
+
+    GROUPS = {
+        'a': (32, STREAM, {'head', 'k', 'q', 'v'}),
+        'q': (32, {'k', 'q'}, set()),
+        'v': (8, {'v'}, set()),
+        'o.weight': (8, set(), {'o'}),
+    }
+    REASONS = {
+        'w': 'meets a tensor that needs all',
+    }
 
     def make(self):
-        self.k, self.v = nn.Linear(32, 8), nn.Linear(32, 8)
+        self.w = nn.Parameter(torch.randn(4, 8, 8))
 
-    def parts(self, x):
-        q = self.split(self.q(x)).transpose(1, 2)
-        return q, self.k(x)[:, None], self.v(x)[:, None]
+    def attend(self, q, k, v):
+        return torch.einsum('bhnd,hde->bhne', super().attend(q, k, v), self.w)
 
 
-class GroupedQueries(Blocks):
-    """Grouped-query attention: 2 heads of keys and values for 4 of queries."""
+class LinearOfEachHead(Blocks):
+    """One linear layer for all heads."""
+
+    GROUPS = {
+        'a': (32, STREAM, {'head', 'k', 'q', 'v'}),
+        'q': (32, {'k', 'q'}, set()),
+        'v': (8, {'v'}, {'each'}),
+        'each': (8, {'each'}, {'o'}),
+    }
 
     def make(self):
-        self.k, self.v, self.kv_heads = nn.Linear(32, 16), nn.Linear(32, 16), 2
+        self.each = nn.Linear(8, 8)
 
-    def parts(self, x):
-        q = self.split(self.q(x)).transpose(1, 2)
-        shape = (*x.shape[:2], self.kv_heads, -1)
-        k, v = (layer(x).view(shape).transpose(1, 2) for layer in (self.k, self.v))
-        times = self.heads // self.kv_heads
-        return q, k.repeat_interleave(times, 1), v.repeat_interleave(times, 1)
+    def attend(self, q, k, v):
+        return self.each(super().attend(q, k, v))
+
+
+class PlacesOfHeads(Blocks):
+    """BoTNet: positions (heads, width, ...) times queries."""
+
+    REASONS = {
+        'columns': 'the other factor',
+        'rows': 'meets a tensor that needs all',
+    }
+
+    def make(self):
+        self.rows = nn.Parameter(torch.randn(1, 4, 8, 7, 1))
+        self.columns = nn.Parameter(torch.randn(1, 4, 8, 1, 1))
+
+    def attend(self, q, k, v):
+        places = (self.rows + self.columns).view(1, self.heads, -1, 7)
+        return ((q @ k.transpose(-1, -2) + q @ places) * self.scale).softmax(-1) @ v
+
+
+class BiasOfLayers(Blocks):
+    """Swin V2: cosine attention, logits scaled per head, biases made by layers."""
+
+    GROUPS = {
+        'a': (32, STREAM, {'head', 'k', 'q', 'v'}),
+        'q': (4, {'k', 'mlp.2', 'q', 'v'}, {'o'}),
+        'mlp.0': (16, {'mlp.0'}, {'mlp.2'}),
+        'mlp.0.weight': (2, set(), {'mlp.0'}),
+    }
+    REASONS = {
+        'table': 'picks channels by number',
+    }
+
+    def make(self):
+        self.logit = nn.Parameter(torch.ones(4, 1, 1))
+        self.mlp = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 4, bias=False))
+        self.register_buffer('table', torch.randn(13, 2))
+        places = torch.arange(7)
+        self.register_buffer('index', places[:, None] - places + 6)
+
+    def attend(self, q, k, v):
+        scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)
+        scores = scores * self.logit.clamp(max=4.6).exp()
+        bias = self.mlp(self.table)[self.index.view(-1)].view(7, 7, -1).permute(2, 0, 1)
+        return (scores + 16 * bias.sigmoid()[None]).softmax(-1) @ v
 
 
 TOYS = [
@@ -291,14 +332,9 @@ TOYS = [
     NormsByHand,
     BiasTables,
     Slopes,
-    TalkingHeads,
-    HeadsLast,
-    HeadsLastWithBias,
-    OneLayer,
-    ThreeInEachHead,
-    ChunkedInEachHead,
-    WidthFirstOneLayer,
     AverageOfHeads,
-    OneKeyHead,
-    GroupedQueries,
+    WeightsPerHead,
+    LinearOfEachHead,
+    PlacesOfHeads,
+    BiasOfLayers,
 ]
