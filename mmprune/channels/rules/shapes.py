@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -216,6 +217,8 @@ def slice_(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     value = _single(inputs)
     dim = node.attrs['dim'] % len(value.shape)
     full, size, step = value.shape[dim], node.shapes[0][dim], node.attrs['step']
+    if step != 1:  # a block of channels that goes whole has all of them
+        value = replace(value, factors=[book.whole_if_blocks(f, dim) for f in value.factors])
     start, stop, _ = slice(node.attrs['start'], node.attrs['end']).indices(full)
     for factor in value.along(dim):
         part = _cut(dim, start, stop)(factor)
