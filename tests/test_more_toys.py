@@ -6,11 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 import toy_networks
+import toys_attention
+import toys_attention_of_images
 import toys_decoders
 import toys_experts
 import toys_functions
 import toys_handed
+import toys_heads
 import toys_layers
+import toys_layouts
 import toys_libraries
 import toys_norms
 import toys_recurrent
@@ -34,6 +38,10 @@ FAMILIES = [
     toys_shuffles,
     toys_decoders,
     toys_experts,
+    toys_heads,
+    toys_layouts,
+    toys_attention,
+    toys_attention_of_images,
 ]
 TOYS = [toy for family in FAMILIES for toy in family.TOYS]
 pytestmark = pytest.mark.filterwarnings('ignore:None of the inputs have requires_grad')

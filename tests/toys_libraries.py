@@ -298,11 +298,14 @@ class ScaledByShape(Toy):
 
 
 class OneHead(Toy):
-    """A single head cannot go; its queries keep their width, by which torch scales."""
+    """A single head cannot go; torch scales by the width that its queries have left."""
 
     INPUT = (2, 5, 6)
-    GROUPS = {'a': (8, {'a', 'out'}, {'q', 'k', 'v', 'head'}), 'v': (9, {'v'}, {'out'})}
-    REASONS = {'q': 'scales by the width of a head'}
+    GROUPS = {
+        'a': (8, {'a', 'out'}, {'q', 'k', 'v', 'head'}),
+        'q': (12, {'q', 'k'}, set()),
+        'v': (9, {'v'}, {'out'}),
+    }
 
     def __init__(self):
         super().__init__()

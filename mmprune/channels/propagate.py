@@ -23,7 +23,7 @@ from mmprune.channels.labels import (
     axes_of,
     pin_all,
 )
-from mmprune.channels.leaves import Leaves
+from mmprune.channels.leaves import Leaves, united
 from mmprune.channels.readings import CheckedSize, ReadNumbers, edges_of, read_numbers
 from mmprune.channels.shuffled import arrange, shuffles_of
 from mmprune.channels.silence import Silence
@@ -95,7 +95,7 @@ class Labelling:
     exposed: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
     canonical: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     by_dims: frozenset[int] = frozenset()
-    by_heads: frozenset[str] = frozenset()
+    by_heads: frozenset[int] = frozenset()
     loose: frozenset[int] = frozenset()
     arrangements: tuple[Arrangement, ...] = ()
     computed: list[tuple[ComputedWeight, list[IntArray]]] = field(default_factory=list)
@@ -120,7 +120,7 @@ class Wishes:
             for), ``'own'`` (those that it cuts or views), ``'passed'`` (those that pass through
             it), ``'inside'`` (those that the modules directly in it are given and give) or
             ``'layers'`` (all that its parameters have).
-        whole_heads: Modules whose attention can only lose whole heads.
+        torchs_heads: Number of heads of torch's own attention modules; several can only go whole.
     """
 
     pinned_layers: tuple[str, ...] = ()
@@ -130,7 +130,7 @@ class Wishes:
     numbers: Mapping[str, Numbers] = field(default_factory=dict)
     held: Mapping[int, int] = field(default_factory=dict)
     broken: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    whole_heads: frozenset[str] = frozenset()
+    torchs_heads: Mapping[str, int] = field(default_factory=dict)
 
 
 def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
@@ -143,7 +143,9 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
     """
     leaves = Leaves(graph)
     loose = frozenset() if ORDERS in wishes.broken else shuffles_of(graph)
-    ways = Ways(by_heads=wishes.whole_heads, loose=loose)
+    torchs = {name for name, heads in wishes.torchs_heads.items() if heads > 1}
+    by_heads = frozenset(node.id for node in graph.nodes if node.module in torchs)
+    ways = Ways(by_heads=by_heads, loose=loose)
     while True:
         rest = _to_rest(graph, leaves, wishes, ways)
         changed = _other_heads(rest.book, leaves.num_labels, wishes, ways)
@@ -174,7 +176,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         checked=_not_dealt(rest.numbers.checked, arrangements),
         unknown_sizes=rest.numbers.unknown,
         quantities=rest.numbers.quantities,
-        statistics=book.statistics,
+        statistics=[*book.statistics, *_widths_of_one_head(wishes.torchs_heads, tensors)],
         constraints=book.constraints,
         pins=book.pins,
         num_labels=leaves.num_labels,
@@ -205,7 +207,7 @@ class Ways:
     """What passes go by, see ``LabelBook``."""
 
     by_dims: frozenset[int] = frozenset()
-    by_heads: frozenset[str] = frozenset()
+    by_heads: frozenset[int] = frozenset()
     loose: frozenset[int] = frozenset()
 
 
@@ -226,17 +228,22 @@ class _Rest:
 
 
 def _other_heads(book: LabelBook, num_labels: int, wishes: Wishes, ways: Ways) -> Ways | None:
-    """Other ways, where heads turn out to be pinned; None if none are."""
+    """Other ways, where heads turn out to be pinned, or to be one decision; None if none are."""
     pinned = np.zeros(num_labels, bool)
     for labels, _ in book.pins:
         pinned[labels] = True
-    stuck = {n for n, labels in book.heads if labels.min() < 0 or pinned[labels].any()}
-    whole = {m for m, labels in book.dims if labels.min() < 0 or pinned[labels].any()}
-    if wishes.attention == 'heads' or whole <= ways.by_heads:
-        whole = set()
-    if not stuck - ways.by_dims and not whole:
+
+    def is_stuck(labels: IntArray) -> bool:
+        is_one = labels.size > 1 and bool((labels == labels[0]).all())
+        return is_one or bool(labels.min() < 0 or pinned[labels].any())
+
+    stuck = {node for node, labels in book.heads if is_stuck(labels)} - ways.by_dims
+    if stuck:
+        return replace(ways, by_dims=ways.by_dims | stuck)
+    whole = {node for node, labels in book.dims if is_stuck(labels)} - ways.by_heads
+    if wishes.attention == 'heads' or not whole:
         return None
-    return replace(ways, by_dims=ways.by_dims | stuck, by_heads=ways.by_heads | whole)
+    return replace(ways, by_heads=ways.by_heads | whole)
 
 
 def book_of(
@@ -263,13 +270,22 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: Ways) -> _
     # What leaves the graph meets parameters that the graph does not show, if there are any.
     # Otherwise only a trial tells whether it matters which channels it had.
     holds_escapes = bool(graph.unreached) or ESCAPES in wishes.broken
+    heads: list[tuple[int, IntArray]] = []
+    dims: list[tuple[int, IntArray]] = []
     for _ in range(MAX_PASSES):
         book = book_of(graph, leaves, wishes, ways, canonical)
+        book.heads = [(node, united(labels, canonical)) for node, labels in heads]
+        book.dims = [(node, united(labels, canonical)) for node, labels in dims]
         silence = one_pass(graph, leaves, book, holds_escapes, keeps_all=bool(ways.loose))
         tie(wishes.ties, book, graph)
         canonical, changed = book.merged()
+        # Blocks that have been united are none any more in the passes that follow.
+        heads, dims = book.heads, book.dims
         if not changed:
             own_constraints = len(book.constraints)
+            for constraint in book.constraints:
+                if constraint.is_rigid:
+                    book.pin(constraint.rows, constraint.reason)
             book.pin(np.flatnonzero(book.of_buffers), 'a place in a buffer, which no parameter has')
             sizes = [
                 s
@@ -313,7 +329,7 @@ def one_pass(
             outputs = [Value(node.shapes[0], [], network_input)]
         else:
             inputs = [None if edge is None else values[edge] for edge in node.inputs]
-            book.module = node.module
+            book.node, book.module = node.id, node.module
             outputs = _apply(node, inputs, rules, book)
             silence.visit(node, inputs, outputs)
         for index, value in enumerate(outputs):
@@ -373,6 +389,20 @@ def _apply(
     if node.op in WITH_WEIGHTS and len(weights) > len(node.attrs.get('buffers', ())):
         pin_all(outputs, book, f'{node.where} has a weight that is a constant')
     return outputs
+
+
+def _widths_of_one_head(
+    torchs_heads: Mapping[str, int], tensors: Mapping[str, list[IntArray]]
+) -> list[Statistic]:
+    """Where torch's own attention has one head, it scales by the kept channels of the queries."""
+    found = []
+    for module in [name for name, heads in torchs_heads.items() if heads == 1]:
+        for local, parts in (('in_proj_weight', 3), ('q_proj_weight', 1)):
+            for factor in tensors.get(f'{module}.{local}' if module else local, ()):
+                if axes_of(factor) == (0,):
+                    rows = factor.ravel()[: len(factor) // parts]
+                    found.append(Statistic(module, 'one_head', (), rows))
+    return found
 
 
 def _buffers(graph: TraceGraph, book: LabelBook) -> dict[str, list[IntArray]]:

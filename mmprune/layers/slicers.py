@@ -130,7 +130,7 @@ def _embedding(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
 
 @_register('torch.nn.modules.activation.MultiheadAttention')
 def _multihead_attention(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
-    """Whole heads; the widths of queries, keys, values and the residual are one number."""
+    """Whole heads, or channels of the only one; widths of queries, keys, values are one number."""
     # A weight that a mask or a parametrisation computes has another name, or is elsewhere.
     known = {name.removesuffix('_orig'): shape for name, shape in shapes.items()}
     if 'in_proj_weight' in known:
@@ -144,6 +144,7 @@ def _multihead_attention(module: Any, shapes: Shapes, channels: int | None) -> A
     return dict(
         embed_dim=inner,
         num_heads=max(1, inner // module.head_dim),
+        head_dim=inner if module.num_heads == 1 else module.head_dim,
         kdim=known['k_proj_weight'][1] if 'k_proj_weight' in known else width,
         vdim=known['v_proj_weight'][1] if 'v_proj_weight' in known else width,
     )

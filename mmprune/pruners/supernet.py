@@ -29,7 +29,7 @@ from mmprune.execution import (
     release,
     replaced_preparation,
 )
-from mmprune.layers import Layer, layers_of, stored_numbers, whole_head_modules
+from mmprune.layers import Layer, layers_of, stored_numbers, torchs_attention
 from mmprune.pruners.topology import Restriction
 from mmprune.pruners.trial import Failure, blame, compare_executions, random_alive
 from mmprune.trace import trace
@@ -77,7 +77,7 @@ class Supernet:
             self.wishes = replace(
                 wishes or Wishes(),
                 numbers=stored_numbers(model),
-                whole_heads=whole_head_modules(model),
+                torchs_heads=torchs_attention(model),
             )
             self._prepare(mode)
             self.restriction.check(self.groups)

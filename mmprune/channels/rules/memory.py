@@ -12,10 +12,10 @@ from mmprune.channels.labels import (
     LabelBook,
     Value,
     axes_of,
-    meet,
     pin_all,
     squeeze_constant,
 )
+from mmprune.channels.meet import meet
 from mmprune.channels.rules.arithmetic import fixed_after, without
 from mmprune.channels.rules.shapes import view
 from mmprune.registry import CHANNEL_RULES
