@@ -259,6 +259,17 @@ def addmm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value
     return meet([product, *added], node.shapes[0], book, node.where) if added else product
 
 
+@CHANNEL_RULES.register_module(name='cdist')
+def cdist(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """Distances of rows (..., n, k) from rows (..., m, k): sums over k, as of a product."""
+    left, right = inputs[:2]
+    if right is not None:
+        swapped = [factor.swapaxes(-1, -2) for factor in right.factors]
+        shape = (*right.shape[:-2], right.shape[-1], right.shape[-2])
+        right = replace(right, shape=shape, factors=swapped, parameter=None)
+    return matmul(node, [left, right], replace(book, products=[], sites=[]))
+
+
 def _by_axis(factors: list[IntArray], dim: int) -> tuple[list[IntArray], list[IntArray]]:
     """Factors that vary along ``dim``, and those that do not."""
     return [f for f in factors if f.shape[dim] > 1], [f for f in factors if f.shape[dim] == 1]
