@@ -29,6 +29,7 @@ from mmprune.channels.shuffled import arrange, shuffles_of
 from mmprune.channels.silence import Silence
 from mmprune.channels.sizes import Numbers, Shrinking, SizeAttribute, unread_attributes
 from mmprune.channels.ties import pin_layers, tie
+from mmprune.channels.ways import Ways, other_ways
 from mmprune.registry import CHANNEL_RULES, table
 from mmprune.trace.trace_graph import ComputedWeight, Edge, TraceGraph, TraceNode
 
@@ -148,7 +149,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
     ways = Ways(by_heads=by_heads, loose=loose)
     while True:
         rest = _to_rest(graph, leaves, wishes, ways)
-        changed = _other_heads(rest.book, leaves.num_labels, wishes, ways)
+        changed = other_ways(rest.book, leaves.num_labels, ways)
         if changed is not None:
             ways = changed
             continue
@@ -203,15 +204,6 @@ def _not_dealt(
 
 
 @dataclass(frozen=True)
-class Ways:
-    """What passes go by, see ``LabelBook``."""
-
-    by_dims: frozenset[int] = frozenset()
-    by_heads: frozenset[int] = frozenset()
-    loose: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True)
 class _Rest:
     """The last pass: its book, the united labels, what masks need, all tensors if any are loose.
 
@@ -225,25 +217,6 @@ class _Rest:
     own_constraints: int
     numbers: ReadNumbers
     sizes: list[Size]
-
-
-def _other_heads(book: LabelBook, num_labels: int, wishes: Wishes, ways: Ways) -> Ways | None:
-    """Other ways, where heads turn out to be pinned, or to be one decision; None if none are."""
-    pinned = np.zeros(num_labels, bool)
-    for labels, _ in book.pins:
-        pinned[labels] = True
-
-    def is_stuck(labels: IntArray) -> bool:
-        is_one = labels.size > 1 and bool((labels == labels[0]).all())
-        return is_one or bool(labels.min() < 0 or pinned[labels].any())
-
-    stuck = {node for node, labels in book.heads if is_stuck(labels)} - ways.by_dims
-    if stuck:
-        return replace(ways, by_dims=ways.by_dims | stuck)
-    whole = {node for node, labels in book.dims if is_stuck(labels)} - ways.by_heads
-    if wishes.attention == 'heads' or not whole:
-        return None
-    return replace(ways, by_heads=ways.by_heads | whole)
 
 
 def book_of(
@@ -279,7 +252,6 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: Ways) -> _
         silence = one_pass(graph, leaves, book, holds_escapes, keeps_all=bool(ways.loose))
         tie(wishes.ties, book, graph)
         canonical, changed = book.merged()
-        # Blocks that have been united are none any more in the passes that follow.
         heads, dims = book.heads, book.dims
         if not changed:
             own_constraints = len(book.constraints)

@@ -331,14 +331,14 @@ def pad(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
             amounts = [(0, 0)] * rank
             factor = factor[tuple(slice(0, 1) for _ in range(rank))]
         padded = np.pad(factor, amounts, constant_values=fixed)
+        ragged = book.ragged_dim(factor)
+        if ragged is not None and not any(any(a) for d, a in enumerate(amounts) if d != ragged):
+            book.mark_ragged(padded, ragged)
         for dim, (before, behind) in enumerate(amounts):
             for start, size in ((0, before), (padded.shape[dim] - behind, behind)):
                 labels = book.width_of(node.id, dim, start) if size else None
                 if labels is not None and axes_of(padded) == (dim,):
                     padded.reshape(-1)[start : start + size] = labels
-        ragged = book.ragged_dim(factor)
-        if ragged is not None and not any(any(a) for d, a in enumerate(amounts) if d != ragged):
-            book.mark_ragged(padded, ragged)
         return padded
 
     return _moved(value, move, node.shapes[0])
