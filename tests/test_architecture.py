@@ -18,7 +18,16 @@ STAGES = [
     *('pruners', 'models', 'engine'),
 ]
 # Modules that every stage may import, and that import no stage.
-COMMON = {'checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry', 'version'}
+COMMON = {
+    'building',
+    'checkpoint',
+    'config',
+    'dependencies',
+    'errors',
+    'fileio',
+    'registry',
+    'version',
+}
 # Beside the flow.
 SIDE = {
     'bench': {*STAGES, 'cost', 'datasets', 'latency', 'zoo'},
