@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Subset
 
 from mmprune.checkpoint import check_fit, load_weights, read_checkpoint
 from mmprune.config import load_config
+from mmprune.engine.missing_data import data_named
 from mmprune.engine.randomness import seeded
 from mmprune.errors import InputError
 from mmprune.models import AutoSlim, Recalibration
@@ -130,7 +131,7 @@ def calibration_batches(cfg: Config, recalibration: Recalibration) -> list[Any]:
     collate = dict(config.get('collate_fn') or dict(type='pseudo_collate'))
     kind = collate.pop('type')
     function = FUNCTIONS.get(kind) if isinstance(kind, str) else kind
-    with seeded(recalibration.seed):
+    with seeded(recalibration.seed), data_named(cfg):
         dataset = DATASETS.build(deepcopy(config['dataset']))
         order = torch.randperm(len(dataset))[: recalibration.num_batches * batch_size]
         loader = DataLoader(
