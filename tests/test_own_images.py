@@ -30,7 +30,7 @@ def run(command: list[str]) -> None:
         warnings.simplefilter('ignore')
         patch.setattr(sys, 'argv', [tool, *arguments])
         if tool == 'tools/diagnose.py':  # always ends by its status
-            with pytest.raises(SystemExit, match='^0$'):
+            with pytest.raises(SystemExit, match=r'^0$'):
                 runpy.run_path(str(ROOT / tool), run_name='__main__')
         else:
             runpy.run_path(str(ROOT / tool), run_name='__main__')
