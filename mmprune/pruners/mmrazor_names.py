@@ -65,11 +65,10 @@ class MMRazorNames:
 
     @property
     def modules_have_child(self) -> OrderedSet[str]:
-        """Non-pass modules whose outputs some non-pass module reads, as they are read."""
-        parents = _links(self.supernet).parents.values()
-        return OrderedSet(
-            name for entries in parents for entry in entries for name in _names(entry)
-        )
+        """Non-pass modules whose outputs some non-pass module reads, in order of execution."""
+        parents = _links(self.supernet).parents
+        read = {name for entries in parents.values() for e in entries for name in _names(e)}
+        return OrderedSet(name for name in parents if name in read)
 
     @property
     def modules_have_ancest(self) -> OrderedSet[str]:
