@@ -1,6 +1,7 @@
 """Finding and reading config files."""
 
 import json
+import logging
 import os
 from copy import deepcopy
 from difflib import get_close_matches
@@ -10,8 +11,10 @@ from typing import Any
 import yaml
 from mmengine.config import Config
 from mmengine.config.utils import ConfigParsingError
+from mmengine.logging import print_log
 
 from mmprune.errors import InputError, MissingFileError
+from mmprune.renamed_configs import RENAMED
 
 _PACKAGE = Path(__file__).resolve().parent
 # In a normal install, and in a source tree.
@@ -49,7 +52,7 @@ def find_config(config: str | os.PathLike[str]) -> Path:
 
     Args:
         config: A path, a path inside mmprune's ``configs``, or the mere name
-            of one of the files there.
+            of one of the files there; names of before 0.2 are found, and the new ones said.
 
     Raises:
         MissingFileError: If there is none; the message offers similar names.
@@ -66,6 +69,11 @@ def find_config(config: str | os.PathLike[str]) -> Path:
     ]
     for file, root in own:
         if file.name == str(config) or file == root / path:
+            return file
+    new_name = RENAMED.get(path.name)
+    for file, _ in own:
+        if file.name == new_name:
+            print_log(f'{config} is called {new_name} since 0.2', 'current', logging.WARNING)
             return file
     names = sorted({file.name for file, _ in own})
     close = get_close_matches(path.name, names, n=3) or names
@@ -93,5 +101,5 @@ def _read(file: Path, name: str) -> Config:
         reason = str(error).rstrip('!.')
         raise InputError(
             f'{name}: not a config file: {reason}. A config is a Python, YAML or JSON file of '
-            'settings, such as configs/digits/resnet_small_digits.py.'
+            'settings, such as configs/digits/resnet-small_1xb64_digits.py.'
         ) from error

@@ -26,6 +26,7 @@ COMMON = {
     'errors',
     'fileio',
     'registry',
+    'renamed_configs',
     'version',
 }
 # Beside the flow.

@@ -1,5 +1,6 @@
 """Configs are found by path and by name, and what is none is refused with its name."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ from mmengine.config import Config
 from mmprune import config as config_module
 from mmprune.config import CONFIG_ROOTS, find_config, load_config
 from mmprune.errors import InputError, exit_on_input_error
+from mmprune.renamed_configs import RENAMED
 
-NAME = 'resnet_small_digits.py'
+NAME = 'resnet-small_1xb64_digits.py'
 SOURCE_CONFIGS = CONFIG_ROOTS[1]
 
 
@@ -101,3 +103,21 @@ def test_a_tool_ends_with_one_message(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_fault_of_mmprune_keeps_its_traceback() -> None:
     with pytest.raises(KeyError), exit_on_input_error():
         {}['x']
+
+
+@pytest.mark.parametrize(('old', 'new'), sorted(RENAMED.items()))
+def test_names_of_before_are_found(old: str, new: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = find_config(f'configs/any/{old}')
+    assert found == find_config(old) == find_config(new)
+    assert found.name == new
+    assert f'{old} is called {new} since 0.2' in capsys.readouterr().out
+
+
+CONFIGS = [path for path in SOURCE_CONFIGS.rglob('*.py') if '_base_' not in path.parts]
+# OpenMMLab's: algorithm, model, GPUs times batch size, dataset; a mere network has no last two.
+CONVENTION = re.compile(r'([a-z-]+_)?[a-z0-9.-]+(_[\d.]+x)?_\d+xb\d+_(in1k|digits)\.py')
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.name)
+def test_names_follow_the_convention(path: Path) -> None:
+    assert CONVENTION.fullmatch(path.name) or path.name == 'yolov5s.py'

@@ -8,7 +8,7 @@ from installation import accuracy, mim
 
 pytestmark = pytest.mark.mim
 
-CONFIG = 'resnet_small_digits.py'
+CONFIG = 'resnet-small_1xb64_digits.py'
 
 
 @pytest.fixture(scope='module')
@@ -21,7 +21,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(installed: Path, folder: Path) -> Path:
     """The checkpoint that a full training leaves, and where it is by default."""
     mim(installed, folder, 'train', 'mmprune', CONFIG)
-    return folder / 'work_dirs' / 'resnet_small_digits' / 'epoch_20.pth'
+    return folder / 'work_dirs' / 'resnet-small_1xb64_digits' / 'epoch_20.pth'
 
 
 def test_train_and_test(installed: Path, folder: Path, trained: Path) -> None:
@@ -47,4 +47,4 @@ def test_run_gives_the_metrics_as_a_file(installed: Path, folder: Path, trained:
 
 def test_search_finds_the_model(installed: Path, folder: Path) -> None:
     printed = mim(installed, folder, 'search', 'mmprune', '--model', 'digits')
-    assert 'resnet_small_digits' in printed
+    assert 'resnet-small_1xb64_digits' in printed

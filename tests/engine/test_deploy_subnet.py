@@ -18,7 +18,7 @@ from mmprune.engine.predict import predict_dataset
 from mmprune.engine.run import evaluate, train
 from mmprune.errors import InputError
 
-CONFIG = 'autoslim_resnet_small_digits_tiny.py'
+CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 
 
 @pytest.fixture
@@ -200,6 +200,6 @@ def test_broken_channel_configs_are_refused_by_name(
 
 
 def test_a_plain_config_has_no_subnets(cfg: Config, untrained: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r'resnet_small_digits.py.*ImageClassifier'):
-        export_subnet('resnet_small_digits.py', untrained, 'min', tmp_path / 'subnet.yaml')
+    with pytest.raises(InputError, match=r'resnet-small_1xb64_digits.py.*ImageClassifier'):
+        export_subnet('resnet-small_1xb64_digits.py', untrained, 'min', tmp_path / 'subnet.yaml')
     assert not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ from mmprune.engine.search_subnet import search_subnet
 from mmprune.errors import MissingFileError
 from mmprune.models import Recalibration
 
-CONFIG = 'autoslim_resnet_small_digits_tiny.py'
+CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 
 
 def elsewhere(**dataset: Any) -> Config:

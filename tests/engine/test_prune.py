@@ -22,7 +22,7 @@ from mmprune.engine.search_subnet import search_subnet
 from mmprune.errors import InputError
 from mmprune.registry import MODELS
 
-CONFIG = 'autoslim_resnet_small_digits_tiny.py'
+CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 
 
 def tiny(**pruner: Any) -> Config:
@@ -188,7 +188,7 @@ def test_weights_of_another_network_are_refused(plain: Path, tmp_path: Path) -> 
 
 
 def test_the_config_of_the_documentation_meets_its_budget() -> None:
-    cfg = load_config('prune_resnet_small_digits.py')
+    cfg = load_config('importance_resnet-small_1xb64_digits.py')
     init_default_scope('mmcls')
     pruner = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor)).pruner
     full = pruner.cost()['macs']

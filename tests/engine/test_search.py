@@ -18,7 +18,7 @@ from mmprune.engine.search_subnet import search_subnet
 from mmprune.errors import InputError
 
 Search = Callable[..., Any]
-CONFIG = 'autoslim_resnet_small_digits_tiny.py'
+CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 EVOLUTION = {
     'type': 'mmprune.EvolutionSearchLoop',
     'constraints': {'macs': 0.5},

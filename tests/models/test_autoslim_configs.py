@@ -66,7 +66,7 @@ def test_the_subnets_config_is_the_plain_network(tmp_path: Path) -> None:
     pruner.set_min_channel()
     save_channel_cfg(pruner.export_subnet(), tmp_path / 'subnet.yaml')
     cfg = load_config(
-        'autoslim_mobilenet-v2_1.5x_subnet_8xb256_in1k.py',
+        'autoslim-subnet_mobilenet-v2_1.5x_8xb256_in1k.py',
         {'model.channel_cfg': str(tmp_path / 'subnet.yaml')},
     )
     model = MODELS.build(cfg.model)

@@ -1,9 +1,9 @@
 # Prune the trained network of the digits to half of its MACs, in one step, by the sum of absolute
 # weights.
-#   python tools/train.py configs/digits/resnet_small_digits.py
-#   python tools/prune.py configs/importance/prune_resnet_small_digits.py \
-#       work_dirs/resnet_small_digits/epoch_20.pth
-_base_ = ['../digits/resnet_small_digits.py']
+#   python tools/train.py configs/digits/resnet-small_1xb64_digits.py
+#   python tools/prune.py configs/importance/importance_resnet-small_1xb64_digits.py \
+#       work_dirs/resnet-small_1xb64_digits/epoch_20.pth
+_base_ = ['../digits/resnet-small_1xb64_digits.py']
 
 model = dict(
     _delete_=True,

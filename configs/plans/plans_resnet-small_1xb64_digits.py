@@ -1,9 +1,9 @@
 # Carry out recorded plans on the trained network of the digits: the channels in the file go, with
 # everything that depends on them. docs/plans.md says how such a file is made.
-#   python tools/train.py configs/digits/resnet_small_digits.py
-#   python tools/prune.py configs/plans/plans_resnet_small_digits.py \
-#       work_dirs/resnet_small_digits/epoch_20.pth --out-dir planned
-_base_ = ['../digits/resnet_small_digits.py']
+#   python tools/train.py configs/digits/resnet-small_1xb64_digits.py
+#   python tools/prune.py configs/plans/plans_resnet-small_1xb64_digits.py \
+#       work_dirs/resnet-small_1xb64_digits/epoch_20.pth --out-dir planned
+_base_ = ['../digits/resnet-small_1xb64_digits.py']
 
 model = dict(
     _delete_=True,
@@ -16,4 +16,4 @@ model = dict(
 )
 
 # Or in place of a file: plans=[dict(layer='backbone.layer1.0.conv1', channels=[2, 6, 9]), ...].
-prune_cfg = dict(plans='{{ fileDirname }}/plans_resnet_small_digits.json')
+prune_cfg = dict(plans='{{ fileDirname }}/plans_resnet-small_1xb64_digits.json')

@@ -2,7 +2,7 @@
 # widths are read as those of all convolutions in the order in which they run, the projections of
 # shortcuts included; the first entry is the image. Blocks end on uneven widths, so shortcuts are
 # sampled. 1,949,966,848 MACs, 7,530,160 parameters.
-#   python tools/train.py configs/channel_lists/amc_resnet50_in1k.py
+#   python tools/train.py configs/channel_lists/amc_resnet50_4xb64_in1k.py
 _base_ = [
     'mmcls::_base_/datasets/imagenet_bs64_pil_resize.py',
     'mmcls::_base_/schedules/imagenet_bs256_coslr.py',

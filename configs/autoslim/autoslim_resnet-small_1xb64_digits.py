@@ -1,7 +1,7 @@
 # AutoSlim on the handwritten digits: a supernet of the small ResNet, and its search.
-#   python tools/train.py configs/autoslim/autoslim_resnet_small_digits.py
-#   python tools/search_subnet.py configs/autoslim/autoslim_resnet_small_digits.py CHECKPOINT
-_base_ = ['../digits/resnet_small_digits.py']
+#   python tools/train.py configs/autoslim/autoslim_resnet-small_1xb64_digits.py
+#   python tools/search_subnet.py configs/autoslim/autoslim_resnet-small_1xb64_digits.py CHECKPOINT
+_base_ = ['../digits/resnet-small_1xb64_digits.py']
 
 model = dict(
     _delete_=True,

@@ -1,8 +1,8 @@
 # Train the plain network, and prune it to half of its MACs on the way: from epoch 2 on the least
 # important channels go; from epoch 10 on the small network trains.
-#   python tools/train.py configs/importance/iterative_resnet_small_digits.py
+#   python tools/train.py configs/importance/iterative_resnet-small_1xb64_digits.py
 #   python tools/test.py WORK_DIR/deployed.py WORK_DIR/epoch_20.pth
-_base_ = ['../digits/resnet_small_digits.py']
+_base_ = ['../digits/resnet-small_1xb64_digits.py']
 
 custom_hooks = [
     dict(

@@ -1,6 +1,6 @@
 # MobileNet (v1) at half of its MACs, by the list of channels that AMC (He et al. 2018) found: the
 # stem, then the pointwise convolution of every block. 284,862,328 MACs, 927,264 parameters.
-#   python tools/train.py configs/channel_lists/amc_mobilenet-v1_in1k.py
+#   python tools/train.py configs/channel_lists/amc_mobilenet-v1_4xb64_in1k.py
 _base_ = [
     'mmcls::_base_/datasets/imagenet_bs64_pil_resize.py',
     'mmcls::_base_/schedules/imagenet_bs256_coslr.py',

@@ -1,5 +1,5 @@
 # The same supernet, searched by evolution under a quarter of the MACs and half the parameters.
-_base_ = ['./autoslim_resnet_small_digits.py']
+_base_ = ['./autoslim_resnet-small_1xb64_digits.py']
 
 search_cfg = dict(
     _delete_=True,

@@ -1,7 +1,7 @@
 # The small ResNet for digits with a width for every convolution, projections left out. Its blocks
 # end on uneven widths; shortcuts are sampled to fit.
-#   python tools/train.py configs/channel_lists/resnet_small_channel_list_digits.py
-_base_ = ['../digits/resnet_small_digits.py']
+#   python tools/train.py configs/channel_lists/channel-list_resnet-small_1xb64_digits.py
+_base_ = ['../digits/resnet-small_1xb64_digits.py']
 
 model = dict(
     _delete_=True,

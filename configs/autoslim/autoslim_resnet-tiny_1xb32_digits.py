@@ -1,5 +1,5 @@
 # Every step in seconds, for tests of the tools: an accuracy is not to be expected.
-_base_ = ['./autoslim_resnet_small_digits.py']
+_base_ = ['./autoslim_resnet-small_1xb64_digits.py']
 
 model = dict(
     architecture=dict(backbone=dict(stem_channels=8, base_channels=8), head=dict(in_channels=32)),
