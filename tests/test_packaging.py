@@ -33,7 +33,7 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.Zip
 
 
 def project_files(
-    folder: str, suffixes: Iterable[str] = ('.json', '.py', '.yml', '.md')
+    folder: str, suffixes: Iterable[str] = ('.json', '.py', '.yml', '.md', '.sh')
 ) -> set[str]:
     return {
         str(path.relative_to(ROOT))
