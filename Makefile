@@ -6,7 +6,7 @@ VENV ?= .venv
 # Arguments to add, as in: make test ARGS='-k digits'
 ARGS ?=
 
-REQUIREMENTS := $(addprefix requirements/,runtime.txt lite.txt onnx.txt tests.txt dev.txt)
+REQUIREMENTS := $(addprefix requirements/,runtime.txt lite.txt onnx.txt tests.txt dev.txt docs.txt)
 CONSTRAINTS := requirements/constraints.txt
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
@@ -17,7 +17,7 @@ export OMP_NUM_THREADS ?= 2
 RUN = PYTHONPATH="$(CURDIR)" $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test demo zoo bench bench-accuracy lint format clean
+.PHONY: help venv test demo docs zoo bench bench-accuracy lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ test: $(READY) ## run the tests
 demo: $(READY) ## train, search, deploy and finetune on handwritten digits, with a table at the end
 	$(RUN) tools/demo.py $(ARGS)
 
+docs: $(READY) ## build the site of the documentation into site/; warnings are errors
+	$(RUN) -W ignore docs/site/build.py site $(ARGS)
+
 zoo: $(READY) ## prune the networks of mmcls, and print how much and how exactly
 	$(RUN) tools/zoo.py $(ARGS)
 
@@ -61,5 +64,5 @@ format: $(READY) ## bring the files into the style that lint asks for
 	$(BIN)/ruff format .
 
 clean: ## remove the virtual environment, caches and what builds leave
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -72,6 +72,7 @@ setup(
         'onnx': read_requirements('onnx'),
         'tests': read_requirements('lite') + read_requirements('onnx') + read_requirements('tests'),
         'dev': read_requirements('dev'),
+        'docs': read_requirements('docs'),
     },
     zip_safe=False,
 )

@@ -76,6 +76,7 @@ def test_the_metadata_name_every_requirement_and_extra(wheel: zipfile.ZipFile) -
     assert extras['onnx'] == {'onnx', 'onnxruntime', 'onnxscript'}
     assert {'pytest', 'mmcv-lite', 'onnx'} <= extras['tests']
     assert extras['dev'] == {'mypy', 'ruff', 'torch-pruning'}
+    assert {'sphinx', 'myst-parser'} <= extras['docs']
 
 
 def test_a_second_build_ships_nothing_of_the_first(source: Path, tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_requirements_are_pinned_by_the_constraints() -> None:
         if line and not line.startswith('#')
     )
     pinned = {name.lower().replace('_', '-'): version for name, version in pinned.items()}
-    for file in ('runtime', 'lite', 'onnx', 'tests', 'dev'):
+    for file in ('runtime', 'lite', 'onnx', 'tests', 'dev', 'docs'):
         for line in (folder / f'{file}.txt').read_text().splitlines():
             if line and not line.startswith('#'):
                 requirement = Requirement(line)
