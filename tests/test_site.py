@@ -1,4 +1,4 @@
-"""The pages of the site, as they are laid out for Sphinx: links lead somewhere, none is left out."""
+"""The pages of the site, as they are laid out for Sphinx: links lead somewhere, all are listed."""
 
 import re
 import sys

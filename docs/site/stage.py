@@ -18,11 +18,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / 'docs'
 MENU = {
+    'Begin': 'readme readme_zh-cn notebooks',
     'Prune': (
         'prune-a-network prune-by-importance your-own-images criteria network-slimming plans '
         'topology channel-lists'
     ),
-    'Train and search': 'train-a-supernet search cost latency',
+    'Train and search': 'train-a-supernet searching cost latency',
     'Deploy': 'export-and-deploy verify channel-config',
     'Understand': 'diagnose read-the-report what-can-be-pruned errors',
     'Extend': 'extend architecture contributing',
@@ -50,17 +51,22 @@ def stage(folder: Path) -> None:
 
 def _sources() -> Iterator[Path]:
     yield from sorted(DOCS.glob('*.md'))
-    yield from (ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'))
+    names = ('README.md', 'README_zh-CN.md', 'CONTRIBUTING.md', 'CHANGELOG.md')
+    yield from (ROOT / name for name in names)
     yield from sorted((ROOT / 'configs').glob('*/README.md'))
-    yield from sorted((ROOT / 'notebooks').glob('*.md'))
+    yield ROOT / 'notebooks' / 'README.md'
 
 
 def _name(path: Path) -> str:
     """The page that a file becomes."""
     if path == DOCS / 'README.md':
         return 'index.md'
+    if path == DOCS / 'search.md':
+        return 'searching.md'  # search.html is Sphinx's own
     if path.parent == ROOT:
         return f'{path.stem.lower()}.md'
+    if path.parent.name == 'notebooks':
+        return 'notebooks.md'
     if path.name == 'README.md':
         return f'configs/{path.parent.name}.md'
     return path.name
