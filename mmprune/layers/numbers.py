@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import reduce
 from typing import Any, TypeGuard
 
-import numpy as np
 from torch import nn
 
-from mmprune.channels.constraints import BoolArray
-from mmprune.channels.labels import kept
 from mmprune.channels.sizes import Numbers, SizeAttribute
 from mmprune.layers.slicers import slicer_of
 
@@ -52,6 +48,8 @@ def _untold(module: nn.Module) -> dict[str, int | tuple[int, ...]]:
         return {'num_groups': module.num_groups}
     if isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is None:
         return {'normalized_shape': tuple(module.normalized_shape)}
+    if isinstance(module, nn.Transformer):
+        return {'d_model': module.d_model}
     if isinstance(module, nn.Unflatten) and all(map(_is_number, module.unflattened_size)):
         return {'unflattened_size': tuple(module.unflattened_size)}
     return {}
@@ -68,14 +66,6 @@ def _is_number(value: object) -> TypeGuard[int]:
 
 def _is_size(value: object) -> TypeGuard[int]:
     return _is_number(value) and value > 1
-
-
-def size_in(number: SizeAttribute, alive: BoolArray) -> int:
-    """The size that a number stands for in the subnet whose labels are ``alive``."""
-    masks = [kept(alive, factor) for factor in number.size.factors]
-    # Where there is something at all, there is as much along the dim everywhere. Shuffled
-    # channels need not fill a box, since the places of the full network are not theirs.
-    return int(reduce(np.logical_and, masks).sum(axis=number.size.dim).max())
 
 
 def mended_numbers(

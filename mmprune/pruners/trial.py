@@ -15,7 +15,6 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.channels.held import is_child, is_inside
 from mmprune.channels.labels import Size
 from mmprune.channels.propagate import ESCAPES, ORDERS
-from mmprune.channels.sizes import unlike_sizes
 from mmprune.deploy.verify import TOLERANCE
 from mmprune.execution.observed_run import first_difference, observed_run, relative_error
 from mmprune.execution.precision import float64_input, in_float64, is_rounded
@@ -79,7 +78,7 @@ def compare_executions(
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
     tolerance = TOLERANCE.get(dtype, 1e-5)
     small = smaller_input(demo_input)
-    if small is not None and _runs(model, small, set_mode, tolerance, observe=False) is None:
+    if small is not None and not _runs(model, small, set_mode, tolerance, False, is_proof=True):
         return None
     failure = _runs(model, demo_input, set_mode, tolerance, observe=False)
     if failure is None or (failure.is_difference and _is_rounding(model, demo_input, set_mode)):
@@ -105,8 +104,12 @@ def _runs(
     set_mode: Mapping[str, Callable[[], None]],
     tolerance: float,
     observe: bool,
+    is_proof: bool = False,
 ) -> Failure | None:
-    """Compare the runs; to ``observe`` them costs time and memory, and says where they part."""
+    """Compare the runs; to ``observe`` them costs time and memory, and says where they part.
+
+    Outputs that are not finite say nothing: as a proof that is not enough.
+    """
     recorded = {}
     for mode, switch in set_mode.items():
         switch()
@@ -116,7 +119,7 @@ def _runs(
         recorded[mode] = (outputs, recorder)
     (sliced, first), (masked, second) = recorded.values()
     if not all(torch.isfinite(t).all() for t in sliced if t.is_floating_point()):
-        return None
+        return Failure('', 'the outputs are not finite') if is_proof else None
     errors = [relative_error(a, b) for a, b in zip(sliced, masked, strict=True)]
     if max(errors, default=0.0) <= tolerance:
         return None
@@ -133,10 +136,9 @@ def blame(
 ) -> dict[tuple[str, str], str]:
     """What to hold on to, so that a failure cannot happen again.
 
-    Walks from the failing module outward. First to a module in which dims of one size differ:
-    if it computes one from the other, they must shrink alike. Then to one that cuts or views
-    channels by number, whose dims are pinned; at last to one that channels pass through. All
-    modules of its class are taken to do the same.
+    Walks from the failing module outward, to one that was given a number of unknown origin for
+    the size of a dim, then to one that cuts or views channels by number, whose dims are pinned; at
+    last to one that channels pass through. All modules of its class are taken to do the same.
 
     Args:
         failure: What failed.
@@ -151,16 +153,15 @@ def blame(
     chain = [failure.module]
     while chain[-1]:
         chain.append(chain[-1].rpartition('.')[0])
-    search = partial(_sizes_to_hold, failure, labelling, prunable, kinds, tried)
-    # Shapes that do not fit say more of sizes than of values that leave the graph.
-    found = {} if failure.is_difference else search(chain[:1], ('alike',))
+    search = partial(_sizes_to_hold, failure, labelling, prunable, kinds)
+    found = search(chain, ('unknown',))
     if found:
         return found
     if labelling.has_escapes and ESCAPES not in tried:
         return {ESCAPES: 'used outside of the autograd graph'}
     if labelling.arrangements and ORDERS not in tried:
         return {ORDERS: 'kept channels stand in the order of the full network'}
-    found = search(chain, ('alike', 'own', 'passed', 'inside'))
+    found = search(chain, ('own', 'passed', 'inside'))
     if found:
         return found
     for name in chain:
@@ -177,30 +178,23 @@ def _sizes_to_hold(
     labelling: Labelling,
     prunable: BoolArray,
     kinds: Mapping[str, type],
-    tried: Collection[tuple[str, str]],
     chain: list[str],
     ways: Iterable[str],
 ) -> dict[tuple[str, str], str]:
     """The first of ``ways`` to hold sizes of a module of ``chain`` that may help."""
     for what in ways:
+        known = labelling.unknown_sizes if what == 'unknown' else labelling.sizes
         for name in chain:
-            sizes = [size for size in labelling.sizes if _is_at(size.module, name, what)]
-            if what == 'alike':
-                fits = bool(unlike_sizes(sizes)) and (name, what) not in tried
-            else:
-                own = what == 'own'
-                fits = any(
-                    (size.own is own or what == 'inside') and _shrinks(size, prunable)
-                    for size in sizes
-                )
-            if fits:
+            sizes = [size for size in known if _is_at(size.module, name, what)]
+            own = what in ('own', 'unknown')
+            if any((size.own is own or what == 'inside') and _shrinks(size, prunable)
+                   for size in sizes):  # fmt: skip
                 kind = kinds.get(name)
                 same = [n for n, k in kinds.items() if k is kind] if name else [name]
-                same = same if what in ('alike', 'own') else [name]
                 return {
                     (n, what): f'{kind.__name__ if kind else n} {n or "(root)"} reads sizes that '
                     f'mmprune does not mend ({failure.problem[:120]})'
-                    for n in same
+                    for n in (same if own else [name])
                 }
     return {}
 

@@ -19,6 +19,7 @@ from mmprune.trace.calls import CallRecorder, tensors_in
 from mmprune.trace.eager import eagerly
 from mmprune.trace.escapes import EscapeRecorder
 from mmprune.trace.model_state import Contents, caching_modules, untouched
+from mmprune.trace.numbers import NumberLog, resolved
 from mmprune.trace.stand_ins import ALL, FAITHFUL, StandIns
 from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode
 
@@ -56,7 +57,12 @@ def describe_input(demo_input: DemoInput) -> str:
     return f'a demo input of {shapes or "no tensor"}'
 
 
-def trace(model: nn.Module, demo_input: DemoInput, contents: Contents | None = None) -> TraceGraph:
+def trace(
+    model: nn.Module,
+    demo_input: DemoInput,
+    contents: Contents | None = None,
+    stored: Mapping[str, Any] | None = None,
+) -> TraceGraph:
     """Trace one forward pass of ``model``, which is left as it was.
 
     The pass runs in eval mode with gradients on; every parameter and every float
@@ -67,6 +73,8 @@ def trace(model: nn.Module, demo_input: DemoInput, contents: Contents | None = N
         demo_input: A tensor, a tuple of arguments, a dict of keywords, or
             ``callable(model) -> outputs``. The batch size does not matter.
         contents: See ``untouched``.
+        stored: Numbers that modules store, by module and attribute, to follow where they are
+            used.
 
     Raises:
         TraceError: The model fails on the demo input, or returns no tensor that
@@ -76,11 +84,12 @@ def trace(model: nn.Module, demo_input: DemoInput, contents: Contents | None = N
     buffers = _constant_buffers(model)
     # A buffer that is written to cannot require grad, and some code wants no gradients where
     # it says so: the last attempt shows why.
+    stored = stored or {}
     for stand_ins, leaves in ((ALL, buffers), (FAITHFUL, buffers), (ALL, {})):
         if leaves or not buffers:
             with contextlib.suppress(TraceError):
-                return _trace(model, demo_input, leaves, contents, stand_ins)
-    return _trace(model, demo_input, {}, contents, FAITHFUL)
+                return _trace(model, demo_input, leaves, contents, stand_ins, stored)
+    return _trace(model, demo_input, {}, contents, FAITHFUL, stored)
 
 
 def _constant_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -100,6 +109,7 @@ def _trace(
     buffers: Mapping[str, torch.Tensor],
     contents: Contents,
     stand_ins: StandIns,
+    stored: Mapping[str, Any],
 ) -> TraceGraph:
     """Trace with these buffers as leaves of the graph, and with stand-ins for some functions."""
     # Inside inference mode nothing is recorded, whatever requires grad.
@@ -111,8 +121,13 @@ def _trace(
         _let_all_require_grad(model)
         demo_input, input_leaves = _differentiable(demo_input)
         recorder = CallRecorder(model)
-        escapes = EscapeRecorder(lambda: recorder.stack[-1], stand_ins, copies.keep)
-        with warnings.catch_warnings(), torch.enable_grad(), eagerly(model), recorder, escapes:
+        log = NumberLog(lambda: recorder.stack[-1])
+        escapes = EscapeRecorder(log.running, stand_ins, copies.keep, log)
+        with contextlib.ExitStack() as stack:
+            for context in (warnings.catch_warnings(), torch.enable_grad(), eagerly(model)):
+                stack.enter_context(context)
+            for context in (log.installed(model, stored), recorder, escapes):
+                stack.enter_context(context)
             # Only here do numbers that a model gives to Python require grad.
             warnings.filterwarnings('ignore', message='Converting a tensor with requires_grad')
             warnings.filterwarnings('ignore', message='Using `torch.compile.* global hooks')
@@ -127,6 +142,7 @@ def _trace(
         found = tensors_in(outputs)
         for tensor in found:
             escapes.use(tensor)
+        input_leaves.append(log.token)
         return _GraphReader(model, buffers, recorder, escapes, input_leaves).read(found)
 
 
@@ -211,6 +227,7 @@ class _GraphReader:
         # What a module gives and nobody uses is computed all the same, and must fit.
         unused = [t.grad_fn for _, _, given in self.recorder.calls for t in given]
         unused = [node for node in unused if node is not None and node not in behind_outputs]
+        unused += self.escapes.numbers.nodes() if self.escapes.numbers else []
         order = _topological([edge.node for edge in edges] + escaped + unused)
         self.ids = {grad_fn: index for index, grad_fn in enumerate(order)}
         nodes = tuple(self._read_node(grad_fn) for grad_fn in order)
@@ -253,6 +270,7 @@ class _GraphReader:
             handed=tuple(self._handed()),
             recomputing=tuple(self.recorder.recomputing),
             buffers=frozenset(leaves) - self.parameter_shapes.keys(),
+            **(resolved(self.escapes.numbers, self.ids) if self.escapes.numbers else {}),
         )
 
     def _handed(self) -> Iterable[tuple[str, str]]:
