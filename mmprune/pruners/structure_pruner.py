@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from mmengine.model import is_model_wrapper
 from torch import nn
 
 from mmprune.channels import ChannelGroup, Wishes
@@ -30,6 +29,7 @@ from mmprune.pruners.trial import random_alive
 from mmprune.pruners.verification import verify
 from mmprune.registry import IMPORTANCE, PRUNERS
 from mmprune.trace.tracer import DemoInput
+from mmprune.wrappers import is_model_wrapper
 
 ChannelCfgLike = Mapping[str, Any] | str | Path
 DEFAULT_INPUT = (1, 3, 224, 224)
