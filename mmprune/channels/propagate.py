@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -32,7 +32,7 @@ from mmprune.channels.sizes import (
     shrinking,
     size_attributes,
 )
-from mmprune.errors import InputError
+from mmprune.channels.wished import pin_layers, tie_layers
 from mmprune.registry import CHANNEL_RULES, table
 from mmprune.trace.trace_graph import Edge, TraceGraph, TraceNode
 
@@ -101,7 +101,7 @@ class Wishes:
     """What a user asks of the labelling, and what earlier tries have taught.
 
     Attributes:
-        pinned_layers: Layers whose output channels stay, by name prefix.
+        pinned_layers: Layers, or modules that hold layers, whose output channels stay.
         ties: Pairs of layers whose output channels are pruned together.
         attention: ``'heads'`` removes whole heads where that is possible, ``'dims'`` equally
             many channels of every head.
@@ -238,14 +238,14 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: _Ways) -> 
         )
         values: dict[Edge, Value] = {}
         silence = _one_pass(graph, leaves, book, holds_escapes, values if ways.loose else None)
-        _tie(wishes.ties, book)
+        tie_layers(wishes.ties, book)
         canonical, changed = book.merged()
         if not changed:
             own_constraints = len(book.constraints)
             book.pin(np.flatnonzero(book.of_buffers), 'a place in a buffer, which no parameter has')
             sizes = [s for s in book.sizes if not all(book.is_in_buffers(f) for f in s.factors)]
             book.sizes = shrinking(sizes, book.constraints)
-            _pin_layers(wishes.pinned_layers, book)
+            pin_layers(wishes.pinned_layers, graph, book, leaves)
             hold_broken(wishes.broken, book, leaves)
             return _Rest(book, canonical, silence, values, own_constraints)
     raise RuntimeError(
@@ -332,27 +332,6 @@ def _apply(
     if node.op in WITH_WEIGHTS and len(weights) > len(node.attrs.get('buffers', ())):
         pin_all(outputs, book, f'{node.where} has a weight that is a constant')
     return outputs
-
-
-def _tie(ties: Iterable[tuple[str, str]], book: LabelBook) -> None:
-    """Unite the output channels of layers that the user has tied."""
-    for names in ties:
-        found = [[s.labels for s in book.sites if s.layer == n and s.role != 'in'] for n in names]
-        for name, sites in zip(names, found, strict=True):
-            if not sites:
-                raise InputError(f"cannot tie '{name}': no traced layer has this name")
-        sizes = [len(sites[0]) for sites in found]
-        if len(set(sizes)) > 1:
-            raise InputError(f'cannot tie {names}: they have {sizes} output channels')
-        for sites in found[1:]:
-            book.unite(found[0][0], sites[0])
-
-
-def _pin_layers(prefixes: Iterable[str], book: LabelBook) -> None:
-    for prefix in prefixes:
-        for site in book.sites:
-            if site.role != 'in' and site.layer.startswith(prefix):
-                book.pin(site.labels, f"excluded by except_start_keys '{prefix}'")
 
 
 def _buffers(graph: TraceGraph, book: LabelBook) -> dict[str, list[IntArray]]:

@@ -43,7 +43,8 @@ class StructurePruner(MMRazorNames, Planning, abc.ABC):
     ``set_min_channel``); ``importance`` says which.
 
     Args:
-        except_start_keys: Prefixes of layer names whose output channels all stay.
+        except_start_keys: Layers whose output channels all stay: names of layers, or of modules
+            that hold layers. ``'stage1'`` stands for all in ``stage1``, not for ``stage10``.
         importance: Config or instance of a channel importance; None keeps the first
             channels of each group, as in slimmable networks.
         execution: ``'slice'`` computes only what the subnet has; ``'mask'`` keeps all
@@ -79,7 +80,7 @@ class StructurePruner(MMRazorNames, Planning, abc.ABC):
         self.attention, self.group_norm = attention, group_norm
         if isinstance(except_start_keys, str):
             raise InputError(
-                f'except_start_keys must be a list of prefixes: [{except_start_keys!r}], not '
+                f'except_start_keys must be a list of names: [{except_start_keys!r}], not '
                 f'{except_start_keys!r}'
             )
         self.except_start_keys = tuple(except_start_keys)

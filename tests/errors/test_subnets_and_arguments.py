@@ -189,7 +189,7 @@ def test_weights_that_cannot_be_compared_are_told_with_their_group(kind, value):
         (dict(execution='slices'), "execution must be 'slice' or 'mask', not 'slices'"),
         (dict(attention='tokens'), "attention must be 'heads' or 'dims', not 'tokens'"),
         (dict(group_norm='all'), "group_norm must be 'channels' or 'groups', not 'all'"),
-        (dict(except_start_keys='head.fc'), r"a list of prefixes: \['head.fc'\], not 'head.fc'"),
+        (dict(except_start_keys='head.fc'), r"a list of names: \['head.fc'\], not 'head.fc'"),
         (dict(importance='L1Importance'), r"dict\(type='L1Importance'\).* not 'L1Importance'"),
         (dict(importance=3), 'importance must be a config .* not 3'),
         (dict(importance=dict(type='L3Importance')), 'L3Importance.*cannot be built'),

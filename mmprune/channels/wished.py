@@ -1,0 +1,98 @@
+"""What a user asks by names: layers whose channels stay, layers that lose the same channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+
+from mmprune.channels.held import is_inside
+from mmprune.channels.labels import IntArray, LabelBook
+from mmprune.channels.leaves import Leaves
+from mmprune.errors import InputError
+from mmprune.trace.trace_graph import TraceGraph
+
+_LISTED = 3
+"""Names that a message offers."""
+
+
+def tie_layers(ties: Iterable[tuple[str, str]], book: LabelBook) -> None:
+    """Unite the output channels of layers that the user has tied.
+
+    Raises:
+        InputError: A name is no layer's, or the layers differ in their number of channels.
+    """
+    for names in ties:
+        found = [[s.labels for s in book.sites if s.layer == n and s.role != 'in'] for n in names]
+        for name, sites in zip(names, found, strict=True):
+            if not sites:
+                raise InputError(
+                    f"cannot tie '{name}': no traced layer has this name; "
+                    f'{_nearest(name, list(_makers(book)))}'
+                )
+        sizes = [len(sites[0]) for sites in found]
+        if len(set(sizes)) > 1:
+            raise InputError(f'cannot tie {names}: they have {sizes} output channels')
+        for sites in found[1:]:
+            book.unite(found[0][0], sites[0])
+
+
+def pin_layers(keys: Iterable[str], graph: TraceGraph, book: LabelBook, leaves: Leaves) -> None:
+    """Keep the output channels of the layers that ``except_start_keys`` name.
+
+    A key is the name of a layer, of a module that holds layers, or of a parameter:
+    ``'stage1'`` stands for ``stage1`` and all in it, not for ``stage10``. A part of the network
+    that the trace has not seen is not pruned in any case, so its name is taken.
+
+    Raises:
+        InputError: A key names nothing that makes channels.
+    """
+    for key in keys:
+        name, reason = key.rstrip('.'), f"excluded by except_start_keys '{key}'"
+        kept = list(_kept(name, graph, book, leaves))
+        for labels in kept:
+            book.pin(labels, reason)
+        if not kept and not any(is_inside(parameter, name) for parameter in graph.unreached):
+            raise InputError(f'except_start_keys: {_why_nothing(key, name, graph, book)}')
+
+
+def _kept(name: str, graph: TraceGraph, book: LabelBook, leaves: Leaves) -> Iterator[IntArray]:
+    """Labels that stay because of one key."""
+    # The trace knows a parameter that several modules share by its first name only.
+    shared = {
+        first.rpartition('.')[0]
+        for first, names in graph.aliases.items()
+        if any(is_inside(each, name) for each in names)
+    }
+    for site in book.sites:
+        if site.role != 'in' and (is_inside(site.layer, name) or site.layer in shared):
+            yield site.labels
+    for parameter in leaves.offsets:
+        if name == parameter or name in graph.aliases.get(parameter, ()):
+            yield from leaves.factors(parameter, book.canonical)
+
+
+def _why_nothing(key: str, name: str, graph: TraceGraph, book: LabelBook) -> str:
+    layers = list(_makers(book))
+    if any(is_inside(call.module, name) for call in graph.calls):
+        return f'{key!r} holds no layer that makes channels; {_nearest(name, layers)}'
+    parts = {layer: None for layer in layers}
+    for layer in layers:
+        pieces = layer.split('.')
+        parts.update(dict.fromkeys('.'.join(pieces[:end]) for end in range(1, len(pieces))))
+    return (
+        f'{key!r} names no part of the network (a key stands for the module of that name and all '
+        f'in it); {_nearest(name, list(parts))}'
+    )
+
+
+def _makers(book: LabelBook) -> dict[str, None]:
+    """Names of the layers that make channels, in order of execution."""
+    return dict.fromkeys(site.layer for site in book.sites if site.role != 'in' and site.layer)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = get_close_matches(name, known, n=_LISTED)
+    if close:
+        return f'did you mean {" or ".join(map(repr, close))}?'
+    more = ', ...' if len(known) > _LISTED else ''
+    return f'there are {", ".join(map(repr, known[:_LISTED])) or "no layers"}{more}'
