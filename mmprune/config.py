@@ -94,8 +94,8 @@ def enter_scope(cfg: Config) -> Iterator[None]:
         cfg: The config that something is built from inside of the ``with`` block.
 
     Raises:
-        InputError: The package of that scope is not installed or does not work here, or a name
-            is not known in it.
+        InputError: The package of that scope is not installed or does not work here, lacks one
+            that it imports, or a name is not known in it.
     """
     scope = cfg.get('default_scope') or 'mmengine'
     where = f"{cfg.filename or 'the config'}: default_scope='{scope}'"
@@ -111,14 +111,16 @@ def enter_scope(cfg: Config) -> Iterator[None]:
     init_default_scope(scope)
     try:
         yield
+    except ImportError as error:
+        raise InputError(f'{where}: {error}. Install what is missing.') from error
     except KeyError as error:
-        unknown = re.search(r"([\w.]+) is not in the [\w. -]+::[\w. -]+ registry", str(error))
+        unknown = re.search(r'([\w.]+) is not in the [\w. -]+::[\w. -]+ registry', str(error))
         if unknown is None:
             raise
         hint = (
             f"is it spelled right, and imported by the config's custom_imports?"
             if cfg.get('default_scope')
-            else "the config has no default_scope. Name the package that it is from, as in "
+            else 'the config has no default_scope. Name the package that it is from, as in '
             "default_scope='mmcls' or type='mmcls.ImageClassifier'."
         )
         raise InputError(

@@ -27,7 +27,13 @@ SIZES = (64, 96, 224, 256, 299, 384)
 
 def config_folder() -> Path:
     """Where mmcls keeps its model configs."""
-    return Path(str(require('mmcls', 'the zoo').__file__)).parent / '.mim' / 'configs' / '_base_' / 'models'
+    return (
+        Path(str(require('mmcls', 'the zoo').__file__)).parent
+        / '.mim'
+        / 'configs'
+        / '_base_'
+        / 'models'
+    )
 
 
 def resolve(name: str) -> str:

@@ -54,6 +54,8 @@ class Stack:
     note: str = ''
 
 
+# mmpretrain imports torchvision without saying so. Its numbers are not needed, so that one for
+# another torch will do.
 STACKS = (
     Stack('plain', ('mmengine==0.11.0rc3', CV2), note='torch and mmengine alone'),
     Stack('mmcls', scope='mmcls', note='the tested set: `make venv`'),
@@ -61,6 +63,7 @@ STACKS = (
         'mmpretrain',
         ('mmengine==0.11.0rc3', 'mmpretrain==1.2.0', CV2),
         'mmpretrain',
+        without=('torchvision',),
         wheel='mmcv-2.0.1-*.whl',
         note='full mmcv, from a wheel',
     ),
@@ -68,7 +71,7 @@ STACKS = (
         'mmpretrain-lite',
         ('mmengine==0.11.0rc3', 'mmpretrain==1.2.0', CV2),
         'mmpretrain',
-        without=('mmcv-lite==2.2.0',),
+        without=('mmcv-lite==2.2.0', 'torchvision'),
         note='the newest mmcv that mmpretrain 1.2 accepts',
     ),
     Stack('onedl', ('onedl-mmengine>=0.10.12', CV2), note='onedl-mmengine alone'),

@@ -126,7 +126,9 @@ def tools(config: Path, folder: Path, options: dict[str, Any]) -> dict[str, str]
     done['deploy and verify'] = f'error {files.verified.max_rel_err:.0e}'
     metrics = evaluate(files.config, files.checkpoint, folder / 'test')
     done['test'] = ', '.join(f'{name} {value:.1f}' for name, value in metrics.items())
-    train(config, folder / 'train', resume='auto', cfg_options={**options, 'train_cfg.max_epochs': 2})
+    train(
+        config, folder / 'train', resume='auto', cfg_options={**options, 'train_cfg.max_epochs': 2}
+    )
     done['resume'] = 'epoch 2'
     return done
 
