@@ -20,7 +20,7 @@ STAGES = [
 # Modules that every stage may import, and that import no stage.
 COMMON = {
     *('checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry', 'version'),
-    'wrappers',
+    *('building', 'wrappers'),
 }
 # Beside the flow.
 SIDE = {

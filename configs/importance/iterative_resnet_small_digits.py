@@ -10,7 +10,7 @@ custom_hooks = [
         pruner=dict(
             type='ImportancePruner',
             budget=dict(macs=0.5),
-            importance=dict(type='L1Importance', normalise='mean'),
+            importance=dict(type='L1Importance'),
             except_start_keys=['head.fc'],
         ),
         input_shape=(1, 1, 8, 8),

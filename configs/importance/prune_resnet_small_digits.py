@@ -14,7 +14,7 @@ model = dict(
         type='ImportancePruner',
         budget=dict(macs=0.5),
         # Groups are compared with each other: by how much a channel differs from its group's mean.
-        importance=dict(type='L1Importance', normalise='mean'),
+        importance=dict(type='L1Importance'),
         except_start_keys=['head.fc'],
     ),
     # Half of the training images.

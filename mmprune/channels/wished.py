@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 
 from mmprune.channels.held import is_inside
 from mmprune.channels.labels import IntArray, LabelBook
 from mmprune.channels.leaves import Leaves
-from mmprune.errors import InputError
+from mmprune.errors import InputError, nearest
 from mmprune.trace.trace_graph import TraceGraph
-
-_LISTED = 3
-"""Names that a message offers."""
 
 
 def tie_layers(ties: Iterable[tuple[str, str]], book: LabelBook) -> None:
@@ -27,7 +23,7 @@ def tie_layers(ties: Iterable[tuple[str, str]], book: LabelBook) -> None:
             if not sites:
                 raise InputError(
                     f"cannot tie '{name}': no traced layer has this name; "
-                    f'{_nearest(name, list(_makers(book)))}'
+                    f'{nearest(name, list(_makers(book)))}'
                 )
         sizes = [len(sites[0]) for sites in found]
         if len(set(sizes)) > 1:
@@ -74,25 +70,17 @@ def _kept(name: str, graph: TraceGraph, book: LabelBook, leaves: Leaves) -> Iter
 def _why_nothing(key: str, name: str, graph: TraceGraph, book: LabelBook) -> str:
     layers = list(_makers(book))
     if any(is_inside(call.module, name) for call in graph.calls):
-        return f'{key!r} holds no layer that makes channels; {_nearest(name, layers)}'
+        return f'{key!r} holds no layer that makes channels; {nearest(name, layers)}'
     parts = {layer: None for layer in layers}
     for layer in layers:
         pieces = layer.split('.')
         parts.update(dict.fromkeys('.'.join(pieces[:end]) for end in range(1, len(pieces))))
     return (
         f'{key!r} names no part of the network (a key stands for the module of that name and all '
-        f'in it); {_nearest(name, list(parts))}'
+        f'in it); {nearest(name, list(parts))}'
     )
 
 
 def _makers(book: LabelBook) -> dict[str, None]:
     """Names of the layers that make channels, in order of execution."""
     return dict.fromkeys(site.layer for site in book.sites if site.role != 'in' and site.layer)
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = get_close_matches(name, known, n=_LISTED)
-    if close:
-        return f'did you mean {" or ".join(map(repr, close))}?'
-    more = ', ...' if len(known) > _LISTED else ''
-    return f'there are {", ".join(map(repr, known[:_LISTED])) or "no layers"}{more}'

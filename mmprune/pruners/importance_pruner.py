@@ -56,8 +56,9 @@ class ImportancePruner(StructurePruner):
             1 they are shares of the full network's costs, above 1 numbers. The result costs at
             most as much, and at least 1 % less of the tightest limit where widths allow it.
         scope: Which scores are compared. ``'global'``: of all groups, made comparable by the
-            importance where its ``normalise`` was left out; ``'alike'``: of groups of the same size whose weights have the same shapes; ``'local'``: of one group,
-            so that every group loses the same share.
+            importance where its ``normalise`` is left out; ``'alike'``: of groups of the same size
+            whose weights have the same shapes; ``'local'``: of one group, so that every group
+            loses the same share.
         min_channels: Every group keeps this many channels, or all.
         max_removed: No group loses a higher share of its channels.
         importance: Config or instance of an importance.
