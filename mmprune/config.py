@@ -118,7 +118,7 @@ def enter_scope(cfg: Config) -> Iterator[None]:
         if unknown is None:
             raise
         hint = (
-            f"is it spelled right, and imported by the config's custom_imports?"
+            "is it spelled right, and imported by the config's custom_imports?"
             if cfg.get('default_scope')
             else 'the config has no default_scope. Name the package that it is from, as in '
             "default_scope='mmcls' or type='mmcls.ImageClassifier'."

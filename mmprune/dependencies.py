@@ -176,7 +176,7 @@ def require(module: str, purpose: str) -> ModuleType:
     """
     package = module.partition('.')[0]
     known = next((each for each in OPTIONAL if each.module == package), None)
-    problem = problem_of(known) if known is not None else ''
+    problem = problem_of(known, find_version) if known is not None else ''
     if not problem:
         try:
             return import_module(module)

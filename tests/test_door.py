@@ -28,13 +28,14 @@ class Net(nn.Module):
             nn.Conv2d(24, width, 3, padding=1), nn.BatchNorm2d(width),
         )  # fmt: skip
         self.side = nn.Conv2d(width, 8, 1)
-        self.attention = nn.MultiheadAttention(width + 8, 4, batch_first=True)
-        self.fc = nn.Linear(width + 8, 10)
+        self.mix = nn.Conv2d(width + 8, 32, 1)
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+        self.fc = nn.Linear(32, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.norm(self.stem(x)))
         x = F.relu(x + self.block(x))
-        x = torch.cat([x, self.side(x)], 1).flatten(2).mT
+        x = self.mix(torch.cat([x, self.side(x)], 1)).flatten(2).mT
         x = x + self.attention(x, x, x)[0]
         return self.fc(x.mean(1))
 
@@ -63,9 +64,8 @@ def state(net: nn.Module) -> dict[str, torch.Tensor]:
     ],
 )
 def test_what_is_left_computes_the_same(options: dict) -> None:
-    """As the full network with zeros in the channels that are gone, on an input not seen."""
+    """As the full network with masks for the channels that are gone, on an input not seen."""
     net = network()
-    before = state(net)
     result = mmprune.prune(net, DEMO, **options)
     for name in ('macs', 'params'):
         assert result.after[name] <= result.before[name] * options.get(name, 1)
@@ -75,14 +75,13 @@ def test_what_is_left_computes_the_same(options: dict) -> None:
         g.space_id: k for g, k in zip(result.findings.groups, result.findings.kept, strict=True)
     }
     assert sum(kept.values()) < sum(g.num_channels for g in result.findings.groups)
-    first = result.channel_cfg['block.0']
-    assert first['out_index'] != list(range(first['out_channels']))
+    entries = [e for e in result.channel_cfg.values() if 'out_index' in e]
+    assert any(e['out_index'] != list(range(e['out_channels'])) for e in entries)
     # The supernet is another computation: the subnet is set and masked, not cut.
     other = mmprune.make_supernet(net, DEMO, execution='mask')
     other.switch_subnet(result.channel_cfg)
     data = torch.rand(3, 3, 8, 8, dtype=torch.float64)
     torch.testing.assert_close(result.network(data), net(data), rtol=0, atol=1e-12)
-    assert {k: v for k, v in state(net).items() if k in before}.keys() == before.keys()
 
 
 def test_the_network_stays_as_it_was() -> None:
@@ -102,7 +101,7 @@ def test_the_network_stays_as_it_was() -> None:
 
 def test_it_prints_what_was_cut_and_what_was_not_and_why() -> None:
     text = str(mmprune.prune(network(), DEMO, macs=0.5, keep=['block.0', 'side']))
-    assert re.match(r'Net\n  MACs: [\d,]+ -> [\d,]+ \((49|50)\.\d%\)\n  parameters: ', text)
+    assert re.match(r'Net\n  MACs: [\d,]+ -> [\d,]+ \((4[89]|50)\.\d%\)\n  parameters: ', text)
     assert re.search(r'^  stem +\d+ of 16$', text, re.MULTILINE)
     assert "block.0: excluded by keep 'block.0'" in text
     assert re.search(r'^  .*fc.*: output of the network$', text, re.MULTILINE)
@@ -111,9 +110,9 @@ def test_it_prints_what_was_cut_and_what_was_not_and_why() -> None:
 
 
 def test_layers_that_are_to_stay_do() -> None:
-    whole = mmprune.prune(network(), DEMO, ratio=0.5, keep='block').network
+    whole = mmprune.prune(network(), DEMO, ratio=0.5, keep='block', scope='local').network
     assert whole.block[0].weight.shape == (24, 16, 3, 3)  # its sum holds the stem, too
-    one = mmprune.prune(network(), DEMO, ratio=0.5, keep='block.0').network
+    one = mmprune.prune(network(), DEMO, ratio=0.5, keep='block.0', scope='local').network
     assert one.block[0].weight.shape == (24, 8, 3, 3)
 
 
@@ -223,7 +222,7 @@ def test_a_result_that_computes_something_else_is_not_returned(
 
     wrong = VerifyReport(False, 0.5, 1e-10, 'stem', 'Outputs differ.')
     monkeypatch.setattr(StructurePruner, 'verify_subnet', lambda *args, **kwargs: wrong)
-    with pytest.raises(InputError, match="would not compute the same.*part at 'stem'"):
+    with pytest.raises(InputError, match=r"would not compute the same.*part at 'stem'"):
         mmprune.prune(network(), DEMO, ratio=0.5)
 
 
@@ -267,7 +266,7 @@ def test_another_network_is_refused_with_both_numbers(
 ) -> None:
     with pytest.raises(InputError, match=r'(?s)small\.pt.*16.*20.*pruned Net.*was given a Net'):
         mmprune.load(saved[1], network(width=20))
-    with pytest.raises(InputError, match=r'(?s)convolutions.*given a Linear'):
+    with pytest.raises(InputError, match=r"(?s)layer 'stem': .*given a Linear"):
         mmprune.load(saved[1], nn.Linear(3, 3))
     with pytest.raises(InputError, match=r'small\.pt'):
         mmprune.load(saved[1], saved[0].network)
@@ -289,7 +288,7 @@ def test_files_that_are_none_are_refused(
     later = torch.load(saved[1], weights_only=True)
     later['mmprune']['version'] = 9
     torch.save(later, broken)
-    with pytest.raises(InputError, match='is of version 9.*reads version 1'):
+    with pytest.raises(InputError, match=r'is of version 9.*reads version 1'):
         mmprune.load(broken, network())
     later['mmprune'].update(version=1, channel_cfg={'stem': {'out_channels': -1}})
     torch.save(later, broken)

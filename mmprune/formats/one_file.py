@@ -117,9 +117,8 @@ def read_one_file(path: str | os.PathLike[str]) -> OneFile:
             f'{path}: is of version {found.get("version")} of this format, and this mmprune '
             f'({__version__}) reads version {VERSION}. Update mmprune.'
         )
-    cfg = ChannelCfg(found['channel_cfg'], str(path))
     return OneFile(
-        as_channel_cfg(cfg),
+        as_channel_cfg(found['channel_cfg'], str(path)),
         content['state_dict'],
         str(found.get('network', 'network')),
         dict(found.get('versions', {})),

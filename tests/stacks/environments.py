@@ -57,7 +57,7 @@ class Stack:
 # mmpretrain imports torchvision without saying so. Its numbers are not needed, so that one for
 # another torch will do.
 STACKS = (
-    Stack('plain', ('mmengine==0.11.0rc3', CV2), note='torch and mmengine alone'),
+    Stack('plain', ('mmengine==0.11.0rc3', CV2), note='no mmcv, no model zoo'),
     Stack('mmcls', scope='mmcls', note='the tested set: `make venv`'),
     Stack(
         'mmpretrain',
@@ -72,7 +72,7 @@ STACKS = (
         ('mmengine==0.11.0rc3', 'mmpretrain==1.2.0', CV2),
         'mmpretrain',
         without=('mmcv-lite==2.2.0', 'torchvision'),
-        note='the newest mmcv that mmpretrain 1.2 accepts',
+        note='mmcv 2.2, without operators',
     ),
     Stack('onedl', ('onedl-mmengine>=0.10.12', CV2), note='onedl-mmengine alone'),
     Stack(
