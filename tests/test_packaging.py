@@ -83,7 +83,7 @@ def test_the_metadata_name_every_requirement_and_extra(wheel: zipfile.ZipFile) -
         for extra in metadata.get_all('Provides-Extra')
     }
     assert extras['lite'] == {'mmcv-lite', 'opencv-python-headless'}
-    assert extras['mim'] == {'mmcv'}
+    assert extras['mim'] == {'mmcv', 'mmengine'}
     assert extras['openmim'] == {'openmim', 'setuptools'}
     assert extras['onnx'] == {'onnx', 'onnxruntime', 'onnxscript'}
     # Two distributions own the folder mmengine, and several the folder mmcv: one of each.
