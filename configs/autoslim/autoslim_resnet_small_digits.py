@@ -35,5 +35,4 @@ search_cfg = dict(
     targets=[0.5, 0.25],
     # Bins as fine as the ratios of the training, and none narrower.
     max_channel_bins=8,
-    min_channel_bins=2,
 )

@@ -17,4 +17,4 @@ train_cfg = dict(max_epochs=2, val_interval=1)
 param_scheduler = []
 default_hooks = dict(logger=dict(interval=1))
 
-search_cfg = dict(targets=[0.8, 0.5], max_channel_bins=2, min_channel_bins=1)
+search_cfg = dict(targets=[0.8, 0.5], max_channel_bins=2)

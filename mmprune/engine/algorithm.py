@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Subset
 
 from mmprune.checkpoint import check_fit, load_weights, read_checkpoint
 from mmprune.config import enter_scope, load_config
+from mmprune.engine.missing_data import data_named
 from mmprune.engine.randomness import seeded
 from mmprune.errors import InputError
 from mmprune.models import AutoSlim, Recalibration
@@ -128,7 +129,7 @@ def calibration_batches(cfg: Config, recalibration: Recalibration) -> list[Any]:
     batch_size = recalibration.batch_size or config['batch_size']
     collate = dict(config.get('collate_fn') or dict(type='pseudo_collate'))
     kind = collate.pop('type')
-    with seeded(recalibration.seed), enter_scope(cfg):
+    with seeded(recalibration.seed), enter_scope(cfg), data_named(cfg):
         function = FUNCTIONS.get(kind) if isinstance(kind, str) else kind
         dataset = DATASETS.build(deepcopy(config['dataset']))
         order = torch.randperm(len(dataset))[: recalibration.num_batches * batch_size]

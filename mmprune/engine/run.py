@@ -15,6 +15,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from mmprune.checkpoint import check_fit, make_mmengine_load_safely, read_checkpoint
 from mmprune.config import enter_scope, load_config
 from mmprune.engine.iterative_pruning import follow_checkpoint
+from mmprune.engine.missing_data import data_named
 from mmprune.errors import InputError, MissingFileError
 from mmprune.fileio import atomic_path
 
@@ -72,7 +73,8 @@ def train(
         del checkpoint
     elif resume == 'auto':
         runner.logger.info(f'No checkpoint to resume in {cfg.work_dir}: training starts anew.')
-    runner.train()
+    with data_named(cfg):
+        runner.train()
     return runner
 
 
@@ -110,7 +112,8 @@ def evaluate(
     follow_checkpoint(runner, content)
     check_fit(runner.model, content['state_dict'], checkpoint)
     del content
-    metrics = {name: float(value) for name, value in runner.test().items()}
+    with data_named(cfg):
+        metrics = {name: float(value) for name, value in runner.test().items()}
     if out is not None and is_main_process():
         with atomic_path(out) as unfinished:
             unfinished.write_text(json.dumps(metrics, indent=2) + '\n', encoding='utf-8')
