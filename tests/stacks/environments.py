@@ -24,8 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / '.stacks'
 WHEELS = Path(os.environ.get('WHEELS') or ROOT.parent / 'shared' / 'wheels')
 CONSTRAINTS = ROOT / 'requirements' / 'constraints.txt'
-SHARED = ('torch', 'numpy', 'scipy', 'packaging', 'rich', 'pyyaml', 'matplotlib', 'scikit-learn')
-"""What every stack has; what they need comes with them."""
+RUNTIME = ROOT / 'requirements' / 'runtime.txt'
+BESIDE = ('matplotlib', 'scikit-learn')
+"""What every stack has beside mmprune's own requirements: mmengine's, and the images to test on."""
 CV2 = 'opencv-python-headless'
 """mmengine's runner and mmcv import cv2, and leave it to others to say so."""
 
@@ -107,7 +108,7 @@ def build(stack: Stack) -> str:
     wheels = sorted(WHEELS.glob(stack.wheel)) if stack.wheel else []
     if stack.wheel and not wheels:
         return f'no {stack.wheel} in {os.path.relpath(WHEELS, ROOT)}'
-    folder, wanted = FOLDER / stack.name, repr((sys.version, stack))
+    folder, wanted = FOLDER / stack.name, repr((sys.version, stack, shared_names()))
     ready = folder / 'ready'
     if python_of(stack) == Path(sys.executable) or (
         ready.is_file() and ready.read_text(encoding='utf-8') == wanted
@@ -117,7 +118,7 @@ def build(stack: Stack) -> str:
     venv.create(folder, clear=True, with_pip=True, symlinks=True)
     site = next((folder / 'lib').glob('python*/site-packages'))
     shared = folder / 'shared'
-    link_distributions(closure(SHARED), shared)
+    link_distributions(closure(shared_names()), shared)
     (site / 'shared.pth').write_text(f'{shared}\n', encoding='utf-8')
     pip = [str(python_of(stack)), '-m', 'pip', 'install', '--quiet']
     constraints = folder / 'constraints.txt'
@@ -130,6 +131,12 @@ def build(stack: Stack) -> str:
         subprocess.run([*pip, *arguments], check=True)
     ready.write_text(wanted, encoding='utf-8')
     return ''
+
+
+def shared_names() -> list[str]:
+    """Distributions that every stack has; what they need comes with them."""
+    lines = RUNTIME.read_text(encoding='utf-8').splitlines()
+    return [*(Requirement(line).name for line in lines if line and line[0] != '#'), *BESIDE]
 
 
 def unless_named(packages: Iterable[str]) -> str:
