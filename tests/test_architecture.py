@@ -19,15 +19,8 @@ STAGES = [
 ]
 # Modules that every stage may import, and that import no stage.
 COMMON = {
-    'building',
-    'checkpoint',
-    'config',
-    'dependencies',
-    'errors',
-    'fileio',
-    'registry',
-    'renamed_configs',
-    'version',
+    *('checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry', 'version'),
+    *('building', 'renamed_configs', 'wrappers'),
 }
 # Beside the flow.
 SIDE = {
@@ -36,8 +29,10 @@ SIDE = {
     'latency': {'trace', 'channels', 'layers', 'cost'},
     'cost': {'trace', 'channels', 'layers'},
     'datasets': set(),
+    'formats': set(STAGES[: STAGES.index('pruners')]),
+    'door': {'formats', *STAGES[: STAGES.index('models')]},
     'zoo': {*STAGES, 'cost', 'importance'},
-    '': set(),
+    '': {'door'},
 }
 # The engine works on any torch model; only what is about OpenMMLab's own may need these.
 OPENMMLAB = {'mmcls', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'mmrazor', 'mim'}

@@ -235,8 +235,9 @@ def test_a_checkpoint_of_an_autoslim(tmp_path, out):
     ('text', 'message'),
     [
         ('x = 1', 'there is nothing to diagnose: the config has no model'),
-        ("model = dict(type='Unheard')", 'cannot be built: KeyError: .*Unheard'),
+        ("model = dict(type='Unheard')", "'Unheard' is not known: the config has no default_scope"),
         (
+            "default_scope = 'mmcls'\n"
             "model = dict(type='ImageClassifier', backbone=dict(type='VGG', depth=12))",
             'cannot be built',
         ),

@@ -20,14 +20,14 @@ DOCS = ROOT / 'docs'
 MENU = {
     'Begin': 'readme readme_zh-cn notebooks',
     'Prune': (
-        'prune-a-network prune-by-importance your-own-images criteria network-slimming plans '
-        'topology channel-lists'
+        'one-call prune-a-network prune-by-importance your-own-images criteria network-slimming '
+        'plans topology channel-lists'
     ),
     'Train and search': 'train-a-supernet searching cost latency',
     'Deploy': 'export-and-deploy verify channel-config',
     'Understand': 'diagnose read-the-report what-can-be-pruned errors',
     'Extend': 'extend architecture contributing',
-    'OpenMMLab': 'from-mmrazor use-with-mim',
+    'OpenMMLab': 'stacks from-mmrazor use-with-mim',
     'Measured': 'accuracy benchmarks zoo',
 }
 """Pages of the menu; those that nobody has sorted in come last."""

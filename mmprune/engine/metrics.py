@@ -8,9 +8,10 @@ import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.model import BaseModel
-from mmengine.registry import EVALUATOR, init_default_scope
+from mmengine.registry import EVALUATOR
 from mmengine.runner import Runner
 
+from mmprune.config import enter_scope
 from mmprune.engine.missing_data import data_named
 
 
@@ -31,12 +32,13 @@ def metrics_of(model: BaseModel, cfg: Config) -> dict[str, float]:
             break
     else:
         return {}
-    init_default_scope(cfg.get('default_scope', 'mmcls'))
-    with data_named(cfg):
+    with enter_scope(cfg), data_named(cfg):
         loader = Runner.build_dataloader(deepcopy(dataloader))
-    config = deepcopy(evaluator)
-    is_whole = isinstance(config, dict) and 'metrics' in config
-    judge = EVALUATOR.build(dict({'type': Evaluator}, **config)) if is_whole else Evaluator(config)
+        config = deepcopy(evaluator)
+        is_whole = isinstance(config, dict) and 'metrics' in config
+        judge = (
+            EVALUATOR.build(dict({'type': Evaluator}, **config)) if is_whole else Evaluator(config)
+        )
     judge.dataset_meta = getattr(loader.dataset, 'metainfo', None)
     model.eval()
     for batch in loader:

@@ -9,9 +9,9 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.registry import init_default_scope
 
 from mmprune.building import options_of
+from mmprune.config import enter_scope
 from mmprune.engine.diagnose import SUPERNETS
 from mmprune.engine.missing_data import data_named
 from mmprune.engine.randomness import seeded
@@ -122,8 +122,7 @@ def _input_shape(cfg: Config, options: PruneOptions) -> tuple[int, ...]:
     name = next((name for name in _WITH_IMAGES if cfg.get(name)), None)
     if options.input_shape is not None or name is None:
         return image_shape(options.input_shape, '--input-shape')
-    init_default_scope(cfg.get('default_scope', 'mmcls'))
-    with seeded(0), data_named(cfg):
+    with seeded(0), enter_scope(cfg), data_named(cfg):
         sample = DATASETS.build(deepcopy(cfg[name].dataset))[0]
     inputs = sample.get('inputs') if isinstance(sample, Mapping) else None
     found = getattr(inputs, 'shape', None)

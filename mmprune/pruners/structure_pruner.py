@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from mmengine.model import is_model_wrapper
 from torch import nn
 
 from mmprune.channels import ChannelGroup, Wishes
@@ -32,6 +31,7 @@ from mmprune.pruners.verification import verify
 from mmprune.registry import PRUNERS
 from mmprune.trace.demo_images import refuse_shape
 from mmprune.trace.tracer import DemoInput
+from mmprune.wrappers import is_model_wrapper
 
 ChannelCfgLike = Mapping[str, Any] | str | Path
 
