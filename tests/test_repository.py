@@ -50,3 +50,14 @@ def test_versions_agree() -> None:
 def test_links_of_the_changelog_lead_somewhere() -> None:
     for link in re.findall(r'\]\(([^)]+)\)', read('CHANGELOG.md')):
         assert link.startswith('https://') or (ROOT / link.partition('#')[0]).is_file()
+
+
+def test_the_translation_follows_the_readme() -> None:
+    """Code, commands, figures of the zoo and links are the same in both."""
+    english, chinese = read('README.md'), read('README_zh-CN.md')
+    for pattern in (r'^```.*?^```$', r'^\| [\w/.-]+ \| [\d.]+ M \|.*$', r'^\| `[^|]*(?=\|)'):
+        flags = re.MULTILINE | (re.DOTALL if pattern.startswith('^`') else 0)
+        found = [re.sub('、', ', ', each).strip() for each in re.findall(pattern, chinese, flags)]
+        assert found == [each.strip() for each in re.findall(pattern, english, flags)]
+    links = [set(re.findall(r'\]\(([^)]+)\)', text)) for text in (english, chinese)]
+    assert links[0] ^ links[1] == {'README.md', 'README_zh-CN.md'}
