@@ -1,10 +1,12 @@
 """The commands as a user types them, from any folder, after a normal install."""
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
-from installation import accuracy, mim
+from installation import accuracy, mim, run
 
 pytestmark = pytest.mark.mim
 
@@ -48,3 +50,13 @@ def test_run_gives_the_metrics_as_a_file(installed: Path, folder: Path, trained:
 def test_search_finds_the_model(installed: Path, folder: Path) -> None:
     printed = mim(installed, folder, 'search', 'mmprune', '--model', 'digits')
     assert 'resnet-small_1xb64_digits' in printed
+
+
+def test_help_of_a_tool_as_the_page_says(installed: Path, folder: Path) -> None:
+    """Mim takes -h for itself, so the page has another command."""
+    page = (Path(__file__).parents[1] / 'docs' / 'use-with-mim.md').read_text(encoding='utf-8')
+    (inner, tool) = re.findall(r"python -c '([^']+)'\)(/\.mim/\S+)\" --help", page)[0]
+    found = run(sys.executable, '-W', 'ignore', '-c', inner, cwd=folder, PYTHONPATH=str(installed))
+    path = found.splitlines()[-1] + tool
+    printed = run(sys.executable, path, '--help', cwd=folder, PYTHONPATH=str(installed))
+    assert '--budget' in printed
