@@ -266,7 +266,10 @@ def _one_pass(
     values: dict[Edge, Value] = {} if kept is None else kept
     uses = _use_counts(graph)
     network_input = book.fixed('is an input of the network')
+    counted: int | None = None
     for node in graph.nodes:
+        if node.id == graph.first_stop:
+            counted = len(book.products)
         if node.op == 'parameter':
             name = node.attrs['name']
             factors = leaves.factors(name, book.canonical)
@@ -291,6 +294,8 @@ def _one_pass(
                 uses[edge] -= 1
                 if not uses[edge] and kept is None:
                     del values[edge]
+    if counted is not None:
+        del book.products[counted:]  # subnets cost what they do on the first road
     for edge in graph.outputs:
         pin_all([values[edge]], book, 'output of the network')
     for edge, reason in graph.escapes:

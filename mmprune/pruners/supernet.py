@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from mmprune.channels import ChannelGroup, Wishes, build_groups, propagate
 from mmprune.channels.constraints import BoolArray
@@ -28,12 +27,14 @@ from mmprune.execution import (
     release,
     replaced_preparation,
 )
+from mmprune.execution.observed_run import observed_run, restored
 from mmprune.layers import Layer, layers_of, stored_numbers, whole_head_modules
+from mmprune.pruners.road_book import RoadBook, place_of
 from mmprune.pruners.topology import Restriction
 from mmprune.pruners.trial import Failure, blame, compare_executions, random_alive
-from mmprune.trace import trace
+from mmprune.trace import Road, trace
 from mmprune.trace.model_state import Contents, untouched
-from mmprune.trace.tracer import DemoInput
+from mmprune.trace.roads import DemoInput, roads_of
 
 Subnet = dict[str, torch.Tensor]
 """Kept channels of every prunable group: space_id -> 0/1 mask of the group's channels."""
@@ -51,7 +52,7 @@ class Supernet:
 
     Args:
         model: Any module.
-        demo_input: See ``mmprune.trace.trace``.
+        demo_input: See ``mmprune.trace.roads.roads_of``.
         wishes: What may be pruned, and how.
         mode: ``'slice'`` or ``'mask'``.
         restriction: Which of the groups that can be pruned are wanted.
@@ -60,14 +61,14 @@ class Supernet:
     def __init__(
         self,
         model: nn.Module,
-        demo_input: DemoInput,
+        demo_input: DemoInput | Road,
         wishes: Wishes | None = None,
         mode: str = 'slice',
         restriction: Restriction | None = None,
     ) -> None:
         self.model = model
         self.restriction = restriction or Restriction()
-        self._demo_input, self._prepared_in = demo_input, _place(model)
+        self.road_book = RoadBook(roads_of(model, demo_input), place_of(model))
         # Tensors made in inference mode could not be written to outside of it.
         with replaced_preparation(model), torch.inference_mode(False):
             # A supernet's modules have the numbers of its subnet until they are released.
@@ -82,7 +83,8 @@ class Supernet:
     def _prepare(self, mode: str) -> None:
         """Label, instrument and try; pin what fails, until a random subnet runs."""
         contents: Contents = {}
-        self.graph = trace(self.model, self.demo_input, contents)
+        self.graph = trace(self.model, list(self.road_book.roads), contents)
+        self.road_book.take_note(self.graph)
         kinds = {name: type(module) for name, module in self.model.named_modules()}
         broken = self._hold({}, contents, kinds, mode)
         ways = ('own', 'passed', 'inside', 'layers')
@@ -112,7 +114,10 @@ class Supernet:
                 return broken
             prunable = self._prunable_labels()
             blamed = blame(failure, self.labelling, prunable, kinds, broken)
-            if not blamed.keys() - broken.keys():
+            if not blamed.keys() - broken.keys() and failure.road != self.graph.roads[0].name:
+                problem = f"its subnets fail at module '{failure.module}': {failure.problem}"
+                self.road_book.problems[failure.road] = problem
+            elif not blamed.keys() - broken.keys():
                 raise SubnetError(
                     f'{type(self.model).__name__} cannot be pruned: its subnets fail at module '
                     f"'{failure.module}': {failure.problem}. Pin the layers before it with "
@@ -147,29 +152,56 @@ class Supernet:
         FollowLoading(self).attach(model)
 
     def _try(self, contents: Contents) -> Failure | None:
-        """Run a random subnet sliced and masked; full width is set again afterwards."""
+        """Run a random subnet sliced and masked; full width is set again afterwards.
+
+        It is run on every road that says anything of channels. A road that fails at full width
+        cannot be walked.
+        """
         if not self.prunable_groups:
             return None
         mode = self.execution.mode
         alive = random_alive(self.groups, self.size, seed=0)
 
-        def switch(way: str) -> None:
+        def switch(way: str, alive: BoolArray = alive) -> None:
             self.execution.mode = way
             self.execution.apply(alive)
 
+        ways = {way: partial(switch, way) for way in ('slice', 'mask')}
+        first = self.graph.roads[0].name
         try:
             with untouched(self.model, contents), self.execution.keeping_nothing():
                 try:
-                    return compare_executions(
-                        self.model,
-                        self.demo_input,
-                        {way: partial(switch, way) for way in ('slice', 'mask')},
-                    )
+                    for road in self.roads(only_new=True):
+                        failure = compare_executions(self.model, road, ways, contents)
+                        if failure is None:
+                            continue
+                        if road.name == first:
+                            return failure
+                        switch('slice', self.alive)
+                        with restored(self.model, road, contents):
+                            problem = observed_run(self.model, road, observe=False)[2]
+                        if not problem:
+                            return failure
+                        self.road_book.problems[road.name] = problem
+                    return None
                 finally:
                     self.execution.restore_attributes()
         finally:
             self.execution.mode = mode
             self.execution.apply(self.alive)
+
+    def roads(self, only_new: bool = False) -> list[Road]:
+        """The roads that can be walked, in the type and on the device that the model has now.
+
+        Args:
+            only_new: Only those that say something of channels that others do not say.
+        """
+        found = self.road_book.walkable(self.graph, self.model)
+        return [road for road, walked in found if walked.adds or not only_new]
+
+    def not_walked(self) -> dict[str, str]:
+        """Roads that cannot be walked -> why."""
+        return dict(self.road_book.problems)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Supernet:
         """The supernet of a deep copy of the model, which shares the trace with this one."""
@@ -189,18 +221,8 @@ class Supernet:
 
     @property
     def demo_input(self) -> DemoInput:
-        """What the model was traced on, in the type and on the device that the model has now."""
-        before, now = self._prepared_in, _place(self.model)
-
-        def follow(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor):
-                return value
-            dtype = now[1] if value.dtype == before[1] else value.dtype
-            return value.to(now[0] if value.device == before[0] else value.device, dtype)
-
-        if before == now or not isinstance(self._demo_input, torch.Tensor | tuple | list | Mapping):
-            return self._demo_input
-        return tree_map(follow, self._demo_input)
+        """The input of the first road, in the type and on the device that the model has now."""
+        return next(self.road_book.walkable(self.graph, self.model))[0].input
 
     @cached_property
     def cost_table(self) -> CostTable:
@@ -337,10 +359,3 @@ class Supernet:
 def _touches(layer: Layer, prunable: BoolArray) -> bool:
     arrays = [layer.inputs, layer.outputs, *(f for fs in layer.tensors.values() for f in fs)]
     return any(a is not None and bool(prunable[a[a >= 0]].any()) for a in arrays)
-
-
-def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Where a model's numbers are, and of which type."""
-    found = (p for p in model.parameters() if p.is_floating_point())
-    like = next(found, torch.empty(0))
-    return like.device, like.dtype

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Edge = tuple[int, int]
@@ -54,6 +54,30 @@ class ModuleCall:
 
 
 @dataclass(frozen=True)
+class WalkedRoad:
+    """A road that was traced, see ``mmprune.trace.roads``.
+
+    Attributes:
+        name: Its name.
+        training: Whether the model was in training mode.
+        stop: How many nodes the graph has with those of this road, and of those before it.
+        outputs: The same of its outputs.
+        adds: Whether it says anything of channels that the roads before it have not said.
+        needs_two: Whether a norm takes the statistics of a single value on it, which is refused
+            where it is not only traced.
+        problem: Why it could not be walked; empty if it could.
+    """
+
+    name: str
+    training: bool
+    stop: int
+    outputs: int
+    adds: bool = True
+    needs_two: bool = False
+    problem: str = ''
+
+
+@dataclass(frozen=True)
 class TraceGraph:
     """Everything the later stages know about a network.
 
@@ -71,6 +95,7 @@ class TraceGraph:
         handed: (parameter, module that hands it to another one which uses it).
         recomputing: Modules that have a part of them recomputed in the backward pass.
         buffers: Those of ``parameters`` that are buffers.
+        roads: The roads that were walked, those of the nodes in order.
     """
 
     nodes: tuple[TraceNode, ...]
@@ -84,6 +109,19 @@ class TraceGraph:
     handed: tuple[tuple[str, str], ...] = ()
     recomputing: tuple[str, ...] = ()
     buffers: frozenset[str] = frozenset()
+    roads: tuple[WalkedRoad, ...] = ()
+
+    @property
+    def first_stop(self) -> int:
+        """How many nodes the first road has, which is the one that costs are about."""
+        return self.roads[0].stop if self.roads else len(self.nodes)
+
+    def first_road(self) -> TraceGraph:
+        """The nodes and outputs of the first road alone."""
+        if not self.roads or self.first_stop == len(self.nodes):
+            return self
+        outputs = self.outputs[: self.roads[0].outputs]
+        return replace(self, nodes=self.nodes[: self.first_stop], outputs=outputs)
 
     def consumers(self) -> dict[str, list[str]]:
         """Parameter name -> modules whose forward reads it, in order of use."""
