@@ -135,6 +135,7 @@ CONTENTS = {
         Embedding EmbeddingBag GroupNorm LayerNorm Linear PReLU RMSNorm RNNBase RNNCellBase
         _BatchNorm _NormBase torch.nn.modules.activation.MultiheadAttention
     """,
+    'LOSS_INPUTS': 'ImageClassifier',
     'PRUNERS': 'ImportancePruner NetworkSlimming RatioPruner StructurePruner',
     'IMPORTANCE': """
         APoZImportance ActivationImportance BNScaleImportance FPGMImportance HessianImportance

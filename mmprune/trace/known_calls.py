@@ -90,6 +90,8 @@ def _frozen(value: Any) -> tuple[list[Any], Any, list[int]] | None:
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     if not tensors or not all(isinstance(leaf, (torch.Tensor, *_PLAIN)) for leaf in leaves):
         return None
+    if any(tensor.is_inference() for tensor in tensors):  # they have no versions
+        return None
     return leaves, structure, [tensor._version for tensor in tensors]
 
 
