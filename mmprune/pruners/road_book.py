@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from mmprune.trace import Road, TraceGraph, WalkedRoad
+from mmprune.trace import Road, TraceGraph
 from mmprune.trace.roads import doubled
 
 SINGLE = 'a norm has a single value per channel, which has no statistics: give a batch of two'
@@ -23,21 +23,24 @@ class RoadBook:
         roads: All roads.
         place: Device and type that the model had then.
         problems: Name of a road that cannot be walked -> why.
+        doubled: Names of the roads that are walked on twice as large a batch.
     """
 
     roads: tuple[Road, ...]
     place: tuple[torch.device, torch.dtype]
     problems: dict[str, str] = field(default_factory=dict)
+    doubled: set[str] = field(default_factory=set)
 
     def take_note(self, graph: TraceGraph) -> None:
         """Remember what the trace has found."""
         self.problems = {road.name: road.problem for road in graph.roads if road.problem}
+        self.doubled = {road.name for road in graph.roads if road.needs_two}
+        for road in self.roads:
+            if road.name in self.doubled and doubled(road) is None:
+                self.problems[road.name] = SINGLE
 
-    def walkable(self, graph: TraceGraph, model: nn.Module) -> Iterator[tuple[Road, WalkedRoad]]:
-        """Every road that can be walked, in the type and on the device that the model has now.
-
-        Where a norm would have a single value, the batch is doubled.
-        """
+    def walkable(self, model: nn.Module) -> Iterator[Road]:
+        """Every road that can be walked, in the type and on the device that the model has now."""
         before, now = self.place, place_of(model)
 
         def follow(value: Any) -> Any:
@@ -46,16 +49,29 @@ class RoadBook:
             dtype = now[1] if value.dtype == before[1] else value.dtype
             return value.to(now[0] if value.device == before[0] else value.device, dtype)
 
-        for road, walked in zip(self.roads, graph.roads, strict=True):
-            if road.name in self.problems:
-                continue
-            found: Road | None = road if before == now else road.mapped(follow)
-            if walked.needs_two and found is not None:
-                found = doubled(found)
-            if found is None:
-                self.problems[road.name] = SINGLE
-            else:
-                yield found, walked
+        for road in self.roads:
+            if road.name not in self.problems:
+                found = road if before == now else road.mapped(follow)
+                yield (doubled(found) if road.name in self.doubled else None) or found
+
+    def doubt(self, road: Road, problem_of: Callable[[Road], str]) -> bool:
+        """Whether a road on which something has failed is not to blame a subnet for.
+
+        It is doubled, or given up, if it fails at full width too.
+
+        Args:
+            road: The road.
+            problem_of: Runs a road at full width and says how it failed; empty if it did not.
+        """
+        problem = problem_of(road)
+        if not problem or road.name == self.roads[0].name:
+            return False
+        larger = doubled(road)
+        if road.name not in self.doubled and larger is not None and not problem_of(larger):
+            self.doubled.add(road.name)
+        else:
+            self.problems[road.name] = problem
+        return True
 
 
 def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import accumulate
@@ -162,42 +162,51 @@ class Supernet:
         mode = self.execution.mode
         alive = random_alive(self.groups, self.size, seed=0)
 
-        def switch(way: str, alive: BoolArray = alive) -> None:
+        def switch(way: str) -> None:
             self.execution.mode = way
             self.execution.apply(alive)
 
         ways = {way: partial(switch, way) for way in ('slice', 'mask')}
-        first = self.graph.roads[0].name
         try:
             with untouched(self.model, contents), self.execution.keeping_nothing():
                 try:
-                    for road in self.roads(only_new=True):
-                        failure = compare_executions(self.model, road, ways, contents)
-                        if failure is None:
-                            continue
-                        if road.name == first:
-                            return failure
-                        switch('slice', self.alive)
-                        with restored(self.model, road, contents):
-                            problem = observed_run(self.model, road, observe=False)[2]
-                        if not problem:
-                            return failure
-                        self.road_book.problems[road.name] = problem
-                    return None
+                    return self._failure(ways, contents)
                 finally:
                     self.execution.restore_attributes()
         finally:
             self.execution.mode = mode
             self.execution.apply(self.alive)
 
-    def roads(self, only_new: bool = False) -> list[Road]:
-        """The roads that can be walked, in the type and on the device that the model has now.
+    def _failure(
+        self, ways: Mapping[str, Callable[[], None]], contents: Contents
+    ) -> Failure | None:
+        """The first failure on the roads that say something of channels."""
+        pending = [road.name for road in self.graph.roads if road.adds]
+        while pending:
+            road = next((road for road in self.roads() if road.name == pending[0]), None)
+            if road is None:
+                del pending[0]
+                continue
+            failure = compare_executions(self.model, road, ways, contents)
+            if failure is None:
+                del pending[0]
+            elif not self.doubts(road):
+                return failure
+        return None
 
-        Args:
-            only_new: Only those that say something of channels that others do not say.
-        """
-        found = self.road_book.walkable(self.graph, self.model)
-        return [road for road, walked in found if walked.adds or not only_new]
+    def doubts(self, road: Road) -> bool:
+        """Whether a road that failed fails at full width too; full width is set afterwards."""
+
+        def problem_of(road: Road) -> str:
+            with restored(self.model, road):
+                return observed_run(self.model, road, observe=False)[2]
+
+        self.execution.apply(np.ones(self.size, bool))
+        return self.road_book.doubt(road, problem_of)
+
+    def roads(self) -> list[Road]:
+        """The roads that can be walked, in the type and on the device that the model has now."""
+        return list(self.road_book.walkable(self.model))
 
     def not_walked(self) -> dict[str, str]:
         """Roads that cannot be walked -> why."""
@@ -222,7 +231,7 @@ class Supernet:
     @property
     def demo_input(self) -> DemoInput:
         """The input of the first road, in the type and on the device that the model has now."""
-        return next(self.road_book.walkable(self.graph, self.model))[0].input
+        return next(self.road_book.walkable(self.model)).input
 
     @cached_property
     def cost_table(self) -> CostTable:

@@ -21,7 +21,8 @@ class TraceNode:
         inputs: Producer of every input; None where the input is a constant.
         shapes: Shape of every output.
         attrs: What the channel rule needs beyond shapes (dims, groups...). With
-            ``constant_shapes``, shapes of the constants that the call was given.
+            ``constant_shapes``, shapes of the constants that the call was given; with
+            ``is_update``, it only computes what is written to parameters.
         source: Name of the autograd node that it was read from.
         module: Dotted name of the innermost module in which it ran, '' for the root.
     """
@@ -128,6 +129,8 @@ class TraceGraph:
         names = {node.id: node.attrs['name'] for node in self.nodes if node.op == 'parameter'}
         found: dict[str, dict[str, None]] = {name: {} for name in names.values()}
         for node in self.nodes:
+            if 'is_update' in node.attrs:
+                continue  # it is about the full parameters, in every subnet
             for edge in node.inputs:
                 if edge is not None and edge[0] in names:
                     for module in self._readers(names[edge[0]], node.module):
@@ -137,6 +140,13 @@ class TraceGraph:
         for name, module in self.handed:
             found.get(name, {}).setdefault(module)
         return {name: list(modules) for name, modules in found.items()}
+
+    def updated(self) -> frozenset[str]:
+        """Parameters that are written to, and those that this is computed from."""
+        names = {node.id: node.attrs['name'] for node in self.nodes if node.op == 'parameter'}
+        updates = [node for node in self.nodes if 'is_update' in node.attrs]
+        edges = [edge for node in updates for edge in node.inputs if edge is not None]
+        return frozenset(names[edge[0]] for edge in edges if edge[0] in names)
 
     def _readers(self, name: str, module: str) -> Iterator[str]:
         """``module`` and, if it has got a parameter that it does not own, who may have read it.

@@ -199,10 +199,13 @@ class _GraphReader:
         # What a module gives and nobody uses is computed all the same, and must fit.
         unused = [t.grad_fn for _, _, given in self.recorder.calls for t in given]
         unused = [node for node in unused if node is not None and node not in behind_outputs]
-        unused += [t.grad_fn for t in written]
         order = _topological([edge.node for edge in edges] + escaped + unused, known)
+        computed = set(order)
+        updates = [tensor.grad_fn for tensor in written]
+        if updates:
+            order = _topological([edge.node for edge in edges] + escaped + unused + updates, known)
         self.ids = {grad_fn: start + index for index, grad_fn in enumerate(order)}
-        nodes = tuple(self._read_node(grad_fn) for grad_fn in order)
+        nodes = tuple(self._read_node(grad_fn, grad_fn not in computed) for grad_fn in order)
         leaves = {
             node.attrs['name']: order[node.id - start] for node in nodes if node.op == 'parameter'
         }
@@ -216,7 +219,7 @@ class _GraphReader:
                 'the output of the model does not depend on any of its parameters: there is '
                 'nothing to trace. Does the forward pass run in inference mode, or leave torch?'
             )
-        behind_unused = set(_topological(unused, known))
+        behind_unused = set(_topological(unused + updates, known))
         unreached = {
             name: 'not part of the autograd graph of the outputs (never used in eval mode, '
             'or used in inference mode or by other code than torch)'
@@ -254,7 +257,7 @@ class _GraphReader:
             return node, output if place is None else place
         return self.ids[grad_fn], output
 
-    def _read_node(self, grad_fn: GradFn) -> TraceNode:
+    def _read_node(self, grad_fn: GradFn, is_update: bool) -> TraceNode:
         source = grad_fn.name().rpartition(':')[2]
         attrs: dict[str, Any] = {}
         if source == 'AccumulateGrad':
@@ -274,6 +277,8 @@ class _GraphReader:
             constants = self.escapes.constants_at(grad_fn._sequence_nr())
             if constants:
                 attrs['constant_shapes'] = constants
+            if is_update:
+                attrs['is_update'] = True
             if op == 'copy_slices':
                 attrs['written'] = self.escapes.writes.at(grad_fn._sequence_nr())
         return TraceNode(

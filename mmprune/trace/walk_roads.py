@@ -54,6 +54,7 @@ def trace(model: nn.Module, demo_input: Any, contents: Contents | None = None) -
             graph = _noted(graph, road, problem=str(error))
             continue
         walked.append(road)
+        single = single or _has_single_values(later.nodes)
         graph = _joined(graph, later, road, session, single)
     return graph
 
@@ -61,7 +62,7 @@ def trace(model: nn.Module, demo_input: Any, contents: Contents | None = None) -
 def _joined(
     graph: TraceGraph, later: TraceGraph, road: Road, session: Session, single: bool
 ) -> TraceGraph:
-    needs_two = road.training and (single or _has_single_values(later.nodes))
+    needs_two = road.training and single
     note = WalkedRoad(road.name, road.training, 0, 0, needs_two=needs_two)
     start = len(graph.nodes)
     graph, places = join(graph, later, note)
