@@ -63,8 +63,10 @@ class RoadBook:
             road: The road.
             problem_of: Runs a road at full width and says how it failed; empty if it did not.
         """
+        if road.name == self.roads[0].name:
+            return False
         problem = problem_of(road)
-        if not problem or road.name == self.roads[0].name:
+        if not problem:
             return False
         larger = doubled(road)
         if road.name not in self.doubled and larger is not None and not problem_of(larger):

@@ -195,13 +195,13 @@ class Supernet:
         return None
 
     def doubts(self, road: Road) -> bool:
-        """Whether a road that failed fails at full width too; full width is set afterwards."""
+        """Whether a road that failed fails at full width too, which is set for that."""
 
         def problem_of(road: Road) -> str:
+            self.execution.apply(np.ones(self.size, bool))
             with restored(self.model, road):
                 return observed_run(self.model, road, observe=False)[2]
 
-        self.execution.apply(np.ones(self.size, bool))
         return self.road_book.doubt(road, problem_of)
 
     def roads(self) -> list[Road]:

@@ -8,63 +8,78 @@ write.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-_WRITES = frozenset({
+_NAMES = (
     'copy_', 'add_', 'sub_', 'mul_', 'div_', 'lerp_', 'addcmul_', 'addcdiv_',
     '__iadd__', '__isub__', '__imul__', '__itruediv__',
-})  # fmt: skip
-_SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
+)  # fmt: skip
+_WRITES = [
+    *(getattr(torch.Tensor, name) for name in _NAMES),
+    torch.Tensor.data.__set__,  # type: ignore[attr-defined]
+]
+_OF_LISTS = [
+    getattr(torch, name)
+    for name in dir(torch)
+    if name.startswith('_foreach_') and name.endswith('_')
+]
 
 
-class WrittenWeights(TorchFunctionMode):
-    """Within it, element-wise writes to parameters are sums that nobody writes down.
+class WrittenWeights:
+    """Stand-ins for element-wise writes: to a parameter of a model they write nothing.
 
     Attributes:
         sums: What stands for the writes, a node of the graph each.
+        stand_ins: Function -> what is called in its place.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
         self.sums: list[torch.Tensor] = []
+        self.stand_ins: dict[Any, Callable[..., Any]] = {
+            **{function: self._of_one(function) for function in _WRITES},
+            **{function: self._of_several(function) for function in _OF_LISTS},
+        }
         self._storages = {
             p.untyped_storage()._cdata: p for p in model.parameters() if p.is_floating_point()
         }
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        name = getattr(func, '__name__', '')
-        if name.startswith('_foreach_') and name.endswith('_'):
-            others = [arg for arg in args[1:] if isinstance(arg, list | tuple)]
-            written = [self._note(t, [o[n] for o in others]) for n, t in enumerate(args[0])]
-            if all(written):
-                return args[0]
-        writes = (name in _WRITES or func == _SET_DATA) and isinstance(args[0], torch.Tensor)
-        if writes and self._note(args[0], [*args[1:], *(kwargs or {}).values()]):
-            return args[0]
-        return func(*args, **(kwargs or {}))
+    def _of_one(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def write(target: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            if self._note(target, [*args, *kwargs.values()]):
+                return target
+            return function(target, *args, **kwargs)
+
+        return write
+
+    def _of_several(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def write(targets: Sequence[torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+            if all(self._is_parameter(target) for target in targets):
+                others = [arg for arg in args if isinstance(arg, list | tuple)]
+                for place, target in enumerate(targets):
+                    self._note(target, [other[place] for other in others])
+                return None
+            return function(targets, *args, **kwargs)
+
+        return write
+
+    def _is_parameter(self, target: torch.Tensor) -> bool:
+        parameter = self._storages.get(target.untyped_storage()._cdata)
+        if parameter is None:
+            return False
+        return (target.shape, target.stride()) == (parameter.shape, parameter.stride())
 
     def _note(self, target: torch.Tensor, others: Sequence[Any]) -> bool:
         """Whether a write to ``target`` is one to a parameter, which is noted then."""
-        parameter = self._storages.get(target.untyped_storage()._cdata)
-        if parameter is None or target.shape != parameter.shape:
+        if not self._is_parameter(target):
             return False
-        if target.stride() != parameter.stride():
-            return False
-        with torch.enable_grad():
-            for other in others:
-                if not isinstance(other, torch.Tensor) or other is target:
-                    continue
-                if other.requires_grad and other.shape == target.shape:
-                    self.sums.append(torch.add(parameter, other.to(parameter)))
+        parameter = self._storages[target.untyped_storage()._cdata]
+        for other in others:
+            if not isinstance(other, torch.Tensor) or other is target:
+                continue
+            if other.requires_grad and other.shape == target.shape:
+                self.sums.append(torch.add(parameter, other.to(parameter)))
         return True

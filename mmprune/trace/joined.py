@@ -14,7 +14,7 @@ from typing import Any
 from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode, WalkedRoad
 
 # They scale elements one by one: dropout, stochastic depth. Channels that are 0 stay 0.
-_NOISE = frozenset({'NativeDropoutBackward', 'FusedDropoutBackward', 'MulBackward', 'DivBackward'})
+NOISE = frozenset({'NativeDropoutBackward', 'FusedDropoutBackward', 'MulBackward', 'DivBackward'})
 
 
 Place = tuple[int, int | None]
@@ -130,7 +130,7 @@ def _is_noise(
 ) -> bool:
     """Whether a node scales a tensor by constants that are alike for all channels."""
     edges = [edge for edge in inputs if edge is not None]
-    if node.source.rstrip('0123456789') not in _NOISE or len(edges) != 1 or len(node.shapes) != 1:
+    if node.source.rstrip('0123456789') not in NOISE or len(edges) != 1 or len(node.shapes) != 1:
         return False
     number, output = edges[0]
     start = len(graph.nodes)

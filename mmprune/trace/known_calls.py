@@ -53,7 +53,7 @@ class KnownCalls:
         ]
         try:
             for part in parts:
-                part.forward = self._remembering(part, training, made)
+                part.__dict__['forward'] = self._remembering(part, training, made)
             yield made
         finally:
             for part in parts:

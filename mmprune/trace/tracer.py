@@ -28,7 +28,7 @@ from mmprune.trace.roads import run_model as run_model
 from mmprune.trace.session import GradFn, Session
 from mmprune.trace.stand_ins import ALL, FAITHFUL, StandIns
 from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode
-from mmprune.trace.training import noted_readers, train
+from mmprune.trace.training import noted_readers, train, who_differ
 
 
 class TraceError(InputError):
@@ -89,12 +89,12 @@ def _trace(
         _let_all_require_grad(model)
         demo_input, input_leaves = session.differentiable(road.input)
         recorder = CallRecorder(model)
-        escapes = EscapeRecorder(lambda: recorder.stack[-1], stand_ins, copies.keep)
         writes = WrittenWeights(model)
         as_trained = contextlib.ExitStack()
         if road.training:
             as_trained.enter_context(without_chance())
-            as_trained.enter_context(writes)
+            stand_ins = {**writes.stand_ins, **stand_ins}
+        escapes = EscapeRecorder(lambda: recorder.stack[-1], stand_ins, copies.keep)
         with (
             warnings.catch_warnings(), torch.enable_grad(), eagerly(model), as_trained,
             noted_readers() as readers, recorder, escapes,
@@ -117,7 +117,8 @@ def _trace(
         graph = reader.read(found, writes.sums)
         session.calls.keep(made)
         session.order = list(reader.ids)
-        session.readers |= readers if road.training else readers | train(model)
+        if not road.training:
+            session.readers |= who_differ(readers, recorder) | train(model)
         return graph
 
 
