@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmcv.cnn import build_conv_layer
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
-from toy_networks import Toy, conv
+from toy_networks import Toy, conv, toys_of
 
 
 class FunctionToy(Toy):
@@ -267,11 +267,4 @@ class WeightOfASibling(Toy):
         return self.head(x.mean((2, 3)))
 
 
-TOYS = [
-    value
-    for value in list(globals().values())
-    if isinstance(value, type)
-    and issubclass(value, Toy)
-    and value not in (Toy, FunctionToy, StandardisedToy)
-    and value.__module__ == __name__
-]
+TOYS = toys_of(globals(), FunctionToy, StandardisedToy)

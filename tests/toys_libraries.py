@@ -120,12 +120,14 @@ class CausalMask(Toy):
 
 
 class SizesInTheRoot(Toy):
-    """A network that computes one size from another by itself: both stay."""
+    """A network that computes one size from another by itself: one stays twice the other."""
 
     INPUT = (2, 5, 6)
-    GROUPS = {'tail.0': (7, {'tail.0'}, {'tail.1'})}
+    GROUPS = {
+        'a': (24, {'a', 'b'}, {'b', 'tail.0'}),
+        'tail.0': (7, {'tail.0'}, {'tail.1'}),
+    }
     PINNED = frozenset({'tail.1', 'a.weight'})
-    REASONS = {'a': '(root) reads sizes', 'b': '(root) reads sizes'}
 
     def __init__(self):
         super().__init__()

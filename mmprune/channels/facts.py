@@ -55,6 +55,7 @@ class Size:
         factors: Its label arrays that vary along ``dim``.
         dim: The dim.
         own: Whether the module itself moved or cut the data (a view, a split).
+        of_blocks: Whether it holds blocks of channels, each of which keeps its own.
     """
 
     module: str
@@ -62,6 +63,7 @@ class Size:
     factors: tuple[IntArray, ...]
     dim: int
     own: bool
+    of_blocks: bool = False
 
     @property
     def full(self) -> int:

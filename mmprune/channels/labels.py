@@ -30,6 +30,7 @@ from mmprune.channels.facts import (
     Statistic,
     axes_of,
 )
+from mmprune.trace.expressions import Dim, Edge, Expression, leaves
 
 KERNEL = 'position in a kernel'
 COMPLEX = 'real and imaginary part'
@@ -102,6 +103,9 @@ class LabelBook:
     ``of_buffers`` says which labels no parameter has, (num_labels,) bool, empty if none.
     ``weights`` are the nodes that depend on parameters alone. ``unmasked`` are dims of
     parameters along which masks must leave numbers, since a row of zeros has no direction.
+    ``values`` are the labels of tensors whose sizes were asked for, as far as they are known, and
+    ``widths`` the numbers that new dims were given, with labels for them: (node, dim, where it
+    begins) -> (expression, labels).
     ``loose`` are nodes that end a shuffle behind which channels may stand in another order than in
     the full network, see ``Arrangement``.
     """
@@ -127,6 +131,8 @@ class LabelBook:
     of_buffers: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     unmasked: set[tuple[str, int]] = field(default_factory=set)
     loose: frozenset[int] = frozenset()
+    values: dict[Edge, Value] = field(default_factory=dict)
+    widths: Mapping[tuple[int, int, int], tuple[Expression, IntArray]] = field(default_factory=dict)
     _numbers: dict[str, int] = field(default_factory=dict)
     _rows: set[bytes] = field(default_factory=set)
     _unions: list[tuple[IntArray, IntArray]] = field(default_factory=list)
@@ -146,6 +152,22 @@ class LabelBook:
         if number == len(self.reasons):
             self.reasons.append(reason)
         return -number
+
+    def width_of(self, node: int, dim: int, start: int = 0) -> IntArray | None:
+        """Labels along a new dim of a tensor that is the same everywhere along it.
+
+        It may be a part of a dim that begins at ``start``. The labels are those of the dim that
+        it is as wide as, or its own; None if nothing that it is as wide as shrinks.
+        """
+        expression, own = self.widths.get((node, dim, start), (None, None))
+        if expression is None:
+            return None
+        dims = [leaf for leaf in leaves(expression) if isinstance(leaf, Dim)]
+        factors = [f for leaf in dims if leaf.edge in self.values
+                   for f in self.values[leaf.edge].along(leaf.dim)]  # fmt: skip
+        if isinstance(expression, Dim) and len(factors) == 1 and len(axes_of(factors[0])) == 1:
+            return factors[0].ravel()
+        return own if factors or len(dims) < len(list(leaves(expression))) else None
 
     def pin(self, labels: IntArray, reason: str) -> None:
         """These channels are never removed."""
@@ -208,10 +230,10 @@ class LabelBook:
         self.sites.append(Site(layer, role, labels, node))
 
     def add_sizes(self, module: str, value: Value, own: bool, is_weight: bool = False) -> None:
-        """Note the dims of ``value`` that shrink; the first is the batch, unless of a weight."""
+        """Note the dims that ``value`` has; the first is the batch, unless of a weight."""
         for dim in range(0 if is_weight else 1, len(value.shape)):
             factors = tuple(value.along(dim))
-            if factors:
+            if factors or own:
                 self.sizes.append(Size(module, value.shape, factors, dim, own))
 
     def know_size(self, name: str, index: int | None, size: Size) -> None:

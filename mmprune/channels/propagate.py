@@ -23,15 +23,10 @@ from mmprune.channels.labels import (
     pin_all,
 )
 from mmprune.channels.leaves import Leaves
+from mmprune.channels.readings import CheckedSize, ReadNumbers, edges_of, read_numbers
 from mmprune.channels.shuffled import arrange, shuffles_of
 from mmprune.channels.silence import Silence
-from mmprune.channels.sizes import (
-    Numbers,
-    SizeAttribute,
-    lent_sizes,
-    shrinking,
-    size_attributes,
-)
+from mmprune.channels.sizes import Numbers, Shrinking, SizeAttribute, unread_attributes
 from mmprune.errors import InputError
 from mmprune.registry import CHANNEL_RULES, table
 from mmprune.trace.trace_graph import Edge, TraceGraph, TraceNode
@@ -62,6 +57,9 @@ class Labelling:
         products: Multiply-adds of convolutions and matrix products, as counts of labels.
         sizes: Dims that shrink, with the modules that may know their size by number.
         size_attributes: Numbers of modules that are such sizes.
+        checked: Numbers of operations that must be sizes in every subnet, see ``misread``.
+        unknown_sizes: Dims that shrink, and were given a number of unknown origin.
+        quantities: Numbers of modules that are sizes and are used as quantities too.
         statistics: Reductions over channels.
         constraints: Blocks of labels that keep equally many.
         pins: (labels, reason) of channels that stay.
@@ -81,6 +79,9 @@ class Labelling:
     products: list[Product]
     sizes: list[Size]
     size_attributes: list[SizeAttribute]
+    checked: list[CheckedSize]
+    unknown_sizes: list[Size]
+    quantities: list[SizeAttribute]
     statistics: list[Statistic]
     constraints: list[EqualCounts]
     pins: list[tuple[IntArray, str]]
@@ -108,6 +109,7 @@ class Wishes:
         group_norm: ``'groups'`` removes whole groups of a GroupNorm, ``'channels'`` equally many
             channels of every group.
         numbers: Stored numbers of modules that may be sizes of channels.
+        held: Numbers (by their place in the trace) that were wrong in some subnet, and how often.
         broken: What is held because a trial has failed, and why. Keys are the name of a module
             and ``'alike'`` (its dims of one size shrink alike), ``'own'`` (the dims that it
             cuts or views stay), ``'passed'`` (those that pass through it stay), ``'inside'``
@@ -121,6 +123,7 @@ class Wishes:
     attention: str = 'heads'
     group_norm: str = 'channels'
     numbers: Mapping[str, Numbers] = field(default_factory=dict)
+    held: Mapping[int, int] = field(default_factory=dict)
     broken: Mapping[tuple[str, str], str] = field(default_factory=dict)
     whole_heads: frozenset[str] = frozenset()
 
@@ -135,7 +138,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
     """
     leaves = Leaves(graph)
     loose = frozenset() if ORDERS in wishes.broken else shuffles_of(graph)
-    ways = _Ways(by_heads=wishes.whole_heads, loose=loose)
+    ways = Ways(by_heads=wishes.whole_heads, loose=loose)
     while True:
         rest = _to_rest(graph, leaves, wishes, ways)
         changed = _other_heads(rest.book, leaves.num_labels, wishes, ways)
@@ -145,9 +148,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         book = rest.book
         tensors = {n: leaves.factors(n, rest.canonical, squeeze=False) for n in leaves.offsets}
         tensors.update(_buffers(graph, book))
-        called = {'', *(call.module for call in graph.calls)}
-        sizes = [*book.sizes, *lent_sizes(book.sizes, wishes.numbers, called)]
-        attributes = size_attributes(sizes, wishes.numbers, book)
+        unread = unread_attributes(rest.sizes, wishes.numbers, rest.numbers.read, book)
         if not ways.loose:
             arrangements: list[Arrangement] = []
             break
@@ -164,7 +165,10 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         sites=book.sites,
         products=book.products,
         sizes=book.sizes,
-        size_attributes=attributes,
+        size_attributes=[*rest.numbers.attributes, *unread],
+        checked=_not_dealt(rest.numbers.checked, arrangements),
+        unknown_sizes=rest.numbers.unknown,
+        quantities=rest.numbers.quantities,
         statistics=book.statistics,
         constraints=book.constraints,
         pins=book.pins,
@@ -181,8 +185,16 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
     )
 
 
+def _not_dealt(
+    checked: Iterable[CheckedSize], arrangements: Iterable[Arrangement]
+) -> list[CheckedSize]:
+    """Those that have no channels which are dealt anew at every width."""
+    dealt = np.concatenate([np.zeros(0, np.int64), *(a.labels for a in arrangements)])
+    return [check for check in checked if not np.isin(check.labels(), dealt).any()]
+
+
 @dataclass(frozen=True)
-class _Ways:
+class Ways:
     """What passes go by, see ``LabelBook``."""
 
     by_dims: frozenset[int] = frozenset()
@@ -202,9 +214,11 @@ class _Rest:
     silence: Silence
     values: dict[Edge, Value]
     own_constraints: int
+    numbers: ReadNumbers
+    sizes: list[Size]
 
 
-def _other_heads(book: LabelBook, num_labels: int, wishes: Wishes, ways: _Ways) -> _Ways | None:
+def _other_heads(book: LabelBook, num_labels: int, wishes: Wishes, ways: Ways) -> Ways | None:
     """Other ways, where heads turn out to be pinned; None if none are."""
     pinned = np.zeros(num_labels, bool)
     for labels, _ in book.pins:
@@ -218,58 +232,67 @@ def _other_heads(book: LabelBook, num_labels: int, wishes: Wishes, ways: _Ways) 
     return replace(ways, by_dims=ways.by_dims | stuck, by_heads=ways.by_heads | whole)
 
 
-def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: _Ways) -> _Rest:
+def book_of(
+    graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: Ways, canonical: IntArray
+) -> LabelBook:
+    """The empty book that a pass begins with, for labels that were united so far."""
+    return LabelBook(
+        canonical,
+        graph.aliases,
+        attention=wishes.attention,
+        group_norm=wishes.group_norm,
+        by_dims=ways.by_dims,
+        by_heads=ways.by_heads,
+        loose=ways.loose,
+        weights=leaves.weights,
+        of_buffers=leaves.of_buffers(canonical),
+        widths=leaves.widths_of(canonical),
+    )
+
+
+def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: Ways) -> _Rest:
     """Pass over the graph until labels come to rest."""
     canonical = np.arange(leaves.num_labels)
     # What leaves the graph meets parameters that the graph does not show, if there are any.
     # Otherwise only a trial tells whether it matters which channels it had.
     holds_escapes = bool(graph.unreached) or ESCAPES in wishes.broken
     for _ in range(MAX_PASSES):
-        book = LabelBook(
-            canonical,
-            graph.aliases,
-            attention=wishes.attention,
-            group_norm=wishes.group_norm,
-            by_dims=ways.by_dims,
-            by_heads=ways.by_heads,
-            loose=ways.loose,
-            weights=leaves.weights,
-            of_buffers=leaves.of_buffers(canonical),
-        )
-        values: dict[Edge, Value] = {}
-        silence = _one_pass(graph, leaves, book, holds_escapes, values if ways.loose else None)
+        book = book_of(graph, leaves, wishes, ways, canonical)
+        silence = one_pass(graph, leaves, book, holds_escapes, keeps_all=bool(ways.loose))
         _tie(wishes.ties, book)
         canonical, changed = book.merged()
         if not changed:
             own_constraints = len(book.constraints)
             book.pin(np.flatnonzero(book.of_buffers), 'a place in a buffer, which no parameter has')
-            sizes = [s for s in book.sizes if not all(book.is_in_buffers(f) for f in s.factors)]
-            book.sizes = shrinking(sizes, book.constraints)
+            sizes = [
+                s
+                for s in book.sizes
+                if not s.factors or not all(map(book.is_in_buffers, s.factors))
+            ]
+            book.sizes = list(filter(Shrinking(book.constraints), sizes))
             _pin_layers(wishes.pinned_layers, book)
+            numbers = read_numbers(graph, book.values, book, wishes.numbers, wishes.held)
             hold_broken(wishes.broken, book, leaves)
-            return _Rest(book, canonical, silence, values, own_constraints)
+            return _Rest(book, canonical, silence, book.values, own_constraints, numbers, sizes)
     raise RuntimeError(
         f'the channel labels of this network do not come to rest in {MAX_PASSES} passes; '
         'please report the network'
     )
 
 
-def _one_pass(
+def one_pass(
     graph: TraceGraph,
     leaves: Leaves,
     book: LabelBook,
     holds_escapes: bool,
-    kept: dict[Edge, Value] | None = None,
+    keeps_all: bool = False,
 ) -> Silence:
-    """Visit every node; ``kept`` gets the labels of every tensor, which else go after use."""
+    """Visit every node; ``book.values`` gets the labels of tensors, most of which go after use."""
     rules, silence = table(CHANNEL_RULES), Silence()
-    values: dict[Edge, Value] = {} if kept is None else kept
+    values = book.values
     uses = _use_counts(graph)
     network_input = book.fixed('is an input of the network')
-    counted: int | None = None
     for node in graph.nodes:
-        if node.id == graph.first_stop:
-            counted = len(book.products)
         if node.op == 'parameter':
             name = node.attrs['name']
             factors = leaves.factors(name, book.canonical)
@@ -292,10 +315,10 @@ def _one_pass(
         for edge in node.inputs:
             if edge is not None:
                 uses[edge] -= 1
-                if not uses[edge] and kept is None:
+                if not uses[edge] and not keeps_all:
                     del values[edge]
-    if counted is not None:
-        del book.products[counted:]  # subnets cost what they do on the first road
+    # Subnets cost what they do on the first road.
+    book.products = [p for p in book.products if p.node < graph.first_stop]
     for edge in graph.outputs:
         pin_all([values[edge]], book, 'output of the network')
     for edge, reason in graph.escapes:
@@ -315,7 +338,13 @@ def _use_counts(graph: TraceGraph) -> dict[Edge, int]:
     """How often every edge is read; edges that are asked for later count once more."""
     uses: dict[Edge, int] = {}
     escapes = [edge for edge, _ in graph.escapes]
-    kept = [*graph.outputs, *escapes, *(e for c in graph.calls for e in (*c.inputs, *c.outputs))]
+    numbers = edges_of(graph)
+    kept = [
+        *graph.outputs,
+        *escapes,
+        *numbers,
+        *(e for c in graph.calls for e in (*c.inputs, *c.outputs)),
+    ]
     for edge in [e for node in graph.nodes for e in node.inputs] + kept:
         if edge is not None:
             uses[edge] = uses.get(edge, 0) + 1

@@ -15,11 +15,12 @@ from torch import nn
 from mmprune.channels.arrangement import Arrangement, places_of
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import Statistic, axes_of, inputs_by_group
-from mmprune.channels.sizes import SizeAttribute
+from mmprune.channels.sizes import SizeAttribute, size_in
 from mmprune.execution.fast_paths import slow_attributes
 from mmprune.execution.instrument import STATE, instrument, is_instrumented, local_tensors
 from mmprune.execution.kept_statistics import KeptElements
 from mmprune.execution.lookup import Kept, Lookup
+from mmprune.execution.masked_sizes import masked_sizes
 from mmprune.execution.mending import Attributes, Mend
 from mmprune.execution.prunable import PrunableTensor
 from mmprune.execution.swap import Swap
@@ -32,7 +33,6 @@ from mmprune.layers import (
     like,
     mended_numbers,
     plain_cut,
-    size_in,
     slicer_of,
 )
 from mmprune.trace.model_state import may_cache, renew_caches
@@ -71,6 +71,7 @@ class Execution:
         numbers: Stored numbers of modules that are sizes of channels.
         mode: ``'slice'`` or ``'mask'``.
         arrangements: Channels that stand in another order in a subnet.
+        quantities: Numbers of modules that are sizes and that quantities are computed from.
     """
 
     def __init__(
@@ -82,8 +83,10 @@ class Execution:
         numbers: Sequence[SizeAttribute],
         mode: str,
         arrangements: Sequence[Arrangement] = (),
+        quantities: Sequence[SizeAttribute] = (),
     ) -> None:
         self.arrangements = arrangements
+        self.quantities = quantities
         self.modules = dict(model.named_modules())
         self.layers = layers
         self.statistics = statistics
@@ -97,7 +100,8 @@ class Execution:
         for tensor in tensors:
             for name in tensor.consumers:
                 instrument(self.modules[name])
-        read = [*(s.module for s in statistics), *(number.module for number in numbers)]
+        read = [s.module for s in statistics]
+        read += [number.module for number in (*numbers, *quantities)]
         found = {name: slow_attributes(module) for name, module in self.modules.items()}
         self._slow = {name: values for name, values in found.items() if values and tensors}
         for name in (*layers, *read, *self._slow):
@@ -223,7 +227,7 @@ class Execution:
                 self._attributes.set(self._sizes(alive, found))
             else:
                 self._mask(found, reference)
-                self._attributes.set(self._slow)
+                self._attributes.set(self._masked_sizes(alive))
             renew_caches(self.modules[''], self._may_cache)
 
     def _arrange(self) -> None:
@@ -260,14 +264,32 @@ class Execution:
             if values:
                 slow = wanted.get(mend.name)
                 wanted[mend.name] = values if slow is None else {**slow, **values}
+        for name, numbers in self._numbers(alive, found).items():
+            wanted[name] = {**wanted.get(name, {}), **numbers}
+        return wanted
+
+    def _numbers(self, alive: BoolArray, found: Kept) -> dict[str, dict[str, Any]]:
+        """The stored numbers of modules that differ in the subnet, as the modules store them."""
         sizes = [
-            size_in(number, alive) if place is None else found.counts[place]
+            size_in(number.size, alive) if place is None else found.counts[place]
             for number, place in zip(self.numbers, self._number_sizes, strict=True)
         ]
-        for name, changed in mended_numbers(self.numbers, sizes).items():
-            module = self.modules[name]
-            numbers = {key: like(getattr(module, key), new) for key, (_, new) in changed.items()}
-            wanted[name] = {**wanted.get(name, {}), **numbers}
+        return {
+            name: {
+                key: like(getattr(self.modules[name], key), new)
+                for key, (_, new) in changed.items()
+            }
+            for name, changed in mended_numbers(self.numbers, sizes).items()
+        }
+
+    def _masked_sizes(self, alive: BoolArray) -> dict[str, Mapping[str, Any]]:
+        """The attributes of masked modules: numbers that are full sizes, and kept quantities."""
+        wanted = dict(self._slow)
+        sizes = [size_in(number.size, alive) for number in self.quantities]
+        for name, changed in mended_numbers(self.quantities, sizes).items():
+            own = self._attributes.own(name)
+            both = {key: masked_sizes(getattr(own, key), new) for key, (_, new) in changed.items()}
+            wanted[name] = {**wanted.get(name, {}), **both}
         return wanted
 
     @contextlib.contextmanager

@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from mmprune.execution.masked_moments import masked_variance, number_of_elements, standardised
+from mmprune.execution.masked_sizes import MaskedSize
+from mmprune.trace.size_arguments import ARITHMETIC, SIZES
+from mmprune.trace.traced_int import scale_of
 
 # Function of torch -> (kind of statistic, position of its dims, dims if there are none given).
 _REDUCTIONS: dict[Any, tuple[str, int, Any]] = {
@@ -54,7 +57,8 @@ class KeptElements:
 
     Attributes:
         kind: Of a reduction its name; ``'layer_norm'``, ``'group_norm'``, ``'rms_norm'``,
-            ``'batch_norm'``; ``'reader'`` for a layer whose weight may have other columns than
+            ``'batch_norm'``; ``'size'`` of a tensor whose size along ``dims`` is computed with;
+            ``'reader'`` for a layer whose weight may have other columns than
             zeros where its input has channels that are not kept; ``'weight_norm'``.
         dims: The dims that are reduced, counted from the end; empty where the operation says.
         kept: Which elements are kept, bool, of the tensor's rank, size 1 where it makes no
@@ -91,11 +95,28 @@ class KeptStatistics(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
+        if func in ARITHMETIC:
+            args = tuple(map(scale_of, args))
+        elif func in SIZES:
+            return self._sizes(func, args, kwargs)
         if func in _REDUCTIONS or func in _NORMS or func in _READERS:
             # A module further out must not take the same mean once more.
             with torch._C.DisableTorchFunction():
                 return self._kept(func, args, kwargs)
         return func(*args, **kwargs)
+
+    def _sizes(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The sizes of a tensor, some of which know how much is kept."""
+        data: torch.Tensor = args[0]
+        with torch._C.DisableTorchFunction():
+            sizes: list[int] = list(data.shape)
+            for element in self.elements:
+                if element.kind == 'size' and element.fits(data):
+                    (dim,) = element.dims
+                    kept = int(element.kept.sum(dim).max())
+                    sizes[dim] = MaskedSize(sizes[dim], kept)
+        asked = args[1] if len(args) > 1 else kwargs.get('dim')
+        return torch.Size(sizes) if asked is None or func is not SIZES[1] else sizes[asked]
 
     def _kept(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         if func in _REDUCTIONS:

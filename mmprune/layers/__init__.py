@@ -7,7 +7,6 @@ from mmprune.layers.layer import Layer, known_masks, layers_of, weight_shape
 from mmprune.layers.numbers import (
     like,
     mended_numbers,
-    size_in,
     stored_numbers,
     whole_head_modules,
 )
@@ -32,7 +31,6 @@ __all__ = [
     'prune_in_channels',
     'prune_out_channels',
     'renew_computed_weights',
-    'size_in',
     'slicer_of',
     'stored_numbers',
     'turned_cuts',

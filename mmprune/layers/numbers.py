@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import reduce
 from typing import Any, TypeGuard
 
-import numpy as np
 from torch import nn
 
-from mmprune.channels.constraints import BoolArray
-from mmprune.channels.labels import kept
 from mmprune.channels.sizes import Numbers, SizeAttribute
 from mmprune.layers.slicers import slicer_of
 
@@ -68,14 +64,6 @@ def _is_number(value: object) -> TypeGuard[int]:
 
 def _is_size(value: object) -> TypeGuard[int]:
     return _is_number(value) and value > 1
-
-
-def size_in(number: SizeAttribute, alive: BoolArray) -> int:
-    """The size that a number stands for in the subnet whose labels are ``alive``."""
-    masks = [kept(alive, factor) for factor in number.size.factors]
-    # Where there is something at all, there is as much along the dim everywhere. Shuffled
-    # channels need not fill a box, since the places of the full network are not theirs.
-    return int(reduce(np.logical_and, masks).sum(axis=number.size.dim).max())
 
 
 def mended_numbers(

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmprune.channels import ChannelGroup, Wishes, build_groups, propagate
+from mmprune.channels import ChannelGroup, Labelling, Wishes, build_groups, propagate
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray
+from mmprune.channels.readings import misread
 from mmprune.cost import CostModel, CostTable, memory_of
 from mmprune.errors import InputError
 from mmprune.execution import (
@@ -38,6 +39,8 @@ from mmprune.trace.roads import DemoInput, roads_of
 
 Subnet = dict[str, torch.Tensor]
 """Kept channels of every prunable group: space_id -> 0/1 mask of the group's channels."""
+SUBNETS = 4
+"""How many random subnets must have the right sizes."""
 
 
 class SubnetError(InputError):
@@ -83,7 +86,8 @@ class Supernet:
     def _prepare(self, mode: str) -> None:
         """Label, instrument and try; pin what fails, until a random subnet runs."""
         contents: Contents = {}
-        self.graph = trace(self.model, list(self.road_book.roads), contents)
+        roads = list(self.road_book.roads)
+        self.graph = trace(self.model, roads, contents, self.wishes.numbers)
         self.road_book.take_note(self.graph)
         kinds = {name: type(module) for name, module in self.model.named_modules()}
         broken = self._hold({}, contents, kinds, mode)
@@ -134,8 +138,8 @@ class Supernet:
 
     def _instrument(self, wishes: Wishes, mode: str) -> None:
         model = self.model
-        self.labelling = propagate(self.graph, wishes)
-        self.groups = self.restriction.apply(build_groups(self.labelling), model)
+        self.labelling, groups = self._label(wishes)
+        self.groups = self.restriction.apply(groups, model)
         self.size = self.labelling.num_labels
         self.alive = np.ones(self.size, bool)
         prunable = self._prunable_labels()
@@ -146,10 +150,28 @@ class Supernet:
         statistics = prunable_statistics(self.labelling, prunable)
         numbers = self.labelling.size_attributes
         arrangements = self.labelling.arrangements
-        self.execution = Execution(model, touched, tensors, statistics, numbers, mode, arrangements)
+        quantities = self.labelling.quantities
+        self.execution = Execution(
+            model, touched, tensors, statistics, numbers, mode, arrangements, quantities
+        )
         self.execution.recompute_alike(self.graph.recomputing)
         self.masks = MaskBuffers(model, touched.values(), prunable, self.labelling.tensors)
         FollowLoading(self).attach(model)
+
+    def _label(self, wishes: Wishes) -> tuple[Labelling, dict[str, ChannelGroup]]:
+        """Label the network so that the numbers that it computes are right in random subnets."""
+        while True:
+            labelling = propagate(self.graph, wishes)
+            groups = build_groups(labelling)
+            wrong: set[int] = set()
+            for seed in range(SUBNETS if labelling.checked else 0):
+                alive = random_alive(groups, labelling.num_labels, seed)
+                wrong |= misread(labelling.checked, labelling.size_attributes, alive)
+            wrong = {index for index in wrong if wishes.held.get(index, 0) < 2}
+            if not wrong:  # what is wrong even where all is held is left to the trial
+                return labelling, groups
+            failures = {index: wishes.held.get(index, 0) + 1 for index in wrong}
+            wishes = replace(wishes, held={**wishes.held, **failures})
 
     def _try(self, contents: Contents) -> Failure | None:
         """Run a random subnet sliced and masked; full width is set again afterwards.

@@ -12,6 +12,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from mmprune.trace.copies import may_write
+from mmprune.trace.numbers import NumberLog
+from mmprune.trace.size_arguments import watch
 from mmprune.trace.stand_ins import FAITHFUL, StandIns
 from mmprune.trace.writes import Writes
 
@@ -33,6 +35,8 @@ class EscapeRecorder(TorchFunctionMode):
         running: Gives the name of the module that is running.
         stand_ins: What is called in the place of a function.
         keep: Is told of tensors before something may be written to them.
+        numbers: Is told of the numbers that calls are given, and gives out those that know where
+            they come from.
 
     Attributes:
         escapes: Edges of the autograd graph that have escaped, each with the reason.
@@ -44,8 +48,10 @@ class EscapeRecorder(TorchFunctionMode):
         running: Callable[[], str],
         stand_ins: StandIns = FAITHFUL,
         keep: Callable[[torch.Tensor], None] = lambda tensor: None,
+        numbers: NumberLog | None = None,
     ) -> None:
         super().__init__()
+        self.numbers = numbers
         self.running = running
         self.stand_ins = stand_ins
         self.keep = keep
@@ -74,6 +80,8 @@ class EscapeRecorder(TorchFunctionMode):
         for tensor in given if may_write(name, func, kwargs) else ():
             self.keep(tensor)
         result = self.stand_ins.get(func, func)(*args, **kwargs)
+        if self.numbers is not None:
+            result = watch(self.numbers, func, args, kwargs, result)
         made = _tensors(result) if result is not None else given[:1]
         if not (made or name in _TO_PYTHON):
             return result

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from mmprune.trace.expressions import Computed, Dim
 from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode, WalkedRoad
 
 # They scale elements one by one: dropout, stochastic depth. Channels that are 0 stay 0.
@@ -46,12 +47,17 @@ def join(
     def says_nothing(edge: Edge) -> bool:
         return edge[0] in idle or edge in graph.outputs
 
+    readings = tuple(
+        replace(r, edge=move(r.edge), expression=_moved_number(r.expression, move))
+        for r in later.readings
+    )
     unreached = {name: why for name, why in graph.unreached.items() if name in later.unreached}
-    seen = {*graph.escapes}
+    seen, read = {*graph.escapes}, {*graph.readings}
     adds = (
         len(idle) < len(nodes)
         or any(not says_nothing(edge) for edge in outputs)
         or any(not says_nothing(edge) for edge, why in escapes if (edge, why) not in seen)
+        or any(not says_nothing(r.edge) for r in readings if r not in read)
         or unreached != graph.unreached
     )
     if not adds:
@@ -71,6 +77,10 @@ def join(
         handed=tuple(dict.fromkeys((*graph.handed, *later.handed))),
         recomputing=tuple(dict.fromkeys((*graph.recomputing, *later.recomputing))),
         buffers=graph.buffers | later.buffers,
+        readings=tuple(dict.fromkeys((*graph.readings, *readings))),
+        scales=_united(graph.scales, later.scales, move),
+        layer_scales=_united(graph.layer_scales, later.layer_scales, move),
+        equal=_united(graph.equal, later.equal, move),
     )
     road = replace(road, stop=len(whole.nodes), outputs=len(whole.outputs))
     opaque = opaque_operations(whole.nodes)
@@ -159,3 +169,21 @@ def _moved_call(call: ModuleCall, move: Callable[[Edge], Edge]) -> ModuleCall:
         inputs=tuple(move(edge) for edge in call.inputs),
         outputs=tuple(move(edge) for edge in call.outputs),
     )
+
+
+def _united(first: tuple, second: tuple, move: Callable[[Edge], Edge]) -> tuple:
+    """Both, with the expressions of the second moved; names of modules stay."""
+    moved_ones = (
+        tuple(part if isinstance(part, str) else _moved_number(part, move) for part in entry)
+        for entry in second
+    )
+    return tuple(dict.fromkeys((*first, *moved_ones)))
+
+
+def _moved_number(expression: Any, move: Callable[[Edge], Edge]) -> Any:
+    if isinstance(expression, Dim):
+        return replace(expression, edge=move(expression.edge))
+    if isinstance(expression, Computed):
+        operands = tuple(_moved_number(operand, move) for operand in expression.operands)
+        return replace(expression, operands=operands)
+    return expression

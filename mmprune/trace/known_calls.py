@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-_PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
+_PLAIN = {bool, int, float, str, bytes, type(None), torch.dtype, torch.device}
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def _frozen(value: Any) -> tuple[list[Any], Any, list[int]] | None:
     """Leaves, structure, versions of the tensors; None if there are other objects."""
     leaves, structure = tree_flatten(value)
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    if not tensors or not all(isinstance(leaf, (torch.Tensor, *_PLAIN)) for leaf in leaves):
+    is_plain = [isinstance(leaf, torch.Tensor) or type(leaf) in _PLAIN for leaf in leaves]
+    if not tensors or not all(is_plain):
         return None
     if any(tensor.is_inference() for tensor in tensors):  # they have no versions
         return None

@@ -24,6 +24,8 @@ class Session:
 
     Attributes:
         contents: See ``untouched``.
+        stored: Numbers that modules store, by module and attribute, to follow where they are
+            used.
         known: Nodes of autograd that were read -> the node that each is, and which output of it
             all of its outputs are, None for the same one.
         calls: What parts of the model gave.
@@ -35,6 +37,7 @@ class Session:
     """
 
     contents: Contents
+    stored: Mapping[str, Any]
     known: dict[GradFn, tuple[int, int | None]] = field(default_factory=dict)
     calls: KnownCalls = field(default_factory=KnownCalls)
     readers: set[nn.Module] = field(default_factory=set)

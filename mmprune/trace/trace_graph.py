@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-Edge = tuple[int, int]
-"""(node id, which of the node's outputs)."""
+from mmprune.trace.expressions import Attribute, Dim, Edge, Expression
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,29 @@ class WalkedRoad:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """A number that an operation was given for the size of a tensor, or of a part of it.
+
+    Attributes:
+        edge: The tensor.
+        dim: The dim.
+        start: Where the part begins along the dim.
+        stop: Where it ends.
+        expression: Where the number comes from; None if nobody knows.
+        module: The module that ran.
+        function: What the number was for, for messages.
+    """
+
+    edge: Edge
+    dim: int
+    start: int
+    stop: int
+    expression: Expression | None
+    module: str
+    function: str
+
+
+@dataclass(frozen=True)
 class TraceGraph:
     """Everything the later stages know about a network.
 
@@ -97,6 +119,12 @@ class TraceGraph:
         recomputing: Modules that have a part of them recomputed in the backward pass.
         buffers: Those of ``parameters`` that are buffers.
         roads: The roads that were walked, those of the nodes in order.
+        readings: Numbers that operations were given for sizes.
+        scales: (module, dim or attribute) of what quantities were computed from: modules that
+            asked for it, or computed with it.
+        layer_scales: (attribute of one of torch's layers, the dim of its weight that it is), of
+            those that quantities were computed from; the dim is an int if it cannot change.
+        equal: Pairs of expressions that the model has compared, and that were equal.
     """
 
     nodes: tuple[TraceNode, ...]
@@ -110,6 +138,10 @@ class TraceGraph:
     handed: tuple[tuple[str, str], ...] = ()
     recomputing: tuple[str, ...] = ()
     buffers: frozenset[str] = frozenset()
+    readings: tuple[Reading, ...] = ()
+    scales: tuple[tuple[str, Dim | Attribute], ...] = ()
+    layer_scales: tuple[tuple[Attribute, Expression], ...] = ()
+    equal: tuple[tuple[Expression, Expression], ...] = ()
     roads: tuple[WalkedRoad, ...] = ()
 
     @property

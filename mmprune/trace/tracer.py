@@ -22,6 +22,7 @@ from mmprune.trace.eager import eagerly
 from mmprune.trace.escapes import EscapeRecorder
 from mmprune.trace.joined import opaque_operations
 from mmprune.trace.model_state import caching_modules, untouched
+from mmprune.trace.numbers import NumberLog, resolved
 from mmprune.trace.roads import DemoInput as DemoInput
 from mmprune.trace.roads import Road, describe_input
 from mmprune.trace.roads import run_model as run_model
@@ -89,16 +90,20 @@ def _trace(
         _let_all_require_grad(model)
         demo_input, input_leaves = session.differentiable(road.input)
         recorder = CallRecorder(model)
-        writes = WrittenWeights(model)
-        as_trained = contextlib.ExitStack()
+        writes, log = WrittenWeights(model), NumberLog(lambda: recorder.stack[-1])
         if road.training:
-            as_trained.enter_context(without_chance())
             stand_ins = {**writes.stand_ins, **stand_ins}
-        escapes = EscapeRecorder(lambda: recorder.stack[-1], stand_ins, copies.keep)
-        with (
-            warnings.catch_warnings(), torch.enable_grad(), eagerly(model), as_trained,
-            noted_readers() as readers, recorder, escapes,
-        ):  # fmt: skip
+        escapes = EscapeRecorder(log.running, stand_ins, copies.keep, log)
+        with contextlib.ExitStack() as stack:
+            for context in (
+                warnings.catch_warnings(), torch.enable_grad(), eagerly(model),
+                without_chance() if road.training else contextlib.nullcontext(),
+                log.installed(model, session.stored),
+            ):  # fmt: skip
+                stack.enter_context(context)
+            readers = stack.enter_context(noted_readers())
+            stack.enter_context(recorder)
+            stack.enter_context(escapes)
             # Only here do numbers that a model gives to Python require grad.
             warnings.filterwarnings('ignore', message='Converting a tensor with requires_grad')
             warnings.filterwarnings('ignore', message='Using `torch.compile.* global hooks')
@@ -113,6 +118,7 @@ def _trace(
         found = tensors_in(outputs)
         for tensor in found:
             escapes.use(tensor)
+        input_leaves = [*input_leaves, log.token]
         reader = _GraphReader(model, buffers, recorder, escapes, input_leaves, session)
         graph = reader.read(found, writes.sums)
         session.calls.keep(made)
@@ -200,6 +206,7 @@ class _GraphReader:
         # What a module gives and nobody uses is computed all the same, and must fit.
         unused = [t.grad_fn for _, _, given in self.recorder.calls for t in given]
         unused = [node for node in unused if node is not None and node not in behind_outputs]
+        unused += self.escapes.numbers.nodes() if self.escapes.numbers else []
         order = _topological([edge.node for edge in edges] + escaped + unused, known)
         computed = set(order)
         updates = [tensor.grad_fn for tensor in written]
@@ -244,7 +251,14 @@ class _GraphReader:
             handed=tuple(self._handed()),
             recomputing=tuple(self.recorder.recomputing),
             buffers=frozenset(leaves) - self.parameter_shapes.keys(),
+            **self._numbers(),
         )
+
+    def _numbers(self) -> dict[str, Any]:
+        """What numbers were used for."""
+        known = {g: node for g, (node, output) in self.session.known.items() if not output}
+        log = self.escapes.numbers
+        return {} if log is None else resolved(log, {**known, **self.ids})
 
     def _handed(self) -> Iterable[tuple[str, str]]:
         for tensor, module in self.recorder.handed:

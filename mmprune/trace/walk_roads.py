@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -17,7 +18,12 @@ from mmprune.trace.tracer import Session, trace_road
 from mmprune.trace.training import is_opaque_to_readers
 
 
-def trace(model: nn.Module, demo_input: Any, contents: Contents | None = None) -> TraceGraph:
+def trace(
+    model: nn.Module,
+    demo_input: Any,
+    contents: Contents | None = None,
+    stored: Mapping[str, Any] | None = None,
+) -> TraceGraph:
     """Trace a forward pass of ``model`` on every road; the model is left as it was.
 
     A road that does not run is noted with its problem, unless it is the first. A road through
@@ -28,13 +34,15 @@ def trace(model: nn.Module, demo_input: Any, contents: Contents | None = None) -
         model: Any module.
         demo_input: What it is run on, see ``mmprune.trace.roads.roads_of``.
         contents: See ``untouched``.
+        stored: Numbers that modules store, by module and attribute, to follow where they are
+            used.
 
     Raises:
         TraceError: The model fails on the first road, or returns no tensor there that
             depends on a parameter.
     """
     first, *rest = roads_of(model, demo_input)
-    session = Session({} if contents is None else contents)
+    session = Session({} if contents is None else contents, stored or {})
     graph = trace_road(model, first, session)
     single = _has_single_values(graph.nodes)
     graph = _noted(graph, first, adds=True, needs_two=single)

@@ -116,13 +116,32 @@ def _equal_blocks(factor: IntArray, dim: int, book: LabelBook, reason: str) -> N
 
 @CHANNEL_RULES.register_module(name='expand')
 def expand(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """A broadcast dim is constant."""
+    """A broadcast dim is constant, or as wide as what it was given the size of."""
     value, shape = _single(inputs), node.shapes[0]
     lead = (1,) * (len(shape) - len(value.shape))
     result = _moved(value, lambda f: f.reshape(lead + f.shape), shape)
     before = lead + value.shape
-    result.constant = frozenset(d for d, n in enumerate(shape) if before[d] == 1 < n)
+    wide = _as_wide(node, book)
+    new = {d for d, n in enumerate(shape) if before[d] == 1 < n}
+    result.constant = frozenset(new - {axes_of(factor)[0] for factor in wide})
+    result.factors += wide
     return result
+
+
+def _as_wide(node: TraceNode, book: LabelBook) -> list[IntArray]:
+    """Labels of the dims that a node has made as wide as something that shrinks."""
+    shape, found = node.shapes[0], []
+    for dim in range(len(shape)):
+        labels = book.width_of(node.id, dim)
+        if labels is not None:
+            found.append(labels.reshape([-1 if d == dim else 1 for d in range(len(shape))]))
+    return found
+
+
+@CHANNEL_RULES.register_module(name='filled')
+def filled(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """A constant, the same everywhere, as wide as what it was given the sizes of."""
+    return Value(node.shapes[0], _as_wide(node, book), book.fixed('is a constant'))
 
 
 @CHANNEL_RULES.register_module(name='repeat')
@@ -136,7 +155,9 @@ def repeat(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
         times = [r if s > 1 else 1 for r, s in zip(repeats, factor.shape, strict=True)]
         return np.tile(factor, times)
 
-    return _moved(value, tile, shape)
+    result = _moved(value, tile, shape)
+    result.factors += _as_wide(node, book)
+    return result
 
 
 @CHANNEL_RULES.register_module(name='transpose')
@@ -361,6 +382,12 @@ def pad(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
             book.pin(factor, f'{node.where} crops the channels')
             amounts = [(0, 0)] * rank
             factor = factor[tuple(slice(0, 1) for _ in range(rank))]
-        return np.pad(factor, amounts, constant_values=fixed)
+        padded = np.pad(factor, amounts, constant_values=fixed)
+        for dim, (before, behind) in enumerate(amounts):
+            for start, size in ((0, before), (padded.shape[dim] - behind, behind)):
+                labels = book.width_of(node.id, dim, start) if size else None
+                if labels is not None and axes_of(padded) == (dim,):
+                    padded.reshape(-1)[start : start + size] = labels
+        return padded
 
     return _moved(value, move, node.shapes[0])

@@ -50,6 +50,12 @@ def _recurrent(grad_fn: Any) -> Parsed:
     return 'recurrent', dict(grad_fn.attrs)
 
 
+@parser('FilledBackward')
+def _filled(grad_fn: Any) -> Parsed:
+    """A constant as wide as numbers of the trace say; its input is a token of the trace."""
+    return 'filled', {}
+
+
 @parser('WeightNormBackward')
 def _weight_norm(grad_fn: Any) -> Parsed:
     """Inputs: directions, lengths; ``dim``: what has a length each, -1 for the whole tensor."""
