@@ -122,6 +122,8 @@ CONTENTS = {
         UpsampleBilinear2D UpsampleBilinear2DAa UpsampleLinear1D UpsampleNearest1D UpsampleNearest2D
         UpsampleNearest3D UpsampleNearestExact2D UpsampleTrilinear3D Var VarMean Vdot View
         ViewAsComplex ViewAsReal WeightNorm Where Xlogy
+        BinaryCrossEntropy BinaryCrossEntropyWithLogits CtcLoss HuberLoss KlDiv MseLoss
+        MultiMarginLoss MultilabelMarginLoss NllLoss NllLoss2D NllLossNd SmoothL1Loss SoftMarginLoss
     """,
     'CHANNEL_RULES': """
         addmm along as_strided attention batch_norm bilinear cat channel_shuffle conv copy_slices
@@ -129,6 +131,7 @@ CONTENTS = {
         mv pad permute pixel_shuffle pixel_unshuffle recurrent reduce repeat rms_norm roll rows
         scatter select slice softmax spatial spatial1d spatial3d split stack transpose unbind unfold
         view view_as_complex view_as_real weight_norm windows
+        loss
     """,
     'SLICERS': """
         Bilinear Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d

@@ -84,12 +84,9 @@ def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 
 def described(graph: TraceGraph, problems: Mapping[str, str]) -> Iterator[str]:
-    """A line for every road, for reports."""
-    for number, road in enumerate(graph.roads):
-        mode = 'training' if road.training else 'eval mode'
-        if road.name in problems:
-            yield f'{road.name}: not walked: {problems[road.name]}'
-        elif number and not road.adds:
-            yield f'{road.name}: in {mode}, with the channels of the roads before it'
-        else:
-            yield f'{road.name}: in {mode}'
+    """The roads that were walked, for reports."""
+    for road in graph.roads:
+        if road.name not in problems:
+            alike = '' if road.adds else ', with the channels of those before'
+            mode = 'in training' if road.training else 'in eval mode'
+            yield f'{road.name} ({mode}{alike})'

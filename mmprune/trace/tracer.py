@@ -229,8 +229,8 @@ class _GraphReader:
             )
         behind_unused = set(_topological(unused + updates, known))
         unreached = {
-            name: 'not part of the autograd graph of the outputs (never used in eval mode, '
-            'or used in inference mode or by other code than torch)'
+            name: 'not part of the autograd graph of the outputs (never used on a road, or '
+            'used in inference mode or by other code than torch)'
             for name in self.parameter_shapes
             if name not in used and leaves.get(name) not in behind_unused
         }

@@ -59,7 +59,7 @@ def trace(
         try:
             later = trace_road(model, road, session)
         except Exception as error:  # whatever a model raises on a road that may never be taken
-            graph = _noted(graph, road, problem=str(error))
+            graph = _noted(graph, road, problem=_told(error))
             continue
         walked.append(road)
         single = single or _has_single_values(later.nodes)
@@ -92,6 +92,13 @@ def _noted(
     needs_two = needs_two and road.training
     note = WalkedRoad(road.name, road.training, stop, outputs, adds, needs_two, problem)
     return replace(graph, roads=(*graph.roads, note))
+
+
+def _told(error: Exception) -> str:
+    """How a road failed, in one line."""
+    cause = error.__cause__ or error
+    message = ' '.join(str(cause).split())
+    return f'{type(cause).__name__}: {message[:200]}'
 
 
 def _is_like_eval(road: Road, walked: list[Road], session: Session) -> bool:
