@@ -353,6 +353,30 @@ def test_a_number_in_the_code_is_told_from_one_of_unknown_origin(how, is_pinned)
     assert 'b' in pruner.channel_spaces
 
 
+class Queries(nn.Module):
+    """torch's transformer between a backbone and queries, as many of them as it is wide."""
+
+    def __init__(self, queries, hidden):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU())
+        self.transformer = nn.Transformer(32, 4, 1, 1, hidden, batch_first=True, dropout=0.0)
+        self.queries, self.positions = nn.Embedding(queries, 32), nn.Parameter(torch.rand(64, 32))
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x):
+        x = self.backbone(x).flatten(2).transpose(1, 2) + self.positions
+        queries = self.queries.weight.unsqueeze(0).expand(len(x), -1, -1)
+        return self.head(self.transformer(x, queries))
+
+
+@pytest.mark.parametrize(('queries', 'hidden'), [(10, 48), (32, 32)])
+def test_sizes_that_coincide_are_told_apart(queries, hidden):
+    pruner, small, left = pruned(Queries(queries, hidden), torch.randn(2, 3, 16, 16))
+    assert set(reasons(pruner)) <= {'positions', 'queries.weight'}  # which are places
+    assert left < 0.32
+    assert small.transformer.d_model == small.positions.shape[1] == 16
+
+
 def test_a_number_that_nobody_reads_is_mended_only_where_it_is_plain_which_dim_it_is():
     """With eight heads of eight channels the width of a head could be their number."""
     for heads, expected in ((4, 16), (8, 8)):

@@ -111,10 +111,10 @@ class Wishes:
         numbers: Stored numbers of modules that may be sizes of channels.
         held: Numbers (by their place in the trace) that were wrong in some subnet, and how often.
         broken: What is held because a trial has failed, and why. Keys are the name of a module
-            and ``'alike'`` (its dims of one size shrink alike), ``'own'`` (the dims that it
-            cuts or views stay), ``'passed'`` (those that pass through it stay), ``'inside'``
-            (those that the modules directly in it are given and give stay) or ``'layers'``
-            (all that its parameters have stays).
+            and what stays: ``'unknown'`` (the dims that it was given numbers of unknown origin
+            for), ``'own'`` (those that it cuts or views), ``'passed'`` (those that pass through
+            it), ``'inside'`` (those that the modules directly in it are given and give) or
+            ``'layers'`` (all that its parameters have).
         whole_heads: Modules whose attention can only lose whole heads.
     """
 
@@ -272,7 +272,7 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: Ways) -> _
             book.sizes = list(filter(Shrinking(book.constraints), sizes))
             _pin_layers(wishes.pinned_layers, book)
             numbers = read_numbers(graph, book.values, book, wishes.numbers, wishes.held)
-            hold_broken(wishes.broken, book, leaves)
+            hold_broken(wishes.broken, book, leaves, numbers.unknown)
             return _Rest(book, canonical, silence, book.values, own_constraints, numbers, sizes)
     raise RuntimeError(
         f'the channel labels of this network do not come to rest in {MAX_PASSES} passes; '

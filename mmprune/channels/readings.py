@@ -17,7 +17,7 @@ import numpy as np
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.facts import EqualCounts, IntArray, Size, Statistic, axes_of, set_key
 from mmprune.channels.labels import LabelBook, Value
-from mmprune.channels.sizes import Numbers, Shrinking, SizeAttribute, size_in
+from mmprune.channels.sizes import NO_SIZE, Numbers, Shrinking, SizeAttribute, size_in
 from mmprune.trace.expressions import Attribute, Computed, Dim, Expression, evaluate, leaves, text
 from mmprune.trace.trace_graph import Edge, Reading, TraceGraph
 
@@ -270,21 +270,23 @@ class _Reader:
 
     def _follow(self, index: int, size: Size, expression: Computed) -> None:
         """Bind what else a computed number is made of, and let it follow the channels."""
+        own = [self.size_of(leaf) for leaf in leaves(expression) if isinstance(leaf, Dim)]
+        is_moving = any(map(self.shrinks, (size, *own)))
         for leaf in leaves(expression):
             if isinstance(leaf, Attribute):
                 self.found.read.add((leaf.module, leaf.name))
-                if leaf not in self.uses:
-                    self._guess(leaf, expression)
+                if is_moving and leaf not in self.uses and not NO_SIZE.search(leaf.name):
+                    self._guess(leaf, own)
         self._check(index, size, expression)
 
-    def _guess(self, attribute: Attribute, expression: Computed) -> None:
+    def _guess(self, attribute: Attribute, near: list[Size]) -> None:
         """An attribute that is only ever computed with is a dim of its size nearby."""
         number = self._raw(attribute)
-        near = [self.size_of(leaf) for leaf in leaves(expression) if isinstance(leaf, Dim)]
-        near += [own for own in self.book.sizes if own.module == attribute.module]
+        near = near + [own for own in self.book.sizes if own.module == attribute.module]
         for own in near:
             if own.full == number and self.shrinks(own):
-                self.uses[attribute] = [(own, '')]
+                where = attribute.module or 'the root module'
+                self.uses[attribute] = [(own, f'{where} computes with its {attribute.name}')]
                 self._add(attribute, own)
                 return
         self.uses[attribute] = []

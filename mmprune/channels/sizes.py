@@ -178,13 +178,3 @@ def _are_alike(first: IntArray, second: IntArray, book: LabelBook) -> bool:
                 pending += constraint.keys - reached
                 reached |= constraint.keys
     return wanted in reached
-
-
-def unlike_sizes(sizes: Iterable[Size]) -> list[tuple[IntArray, IntArray]]:
-    """Pairs of labels along dims that have one size in the full network, but other channels."""
-    by_size: dict[int, list[IntArray]] = {}
-    for size in sizes:
-        by_size.setdefault(size.full, []).append(size.row())
-    return [
-        (rows[0], row) for rows in by_size.values() for row in rows[1:] if not _same(rows[0], row)
-    ]

@@ -48,6 +48,8 @@ def _untold(module: nn.Module) -> dict[str, int | tuple[int, ...]]:
         return {'num_groups': module.num_groups}
     if isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is None:
         return {'normalized_shape': tuple(module.normalized_shape)}
+    if isinstance(module, nn.Transformer):
+        return {'d_model': module.d_model}
     if isinstance(module, nn.Unflatten) and all(map(_is_number, module.unflattened_size)):
         return {'unflattened_size': tuple(module.unflattened_size)}
     return {}

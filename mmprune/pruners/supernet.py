@@ -90,32 +90,12 @@ class Supernet:
         self.graph = trace(self.model, roads, contents, self.wishes.numbers)
         self.road_book.take_note(self.graph)
         kinds = {name: type(module) for name, module in self.model.named_modules()}
-        broken = self._hold({}, contents, kinds, mode)
-        ways = ('own', 'passed', 'inside', 'layers')
-        pins = {key: why for key, why in broken.items() if key[1] in ways}
-        if pins and len(pins) < len(broken):
-            # What was pinned in the end was first made alike to others, which may not be needed.
-            release(self.model)
-            try:
-                self._hold(pins, contents, kinds, mode)
-            except SubnetError:
-                release(self.model)
-                self._hold(broken, contents, kinds, mode)
-
-    def _hold(
-        self,
-        broken: dict[tuple[str, str], str],
-        contents: Contents,
-        kinds: Mapping[str, type],
-        mode: str,
-    ) -> dict[tuple[str, str], str]:
-        """Instrument, and hold on to more than ``broken`` until a random subnet runs."""
-        broken = dict(broken)
+        broken: dict[tuple[str, str], str] = {}
         while True:
             self._instrument(replace(self.wishes, broken=broken), mode)
             failure = self._try(contents)
             if failure is None:
-                return broken
+                return
             prunable = self._prunable_labels()
             blamed = blame(failure, self.labelling, prunable, kinds, broken)
             if not blamed.keys() - broken.keys() and failure.road != self.graph.roads[0].name:

@@ -15,7 +15,6 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.channels.held import is_child, is_inside
 from mmprune.channels.labels import Size
 from mmprune.channels.propagate import ESCAPES, ORDERS
-from mmprune.channels.sizes import unlike_sizes
 from mmprune.deploy.verify import TOLERANCE
 from mmprune.execution.observed_run import (
     first_difference,
@@ -149,10 +148,9 @@ def blame(
 ) -> dict[tuple[str, str], str]:
     """What to hold on to, so that a failure cannot happen again.
 
-    Walks from the failing module outward. First to a module in which dims of one size differ:
-    if it computes one from the other, they must shrink alike. Then to one that cuts or views
-    channels by number, whose dims are pinned; at last to one that channels pass through. All
-    modules of its class are taken to do the same.
+    Walks from the failing module outward, to one that was given a number of unknown origin for
+    the size of a dim, then to one that cuts or views channels by number, whose dims are pinned; at
+    last to one that channels pass through. All modules of its class are taken to do the same.
 
     Args:
         failure: What failed.
@@ -167,16 +165,15 @@ def blame(
     chain = [failure.module]
     while chain[-1]:
         chain.append(chain[-1].rpartition('.')[0])
-    search = partial(_sizes_to_hold, failure, labelling, prunable, kinds, tried)
-    # Shapes that do not fit say more of sizes than of values that leave the graph.
-    found = {} if failure.is_difference else search(chain[:1], ('alike',))
+    search = partial(_sizes_to_hold, failure, labelling, prunable, kinds)
+    found = search(chain, ('unknown',))
     if found:
         return found
     if labelling.has_escapes and ESCAPES not in tried:
         return {ESCAPES: 'used outside of the autograd graph'}
     if labelling.arrangements and ORDERS not in tried:
         return {ORDERS: 'kept channels stand in the order of the full network'}
-    found = search(chain, ('alike', 'own', 'passed', 'inside'))
+    found = search(chain, ('own', 'passed', 'inside'))
     if found:
         return found
     for name in chain:
@@ -193,30 +190,23 @@ def _sizes_to_hold(
     labelling: Labelling,
     prunable: BoolArray,
     kinds: Mapping[str, type],
-    tried: Collection[tuple[str, str]],
     chain: list[str],
     ways: Iterable[str],
 ) -> dict[tuple[str, str], str]:
     """The first of ``ways`` to hold sizes of a module of ``chain`` that may help."""
     for what in ways:
+        known = labelling.unknown_sizes if what == 'unknown' else labelling.sizes
         for name in chain:
-            sizes = [size for size in labelling.sizes if _is_at(size.module, name, what)]
-            if what == 'alike':
-                fits = bool(unlike_sizes(sizes)) and (name, what) not in tried
-            else:
-                own = what == 'own'
-                fits = any(
-                    (size.own is own or what == 'inside') and _shrinks(size, prunable)
-                    for size in sizes
-                )
-            if fits:
+            sizes = [size for size in known if _is_at(size.module, name, what)]
+            own = what in ('own', 'unknown')
+            if any((size.own is own or what == 'inside') and _shrinks(size, prunable)
+                   for size in sizes):  # fmt: skip
                 kind = kinds.get(name)
                 same = [n for n, k in kinds.items() if k is kind] if name else [name]
-                same = same if what in ('alike', 'own') else [name]
                 return {
                     (n, what): f'{kind.__name__ if kind else n} {n or "(root)"} reads sizes that '
                     f'mmprune does not mend ({failure.problem[:120]})'
-                    for n in same
+                    for n in (same if own else [name])
                 }
     return {}
 

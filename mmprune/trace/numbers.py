@@ -146,8 +146,8 @@ class NumberLog:
         """
         modules = dict(model.named_modules())
         for name, module in modules.items():
-            for attribute, dim in _sizes_of_weight(module):
-                (number,) = self.size(module.weight, module.weight.shape)[dim : dim + 1]
+            for attribute, weight, dim in _sizes_of_weights(module):
+                (number,) = self.size(weight, weight.shape)[dim : dim + 1]
                 if isinstance(number, Number):
                     place = Attribute(name, attribute)
                     self.layers[place] = number.expression
@@ -290,19 +290,22 @@ _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.modules.batchnorm._NormBase,)
 
 
-def _sizes_of_weight(module: nn.Module) -> list[tuple[str, int]]:
-    """Attributes of one of torch's layers that are dims of its weight, with the dims."""
+def _sizes_of_weights(module: nn.Module) -> list[tuple[str, torch.Tensor, int]]:
+    """Attributes of one of torch's layers that are dims of a weight: (name, weight, dim)."""
+    if isinstance(module, nn.MultiheadAttention):
+        return [('embed_dim', module.out_proj.weight, 1)]
     weight = module._parameters.get('weight')
     if weight is None or not type(module).__module__.startswith('torch.'):
         return []
     if isinstance(module, nn.Linear):
-        return [('out_features', 0), ('in_features', 1)]
+        return [('out_features', weight, 0), ('in_features', weight, 1)]
     if isinstance(module, _CONVS):
-        return [('out_channels', 0), *([('in_channels', 1)] if module.groups == 1 else [])]
+        inputs = [('in_channels', weight, 1)] if module.groups == 1 else []
+        return [('out_channels', weight, 0), *inputs]
     if isinstance(module, _NORMS):
-        return [('num_features', 0)]
+        return [('num_features', weight, 0)]
     if isinstance(module, nn.Embedding):
-        return [('embedding_dim', 1)]
+        return [('embedding_dim', weight, 1)]
     return []
 
 

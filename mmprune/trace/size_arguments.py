@@ -136,6 +136,12 @@ def _grouped(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> None:
             log.read(data, data.dim() - dim, groups, 'the groups of a convolution')
 
 
+def _attended(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> None:
+    """Queries are as wide as the module says."""
+    given = dict(zip(('query', 'key', 'value', 'embed_dim_to_check'), args, strict=False), **kwargs)
+    log.read(given['query'], -1, given['embed_dim_to_check'], 'attention')
+
+
 def _both(*names: str) -> list[Any]:
     """A function of torch and the method of tensors of the same name."""
     owners = (torch, Tensor)
@@ -153,6 +159,7 @@ READERS: dict[Any, Reader] = {
     **{f: _narrowed for f in _both('narrow')},
     Tensor.__getitem__: _indexed,
     F.pad: _padded,
+    F.multi_head_attention_forward: _attended,
     **{f: _normalised for f in (F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm)},
     **{f: _grouped for f in (F.conv1d, F.conv2d, F.conv3d)},
 }
