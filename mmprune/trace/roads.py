@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -137,11 +138,25 @@ def _both_modes(demo_input: DemoInput, suffix: str) -> list[Road]:
 
 
 def _loss_road(model: nn.Module, demo_input: DemoInput) -> list[Road]:
-    if not isinstance(model, BaseModel):
-        return []
-    known = table(LOSS_INPUTS)
+    """The loss of a model that OpenMMLab's conventions hold for, if its keywords can be made."""
+    known = table(LOSS_INPUTS) if isinstance(model, BaseModel) else {}
     for kind in type(model).__mro__:
         keywords = known.get(kind.__name__)
         if keywords is not None and keywords(model, demo_input) is not None:
             return [Road('loss', demo_input, training=True, keywords=keywords)]
+    if isinstance(demo_input, torch.Tensor) and _by_mode(model, demo_input) is not None:
+        return [Road('loss', demo_input, training=True, keywords=_by_mode)]
     return []
+
+
+def _by_mode(model: nn.Module, demo_input: Any) -> Mapping[str, Any] | None:
+    """The keywords of a forward that has a ``mode`` and wants nothing but its first argument."""
+    # An instance may have a patched forward, which takes anything.
+    parameters = list(inspect.signature(type(model).forward).parameters.values())[1:]
+    wanted = [p for p in parameters[1:] if p.default is p.empty and p.kind in _GIVEN]
+    if wanted or 'mode' not in {p.name for p in parameters[1:]}:
+        return None
+    return {parameters[0].name: demo_input, 'mode': 'loss'}
+
+
+_GIVEN = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
