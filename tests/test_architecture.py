@@ -22,7 +22,7 @@ COMMON = {'checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry'
 # Beside the flow.
 SIDE = {
     'bench': {*STAGES, 'cost', 'datasets', 'latency', 'zoo'},
-    'importance': {'channels'},
+    'importance': {'trace', 'channels'},
     'latency': {'trace', 'channels', 'layers', 'cost'},
     'cost': {'trace', 'channels', 'layers'},
     'datasets': set(),
@@ -100,11 +100,11 @@ CONTENTS = {
         Contiguous ConvDepthwise2D ConvDepthwise3D Convolution ConvolutionOverrideable CopyBackwards
         CopySlices Cos Cosh CudnnBatchNorm CudnnConvolution CudnnConvolutionTranspose
         CudnnGridSampler Cummax Cummin Detach Div Dot Elu Embedding EmbeddingBag Erf Erfc
-        EuclideanDist Exp Exp2 Expand Expm1 Filled FftC2C FftC2R FftR2C Flatten Flip Floor Fmax Fmin
+        EuclideanDist Exp Exp2 Expand Expm1 FftC2C FftC2R FftR2C Filled Flatten Flip Floor Fmax Fmin
         Fmod Frac FractionalMaxPool2D FusedDropout Gather Gelu Glu GridSampler2D GridSampler3D
-        Hardshrink Hardsigmoid Hardswish Hardtanh Im2Col Index IndexAdd IndexCopy IndexFill
-        IndexReduce IndexSelect InstanceNorm Kthvalue LeakyRelu Lerp LinalgVectorNorm Log Log10
-        Log1P Log2 LogSigmoid LogSoftmax Logaddexp Logcumsumexp Logit Logsumexp MaskedFill Max
+        GroupedMm Hardshrink Hardsigmoid Hardswish Hardtanh Im2Col Index IndexAdd IndexCopy
+        IndexFill IndexReduce IndexSelect InstanceNorm Kthvalue LeakyRelu Lerp LinalgVectorNorm Log
+        Log10 Log1P Log2 LogSigmoid LogSoftmax Logaddexp Logcumsumexp Logit Logsumexp MaskedFill Max
         MaxPool1D MaxPool2DWithIndices MaxPool3DWithIndices MaxUnpool2D MaxUnpool3D Maximum Mean Min
         Minimum MiopenBatchNorm MiopenConvolution Mish MkldnnConvolution Mm Mode Mul Mv NanToNum
         NativeBatchNorm NativeBatchNormLegit NativeBatchNormLegitNoTraining NativeDropout
@@ -127,14 +127,15 @@ CONTENTS = {
     'CHANNEL_RULES': """
         addmm along as_strided attention batch_norm bilinear cat cdist channel_shuffle conv
         copy_slices dot elementwise embedding expand fft filled flip fold gather glu group_norm
-        index layer_norm matmul mv pad permute pixel_shuffle pixel_unshuffle recurrent reduce repeat
-        rms_norm roll rows scatter select slice softmax spatial spatial1d spatial3d split stack
-        transpose unbind unfold view view_as_complex view_as_real weight_norm windows
+        grouped_matmul index layer_norm matmul mv pad permute pixel_shuffle pixel_unshuffle
+        recurrent reduce repeat rms_norm roll rows scatter select slice softmax spatial spatial1d
+        spatial3d split stack transpose unbind unfold view view_as_complex view_as_real weight_norm
+        windows
     """,
     'SLICERS': """
-        Bilinear Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d
-        Embedding EmbeddingBag GroupNorm LayerNorm Linear PReLU RMSNorm RNNBase RNNCellBase
-        _BatchNorm _NormBase torch.nn.modules.activation.MultiheadAttention
+        Bilinear Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d Embedding
+        EmbeddingBag GroupNorm LayerNorm Linear PReLU RMSNorm RNNBase RNNCellBase _BatchNorm
+        _NormBase torch.nn.modules.activation.MultiheadAttention
     """,
     'PRUNERS': 'ImportancePruner NetworkSlimming RatioPruner StructurePruner',
     'IMPORTANCE': """

@@ -15,7 +15,7 @@ differ, nothing is written and the exit status is 2. Otherwise the output direct
   deployed.pth      weights under the plain network's own names
   deployed.py       config that builds the plain network, loads deployed.pth, trains and tests it
   channel_cfg.yaml  the channels, which deployed.py refers to
-  deployed.onnx     with --onnx: any batch size; checked by onnxruntime
+  deployed.onnx     with --onnx: any batch size, or with --onnx-batch N: N; checked by onnxruntime
 
 example:
   python tools/prune.py CONFIG work_dirs/resnet_small_digits/epoch_20.pth --out-dir pruned
@@ -35,6 +35,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint of the plain network, or of the supernet')
     parser.add_argument('--out-dir', help='where to write (default: pruned, by the checkpoint)')
     parser.add_argument('--onnx', action='store_true', help='write an ONNX file too')
+    parser.add_argument(
+        '--onnx-batch',
+        type=int,
+        metavar='N',
+        help='write an ONNX file that takes batches of N only',
+    )
     add_cfg_options(parser, 'model.pruner.budget.macs=0.25')
     return parser.parse_args()
 
@@ -43,7 +49,14 @@ def main() -> None:
     """Run the command line."""
     args = parse_args()
     with exit_on_input_error():
-        prune(args.config, args.checkpoint, args.out_dir, args.onnx, args.cfg_options)
+        prune(
+            args.config,
+            args.checkpoint,
+            args.out_dir,
+            args.onnx,
+            args.cfg_options,
+            args.onnx_batch,
+        )
 
 
 if __name__ == '__main__':

@@ -60,7 +60,7 @@ def first_along(factor: IntArray, dims: Iterable[int]) -> IntArray:
 
 def squeeze_constant(factor: IntArray) -> IntArray:
     """The same factor with size 1 along every dim on which it does not vary."""
-    for dim in axes_of(factor):
+    for dim in axes_of(factor) if factor.size else ():
         corner = factor[tuple(slice(2) if d == dim else 0 for d in range(factor.ndim))]
         if corner[0] == corner[1]:  # most factors vary, and most of those show it here
             first = factor.take([0], axis=dim)
@@ -113,7 +113,8 @@ class LabelBook:
     ``widths`` the numbers that new dims were given, with labels for them: (node, dim, where it
     begins) -> (expression, labels).
     ``loose`` are nodes that end a shuffle behind which channels may stand in another order than in
-    the full network, see ``Arrangement``.
+    the full network, see ``Arrangement``. ``computed`` has the labels of the weights that are no
+    parameters, but functions of some.
     """
 
     canonical: IntArray
@@ -138,6 +139,7 @@ class LabelBook:
     of_buffers: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     unmasked: set[tuple[str, int]] = field(default_factory=set)
     loose: frozenset[int] = frozenset()
+    computed: dict[Edge, Value] = field(default_factory=dict)
     values: dict[Edge, Value] = field(default_factory=dict)
     widths: Mapping[tuple[int, int, int], tuple[Expression, IntArray]] = field(default_factory=dict)
     _numbers: dict[str, int] = field(default_factory=dict)

@@ -9,6 +9,7 @@ import numpy as np
 
 from mmprune.channels.arrangement import Arrangement
 from mmprune.channels.constraints import BoolArray
+from mmprune.channels.guarded import apply_rule
 from mmprune.channels.held import hold_broken
 from mmprune.channels.labels import (
     EqualCounts,
@@ -27,10 +28,10 @@ from mmprune.channels.readings import CheckedSize, ReadNumbers, edges_of, read_n
 from mmprune.channels.shuffled import arrange, shuffles_of
 from mmprune.channels.silence import Silence
 from mmprune.channels.sizes import Numbers, Shrinking, SizeAttribute, unread_attributes
+from mmprune.channels.ties import pin_layers, tie
 from mmprune.channels.ways import Ways, other_ways
-from mmprune.errors import InputError
 from mmprune.registry import CHANNEL_RULES, table
-from mmprune.trace.trace_graph import Edge, TraceGraph, TraceNode
+from mmprune.trace.trace_graph import ComputedWeight, Edge, TraceGraph, TraceNode
 
 MAX_PASSES = 20
 
@@ -72,6 +73,8 @@ class Labelling:
         canonical: Every label of a parameter position -> the one that stands for it.
         by_dims, by_heads, loose: What the last pass went by, see ``LabelBook``.
         arrangements: What is shuffled, and stands in another order in a subnet.
+        computed: Weights that are functions of parameters, with their label arrays.
+        hidden: Parameters that layers use through those alone.
     """
 
     tensors: Mapping[str, list[IntArray]]
@@ -96,6 +99,8 @@ class Labelling:
     by_heads: frozenset[int] = frozenset()
     loose: frozenset[int] = frozenset()
     arrangements: tuple[Arrangement, ...] = ()
+    computed: list[tuple[ComputedWeight, list[IntArray]]] = field(default_factory=list)
+    hidden: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -185,6 +190,8 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         by_heads=ways.by_heads,
         loose=ways.loose,
         arrangements=tuple(arrangements),
+        computed=[(w, book.computed[w.edge].factors) for w in graph.weights.computed],
+        hidden=graph.weights.hidden,
     )
 
 
@@ -243,7 +250,7 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: Ways) -> _
         book.heads = [(node, united(labels, canonical)) for node, labels in heads]
         book.dims = [(node, united(labels, canonical)) for node, labels in dims]
         silence = one_pass(graph, leaves, book, holds_escapes, keeps_all=bool(ways.loose))
-        _tie(wishes.ties, book)
+        tie(wishes.ties, book, graph)
         canonical, changed = book.merged()
         heads, dims = book.heads, book.dims
         if not changed:
@@ -258,7 +265,7 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: Ways) -> _
                 if not s.factors or not all(map(book.is_in_buffers, s.factors))
             ]
             book.sizes = list(filter(Shrinking(book.constraints), sizes))
-            _pin_layers(wishes.pinned_layers, book)
+            pin_layers(wishes.pinned_layers, book)
             numbers = read_numbers(graph, book.values, book, wishes.numbers, wishes.held)
             hold_broken(wishes.broken, book, leaves, numbers.unknown)
             return _Rest(book, canonical, silence, book.values, own_constraints, numbers, sizes)
@@ -279,6 +286,7 @@ def one_pass(
     rules, silence = table(CHANNEL_RULES), Silence()
     values = book.values
     uses = _use_counts(graph)
+    computed = {weight.edge for weight in graph.weights.computed}
     network_input = book.fixed('is an input of the network')
     for node in graph.nodes:
         if node.op == 'parameter':
@@ -298,6 +306,8 @@ def one_pass(
             silence.visit(node, inputs, outputs)
         for index, value in enumerate(outputs):
             values[node.id, index] = value
+            if (node.id, index) in computed:
+                book.computed[node.id, index] = value
             if node.op in BY_NUMBER:
                 book.add_sizes(node.module, value, own=True, is_weight=node.id in book.weights)
         for edge in node.inputs:
@@ -346,33 +356,11 @@ def _apply(
         pin_all(inputs, book, f'goes through {unknown}')
         fixed = book.fixed(f'comes from {unknown}')
         return [Value(shape, [], fixed) for shape in node.shapes]
-    outputs = rule(node, inputs, book)
-    outputs = outputs if isinstance(outputs, list) else [outputs]
+    outputs = apply_rule(rule, node, inputs, book)
     weights = [shape for shape in node.attrs.get('constant_shapes', ()) if len(shape) == 1]
     if node.op in WITH_WEIGHTS and len(weights) > len(node.attrs.get('buffers', ())):
         pin_all(outputs, book, f'{node.where} has a weight that is a constant')
     return outputs
-
-
-def _tie(ties: Iterable[tuple[str, str]], book: LabelBook) -> None:
-    """Unite the output channels of layers that the user has tied."""
-    for names in ties:
-        found = [[s.labels for s in book.sites if s.layer == n and s.role != 'in'] for n in names]
-        for name, sites in zip(names, found, strict=True):
-            if not sites:
-                raise InputError(f"cannot tie '{name}': no traced layer has this name")
-        sizes = [len(sites[0]) for sites in found]
-        if len(set(sizes)) > 1:
-            raise InputError(f'cannot tie {names}: they have {sizes} output channels')
-        for sites in found[1:]:
-            book.unite(found[0][0], sites[0])
-
-
-def _pin_layers(prefixes: Iterable[str], book: LabelBook) -> None:
-    for prefix in prefixes:
-        for site in book.sites:
-            if site.role != 'in' and site.layer.startswith(prefix):
-                book.pin(site.labels, f"excluded by except_start_keys '{prefix}'")
 
 
 def _widths_of_one_head(
@@ -381,11 +369,11 @@ def _widths_of_one_head(
     """Where torch's own attention has one head, it scales by the kept channels of the queries."""
     found = []
     for module in [name for name, heads in torchs_heads.items() if heads == 1]:
-        for local, parts in (('in_proj_weight', 3), ('q_proj_weight', 1)):
-            for factor in tensors.get(f'{module}.{local}' if module else local, ()):
-                if axes_of(factor) == (0,):
-                    rows = factor.ravel()[: len(factor) // parts]
-                    found.append(Statistic(module, 'one_head', (), rows))
+        prefix = f'{module}.' if module else ''
+        for local, parts in (('in_proj_bias', 3), ('in_proj_weight', 3), ('q_proj_weight', 1)):
+            names = [prefix + local, f'{prefix}{local}_orig']
+            rows = [f.ravel() for n in names for f in tensors.get(n, ()) if axes_of(f) == (0,)]
+            found += [Statistic(module, 'one_head', (), r[: len(r) // parts]) for r in rows]
     return found
 
 

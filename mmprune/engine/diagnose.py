@@ -33,8 +33,8 @@ from mmprune.models.autoslim import demo_input
 from mmprune.pruners import StructurePruner
 from mmprune.pruners.findings import find
 from mmprune.pruners.picture import draw_groups
-from mmprune.pruners.structure_pruner import unwrap
 from mmprune.pruners.trial import random_alive
+from mmprune.pruners.wrappers import unwrap
 from mmprune.registry import PRUNERS
 from mmprune.trace import TraceError
 

@@ -25,6 +25,7 @@ def prune(
     out_dir: str | os.PathLike[str] | None = None,
     onnx: bool = False,
     cfg_options: dict[str, Any] | None = None,
+    onnx_batch: int | None = None,
 ) -> DeployedFiles:
     """Prune a trained network in one step, and write what is left as a plain network.
 
@@ -43,6 +44,7 @@ def prune(
         out_dir: Where the files go; by default ``pruned`` next to the checkpoint.
         onnx: Write ``deployed.onnx`` too, checked by onnxruntime.
         cfg_options: Values to set in the config, by dotted key.
+        onnx_batch: The only batch size of ``deployed.onnx``, which is written then; any if None.
 
     Returns:
         The files.
@@ -61,7 +63,7 @@ def prune(
         _prune_by_importance(algorithm.pruner, cfg)
     algorithm.recalibrate(calibration_batches(cfg, algorithm.recalibration))
     folder = Path(out_dir or Path(checkpoint).parent / 'pruned')
-    return write_deployed(algorithm, cfg, folder, str(cfg.filename), onnx)
+    return write_deployed(algorithm, cfg, folder, str(cfg.filename), onnx, onnx_batch)
 
 
 def carry_out(pruner: StructurePruner, plans: str | Sequence[Mapping[str, Any]], name: str) -> None:

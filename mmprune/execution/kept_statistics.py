@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -52,6 +53,8 @@ _READERS = frozenset(
 )  # fmt: skip
 _WEIGHT_NORM = torch._weight_norm
 _TORCHS_ATTENTION = F.multi_head_attention_forward
+_RUNNING = threading.local()
+"""Whether a function of the thread is being computed for kept channels."""
 
 
 @dataclass
@@ -100,15 +103,21 @@ class KeptStatistics(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
+        if getattr(_RUNNING, 'is_inside', False):
+            return func(*args, **kwargs)
         if func in ARITHMETIC:
             args = tuple(map(scale_of, args))
         elif func in SIZES:
             return self._sizes(func, args, kwargs)
-        if func in _REDUCTIONS or func in _NORMS or func in _READERS or func is _TORCHS_ATTENTION:
-            # A module further out must not take the same mean once more.
-            with torch._C.DisableTorchFunction():
-                return self._kept(func, args, kwargs)
-        return func(*args, **kwargs)
+        known = (_REDUCTIONS, _NORMS, _READERS, (_TORCHS_ATTENTION,))
+        if not any(func in functions for functions in known):
+            return func(*args, **kwargs)
+        # A module further out must not take the same mean once more.
+        _RUNNING.is_inside = True
+        try:
+            return self._kept(func, args, kwargs)
+        finally:
+            _RUNNING.is_inside = False
 
     def _sizes(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The sizes of a tensor, some of which know how much is kept."""

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from mmengine.model import is_model_wrapper
 from torch import nn
 
 from mmprune.channels import ChannelGroup, Wishes
@@ -19,6 +18,7 @@ from mmprune.deploy import ChannelCfgError, VerifyReport, deploy
 from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
 from mmprune.errors import InputError
 from mmprune.pruners.cfg_codec import read_cfg, write_cfg
+from mmprune.pruners.in_place import InPlace
 from mmprune.pruners.mmrazor_names import MMRazorNames
 from mmprune.pruners.picture import draw_groups
 from mmprune.pruners.planning import Planning
@@ -28,6 +28,7 @@ from mmprune.pruners.supernet import Subnet, Supernet
 from mmprune.pruners.topology import Restriction, Topology
 from mmprune.pruners.trial import random_alive
 from mmprune.pruners.verification import verify
+from mmprune.pruners.wrappers import unwrap
 from mmprune.registry import IMPORTANCE, PRUNERS
 from mmprune.trace.tracer import DemoInput
 
@@ -36,7 +37,7 @@ DEFAULT_INPUT = (1, 3, 224, 224)
 
 
 @PRUNERS.register_module()
-class StructurePruner(MMRazorNames, Planning, abc.ABC):
+class StructurePruner(MMRazorNames, Planning, InPlace, abc.ABC):
     """Turns a network into a supernet of subnets with fewer channels.
 
     Subclasses say how many channels a subnet keeps (``sample_subnet``,
@@ -51,7 +52,7 @@ class StructurePruner(MMRazorNames, Planning, abc.ABC):
         ties: Pairs of layer names whose output channels are to be pruned together.
         attention: What attention loses: ``'heads'``, where they can be removed, or
             ``'dims'``, equally many channels of every head.
-        round_to: Every group keeps a multiple of this many channels, or all.
+        round_to: Every layer keeps a multiple of this many channels of a group, or all of them.
         group_norm: What a GroupNorm loses: ``'channels'``, equally many of every group, or
             whole ``'groups'``.
         topology: The only groups to prune, as ``pruner.topology()`` lists them: a dict or file.
@@ -369,16 +370,3 @@ def _default_input(model: nn.Module) -> torch.Tensor:
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     image = torch.randn(DEFAULT_INPUT, generator=torch.Generator().manual_seed(0))
     return image.to(like)
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The network inside an algorithm, a distributed wrapper or a compiled module."""
-    while True:
-        if is_model_wrapper(model):
-            model = cast(nn.Module, model.module)
-        elif isinstance(getattr(model, '_orig_mod', None), nn.Module):
-            model = cast(nn.Module, model._orig_mod)
-        elif isinstance(getattr(model, 'architecture', None), nn.Module):
-            model = cast(nn.Module, model.architecture)
-        else:
-            return model

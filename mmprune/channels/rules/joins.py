@@ -16,9 +16,10 @@ def cat(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """Labels along the joined dim are strung together; constants among them stay."""
     shape = node.shapes[0]
     dim = node.attrs['dim'] % len(shape)
+    inputs = [v for v in inputs if v is None or v.shape[dim]]  # as of a new cache
     values = [v for v in inputs if v is not None]
     missing = shape[dim] - sum(v.shape[dim] for v in values)
-    if len(values) < len(inputs) and missing:  # an empty one, as of a new cache, adds nothing
+    if len(values) < len(inputs) and missing:
         constants = _constants_along(node, dim, missing, sum(v is None for v in inputs))
         fixed = book.fixed('is a constant')
         if not constants:
