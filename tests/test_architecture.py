@@ -18,7 +18,10 @@ STAGES = [
     *('pruners', 'models', 'engine'),
 ]
 # Modules that every stage may import, and that import no stage.
-COMMON = {'checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry', 'version'}
+COMMON = {
+    *('checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry', 'version'),
+    *('building', 'renamed_configs', 'wrappers'),
+}
 # Beside the flow.
 SIDE = {
     'bench': {*STAGES, 'cost', 'datasets', 'latency', 'zoo'},
@@ -26,8 +29,10 @@ SIDE = {
     'latency': {'trace', 'channels', 'layers', 'cost'},
     'cost': {'trace', 'channels', 'layers'},
     'datasets': set(),
+    'formats': set(STAGES[: STAGES.index('pruners')]),
+    'door': {'formats', *STAGES[: STAGES.index('models')]},
     'zoo': {*STAGES, 'cost', 'importance'},
-    '': set(),
+    '': {'door'},
 }
 # The engine works on any torch model; only what is about OpenMMLab's own may need these.
 OPENMMLAB = {'mmcls', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'mmrazor', 'mim'}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from ordered_set import OrderedSet
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -58,8 +59,8 @@ class ChannelGroup:
 
     space_id: str
     labels: IntArray
-    layers: tuple[str, ...]
-    consumers: tuple[str, ...]
+    layers: OrderedSet[str]
+    consumers: OrderedSet[str]
     members: tuple[Member, ...]
     constraints: tuple[EqualBlocks, ...]
     reason: str
@@ -207,8 +208,8 @@ def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:
         groups[space_id] = ChannelGroup(
             space_id=space_id,
             labels=labels,
-            layers=tuple(dict.fromkeys(name for name, _ in layers.get(group, ()) if name)),
-            consumers=tuple(dict.fromkeys(name for name, _ in consumers.get(group, ()))),
+            layers=OrderedSet(name for name, _ in layers.get(group, ()) if name),
+            consumers=OrderedSet(name for name, _ in consumers.get(group, ())),
             members=tuple(
                 _member(name, factor, group, group_of, channel_of)
                 for name, factor in touched.get(group, ())

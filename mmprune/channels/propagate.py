@@ -28,8 +28,8 @@ from mmprune.channels.readings import CheckedSize, ReadNumbers, edges_of, read_n
 from mmprune.channels.shuffled import arrange, shuffles_of
 from mmprune.channels.silence import Silence
 from mmprune.channels.sizes import Numbers, Shrinking, SizeAttribute, unread_attributes
-from mmprune.channels.ties import pin_layers, tie
 from mmprune.channels.ways import Ways, other_ways
+from mmprune.channels.wished import pin_layers, tie_layers
 from mmprune.registry import CHANNEL_RULES, table
 from mmprune.trace.trace_graph import ComputedWeight, Edge, TraceGraph, TraceNode
 
@@ -108,7 +108,7 @@ class Wishes:
     """What a user asks of the labelling, and what earlier tries have taught.
 
     Attributes:
-        pinned_layers: Layers whose output channels stay, by name prefix.
+        pinned_layers: Layers, or modules that hold layers, whose output channels stay.
         ties: Pairs of layers whose output channels are pruned together.
         attention: ``'heads'`` removes whole heads where that is possible, ``'dims'`` equally
             many channels of every head.
@@ -250,7 +250,7 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: Ways) -> _
         book.heads = [(node, united(labels, canonical)) for node, labels in heads]
         book.dims = [(node, united(labels, canonical)) for node, labels in dims]
         silence = one_pass(graph, leaves, book, holds_escapes, keeps_all=bool(ways.loose))
-        tie(wishes.ties, book, graph)
+        tie_layers(wishes.ties, book, graph)
         canonical, changed = book.merged()
         heads, dims = book.heads, book.dims
         if not changed:
@@ -265,7 +265,7 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: Ways) -> _
                 if not s.factors or not all(map(book.is_in_buffers, s.factors))
             ]
             book.sizes = list(filter(Shrinking(book.constraints), sizes))
-            pin_layers(wishes.pinned_layers, book)
+            pin_layers(wishes.pinned_layers, graph, book, leaves)
             numbers = read_numbers(graph, book.values, book, wishes.numbers, wishes.held)
             hold_broken(wishes.broken, book, leaves, numbers.unknown)
             return _Rest(book, canonical, silence, book.values, own_constraints, numbers, sizes)

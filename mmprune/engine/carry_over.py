@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mmprune.deploy import ChannelCfg, deploy_in_place
 from mmprune.deploy.carry_over import carry_average, carry_optimizer, check_states
 from mmprune.errors import InputError
-from mmprune.pruners.wrappers import unwrap
+from mmprune.wrappers import unwrap
 
 
 def deploy_in_training(runner: Runner, channel_cfg: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from mmprune.deploy import VerifyReport
 from mmprune.deploy.channel_cfg import save_channel_cfg
 from mmprune.engine.export_subnet import full_and_set_cost
+from mmprune.engine.onnx_contract import describe_onnx
 from mmprune.engine.onnx_export import export_onnx
 from mmprune.engine.pruner_hook import PrunerHook
 from mmprune.engine.randomness import seeded
@@ -104,6 +105,7 @@ def write_deployed(
         if files.onnx is not None:
             onnx_path = stack.enter_context(atomic_path(files.onnx))
             export_onnx(network, algorithm.demo_input, onnx_path, onnx_batch)
+            contract = describe_onnx(onnx_path, network, algorithm.demo_input)
         torch.save(weights, stack.enter_context(atomic_path(files.checkpoint)))
         save_channel_cfg(layers, stack.enter_context(atomic_path(files.channel_cfg)))
         stack.enter_context(atomic_path(files.config)).write_text(text, encoding='utf-8')
@@ -115,6 +117,10 @@ def write_deployed(
         'file of weights, bytes': sizes,
     }
     show(before_and_after_table(f'Deployed and verified: {folder}', rows))
+    if files.onnx is not None:
+        print(
+            '\n'.join([f'{files.onnx}:', *(f'  {key}: {text}' for key, text in contract.items())])
+        )
     return files
 
 

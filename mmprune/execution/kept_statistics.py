@@ -52,9 +52,9 @@ _READERS = frozenset(
     }
 )  # fmt: skip
 _WEIGHT_NORM = torch._weight_norm
-_TORCHS_ATTENTION = F.multi_head_attention_forward
 _RUNNING = threading.local()
 """Whether a function of the thread is being computed for kept channels."""
+_TORCHS_ATTENTION = F.multi_head_attention_forward
 
 
 @dataclass
@@ -64,10 +64,10 @@ class KeptElements:
     Attributes:
         kind: Of a reduction its name; ``'layer_norm'``, ``'group_norm'``, ``'rms_norm'``,
             ``'batch_norm'``; ``'size'`` of a tensor whose size along ``dims`` is computed with;
-            ``'reader'`` for a layer whose weight may have other columns than
-            zeros where its input has channels that are not kept; ``'weight_norm'``;
-            ``'attention'`` for queries whose width scales, ``'one_head'`` for the rows of the
-            weight that makes them in torch's module.
+            ``'reader'`` for a layer whose weight may have other columns than zeros where its
+            input has channels that are not kept; ``'weight_norm'``; ``'attention'`` for queries
+            whose width scales, ``'one_head'`` for the rows of the weight that makes them in
+            torch's module.
         dims: The dims that are reduced, counted from the end; empty where the operation says.
         kept: Which elements are kept, bool, of the tensor's rank, size 1 where it makes no
             difference.
@@ -109,8 +109,7 @@ class KeptStatistics(TorchFunctionMode):
             args = tuple(map(scale_of, args))
         elif func in SIZES:
             return self._sizes(func, args, kwargs)
-        known = (_REDUCTIONS, _NORMS, _READERS, (_TORCHS_ATTENTION,))
-        if not any(func in functions for functions in known):
+        if func not in _KEPT:
             return func(*args, **kwargs)
         # A module further out must not take the same mean once more.
         _RUNNING.is_inside = True
@@ -305,3 +304,4 @@ _NORMS: dict[Any, tuple[str, Any]] = {
     _WEIGHT_NORM: ('weight_norm', _weight_norm),
     F.scaled_dot_product_attention: ('attention', _attention),
 }
+_KEPT = frozenset({*_REDUCTIONS, *_NORMS, *_READERS, _TORCHS_ATTENTION})

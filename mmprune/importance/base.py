@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -102,6 +103,7 @@ class Importance(abc.ABC):
         normalise: ``'none'``; by the ``'sum'``, ``'mean'`` or ``'max'`` of the sizes of the
             group's scores; or ``'standardised'``: less their mean, over their standard
             deviation. The order within the group stays; it matters where groups are compared.
+            None leaves the choice to who compares, see ``comparable``.
         members: ``'all'``, or only the ``'outputs'`` (filters that make the channels) or
             the ``'inputs'`` (columns that read them).
 
@@ -109,11 +111,14 @@ class Importance(abc.ABC):
         InputError: An option has none of these values.
     """
 
+    between_groups: ClassVar[str] = 'mean'
+    """How scores are normalised that are compared between groups, where ``normalise`` is None."""
+
     def __init__(
-        self, reduction: str = 'sum', normalise: str = 'none', members: str = 'all'
+        self, reduction: str = 'sum', normalise: str | None = None, members: str = 'all'
     ) -> None:
         self.reduction = _chosen(self, 'reduction', reduction, REDUCTIONS)
-        self.normalise = _chosen(self, 'normalise', normalise, NORMALISATIONS)
+        self.normalise = normalise and _chosen(self, 'normalise', normalise, NORMALISATIONS)
         self.members = _chosen(self, 'members', members, dict.fromkeys(MEMBERS))
 
     @abc.abstractmethod
@@ -148,7 +153,7 @@ class Importance(abc.ABC):
         has = np.stack([member.has for member in found])
         with np.errstate(over='ignore', invalid='ignore'):  # refused below
             reduced = REDUCTIONS[self.reduction](values, has)
-            scores = NORMALISATIONS[self.normalise](self.of_group(reduced))
+            scores = NORMALISATIONS[self.normalise or 'none'](self.of_group(reduced))
         if not np.isfinite(scores).all():
             raise InputError(
                 f"group '{group.space_id}': the {self.reduction} over {len(found)} members is too "
@@ -156,6 +161,14 @@ class Importance(abc.ABC):
                 'another reduction'
             )
         return scores
+
+    def comparable(self, scores: Array) -> Array:
+        """Scores of one group, made to be compared with those of groups of other sizes.
+
+        Sums of weights grow with a layer: compared as they are, they empty the layers with the
+        smallest filters. What ``normalise`` chose stays; otherwise ``between_groups`` is done.
+        """
+        return scores if self.normalise else NORMALISATIONS[self.between_groups](scores)
 
     @property
     def name(self) -> str:

@@ -134,8 +134,8 @@ class TaylorImportance(_GradientImportance):
     """First-order estimate of how much the loss changes without a channel.
 
     Molchanov, Mallya, Tyree, Frosio, Kautz, "Importance Estimation for Neural Network Pruning",
-    2019, section 3. Per batch and weight tensor, |sum of gradient times weight| over a
-    channel's weights; the mean over batches.
+    2019, section 3. Per batch and weight tensor, the size of the sum of gradient times weight
+    over a channel's weights; the mean over batches.
 
     Args:
         per: ``'channel'`` adds up a channel's products before their size is taken, as if all

@@ -48,6 +48,8 @@ class RandomImportance(Importance):
         **kwargs: See ``Importance``. There is one member only, so a reduction changes nothing.
     """
 
+    between_groups = 'none'
+
     def __init__(self, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.seed = seed
@@ -142,6 +144,8 @@ class LAMPImportance(LpImportance):
         **kwargs: See ``LpImportance`` and ``Importance``.
     """
 
+    between_groups = 'none'
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(p=2, root=False, **kwargs)
 
@@ -190,8 +194,7 @@ class BNScaleImportance(Importance):
 
     Args:
         fallback: Importance, or its config, of groups without such a norm. None: they are
-            refused. Its scores have another unit, so leave the scope ``'global'`` to groups
-            that all have norms.
+            refused.
         **kwargs: See ``Importance``.
     """
 
