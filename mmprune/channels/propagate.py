@@ -376,11 +376,11 @@ def _widths_of_one_head(
     """Where torch's own attention has one head, it scales by the kept channels of the queries."""
     found = []
     for module in [name for name, heads in torchs_heads.items() if heads == 1]:
-        for local, parts in (('in_proj_weight', 3), ('q_proj_weight', 1)):
-            for factor in tensors.get(f'{module}.{local}' if module else local, ()):
-                if axes_of(factor) == (0,):
-                    rows = factor.ravel()[: len(factor) // parts]
-                    found.append(Statistic(module, 'one_head', (), rows))
+        prefix = f'{module}.' if module else ''
+        for local, parts in (('in_proj_bias', 3), ('in_proj_weight', 3), ('q_proj_weight', 1)):
+            names = [prefix + local, f'{prefix}{local}_orig']
+            rows = [f.ravel() for n in names for f in tensors.get(n, ()) if axes_of(f) == (0,)]
+            found += [Statistic(module, 'one_head', (), r[: len(r) // parts]) for r in rows]
     return found
 
 
