@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import cast
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -18,3 +19,16 @@ def is_model_wrapper(model: nn.Module) -> bool:
         return True
     known = getattr(sys.modules.get('mmengine.model'), 'is_model_wrapper', None)
     return known is not None and bool(known(model))
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network inside an algorithm, a distributed wrapper or a compiled module."""
+    while True:
+        if is_model_wrapper(model):
+            model = cast(nn.Module, model.module)
+        elif isinstance(getattr(model, '_orig_mod', None), nn.Module):
+            model = cast(nn.Module, model._orig_mod)
+        elif isinstance(getattr(model, 'architecture', None), nn.Module):
+            model = cast(nn.Module, model.architecture)
+        else:
+            return model

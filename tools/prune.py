@@ -17,7 +17,7 @@ the exit status is 2. Otherwise the output directory gets
   deployed.pth      weights under the plain network's own names
   deployed.py       config that builds the plain network, loads deployed.pth, trains and tests it
   channel_cfg.yaml  the channels, which deployed.py refers to
-  deployed.onnx     with --onnx: any batch size; checked by onnxruntime
+  deployed.onnx     with --onnx: any batch size, or with --onnx-batch N: N; checked by onnxruntime
 Printed are the channels of every group before and after, costs, and the metrics of the config's
 evaluator, if it has one.
 
@@ -62,6 +62,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--no-metric', action='store_true', help='measure no metric')
     parser.add_argument('--out-dir', help='where to write (default: pruned, by the checkpoint)')
     parser.add_argument('--onnx', action='store_true', help='write an ONNX file too')
+    parser.add_argument(
+        '--onnx-batch',
+        type=int,
+        metavar='N',
+        help='write an ONNX file that takes batches of N only',
+    )
     add_cfg_options(parser, 'model.pruner.budget.macs=0.25')
     return parser.parse_args()
 
@@ -84,6 +90,7 @@ def main() -> None:
             args.out_dir,
             args.onnx,
             args.cfg_options,
+            args.onnx_batch,
             options,
             not args.no_metric,
         )

@@ -9,27 +9,35 @@ from mmprune.channels.labels import IntArray, LabelBook
 from mmprune.channels.leaves import Leaves
 from mmprune.errors import InputError, nearest
 from mmprune.trace.trace_graph import TraceGraph
+from mmprune.trace.weights import PRODUCTS
 
 
-def tie_layers(ties: Iterable[tuple[str, str]], book: LabelBook) -> None:
+def tie_layers(ties: Iterable[tuple[str, str]], book: LabelBook, graph: TraceGraph) -> None:
     """Unite the output channels of layers that the user has tied.
+
+    A linear layer with H * W outputs for each channel of a convolution makes an image of them.
 
     Raises:
         InputError: A name is no layer's, or the layers differ in their number of channels.
     """
     for names in ties:
-        found = [[s.labels for s in book.sites if s.layer == n and s.role != 'in'] for n in names]
+        found = [[s for s in book.sites if s.layer == n and s.role != 'in'] for n in names]
         for name, sites in zip(names, found, strict=True):
             if not sites:
                 raise InputError(
                     f"cannot tie '{name}': no traced layer has this name; "
                     f'{nearest(name, list(_makers(book)))}'
                 )
-        sizes = [len(sites[0]) for sites in found]
-        if len(set(sizes)) > 1:
-            raise InputError(f'cannot tie {names}: they have {sizes} output channels')
-        for sites in found[1:]:
-            book.unite(found[0][0], sites[0])
+        few, many = sorted((sites[0] for sites in found), key=lambda site: len(site.labels))
+        is_flat = graph.nodes[few.node].op == 'conv' and graph.nodes[many.node].op in PRODUCTS
+        each, rest = divmod(len(many.labels), len(few.labels))
+        if rest or (each > 1 and not is_flat):
+            sizes = [len(sites[0].labels) for sites in found]
+            raise InputError(
+                f'cannot tie {names}: they have {sizes} output channels. Tie layers with equally '
+                'many, or a convolution with a linear layer that has H * W outputs for each channel'
+            )
+        book.unite(many.labels.reshape(-1, each), few.labels[:, None])
 
 
 def pin_layers(keys: Iterable[str], graph: TraceGraph, book: LabelBook, leaves: Leaves) -> None:

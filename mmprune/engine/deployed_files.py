@@ -61,7 +61,12 @@ class DeployedFiles:
 
 
 def write_deployed(
-    algorithm: AutoSlim, cfg: Config, folder: Path, source: str, onnx: bool
+    algorithm: AutoSlim,
+    cfg: Config,
+    folder: Path,
+    source: str,
+    onnx: bool,
+    onnx_batch: int | None = None,
 ) -> DeployedFiles:
     """Verify the subnet that is set, and write it as a plain network; all files appear at once.
 
@@ -71,6 +76,7 @@ def write_deployed(
         folder: Where the files go.
         source: What the subnet is called in messages: its channel config's file, say.
         onnx: Write ``deployed.onnx`` too, checked by onnxruntime.
+        onnx_batch: The only batch size that it takes, in which case it is written; any if None.
 
     Raises:
         VerificationError: If the plain network, or its ONNX file, computes something else.
@@ -84,7 +90,7 @@ def write_deployed(
         folder / 'deployed.pth',
         folder / 'deployed.py',
         folder / 'channel_cfg.yaml',
-        folder / 'deployed.onnx' if onnx else None,
+        folder / 'deployed.onnx' if onnx or onnx_batch is not None else None,
         verified,
     )
     full, kept = full_and_set_cost(algorithm)
@@ -98,7 +104,7 @@ def write_deployed(
     with ExitStack() as stack:
         if files.onnx is not None:
             onnx_path = stack.enter_context(atomic_path(files.onnx))
-            export_onnx(network, algorithm.demo_input, onnx_path)
+            export_onnx(network, algorithm.demo_input, onnx_path, onnx_batch)
             contract = describe_onnx(onnx_path, network, algorithm.demo_input)
         torch.save(weights, stack.enter_context(atomic_path(files.checkpoint)))
         save_channel_cfg(layers, stack.enter_context(atomic_path(files.channel_cfg)))

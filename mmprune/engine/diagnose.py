@@ -32,11 +32,11 @@ from mmprune.fileio import atomic_path
 from mmprune.pruners import StructurePruner
 from mmprune.pruners.findings import find
 from mmprune.pruners.picture import draw_groups
-from mmprune.pruners.structure_pruner import unwrap
 from mmprune.pruners.trial import random_alive
 from mmprune.registry import PRUNERS
 from mmprune.trace import TraceError
 from mmprune.trace.demo_images import image_shape, noise_image
+from mmprune.wrappers import unwrap
 
 DEFAULT_PRUNER = dict(type='RatioPruner', ratios=[0.5])
 SUPERNETS = ('AutoSlim', 'mmprune.AutoSlim')

@@ -28,6 +28,7 @@ def prune(
     out_dir: str | os.PathLike[str] | None = None,
     onnx: bool = False,
     cfg_options: dict[str, Any] | None = None,
+    onnx_batch: int | None = None,
     options: PruneOptions | None = None,
     measure: bool = True,
 ) -> DeployedFiles:
@@ -50,6 +51,7 @@ def prune(
         out_dir: Where the files go; by default ``pruned`` next to the checkpoint.
         onnx: Write ``deployed.onnx`` too, checked by onnxruntime.
         cfg_options: Values to set in the config, by dotted key.
+        onnx_batch: The only batch size of ``deployed.onnx``, which is written then; any if None.
         options: What to prune to and by what, for a config that does not say it, or says it
             otherwise.
         measure: Whether the metrics are measured, if the config has an evaluator.
@@ -74,7 +76,7 @@ def prune(
     algorithm.recalibrate(calibration_batches(cfg, algorithm.recalibration))
     folder = Path(out_dir or Path(checkpoint).parent / 'pruned')
     widths = widths_table(algorithm.pruner)
-    files = write_deployed(algorithm, cfg, folder, str(cfg.filename), onnx)
+    files = write_deployed(algorithm, cfg, folder, str(cfg.filename), onnx, onnx_batch)
     show(widths)
     if before:
         after = metrics_of(load_network(files.config, files.checkpoint), cfg)

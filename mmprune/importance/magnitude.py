@@ -21,17 +21,19 @@ from mmprune.importance.base import (
     owner_of,
     scored,
 )
+from mmprune.importance.effective import effective, tensors_of
 from mmprune.registry import IMPORTANCE
 
 
 def norm_scales(group: ChannelGroup, model: nn.Module) -> Iterator[tuple[Member, torch.Tensor]]:
     """The members that are scales of norms, in order, with their tensors."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    tensors = tensors_of(model)
     for member in ordered_members(group, model):
-        scale = parameters.get(member.tensor)
-        is_scale = member.tensor.rpartition('.')[2] == 'weight'
-        if scale is not None and is_scale and isinstance(owner_of(member, model), NORMS):
-            yield member, scale
+        is_scale = member.tensor.rpartition('.')[2].partition('#')[0] == 'weight'
+        if is_scale and isinstance(owner_of(member, model), NORMS):
+            scale = effective(member, group, tensors, 'a criterion of scales')
+            if scale is not None:
+                yield member, scale
 
 
 @IMPORTANCE.register_module()

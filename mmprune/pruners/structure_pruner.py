@@ -19,6 +19,7 @@ from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
 from mmprune.errors import InputError
 from mmprune.pruners.arguments import built_importance, default_input, refuse_subnet
 from mmprune.pruners.cfg_codec import read_cfg, write_cfg
+from mmprune.pruners.in_place import InPlace
 from mmprune.pruners.mmrazor_names import MMRazorNames
 from mmprune.pruners.picture import draw_groups
 from mmprune.pruners.planning import Planning
@@ -31,13 +32,13 @@ from mmprune.pruners.verification import verify
 from mmprune.registry import PRUNERS
 from mmprune.trace.demo_images import refuse_shape
 from mmprune.trace.tracer import DemoInput
-from mmprune.wrappers import is_model_wrapper
+from mmprune.wrappers import unwrap
 
 ChannelCfgLike = Mapping[str, Any] | str | Path
 
 
 @PRUNERS.register_module()
-class StructurePruner(MMRazorNames, Planning, abc.ABC):
+class StructurePruner(MMRazorNames, Planning, InPlace, abc.ABC):
     """Turns a network into a supernet of subnets with fewer channels.
 
     Subclasses say how many channels a subnet keeps (``sample_subnet``,
@@ -53,7 +54,7 @@ class StructurePruner(MMRazorNames, Planning, abc.ABC):
         ties: Pairs of layer names whose output channels are to be pruned together.
         attention: What attention loses: ``'heads'``, where they can be removed, or
             ``'dims'``, equally many channels of every head.
-        round_to: Every group keeps a multiple of this many channels, or all.
+        round_to: Every layer keeps a multiple of this many channels of a group, or all of them.
         group_norm: What a GroupNorm loses: ``'channels'``, equally many of every group, or
             whole ``'groups'``.
         topology: The only groups to prune, as ``pruner.topology()`` lists them: a dict or file.
@@ -363,16 +364,3 @@ class StructurePruner(MMRazorNames, Planning, abc.ABC):
         if len(groups) > 1:
             return {'concat': groups}
         return groups[0] if groups else None
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The network inside an algorithm, a distributed wrapper or a compiled module."""
-    while True:
-        if is_model_wrapper(model):
-            model = cast(nn.Module, model.module)
-        elif isinstance(getattr(model, '_orig_mod', None), nn.Module):
-            model = cast(nn.Module, model._orig_mod)
-        elif isinstance(getattr(model, 'architecture', None), nn.Module):
-            model = cast(nn.Module, model.architecture)
-        else:
-            return model

@@ -20,8 +20,10 @@ from mmprune.trace.eager import eagerly
 from mmprune.trace.escapes import EscapeRecorder
 from mmprune.trace.model_state import Contents, caching_modules, untouched
 from mmprune.trace.numbers import NumberLog, resolved
+from mmprune.trace.recipes import Recipe
 from mmprune.trace.stand_ins import ALL, FAITHFUL, StandIns
 from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode
+from mmprune.trace.weights import used_weights
 
 DemoInput = torch.Tensor | tuple | list | Mapping | Callable[[nn.Module], Any]
 GradFn = Any
@@ -97,8 +99,8 @@ def _constant_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
     return {
         name: buffer
         for owner, module in model.named_modules()
-        if not isinstance(module, nn.modules.batchnorm._NormBase)
         for name, buffer in module.named_buffers(prefix=owner, recurse=False)
+        if not (isinstance(module, nn.modules.batchnorm._NormBase) and '.running_' in f'.{name}')
         if buffer.is_floating_point() and buffer.numel() > 1 and buffer.is_leaf
     }
 
@@ -213,6 +215,7 @@ class _GraphReader:
             for names, parameter in zip(self.names.values(), model.parameters(), strict=True)
         }
         self.leaf_buffers = {id(buffer): name for name, buffer in buffers.items()}
+        self.all_buffers = {id(buffer): name for name, buffer in model.named_buffers()}
         self.buffer_names = {
             (buffer.data_ptr(), buffer.shape): name for name, buffer in model.named_buffers()
         }
@@ -253,6 +256,7 @@ class _GraphReader:
         for node in nodes:
             if node.op == 'opaque':
                 opaque.setdefault(node.source, {}).setdefault(node.module)
+        buffers = frozenset(leaves) - self.parameter_shapes.keys()
         return TraceGraph(
             nodes=nodes,
             outputs=tuple(self._edge(edge.node, edge.output_nr) for edge in edges),
@@ -269,9 +273,17 @@ class _GraphReader:
             ),
             handed=tuple(self._handed()),
             recomputing=tuple(self.recorder.recomputing),
-            buffers=frozenset(leaves) - self.parameter_shapes.keys(),
+            buffers=buffers,
+            weights=used_weights(nodes, buffers, lambda edge: self._recipe(order, edge)),
             **(resolved(self.escapes.numbers, self.ids) if self.escapes.numbers else {}),
         )
+
+    def _recipe(self, order: list[GradFn], edge: Edge) -> Recipe | None:
+        def name(tensor: torch.Tensor) -> str | None:
+            names = self.names.get(id(tensor))
+            return names[0] if names else self.all_buffers.get(id(tensor))
+
+        return self.escapes.recipes.of((order[edge[0]], edge[1]), name)
 
     def _handed(self) -> Iterable[tuple[str, str]]:
         for tensor, module in self.recorder.handed:

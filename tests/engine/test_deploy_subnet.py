@@ -14,6 +14,7 @@ from mmprune.deploy.channel_cfg import load_channel_cfg
 from mmprune.engine.algorithm import build_algorithm, calibration_batches, load_network
 from mmprune.engine.deploy_subnet import VerificationError, deploy_subnet
 from mmprune.engine.export_subnet import export_subnet, set_from_file
+from mmprune.engine.onnx_export import export_onnx
 from mmprune.engine.predict import predict_dataset
 from mmprune.engine.run import evaluate, train
 from mmprune.errors import InputError
@@ -128,6 +129,29 @@ def test_onnx_computes_the_same(
     with torch.no_grad():
         expected = load_network(files.config, files.checkpoint)(images)
     torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('batch', [1, 3])
+def test_onnx_of_a_fixed_batch(
+    untrained: Path, random_subnet: Path, tmp_path: Path, batch: int
+) -> None:
+    onnxruntime = pytest.importorskip('onnxruntime')
+    files = deploy_subnet(CONFIG, untrained, random_subnet, tmp_path / 'out', onnx_batch=batch)
+    assert files.onnx is not None
+    session = onnxruntime.InferenceSession(str(files.onnx), providers=['CPUExecutionProvider'])
+    assert session.get_inputs()[0].shape == [batch, 1, 8, 8]
+    assert session.get_outputs()[0].shape == [batch, 10]
+    images = torch.randn(batch, 1, 8, 8)
+    (logits,) = session.run(None, {'input': images.numpy()})
+    with torch.no_grad():
+        expected = load_network(files.config, files.checkpoint)(images)
+    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_onnx_of_no_batch_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip('onnxruntime')
+    with pytest.raises(InputError, match='batches of 0 images'):
+        export_onnx(torch.nn.ReLU(), torch.rand(1, 1, 8, 8), tmp_path / 'no.onnx', batch=0)
 
 
 def test_nothing_is_written_when_verification_fails(
