@@ -24,6 +24,8 @@ PRUNERS = Registry(
 IMPORTANCE = Registry(
     'importance', build_func=build_checked, scope='mmprune', locations=['mmprune.importance']
 )
+# Class of an mmengine model -> function(model, demo input) that makes the keywords of its loss.
+LOSS_INPUTS = Registry('loss input', scope='mmprune', locations=['mmprune.models.loss_inputs'])
 # Name of a grad_fn -> function(grad_fn) that reads it into plain data.
 BACKWARD_PARSERS = Registry('backward parser', scope='mmprune', locations=['mmprune.trace.parsers'])
 # Operation of a traced node -> function that carries channel labels through it.

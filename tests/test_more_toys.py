@@ -19,6 +19,7 @@ import toys_libraries
 import toys_norms
 import toys_recurrent
 import toys_regions
+import toys_roads
 import toys_shuffles
 from randomised import scattered
 from toy_checks import assert_exact, assert_groups, assert_plain, assert_trains, prepared
@@ -177,4 +178,5 @@ def test_the_page_of_what_can_be_pruned_names_every_toy():
     rows = [line for line in page.read_text(encoding='utf-8').splitlines() if line[:2] == '| ']
     cells = [line.rstrip(' |').rpartition('|')[2] for line in rows]
     named = {name for cell in cells for name in re.findall(r'`(\w+)`', cell)}
-    assert named == {toy.__name__ for toy in [*toy_networks.TOYS, *TOYS]}
+    every = [*toy_networks.TOYS, *TOYS, *toys_roads.TOYS]
+    assert named == {toy.__name__ for toy in every}

@@ -315,6 +315,8 @@ def one_pass(
                 uses[edge] -= 1
                 if not uses[edge] and not keeps_all:
                     del values[edge]
+    # Subnets cost what they do on the first road.
+    book.products = [p for p in book.products if p.node < graph.first_stop]
     for edge in graph.outputs:
         pin_all([values[edge]], book, 'output of the network')
     for edge, reason in graph.escapes:

@@ -130,7 +130,7 @@ class Execution:
             sides, groups = (outputs, self._lookup.add(inputs)), len(inputs)
         return _Plan(
             tensor,
-            Swap(tensor.owners, tensor.shape, tensor.is_buffer),
+            Swap(tensor.owners, tensor.shape, tensor.is_buffer, keeps=not tensor.is_updated),
             numbers,
             tuple(dims) if is_plain else None,
             sides,
@@ -301,7 +301,7 @@ class Execution:
             yield
         finally:
             for plan in self._plans:
-                plan.swap.keeps = True
+                plan.swap.keeps = not plan.tensor.is_updated
 
     def restore_attributes(self) -> None:
         """Give all modules their own attributes back, until the next ``apply``."""

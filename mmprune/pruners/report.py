@@ -74,6 +74,9 @@ def _traced(findings: Findings) -> Iterable[str]:
         f'traced {findings.model}; nodes: {findings.nodes}, layers: {findings.layers}, '
         f'calls of modules: {findings.calls}'
     )
+    yield f'roads: {", ".join(findings.roads)}'
+    for name, problem in findings.not_walked.items():
+        yield f'road that could not be walked: {name}: {problem}'
     counts = (f'{count} {operation}' for operation, count in findings.operations.items())
     yield f'operations: {", ".join(counts)}'
     for unknown in findings.unknown:

@@ -102,11 +102,12 @@ class StructurePruner(MMRazorNames, Planning, InPlace, abc.ABC):
 
         Args:
             supernet: Any module, or an algorithm that holds one as ``.architecture``.
-            demo_input: A tensor, a tuple of arguments, a dict of keywords, or a
-                ``callable(model) -> outputs``; a 1x3x224x224 image if not given, which is said.
+            demo_input: A tensor, a tuple of arguments, a dict of keywords, a
+                ``callable(model) -> outputs``, or a list of roads, see
+                ``mmprune.trace.roads.roads_of``; a 1x3x224x224 image if not given, which is said.
 
         Raises:
-            TraceError: The model cannot be run on the demo input.
+            TraceError: The model cannot be run on the demo input, or the first road.
             InputError: The demo input is a shape, or a name or option fits no layer.
         """
         refuse_shape(demo_input)
@@ -299,7 +300,7 @@ class StructurePruner(MMRazorNames, Planning, InPlace, abc.ABC):
     def verify_subnet(
         self, supernet: nn.Module | None = None, subnet: Mapping[str, torch.Tensor] | None = None
     ) -> VerifyReport:
-        """Prove on the demo input that a subnet gives the same numbers deployed.
+        """Prove on the demo input that a subnet gives the same numbers deployed, on every road.
 
         The subnet is run sliced and masked (two computations that share little) and
         compared with the deployed network. The subnet that was set is set again afterwards.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmprune.trace.expressions import Attribute, Dim, Edge, Expression
@@ -21,7 +21,8 @@ class TraceNode:
         inputs: Producer of every input; None where the input is a constant.
         shapes: Shape of every output.
         attrs: What the channel rule needs beyond shapes (dims, groups...). With
-            ``constant_shapes``, shapes of the constants that the call was given.
+            ``constant_shapes``, shapes of the constants that the call was given; with
+            ``is_update``, it only computes what is written to parameters.
         source: Name of the autograd node that it was read from.
         module: Dotted name of the innermost module in which it ran, '' for the root.
     """
@@ -99,6 +100,30 @@ class ModuleCall:
 
 
 @dataclass(frozen=True)
+class WalkedRoad:
+    """A road that was traced, see ``mmprune.trace.roads``.
+
+    Attributes:
+        name: Its name.
+        training: Whether the model was in training mode.
+        stop: How many nodes the graph has with those of this road, and of those before it.
+        outputs: The same of its outputs.
+        adds: Whether it says anything of channels that the roads before it have not said.
+        needs_two: Whether a norm takes the statistics of a single value on it, which is refused
+            where it is not only traced.
+        problem: Why it could not be walked; empty if it could.
+    """
+
+    name: str
+    training: bool
+    stop: int
+    outputs: int
+    adds: bool = True
+    needs_two: bool = False
+    problem: str = ''
+
+
+@dataclass(frozen=True)
 class Reading:
     """A number that an operation was given for the size of a tensor, or of a part of it.
 
@@ -140,6 +165,7 @@ class TraceGraph:
         recomputing: Modules that have a part of them recomputed in the backward pass.
         buffers: Those of ``parameters`` that are buffers.
         weights: What its layers use as their weights.
+        roads: The roads that were walked, those of the nodes in order.
         readings: Numbers that operations were given for sizes.
         scales: (module, dim or attribute) of what quantities were computed from: modules that
             asked for it, or computed with it.
@@ -164,12 +190,27 @@ class TraceGraph:
     scales: tuple[tuple[str, Dim | Attribute], ...] = ()
     layer_scales: tuple[tuple[Attribute, Expression], ...] = ()
     equal: tuple[tuple[Expression, Expression], ...] = ()
+    roads: tuple[WalkedRoad, ...] = ()
+
+    @property
+    def first_stop(self) -> int:
+        """How many nodes the first road has, which is the one that costs are about."""
+        return self.roads[0].stop if self.roads else len(self.nodes)
+
+    def first_road(self) -> TraceGraph:
+        """The nodes and outputs of the first road alone."""
+        if not self.roads or self.first_stop == len(self.nodes):
+            return self
+        outputs = self.outputs[: self.roads[0].outputs]
+        return replace(self, nodes=self.nodes[: self.first_stop], outputs=outputs)
 
     def consumers(self) -> dict[str, list[str]]:
         """Parameter name -> modules whose forward reads it, in order of use."""
         names = {node.id: node.attrs['name'] for node in self.nodes if node.op == 'parameter'}
         found: dict[str, dict[str, None]] = {name: {} for name in names.values()}
         for node in self.nodes:
+            if 'is_update' in node.attrs:
+                continue  # it is about the full parameters, in every subnet
             for edge in node.inputs:
                 if edge is not None and edge[0] in names:
                     for module in self._readers(names[edge[0]], node.module):
@@ -179,6 +220,13 @@ class TraceGraph:
         for name, module in self.handed:
             found.get(name, {}).setdefault(module)
         return {name: list(modules) for name, modules in found.items()}
+
+    def updated(self) -> frozenset[str]:
+        """Parameters that are written to, and those that this is computed from."""
+        names = {node.id: node.attrs['name'] for node in self.nodes if node.op == 'parameter'}
+        updates = [node for node in self.nodes if 'is_update' in node.attrs]
+        edges = [edge for node in updates for edge in node.inputs if edge is not None]
+        return frozenset(names[edge[0]] for edge in edges if edge[0] in names)
 
     def _readers(self, name: str, module: str) -> Iterator[str]:
         """``module`` and, if it has got a parameter that it does not own, who may have read it.

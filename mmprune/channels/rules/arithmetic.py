@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmprune.channels.labels import IntArray, LabelBook, Statistic, Value, axes_of
+from mmprune.channels.labels import IntArray, LabelBook, Statistic, Value, axes_of, pin_all
 from mmprune.channels.meet import meet
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
@@ -208,3 +208,11 @@ def spatial1d(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> V
 def spatial3d(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """The last three dims are space."""
     return _spatial(node, inputs, book, 3)
+
+
+@CHANNEL_RULES.register_module(name='loss')
+def loss(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
+    """What a loss compares stays: another number of channels is another loss."""
+    pin_all(inputs, book, f'{node.where} is a loss of all of its channels')
+    fixed = book.fixed(f'comes from {node.where}')
+    return [Value(shape, [], fixed) for shape in node.shapes]
