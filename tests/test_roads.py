@@ -349,7 +349,7 @@ def test_the_auxiliary_logits_of_a_network_of_mmcls():
 
 
 class Segmenter(nn.Module):
-    """A head that runs in mode 'loss' only, as OpenMMLab's auxiliary heads; no model of mmengine."""
+    """A head that runs in mode 'loss' only, as OpenMMLab's auxiliary heads do."""
 
     def __init__(self):
         super().__init__()
