@@ -56,8 +56,12 @@ def trace_road(model: nn.Module, road: Road, session: Session) -> TraceGraph:
     # it says so: the last attempt shows why.
     for stand_ins, leaves in ((ALL, buffers), (FAITHFUL, buffers), (ALL, {})):
         if leaves or not buffers:
-            with contextlib.suppress(TraceError):
+            try:
                 return _trace(model, road, leaves, session, stand_ins)
+            except TraceError as error:
+                cause = error.__cause__
+                if session.known and type(cause) is not RuntimeError:
+                    raise  # the model's own refusal of a road that need not run
     return _trace(model, road, {}, session, FAITHFUL)
 
 
