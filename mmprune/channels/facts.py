@@ -113,6 +113,11 @@ class EqualCounts:
         return frozenset(row.tobytes() for row in np.sort(self.rows, axis=1))
 
     @cached_property
+    def is_rigid(self) -> bool:
+        """Whether a row is one channel, some of which must stay, so that all of the others do."""
+        return bool((self.rows == self.rows[:, :1]).all(axis=1).any())
+
+    @cached_property
     def are_disjoint(self) -> bool:
         """Whether no label is in its rows twice, and none is fixed."""
         return bool(self.rows.min() >= 0) and len(np.unique(self.rows)) == self.rows.size

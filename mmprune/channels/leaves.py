@@ -14,6 +14,11 @@ MAKE_DIMS = frozenset({'filled', 'expand', 'repeat', 'pad'})
 """Operations that make dims along which everything is the same."""
 
 
+def united(labels: IntArray, canonical: IntArray) -> IntArray:
+    """What stands for ``labels`` after unions; those below 0 stay."""
+    return np.where(labels < 0, labels, canonical[labels])
+
+
 class Leaves:
     """The label ranges of the dims of every parameter."""
 

@@ -55,9 +55,13 @@ def _untold(module: nn.Module) -> dict[str, int | tuple[int, ...]]:
     return {}
 
 
-def whole_head_modules(model: nn.Module) -> frozenset[str]:
-    """Modules that lose whole heads or nothing: torch's own scales by the width of a head."""
-    return frozenset(n for n, m in model.named_modules() if isinstance(m, nn.MultiheadAttention))
+def torchs_attention(model: nn.Module) -> dict[str, int]:
+    """Number of heads of torch's own attention modules, by name.
+
+    Several heads lose whole ones, since torch scales by the width of a head.
+    """
+    modules = model.named_modules()
+    return {n: m.num_heads for n, m in modules if isinstance(m, nn.MultiheadAttention)}
 
 
 def _is_number(value: object) -> TypeGuard[int]:

@@ -162,7 +162,7 @@ def _members(group: ChannelGroup) -> Iterable[str]:
     for member in group.members:
         module, _, name = member.tensor.rpartition('.')
         by_module.setdefault(module, []).append(f'{name}{_dims(member)}')
-    roles = {'makes': set(group.layers), 'reads': set(group.consumers)}
+    roles = {'makes': group.layers, 'reads': group.consumers}
     for module, names in by_module.items():
         role = ' and '.join(verb for verb, layers in roles.items() if module in layers)
         owner = f'{module or "the root module"}{f" ({role})" if role else ""}'

@@ -16,7 +16,7 @@ from torch import nn
 from mmprune.channels import ChannelGroup, Labelling, Wishes, build_groups, propagate
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray
-from mmprune.channels.readings import misread
+from mmprune.channels.readings import HOLD, misread
 from mmprune.cost import CostModel, CostTable, memory_of
 from mmprune.errors import InputError
 from mmprune.execution import (
@@ -29,7 +29,7 @@ from mmprune.execution import (
     replaced_preparation,
 )
 from mmprune.execution.observed_run import observed_run, restored
-from mmprune.layers import Layer, layers_of, stored_numbers, whole_head_modules
+from mmprune.layers import Layer, layers_of, stored_numbers, torchs_attention
 from mmprune.pruners.road_book import RoadBook, place_of
 from mmprune.pruners.topology import Restriction
 from mmprune.pruners.trial import Failure, blame, compare_executions, random_alive
@@ -78,7 +78,7 @@ class Supernet:
             self.wishes = replace(
                 wishes or Wishes(),
                 numbers=stored_numbers(model),
-                whole_heads=whole_head_modules(model),
+                torchs_heads=torchs_attention(model),
             )
             self._prepare(mode)
             self.restriction.check(self.groups)
@@ -147,7 +147,7 @@ class Supernet:
             for seed in range(SUBNETS if labelling.checked else 0):
                 alive = random_alive(groups, labelling.num_labels, seed)
                 wrong |= misread(labelling.checked, labelling.size_attributes, alive)
-            wrong = {index for index in wrong if wishes.held.get(index, 0) < 2}
+            wrong = {index for index in wrong if wishes.held.get(index, 0) < HOLD}
             if not wrong:  # what is wrong even where all is held is left to the trial
                 return labelling, groups
             failures = {index: wishes.held.get(index, 0) + 1 for index in wrong}

@@ -166,14 +166,15 @@ def blame(
     while chain[-1]:
         chain.append(chain[-1].rpartition('.')[0])
     search = partial(_sizes_to_hold, failure, labelling, prunable, kinds)
-    found = search(chain, ('unknown',))
+    # Shapes that do not fit say more of sizes than of values that leave the graph.
+    found = {} if failure.is_difference else search(chain, ('unknown',))
     if found:
         return found
     if labelling.has_escapes and ESCAPES not in tried:
         return {ESCAPES: 'used outside of the autograd graph'}
     if labelling.arrangements and ORDERS not in tried:
         return {ORDERS: 'kept channels stand in the order of the full network'}
-    found = search(chain, ('own', 'passed', 'inside'))
+    found = search(chain, ('unknown', 'own', 'passed', 'inside'))
     if found:
         return found
     for name in chain:

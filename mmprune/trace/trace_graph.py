@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmprune.trace.expressions import Attribute, Dim, Edge, Expression
+from mmprune.trace.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,51 @@ class TraceNode:
     def where(self) -> str:
         """Operation and place, for messages."""
         return f'{self.source} in {self.module or "the root module"}'
+
+
+@dataclass(frozen=True)
+class ComputedWeight:
+    """A weight that a layer uses and that is no parameter, but a function of some.
+
+    Attributes:
+        name: ``<layer>.weight``, with a number behind if the layer has several.
+        edge: Where it is in the graph.
+        shape: Its shape.
+        made_of: Names of the parameters.
+        recipe: How to compute it; None if some of that was not seen.
+    """
+
+    name: str
+    edge: Edge
+    shape: tuple[int, ...]
+    made_of: tuple[str, ...]
+    recipe: Recipe | None = None
+
+    @property
+    def layer(self) -> str:
+        """Dotted name of the module that uses it."""
+        return self.name.rpartition('.')[0]
+
+    def is_like(self, other: ComputedWeight) -> bool:
+        """Whether both are the same function of the same parameters."""
+        if (self.made_of, self.shape) != (other.made_of, other.shape):
+            return False
+        if self.recipe is None or other.recipe is None:
+            return self.recipe is other.recipe and self.layer == other.layer
+        return self.recipe.signature == other.recipe.signature
+
+
+@dataclass(frozen=True)
+class UsedWeights:
+    """What the layers of a network use.
+
+    Attributes:
+        computed: In order of use, each once.
+        hidden: Parameters that no layer uses as they are, only through those.
+    """
+
+    computed: tuple[ComputedWeight, ...] = ()
+    hidden: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -118,6 +164,7 @@ class TraceGraph:
         handed: (parameter, module that hands it to another one which uses it).
         recomputing: Modules that have a part of them recomputed in the backward pass.
         buffers: Those of ``parameters`` that are buffers.
+        weights: What its layers use as their weights.
         roads: The roads that were walked, those of the nodes in order.
         readings: Numbers that operations were given for sizes.
         scales: (module, dim or attribute) of what quantities were computed from: modules that
@@ -138,6 +185,7 @@ class TraceGraph:
     handed: tuple[tuple[str, str], ...] = ()
     recomputing: tuple[str, ...] = ()
     buffers: frozenset[str] = frozenset()
+    weights: UsedWeights = field(default_factory=UsedWeights)
     readings: tuple[Reading, ...] = ()
     scales: tuple[tuple[str, Dim | Attribute], ...] = ()
     layer_scales: tuple[tuple[Attribute, Expression], ...] = ()

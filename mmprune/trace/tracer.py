@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,13 +23,15 @@ from mmprune.trace.escapes import EscapeRecorder
 from mmprune.trace.joined import opaque_operations
 from mmprune.trace.model_state import caching_modules, untouched
 from mmprune.trace.numbers import NumberLog, resolved
+from mmprune.trace.recipes import Recipe
 from mmprune.trace.roads import DemoInput as DemoInput
 from mmprune.trace.roads import Road, describe_input
 from mmprune.trace.roads import run_model as run_model
 from mmprune.trace.session import GradFn, Session
 from mmprune.trace.stand_ins import ALL, FAITHFUL, StandIns
-from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode
+from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode, UsedWeights
 from mmprune.trace.training import noted_readers, train, who_differ
+from mmprune.trace.weights import used_weights
 
 
 class TraceError(InputError):
@@ -70,8 +72,8 @@ def _constant_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
     return {
         name: buffer
         for owner, module in model.named_modules()
-        if not isinstance(module, nn.modules.batchnorm._NormBase)
         for name, buffer in module.named_buffers(prefix=owner, recurse=False)
+        if not (isinstance(module, nn.modules.batchnorm._NormBase) and '.running_' in f'.{name}')
         if buffer.is_floating_point() and buffer.numel() > 1 and buffer.is_leaf
     }
 
@@ -126,7 +128,7 @@ def _trace(
         reader = _GraphReader(model, buffers, recorder, escapes, input_leaves, session)
         graph = reader.read(found, writes.sums)
         session.calls.keep(made)
-        session.order = list(reader.ids)
+        session.order, session.recipe = list(reader.ids), reader.recipe
         if not road.training:
             session.readers |= who_differ(readers, recorder) | train(model)
         return graph
@@ -195,6 +197,7 @@ class _GraphReader:
             for names, parameter in zip(self.names.values(), model.parameters(), strict=True)
         }
         self.leaf_buffers = {id(buffer): name for name, buffer in buffers.items()}
+        self.all_buffers = {id(buffer): name for name, buffer in model.named_buffers()}
         self.buffer_names = {
             (buffer.data_ptr(), buffer.shape): name for name, buffer in model.named_buffers()
         }
@@ -238,6 +241,9 @@ class _GraphReader:
             for name in self.parameter_shapes
             if name not in used and leaves.get(name) not in behind_unused
         }
+        buffers = frozenset(leaves) - self.parameter_shapes.keys()
+        # Those of later roads are found where all nodes are together.
+        weights = UsedWeights() if known else used_weights(nodes, buffers, self._recipe_at(order))
         return TraceGraph(
             nodes=nodes,
             outputs=tuple(self._edge(edge.node, edge.output_nr) for edge in edges),
@@ -254,9 +260,22 @@ class _GraphReader:
             ),
             handed=tuple(self._handed()),
             recomputing=tuple(self.recorder.recomputing),
-            buffers=frozenset(leaves) - self.parameter_shapes.keys(),
+            buffers=buffers,
+            weights=weights,
             **self._numbers(),
         )
+
+    def recipe(self, grad_fn: GradFn, output: int) -> Recipe | None:
+        """How a tensor of this road was computed from parameters, if that was seen."""
+
+        def name(tensor: torch.Tensor) -> str | None:
+            names = self.names.get(id(tensor))
+            return names[0] if names else self.all_buffers.get(id(tensor))
+
+        return self.escapes.recipes.of((grad_fn, output), name)
+
+    def _recipe_at(self, order: list[GradFn]) -> Callable[[Edge], Recipe | None]:
+        return lambda edge: self.recipe(order[edge[0]], edge[1])
 
     def _numbers(self) -> dict[str, Any]:
         """What numbers were used for."""

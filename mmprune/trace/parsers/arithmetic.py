@@ -100,6 +100,7 @@ register(
 register('matmul', 'MmBackward', 'BmmBackward')
 register('mv', 'MvBackward')
 register('dot', 'DotBackward', 'VdotBackward')
+register('cdist', 'CdistBackward', 'EuclideanDistBackward')
 # inputs: what is added, then the two factors
 register('addmm', 'AddmmBackward', 'BaddbmmBackward')
 
