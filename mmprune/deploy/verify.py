@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,13 @@ from mmprune.execution.observed_run import (
 from mmprune.trace.roads import DemoInput, Road, as_road
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""Allowed relative error by the type of the model's parameters."""
+"""Allowed relative error by the type that a model computes in."""
+
+
+def tolerance_of(model: nn.Module, types: Iterable[torch.dtype] = ()) -> float:
+    """Allowed relative error of a model, some of whose operations give these types."""
+    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return max(TOLERANCE.get(kind, 0.0) for kind in (own, torch.float64, *types))
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ def compare(
     deployed: nn.Module,
     demo_input: DemoInput | Road,
     cut: Callable[[], nn.Module] | None = None,
+    types: Iterable[torch.dtype] = (),
 ) -> VerifyReport:
     """Run both on the same input and compare every output.
 
@@ -90,10 +97,10 @@ def compare(
         demo_input: What both are run on: in eval mode, if it is no road.
         cut: Makes the deployed network of the supernet as it is. In training it shows whether
             both have written the same to statistics and averages.
+        types: What operations of theirs give, whatever type their weights have.
     """
     road = as_road(demo_input)
-    dtype = next((p.dtype for p in supernet.parameters()), torch.float32)
-    tolerance = TOLERANCE.get(dtype, 1e-5)
+    tolerance = tolerance_of(supernet, types)
 
     def failed(where: str, problem: str, error: float = float('inf')) -> VerifyReport:
         return VerifyReport(False, error, tolerance, where, problem, road=road.name)

@@ -192,7 +192,7 @@ class Supernet:
             if road is None:
                 del pending[0]
                 continue
-            failure = compare_executions(self.model, road, ways, contents)
+            failure = compare_executions(self.model, road, ways, contents, self.graph.types)
             if failure is None:
                 del pending[0]
             elif not self.doubts(road):

@@ -15,7 +15,7 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.channels.held import is_child, is_inside
 from mmprune.channels.labels import Size
 from mmprune.channels.propagate import ESCAPES, ORDERS
-from mmprune.deploy.verify import TOLERANCE
+from mmprune.deploy.verify import TOLERANCE, tolerance_of
 from mmprune.execution.observed_run import (
     first_difference,
     observed_run,
@@ -76,6 +76,7 @@ def compare_executions(
     road: Road,
     set_mode: Mapping[str, Callable[[], None]],
     contents: Contents,
+    types: Iterable[torch.dtype] = (),
 ) -> Failure | None:
     """Run the subnet that is set sliced and masked; the two computations share little.
 
@@ -87,9 +88,9 @@ def compare_executions(
         road: What it is run on.
         set_mode: Mode -> a callable that sets the subnet in this mode.
         contents: See ``untouched``.
+        types: What operations of the model give, whatever type its weights have.
     """
-    dtype = next((p.dtype for p in model.parameters()), torch.float32)
-    tolerance = TOLERANCE.get(dtype, 1e-5)
+    tolerance = tolerance_of(model, types)
     run = partial(_runs, model, set_mode=set_mode, contents=contents)
     small = smaller_road(road)
     if small and not run(small, tolerance=tolerance, observe=False, is_proof=True):

@@ -22,18 +22,17 @@ def unwalked_readers(model: nn.Module, graph: TraceGraph) -> dict[str, int]:
     reached = set(graph.parameters) - graph.unreached.keys()
     owners = {name.rpartition('.')[0] for name in reached}
     found: dict[str, int] = {}
+    dead: set[str] = set()
     for name, module in model.named_modules():
         is_alive = name in run or any(f'{owner}.'.startswith(f'{name}.') for owner in owners)
         is_list = isinstance(module, nn.ModuleList | nn.ModuleDict)
-        if (
-            not name
-            or is_list
-            or is_alive
-            or any(f'{name}.'.startswith(f'{other}.') for other in found)
-        ):
+        is_known = any(f'{name}.'.startswith(f'{other}.') for other in (*found, *dead))
+        if not name or is_list or is_alive or is_known:
             continue
         width = _width_read(module)
-        if width and _is_named(model, name):
+        if not _is_named(model, name):
+            dead.add(name)
+        elif width:
             found[name] = width
     return found
 

@@ -57,7 +57,8 @@ def _worst(
                 del pending[0]
                 continue
             given = float64_input(road) if precise else road
-            found = compare(prepared.model, deployed, given, cut)
+            types = () if precise else prepared.graph.types
+            found = compare(prepared.model, deployed, given, cut, types)
             if found.ok or not prepared.doubts(road):
                 reports.append(found)
                 del pending[0]

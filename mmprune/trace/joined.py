@@ -77,6 +77,7 @@ def join(
         handed=tuple(dict.fromkeys((*graph.handed, *later.handed))),
         recomputing=tuple(dict.fromkeys((*graph.recomputing, *later.recomputing))),
         buffers=graph.buffers | later.buffers,
+        types=graph.types | later.types,
         readings=tuple(dict.fromkeys((*graph.readings, *readings))),
         scales=_united(graph.scales, later.scales, move),
         layer_scales=_united(graph.layer_scales, later.layer_scales, move),

@@ -164,6 +164,7 @@ class TraceGraph:
         handed: (parameter, module that hands it to another one which uses it).
         recomputing: Modules that have a part of them recomputed in the backward pass.
         buffers: Those of ``parameters`` that are buffers.
+        types: What its operations give, as types of torch.
         weights: What its layers use as their weights.
         roads: The roads that were walked, those of the nodes in order.
         readings: Numbers that operations were given for sizes.
@@ -185,6 +186,7 @@ class TraceGraph:
     handed: tuple[tuple[str, str], ...] = ()
     recomputing: tuple[str, ...] = ()
     buffers: frozenset[str] = frozenset()
+    types: frozenset[Any] = frozenset()
     weights: UsedWeights = field(default_factory=UsedWeights)
     readings: tuple[Reading, ...] = ()
     scales: tuple[tuple[str, Dim | Attribute], ...] = ()

@@ -202,6 +202,7 @@ class _GraphReader:
             (buffer.data_ptr(), buffer.shape): name for name, buffer in model.named_buffers()
         }
         self.parsers = table(BACKWARD_PARSERS)
+        self.types: set[torch.dtype] = set()
         self.order: list[GradFn] = []
         self.ids: dict[GradFn, int] = {}
 
@@ -262,6 +263,7 @@ class _GraphReader:
             handed=tuple(self._handed()),
             recomputing=tuple(self.recorder.recomputing),
             buffers=buffers,
+            types=frozenset(self.types),
             weights=weights,
             **self._numbers(),
         )
@@ -311,6 +313,7 @@ class _GraphReader:
                 op = 'input' if id(variable) in self.input_ids else 'opaque'
         else:
             shapes = tuple(tuple(m.shape) for m in grad_fn._input_metadata)
+            self.types.update(m.dtype for m in grad_fn._input_metadata)
             module = self.recorder.module_at(grad_fn._sequence_nr())
             op, attrs = self._parse(source, grad_fn)
             constants = self.escapes.constants_at(grad_fn._sequence_nr())

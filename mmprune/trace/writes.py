@@ -37,6 +37,10 @@ def taken_by(index: Any, shape: tuple[int, ...]) -> Taken | None:
     parts = list(index) if isinstance(index, tuple) else [index]
     if any(isinstance(part, bool) or part is None for part in parts):
         return None
+    for place, part in enumerate(parts):
+        if isinstance(part, torch.Tensor) and part.dtype is torch.bool and part.dim() > 1:
+            parts[place + 1 : place + 1] = [0] * (part.dim() - 1)  # what it takes is one dim
+            break
     ellipses = [place for place, part in enumerate(parts) if part is Ellipsis]
     if len(ellipses) > 1 or len(parts) - len(ellipses) > len(shape):
         return None
@@ -51,6 +55,8 @@ def taken_by(index: Any, shape: tuple[int, ...]) -> Taken | None:
             found.append(WHOLE if (start, stop, step) == (0, size, 1) else run)
         elif isinstance(part, int):
             found.append(ONE)
+        elif isinstance(part, torch.Tensor) and part.dtype is torch.bool:
+            found.append(PART)
         else:
             return None
     return tuple(found)
