@@ -20,8 +20,9 @@ def channel_sums(values: torch.Tensor, member: Member, num_channels: int) -> tor
         (C,), float64, on the device of the values; 0 for a channel without an element.
     """
     others = [dim for dim in range(values.dim()) if dim not in member.dims]
-    values = values.detach().double()
-    values = (values.sum(others) if others else values).flatten()
+    values = values.detach()
+    values = values.sum(others, dtype=torch.float64) if others else values.double()
+    values = values.flatten()
     index = torch.from_numpy(member.index.copy()).to(values.device).flatten()
     mine = index >= 0
     return values.new_zeros(num_channels).index_add_(0, index[mine], values[mine])

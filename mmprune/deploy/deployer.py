@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +20,7 @@ from mmprune.deploy.entries import (
     turned_index,
 )
 from mmprune.deploy.shortcuts import checked_shortcut, sample_shortcut
-from mmprune.execution import local_tensors, release
+from mmprune.execution import local_tensors, plain_copy, release
 from mmprune.execution.instrument import STATE
 from mmprune.layers import (
     Cut,
@@ -64,8 +63,7 @@ def deploy(model: nn.Module, cfg: ChannelCfg) -> nn.Module:
         ChannelCfgError: The config does not fit the model.
     """
     plans = _plans(model, cfg)
-    copied = copy.deepcopy(model, _memo_of_parts(model, plans, cfg))
-    release(copied)
+    copied = plain_copy(model, _memo_of_parts(model, plans, cfg))
     _mend(copied, plans)
     return copied
 

@@ -170,9 +170,8 @@ class Importance(abc.ABC):
 
         Norm scales and biases are not among them. ``members`` is heeded.
         """
-        parameters = dict(model.named_parameters(remove_duplicate=False))
         for member in ordered_members(group, model):
-            tensor = parameters.get(member.tensor)
+            tensor = parameter_of(member, model)
             if tensor is None or tensor.dim() < 2:
                 continue
             side = 'inputs' if reads_channels(member, tensor, group, model) else 'outputs'
@@ -208,12 +207,16 @@ def owner_of(member: Member, model: nn.Module) -> nn.Module:
     return model.get_submodule(member.tensor.rpartition('.')[0])
 
 
+def parameter_of(member: Member, model: nn.Module) -> nn.Parameter | None:
+    """The parameter that a member is a part of; None if its tensor is a buffer."""
+    return owner_of(member, model)._parameters.get(member.tensor.rpartition('.')[2])
+
+
 def ordered_members(group: ChannelGroup, model: nn.Module) -> list[Member]:
     """Layers that make the channels first, then those that read them, as they run."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
 
     def key(member: Member) -> tuple[int, int]:
-        tensor = parameters.get(member.tensor)
+        tensor = parameter_of(member, model)
         reads = tensor is not None and reads_channels(member, tensor, group, model)
         names = group.consumers if reads else group.layers
         owner = member.tensor.rpartition('.')[0]

@@ -19,6 +19,7 @@ from mmprune.importance.base import (
     MemberScores,
     ordered_members,
     owner_of,
+    parameter_of,
     scored,
 )
 from mmprune.registry import IMPORTANCE
@@ -26,9 +27,8 @@ from mmprune.registry import IMPORTANCE
 
 def norm_scales(group: ChannelGroup, model: nn.Module) -> Iterator[tuple[Member, torch.Tensor]]:
     """The members that are scales of norms, in order, with their tensors."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
     for member in ordered_members(group, model):
-        scale = parameters.get(member.tensor)
+        scale = parameter_of(member, model)
         is_scale = member.tensor.rpartition('.')[2] == 'weight'
         if scale is not None and is_scale and isinstance(owner_of(member, model), NORMS):
             yield member, scale
@@ -91,7 +91,8 @@ class LpImportance(Importance):
         found = []
         scales = norm_scales(group, model) if self.norms else ()
         for member, tensor in (*self.weights(group, model), *scales):
-            powers = tensor.detach().double().abs().pow(self.p)
+            sizes = tensor.detach().abs()
+            powers = sizes if self.p == 1 else sizes.double().pow(self.p)
             sums = channel_sums(powers, member, group.num_channels)
             found.append(scored(member, sums.pow(1 / self.p) if self.root else sums))
         return found

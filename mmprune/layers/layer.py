@@ -72,12 +72,11 @@ def known_masks(
     Raises:
         ValueError: The masks do not suit the module's groups.
     """
-    tensors = dict(
-        module.named_parameters(recurse=False), **dict(module.named_buffers(recurse=False))
-    )
+    own = {**module._parameters, **module._buffers}
+    tensors = {name: tensor for name, tensor in own.items() if tensor is not None}
     if isinstance(module, NORMS):
         names = ('weight', 'bias', 'running_mean', 'running_var')
-        return {n: [out_mask] for n in names if out_mask is not None and tensors.get(n) is not None}
+        return {n: [out_mask] for n in names if out_mask is not None and n in tensors}
     bias = {'bias': [out_mask]} if out_mask is not None and 'bias' in tensors else {}
     if 'weight' not in tensors:
         return bias

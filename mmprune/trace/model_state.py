@@ -20,6 +20,7 @@ from mmprune.trace.copies import Contents, Copies
 _CONTAINERS = (dict, list, set, deque)
 # What cannot change, or is not looked into; by exact type, since most of a module is such.
 _PLAIN = frozenset({bool, int, float, str, bytes, type(None), FunctionType, MethodType, partial})
+_NO_CACHES = frozenset({'_parameters', '_buffers', '_modules'})
 
 
 def _entries(container: Any) -> tuple[list[Any], list[Any]]:
@@ -172,9 +173,10 @@ def held_tensors(module: nn.Module) -> list[torch.Tensor]:
     """Tensors in the plain attributes of a module, also in a dict among them."""
     found = []
     for name, value in vars(module).items():
-        if name not in ('_parameters', '_buffers', '_modules'):
-            values = value.values() if isinstance(value, dict) else [value]
-            found += [v for v in values if isinstance(v, torch.Tensor)]
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, dict) and value and name not in _NO_CACHES:
+            found += [v for v in value.values() if isinstance(v, torch.Tensor)]
     return found
 
 
