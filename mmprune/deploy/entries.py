@@ -171,7 +171,7 @@ def _mask(cfg: ChannelCfg, name: str, what: str, kept: Any, raw: Any, index: Any
 
 def _no_channels(index: Sequence[Any], raw: int) -> list[Any]:
     """What in an index is no number of a channel from 0 to ``raw`` - 1."""
-    if set(map(type, index)) == {int} and 0 <= min(index) and max(index) < raw:
+    if set(map(type, index)) == {int} and min(index) >= 0 and max(index) < raw:
         return []
     return [i for i in index if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < raw]
 

@@ -37,6 +37,9 @@ from mmprune.layers import (
 )
 from mmprune.trace.model_state import may_cache, renew_caches
 
+Cuts = dict[nn.Module, dict[str, Cut]]
+"""Module -> local name -> cut, of the tensors that lose something."""
+
 
 @dataclass(frozen=True)
 class _Plan:
@@ -211,20 +214,44 @@ class Execution:
         with torch.inference_mode(False):
             if self._arranged != self.mode:
                 self._arrange()
-            like = self._plans[0].tensor.owners[0] if self._plans else None
-            store = {} if like is None else {**like[0]._parameters, **like[0]._buffers}
-            reference = store.get(like[1]) if like is not None else None
-            reference = torch.empty(0) if reference is None else reference
-            # Masks do not move anything.
-            places = places_of(self.arrangements, alive) if self.mode == 'slice' else None
-            found = self._lookup.at(alive, reference.device, places)
+            reference = self._reference()
             if self.mode == 'slice':
-                self._slice(found)
-                self._attributes.set(self._sizes(alive, found))
+                places = places_of(self.arrangements, alive)
+                found = self._lookup.at(alive, reference.device, places)
+                cuts = self._cuts(found)
+                self._slice(cuts)
+                self._attributes.set(self._sizes(alive, found, cuts, self._slow))
             else:
-                self._mask(found, reference)
+                # Masks do not move anything.
+                self._mask(self._lookup.at(alive, reference.device), reference)
                 self._attributes.set(self._slow)
             renew_caches(self.modules[''], self._may_cache)
+
+    def parts(self, alive: BoolArray) -> tuple[Cuts, dict[str, Mapping[str, Any]]]:
+        """What the subnet of ``alive`` has of all tensors, and which attributes; nothing is set.
+
+        Returns:
+            Module -> local name -> cut, of tensors that lose something; name of a module ->
+            attribute -> value, where it is another one than in the full network.
+        """
+        found = self._lookup.at(
+            alive, self._reference().device, places_of(self.arrangements, alive)
+        )
+        cuts = self._cuts(found)
+        by_module: dict[nn.Module, dict[str, Cut]] = {}
+        for swap, cut in cuts.items():
+            for owner, local in swap.owners:
+                by_module.setdefault(owner, {})[local] = cut
+        with self._attributes.kept():
+            return by_module, self._sizes(alive, found, cuts, {})
+
+    def _reference(self) -> torch.Tensor:
+        """One of the tensors, to see where they are and of which type."""
+        if not self._plans:
+            return torch.empty(0)
+        owner, local = self._plans[0].tensor.owners[0]
+        found = owner._parameters.get(local, owner._buffers.get(local))
+        return torch.empty(0) if found is None else found
 
     def _arrange(self) -> None:
         """Give every module the swaps of this mode."""
@@ -239,12 +266,19 @@ class Execution:
             state.arrange(self.modules[name], swaps[name])
         self._arranged = self.mode
 
-    def _slice(self, found: Kept) -> None:
+    def _cuts(self, found: Kept) -> dict[Swap, Cut]:
+        """The cuts of the tensors that lose something."""
+        cuts: dict[Swap, Cut] = {}
         for plans in self._alike:
             cut = _cut(plans[0], found)
-            for plan in plans:
-                plan.swap.forget()
-                plan.swap.cut = cut
+            if cut is not None:
+                cuts.update((plan.swap, cut) for plan in plans)
+        return cuts
+
+    def _slice(self, cuts: Mapping[Swap, Cut]) -> None:
+        for plan in self._plans:
+            plan.swap.forget()
+            plan.swap.cut = cuts.get(plan.swap)
         for state in self.states.values():
             state.is_idle = True
             for swap in state.swaps:
@@ -252,14 +286,20 @@ class Execution:
                     state.is_idle = False
                     break
 
-    def _sizes(self, alive: BoolArray, found: Kept) -> dict[str, Mapping[str, Any]]:
-        """The attributes of every module that differ from its own in the subnet."""
-        wanted = dict(self._slow)
+    def _sizes(
+        self,
+        alive: BoolArray,
+        found: Kept,
+        cuts: Mapping[Swap, Cut],
+        others: Mapping[str, Mapping[str, Any]],
+    ) -> dict[str, Mapping[str, Any]]:
+        """The attributes of modules that differ from their own in the subnet, and ``others``."""
+        wanted = dict(others)
         for mend in self._mends:
-            values = mend.values(found, self._attributes)
+            values = mend.values(found, self._attributes, cuts)
             if values:
-                slow = wanted.get(mend.name)
-                wanted[mend.name] = values if slow is None else {**slow, **values}
+                other = wanted.get(mend.name)
+                wanted[mend.name] = values if other is None else {**other, **values}
         sizes = [
             size_in(number, alive) if place is None else found.counts[place]
             for number, place in zip(self.numbers, self._number_sizes, strict=True)

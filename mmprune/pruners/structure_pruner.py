@@ -15,7 +15,7 @@ from torch import nn
 from mmprune.channels import ChannelGroup, Wishes
 from mmprune.channels.constraints import BoolArray, round_half_up
 from mmprune.cost import CostTable
-from mmprune.deploy import ChannelCfgError, VerifyReport, deploy
+from mmprune.deploy import ChannelCfgError, VerifyReport, deploy, deploy_parts
 from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
 from mmprune.errors import InputError
 from mmprune.pruners.cfg_codec import read_cfg, write_cfg
@@ -266,10 +266,12 @@ class StructurePruner(MMRazorNames, Planning, abc.ABC):
         """
         model = unwrap(supernet)
         cfg = as_channel_cfg(channel_cfg)
-        is_prepared = self._supernet is not None and self._supernet.model is model
-        if self._supernet is not None and is_prepared and not cfg.sampled:
-            alive = read_cfg(self._supernet, cfg)
-            cfg = ChannelCfg(write_cfg(self._supernet, alive), cfg.source)
+        prepared = self._supernet
+        if prepared is not None and prepared.model is model and not cfg.sampled:
+            alive = read_cfg(prepared, cfg)
+            if prepared.is_current:
+                return deploy_parts(model, *prepared.execution.parts(alive))
+            cfg = ChannelCfg(write_cfg(prepared, alive), cfg.source)
         elif cfg.is_unit_file:
             raise ChannelCfgError(
                 f'{cfg.source}: is a unit file of MMRazor 1.x, which names only one layer per '

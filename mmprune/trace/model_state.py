@@ -173,6 +173,8 @@ def held_tensors(module: nn.Module) -> list[torch.Tensor]:
     """Tensors in the plain attributes of a module, also in a dict among them."""
     found = []
     for name, value in vars(module).items():
+        if type(value) in _PLAIN:
+            continue
         if isinstance(value, torch.Tensor):
             found.append(value)
         elif isinstance(value, dict) and value and name not in _NO_CACHES:
