@@ -29,6 +29,7 @@ from mmprune.channels.facts import (
     Size,
     Statistic,
     axes_of,
+    row_keys,
 )
 
 KERNEL = 'position in a kernel'
@@ -155,10 +156,10 @@ class LabelBook:
         """Channels at the same place of the two (broadcast) arrays live or die together."""
         if first is second:
             return
-        first, second = np.broadcast_arrays(first, second)
         differ = first != second
         if not differ.any():
             return
+        first, second = np.broadcast_arrays(first, second)
         first, second = first[differ], second[differ]
         if min(first.min(), second.min()) < 0:
             for one, other in ((first, second), (second, first)):
@@ -171,14 +172,14 @@ class LabelBook:
 
     def equal_counts(self, rows: IntArray, reason: str) -> None:
         """Every row of ``rows`` (blocks, size) keeps the same number of channels."""
-        self._rows.update(row.tobytes() for row in rows)
+        self._rows.update(row_keys(rows))
         if len(rows) > 1 and not (np.sort(rows, axis=1) == np.sort(rows[:1], axis=1)).all():
             self.constraints.append(EqualCounts(rows, reason))
 
     def mark_ragged(self, factor: IntArray, dim: int) -> None:
         """Note that every position of the other dims keeps equally many channels along ``dim``."""
         rows = np.moveaxis(factor, dim, -1).reshape(-1, factor.shape[dim])
-        self._rows.update(np.ascontiguousarray(row).tobytes() for row in rows)
+        self._rows.update(row_keys(rows))
 
     def is_ragged(self, factor: IntArray, dim: int) -> bool:
         """Whether every position of the other dims has its own kept channels along ``dim``.
@@ -209,10 +210,9 @@ class LabelBook:
 
     def add_sizes(self, module: str, value: Value, own: bool, is_weight: bool = False) -> None:
         """Note the dims of ``value`` that shrink; the first is the batch, unless of a weight."""
-        for dim in range(0 if is_weight else 1, len(value.shape)):
-            factors = tuple(value.along(dim))
-            if factors:
-                self.sizes.append(Size(module, value.shape, factors, dim, own))
+        dims = sorted({dim for factor in value.factors for dim in axes_of(factor)})
+        for dim in dims if is_weight else [dim for dim in dims if dim]:
+            self.sizes.append(Size(module, value.shape, tuple(value.along(dim)), dim, own))
 
     def know_size(self, name: str, index: int | None, size: Size) -> None:
         """Note that a number of ``size.module``, of this name, is the size of that dim."""

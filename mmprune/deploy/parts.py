@@ -11,6 +11,7 @@ from torch import nn
 from mmprune.execution import local_tensors, plain_copy
 from mmprune.layers import Cut, renew_computed_weights
 from mmprune.trace.model_state import held_tensors, renew_caches
+from mmprune.trace.walk import modules_of
 
 Cuts = Mapping[nn.Module, Mapping[str, Cut]]
 """Module -> local name -> cut, of the tensors that lose something."""
@@ -49,7 +50,7 @@ def parts_of(
     """
     memo: dict[int, Any] = {}
     shapes: dict[int, tuple[str, tuple[int, ...]]] = {}
-    for name, module in model.named_modules():
+    for name, module in modules_of(model).items():
         own = cuts.get(module, {})
         for local, tensor in local_tensors(module).items():
             cut = own.get(local)

@@ -36,6 +36,7 @@ from mmprune.layers import (
     slicer_of,
 )
 from mmprune.trace.model_state import may_cache, renew_caches
+from mmprune.trace.walk import modules_of
 
 Cuts = dict[nn.Module, dict[str, Cut]]
 """Module -> local name -> cut, of the tensors that lose something."""
@@ -87,7 +88,7 @@ class Execution:
         arrangements: Sequence[Arrangement] = (),
     ) -> None:
         self.arrangements = arrangements
-        self.modules = dict(model.named_modules())
+        self.modules = modules_of(model)
         self.layers = layers
         self.statistics = statistics
         self.numbers = numbers

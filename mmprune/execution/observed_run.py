@@ -10,6 +10,7 @@ from torch import nn
 from mmprune.execution.fast_paths import plain_paths
 from mmprune.trace.eager import eagerly
 from mmprune.trace.tracer import DemoInput, run_model, tensors_in
+from mmprune.trace.walk import modules_of
 
 
 def relative_error(first: torch.Tensor, second: torch.Tensor) -> float:
@@ -57,7 +58,7 @@ def observed_run(
 ) -> tuple[list[torch.Tensor], OutputRecorder, str]:
     """Outputs in eval mode, what was recorded if asked to, and how it failed if it did."""
     recorder = OutputRecorder(model, observe)
-    training = {module: module.training for module in model.modules()}
+    training = {module: module.training for module in modules_of(model).values()}
     model.eval()
     try:
         fork = torch.random.fork_rng(devices=[])
@@ -69,7 +70,8 @@ def observed_run(
     finally:
         recorder.remove()
         for module, mode in training.items():
-            module.training = mode
+            if module.training is not mode:
+                module.training = mode
 
 
 def first_difference(first: OutputRecorder, second: OutputRecorder, tolerance: float) -> str:

@@ -13,13 +13,14 @@ from torch import nn
 
 from mmprune.execution.instrument import STATE, Instrument, uninstrument
 from mmprune.execution.loading import detach_hooks, followers
+from mmprune.trace.walk import modules_of
 
 _ATOMS = frozenset({bool, int, float, str, bytes, type(None)})
 
 
 def release(model: nn.Module) -> None:
     """Take every trace of mmprune off a model: forwards, masks, attributes, hooks."""
-    for module in model.modules():
+    for module in modules_of(model).values():
         detach_hooks(module)
         uninstrument(module)
 
@@ -35,7 +36,7 @@ def plain_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
         model: A supernet, or any other model; it stays as it is.
         memo: What ``copy.deepcopy`` is to put in the place of objects, by id.
     """
-    modules = [module for module in model.modules() if id(module) not in memo]
+    modules = [module for module in modules_of(model).values() if id(module) not in memo]
     plain = [module for module in modules if _is_copied_by_parts(module)]
     memo.update((id(module), type(module).__new__(type(module))) for module in plain)
     for module in modules:
@@ -88,7 +89,7 @@ def replaced_preparation(model: nn.Module) -> Iterator[None]:
     """Release a model and let it be prepared anew; on an error it is as it was before."""
     before: list[tuple[dict[Any, Any], dict[Any, Any]]] = [
         (live, dict(live))
-        for module in model.modules()
+        for module in modules_of(model).values()
         for live in (
             module.__dict__,
             module._buffers,

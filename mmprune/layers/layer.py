@@ -11,6 +11,7 @@ from torch import nn
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray
 from mmprune.channels.propagate import Labelling
+from mmprune.trace.walk import modules_of, parameters_of
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED_CONVS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -155,14 +156,14 @@ def layers_of(model: nn.Module, labelling: Labelling) -> dict[str, Layer]:
     """The layers of ``model``, by name, in the model's own order."""
     by_tensor = {
         id(tensor): labelling.tensors[name]
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+        for name, tensor in [*parameters_of(model).items(), *model.named_buffers()]
         if name in labelling.tensors
     }
     sites: dict[tuple[str, str], IntArray] = {}
     for site in labelling.sites:
         sites.setdefault((site.layer, site.role), site.labels)
     found = {}
-    for name, module in model.named_modules():
+    for name, module in modules_of(model).items():
         held = {**module._parameters, **module._buffers}
         own = {local: by_tensor[id(t)] for local, t in held.items() if id(t) in by_tensor}
         layer = _layer(name, module, own, sites.get((name, 'norm')))

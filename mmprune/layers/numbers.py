@@ -13,6 +13,7 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import kept
 from mmprune.channels.sizes import Numbers, SizeAttribute
 from mmprune.layers.slicers import slicer_of
+from mmprune.trace.walk import modules_of
 
 CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -24,7 +25,7 @@ def stored_numbers(model: nn.Module) -> dict[str, Numbers]:
     known, but for those that no tensor of the module tells.
     """
     found: dict[str, Numbers] = {}
-    for name, module in model.named_modules():
+    for name, module in modules_of(model).items():
         own_class = type(module)
         untold = _untold(module)
         if untold:
@@ -59,7 +60,7 @@ def _untold(module: nn.Module) -> dict[str, int | tuple[int, ...]]:
 
 def whole_head_modules(model: nn.Module) -> frozenset[str]:
     """Modules that lose whole heads or nothing: torch's own scales by the width of a head."""
-    return frozenset(n for n, m in model.named_modules() if isinstance(m, nn.MultiheadAttention))
+    return frozenset(n for n, m in modules_of(model).items() if isinstance(m, nn.MultiheadAttention))
 
 
 def _is_number(value: object) -> TypeGuard[int]:

@@ -34,6 +34,7 @@ from mmprune.pruners.trial import Failure, blame, compare_executions, random_ali
 from mmprune.trace import trace
 from mmprune.trace.model_state import Contents, untouched
 from mmprune.trace.tracer import DemoInput
+from mmprune.trace.walk import modules_of
 
 Subnet = dict[str, torch.Tensor]
 """Kept channels of every prunable group: space_id -> 0/1 mask of the group's channels."""
@@ -83,7 +84,7 @@ class Supernet:
         """Label, instrument and try; pin what fails, until a random subnet runs."""
         contents: Contents = {}
         self.graph = trace(self.model, self.demo_input, contents)
-        kinds = {name: type(module) for name, module in self.model.named_modules()}
+        kinds = {name: type(module) for name, module in modules_of(self.model).items()}
         broken = self._hold({}, contents, kinds, mode)
         ways = ('own', 'passed', 'inside', 'layers')
         pins = {key: why for key, why in broken.items() if key[1] in ways}

@@ -21,6 +21,7 @@ from mmprune.trace.escapes import EscapeRecorder
 from mmprune.trace.model_state import Contents, caching_modules, untouched
 from mmprune.trace.stand_ins import ALL, FAITHFUL, StandIns
 from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode
+from mmprune.trace.walk import modules_of, parameters_of
 
 DemoInput = torch.Tensor | tuple | list | Mapping | Callable[[nn.Module], Any]
 GradFn = Any
@@ -87,7 +88,7 @@ def _constant_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
     """Float buffers that a forward may use as it uses parameters: fixed position embeddings."""
     return {
         name: buffer
-        for owner, module in model.named_modules()
+        for owner, module in modules_of(model).items()
         if not isinstance(module, nn.modules.batchnorm._NormBase)
         for name, buffer in module.named_buffers(prefix=owner, recurse=False)
         if buffer.is_floating_point() and buffer.numel() > 1 and buffer.is_leaf
@@ -145,7 +146,7 @@ def _requiring_grad(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
 
 def _let_all_require_grad(model: nn.Module) -> None:
     """Let every parameter require grad that can; refuse those that autograd will never see."""
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters_of(model).items():
         if is_lazy(parameter):
             raise TraceError(
                 f"parameter '{name}' of {type(model).__name__} has no shape yet: run the model "
