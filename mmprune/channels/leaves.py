@@ -32,7 +32,7 @@ class Leaves:
             self.of_parameters[start:stop] = False
 
     def of_buffers(self, canonical: IntArray) -> IntArray:
-        """Which labels, (num_labels,) bool, no parameter has; empty if none: united ones are one."""
+        """Which labels, (num_labels,) bool, no parameter has; empty if there are none."""
         if self.of_parameters.all():
             return np.zeros(0, bool)
         has_parameter = np.zeros(self.num_labels, bool)

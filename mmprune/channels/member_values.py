@@ -9,7 +9,6 @@ import torch
 
 from mmprune.channels.groups import Member
 
-
 Function = Callable[[torch.Tensor], torch.Tensor]
 BLOCK = 2**16
 """Elements of a tensor that are worked on together: few enough to stay in a processor's cache."""

@@ -17,11 +17,18 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import Statistic, axes_of, inputs_by_group
 from mmprune.channels.sizes import SizeAttribute
 from mmprune.execution.fast_paths import slow_attributes
-from mmprune.execution.instrument import STATE, instrument, is_instrumented, local_tensors
+from mmprune.execution.instrument import (
+    STATE,
+    instrument,
+    instrument_root,
+    is_instrumented,
+    local_tensors,
+)
 from mmprune.execution.kept_statistics import KeptElements
 from mmprune.execution.lookup import Kept, Lookup
 from mmprune.execution.mending import Attributes, Mend
 from mmprune.execution.prunable import PrunableTensor
+from mmprune.execution.ready import Ready
 from mmprune.execution.swap import Swap
 from mmprune.layers import (
     Cut,
@@ -106,7 +113,12 @@ class Execution:
         self._slow = {name: values for name, values in found.items() if values and tensors}
         for name in (*layers, *read, *self._slow):
             instrument(self.modules[name])
+        if tensors:
+            instrument(model)
         self.states = {n: m.__dict__[STATE] for n, m in self.modules.items() if is_instrumented(m)}
+        self._ready = Ready([(self.modules[name], state) for name, state in self.states.items()])
+        if tensors:
+            instrument_root(model, self._ready)
         self._attributes = Attributes(self.modules, self.states)
         slicers = {name: slicer_of(self.modules[name]) for name in layers}
         by_owner = self._plans_by_owner()
@@ -173,6 +185,7 @@ class Execution:
             'modules': copy.deepcopy(self.modules, memo),
             'states': copy.deepcopy(self.states, memo),
             '_attributes': copy.deepcopy(self._attributes, memo),
+            '_ready': copy.deepcopy(self._ready, memo),
             '_may_cache': copy.deepcopy(self._may_cache, memo),
             '_plans': [
                 replace(
@@ -213,6 +226,7 @@ class Execution:
         """Run from now on as the subnet whose labels are ``alive``, (num_labels,)."""
         # Tensors made in inference mode could not be used in training later.
         with torch.inference_mode(False):
+            self._ready.forget()
             if self._arranged != self.mode:
                 self._arrange()
             reference = self._reference()
@@ -314,11 +328,13 @@ class Execution:
     @contextlib.contextmanager
     def keeping_nothing(self) -> Iterator[None]:
         """Context in which no part of a tensor is kept beyond a forward pass."""
+        self._ready.is_off = True
         for plan in self._plans:
             plan.swap.keeps = False
         try:
             yield
         finally:
+            self._ready.is_off = False
             for plan in self._plans:
                 plan.swap.keeps = True
 

@@ -49,7 +49,9 @@ def plain_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
         parts: tuple[Any, ...] = (instrument.swaps, instrument.own, instrument.statistics)
         memo.update((id(part), type(part)()) for part in parts)
         if instrument.original is None:
-            memo[id(instrument)] = replace(instrument, swaps=[], own={}, statistics=[])
+            memo[id(instrument)] = replace(
+                instrument, swaps=[], own={}, statistics=[], ready=None, parts=None
+            )
     for module in reversed(plain):  # a module that copies itself may look at those in it
         own: dict[str, Any] = module.__reduce_ex__(4)[2]  # type: ignore[assignment]
         state = {n: v if type(v) in _ATOMS else _copied(v, memo) for n, v in own.items()}

@@ -60,7 +60,9 @@ def _untold(module: nn.Module) -> dict[str, int | tuple[int, ...]]:
 
 def whole_head_modules(model: nn.Module) -> frozenset[str]:
     """Modules that lose whole heads or nothing: torch's own scales by the width of a head."""
-    return frozenset(n for n, m in modules_of(model).items() if isinstance(m, nn.MultiheadAttention))
+    return frozenset(
+        n for n, m in modules_of(model).items() if isinstance(m, nn.MultiheadAttention)
+    )
 
 
 def _is_number(value: object) -> TypeGuard[int]:
