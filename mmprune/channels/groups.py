@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from mmprune.channels.arrangement import Arrangement, row_key
 from mmprune.channels.constraints import BoolArray, EqualBlocks, Shrinking, check_finite, select
-from mmprune.channels.labels import HIDDEN, EqualCounts, IntArray
+from mmprune.channels.labels import HIDDEN, EqualCounts, IntArray, axes_of
 from mmprune.channels.propagate import Labelling
 from mmprune.errors import InputError
 
@@ -219,7 +219,10 @@ class _Uses:
         groups = group_of[self.labels]
         count = len(self.named)
         found: dict[int, list[tuple[str, IntArray]]] = {}
-        for key in np.unique(groups[groups >= 0] * count + self.owner[groups >= 0]).tolist():
+        keys = groups[groups >= 0] * count + self.owner[groups >= 0]
+        # Neighbours are of one group and one array as a rule: few are left to be sorted.
+        keys = keys[np.flatnonzero(np.diff(keys, prepend=-1))]
+        for key in np.unique(keys).tolist():
             found.setdefault(key // count, []).append(self.named[key % count])
         return found
 
@@ -248,9 +251,9 @@ def _group_of(
 def _member(
     name: str, factor: IntArray, group: int, group_of: IntArray, channel_of: IntArray
 ) -> Member:
-    dims = tuple(dim for dim, size in enumerate(factor.shape) if size > 1)
     labels = np.maximum(factor, -1).squeeze()
-    return Member(name, dims, np.where(group_of[labels] == group, channel_of[labels], -1))
+    channels = np.where(group_of[labels] == group, channel_of[labels], -1)
+    return Member(name, axes_of(factor), channels)
 
 
 def _pinned(labelling: Labelling, constraints: list[EqualCounts]) -> tuple[IntArray, list[str]]:

@@ -262,7 +262,7 @@ def meet(values: Sequence[Value], shape: tuple[int, ...], book: LabelBook, where
     if len(values) == 1 and len(values[0].shape) == len(shape):
         return Value(shape, list(values[0].factors), values[0].fixed)
     aligned = [(value, *align(value, len(shape))) for value in values]
-    if book.goes_by_heads():
+    if len(book.of_buffers) and book.goes_by_heads():
         aligned = [(v, full, _without_places(own, aligned, book)) for v, full, own in aligned]
     chosen: dict[Axes, IntArray] = {}
     for _, _, factors in aligned:
