@@ -120,7 +120,7 @@ def test_a_number_in_the_code_pins_its_groups_with_that_reason_and_nothing_else(
     data = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     pruner = prepared(model, data)
     assert {s for s, g in pruner.channel_groups.items() if g.prunable} == {'a', 'c'}
-    assert 'reads sizes that mmprune does not mend' in pruner.channel_groups['b'].reason
+    assert 'counts 8 of them in its code' in pruner.channel_groups['b'].reason
     check(model, data, pruner)
 
 

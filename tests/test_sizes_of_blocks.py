@@ -3,7 +3,11 @@
 import numpy as np
 
 from mmprune.channels.labels import EqualCounts, Size
-from mmprune.channels.sizes import shrinking
+from mmprune.channels.sizes import Shrinking
+
+
+def shrinking(sizes, constraints):
+    return list(filter(Shrinking(constraints), sizes))
 
 
 def heads(first, number, width):

@@ -26,6 +26,18 @@ class Toy(nn.Module):
     """FLOPs of layers that a trace does not reach."""
 
 
+def toys_of(namespace, *bases):
+    """The toys that a module defines, in order, without these that others are derived from."""
+    return [
+        value
+        for value in namespace.values()
+        if isinstance(value, type)
+        and issubclass(value, Toy)
+        and value not in (Toy, *bases)
+        and value.__module__ == namespace['__name__']
+    ]
+
+
 class Chain(Toy):
     """Conv, norm, relu, conv, pooling, linear."""
 
@@ -478,8 +490,4 @@ class Reassembled(Toy):
         return self.head(F.relu(self.c(F.relu(x))).mean((2, 3)))
 
 
-TOYS = [
-    value
-    for value in list(globals().values())
-    if isinstance(value, type) and issubclass(value, Toy) and value is not Toy
-]
+TOYS = toys_of(globals())

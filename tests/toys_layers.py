@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
-from toy_networks import Toy, conv
+from toy_networks import Toy, conv, toys_of
 
 
 class Conv1d(Toy):
@@ -348,11 +348,4 @@ class FourierOfChannels(Toy):
         return self.head(self.b(F.relu(x)).mean((2, 3)))
 
 
-TOYS = [
-    value
-    for value in list(globals().values())
-    if isinstance(value, type)
-    and issubclass(value, Toy)
-    and value is not Toy
-    and value.__module__ == __name__
-]
+TOYS = toys_of(globals())

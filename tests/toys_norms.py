@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
-from toy_networks import Toy, conv
+from toy_networks import Toy, conv, toys_of
 
 
 class NormToy(Toy):
@@ -365,11 +365,4 @@ class LocalResponse(NormToy):
         return F.local_response_norm(x, 3)
 
 
-TOYS = [
-    value
-    for value in list(globals().values())
-    if isinstance(value, type)
-    and issubclass(value, Toy)
-    and value not in (Toy, NormToy)
-    and value.__module__ == __name__
-]
+TOYS = toys_of(globals(), NormToy)

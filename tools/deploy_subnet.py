@@ -13,7 +13,7 @@ written and the exit status is 2. Otherwise the output directory gets
   deployed.pth      weights under the plain network's own names
   deployed.py       config that builds the plain network, loads deployed.pth, trains and tests it
   channel_cfg.yaml  the channels, which deployed.py refers to
-  deployed.onnx     with --onnx: any batch size; checked by onnxruntime
+  deployed.onnx     with --onnx: any batch size, or with --onnx-batch N: N; checked by onnxruntime
 
 example:
   python tools/deploy_subnet.py CONFIG CHECKPOINT work_dirs/search/subnet_0.5.yaml --onnx
@@ -34,6 +34,12 @@ def parse_args() -> argparse.Namespace:
         '--out-dir', help='where to write (default: deployed_<channel config> by the checkpoint)'
     )
     parser.add_argument('--onnx', action='store_true', help='write an ONNX file too')
+    parser.add_argument(
+        '--onnx-batch',
+        type=int,
+        metavar='N',
+        help='write an ONNX file that takes batches of N only',
+    )
     add_cfg_options(parser, 'model.input_shape="[1,1,8,8]"')
     return parser.parse_args()
 
@@ -49,6 +55,7 @@ def main() -> None:
             args.out_dir,
             args.onnx,
             args.cfg_options,
+            args.onnx_batch,
         )
 
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
+from mmprune.bench.pages import insert_between, write_text
 from mmprune.bench.rows import Row
-from mmprune.errors import InputError
-from mmprune.fileio import atomic_path
 
 TITLES = {
     'execution': 'Execution: a subnet in the supernet beside the deployed network',
@@ -104,8 +103,7 @@ def markdown(content: Mapping[str, Any]) -> str:
 
 def write_markdown(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write everything as Markdown."""
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(markdown(content), encoding='utf-8')
+    write_text(markdown(content), path)
 
 
 def insert_into_docs(content: Mapping[str, Any], page: Path) -> None:
@@ -115,14 +113,4 @@ def insert_into_docs(content: Mapping[str, Any], page: Path) -> None:
         InputError: The page is missing, or does not have the markers once each.
     """
     kind = content['device']['kind']
-    begin, end = BEGIN.format(kind), END.format(kind)
-    if not page.is_file():
-        raise InputError(f'{page}: there is no such page')
-    text = page.read_text(encoding='utf-8')
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise InputError(f'{page}: needs one line {begin!r} and after it one line {end!r}')
-    before, _, rest = text.partition(begin)
-    after = rest.partition(end)[2]
-    with atomic_path(page) as unfinished:
-        new = f'{before}{begin}\n\n{markdown(content)}\n{end}{after}'
-        unfinished.write_text(new, encoding='utf-8')
+    insert_between(page, BEGIN.format(kind), END.format(kind), markdown(content))

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from mmprune.bench.costs import cost_steps
 from mmprune.bench.execution import ExecutionOptions, Step, execution_steps
 from mmprune.bench.job import JobOptions, job_steps
 from mmprune.bench.latencies import latency_steps
+from mmprune.bench.pages import installed_versions
 from mmprune.bench.report import about, insert_into_docs, tables, write_markdown
 from mmprune.bench.rows import Row
 from mmprune.bench.tracing import TracingOptions, tracing_steps
@@ -100,7 +100,7 @@ def run_bench(options: BenchOptions = BenchOptions()) -> dict[str, Any]:
     content: dict[str, Any] = {
         'format': FORMAT,
         'device': asdict(device),
-        'versions': {'mmprune': __version__, **_versions()},
+        'versions': {'mmprune': __version__, **installed_versions(PACKAGES)},
         'date': date.today().isoformat(),
         'seconds': time.monotonic() - start,
         'load': load,
@@ -223,9 +223,3 @@ def _measured(todo: Sequence[Step]) -> tuple[list[Row], dict[str, str], dict[str
             seconds[title] = round(time.monotonic() - start, 1)
             progress.advance(task)
     return rows, problems, seconds
-
-
-def _versions() -> dict[str, str]:
-    """Versions of the packages that matter, where they are installed."""
-    installed = {each.metadata['Name'].lower(): each.version for each in metadata.distributions()}
-    return {name: installed[name] for name in PACKAGES if name in installed}

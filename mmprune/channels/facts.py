@@ -55,6 +55,7 @@ class Size:
         factors: Its label arrays that vary along ``dim``.
         dim: The dim.
         own: Whether the module itself moved or cut the data (a view, a split).
+        of_blocks: Whether it holds blocks of channels, each of which keeps its own.
     """
 
     module: str
@@ -62,6 +63,7 @@ class Size:
     factors: tuple[IntArray, ...]
     dim: int
     own: bool
+    of_blocks: bool = False
 
     @property
     def full(self) -> int:
@@ -115,6 +117,11 @@ class EqualCounts:
     def keys(self) -> frozenset[bytes]:
         """Its rows as sets of labels, see ``set_key``."""
         return row_keys(np.sort(self.rows, axis=1))
+
+    @cached_property
+    def is_rigid(self) -> bool:
+        """Whether a row is one channel, some of which must stay, so that all of the others do."""
+        return bool((self.rows == self.rows[:, :1]).all(axis=1).any())
 
     @cached_property
     def are_disjoint(self) -> bool:

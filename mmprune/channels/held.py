@@ -1,14 +1,11 @@
-"""What is held because a subnet has failed in a trial: sizes that shrink alike, or that stay."""
+"""What is held because a subnet has failed in a trial: sizes that stay."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-import numpy as np
-
-from mmprune.channels.labels import EqualCounts, LabelBook, Size
+from mmprune.channels.labels import LabelBook, Size
 from mmprune.channels.leaves import Leaves
-from mmprune.channels.sizes import unlike_sizes
 
 
 def is_child(name: str, parent: str) -> bool:
@@ -21,12 +18,16 @@ def is_inside(name: str, outer: str) -> bool:
     return not outer or f'{name}.'.startswith(f'{outer}.')
 
 
-def hold_broken(broken: Mapping[tuple[str, str], str], book: LabelBook, leaves: Leaves) -> None:
-    """Dims that these modules know by number shrink alike, or stay."""
+def hold_broken(
+    broken: Mapping[tuple[str, str], str],
+    book: LabelBook,
+    leaves: Leaves,
+    unknown: Iterable[Size],
+) -> None:
+    """Dims that these modules know by number stay."""
     by_module: dict[str, list[Size]] = {}
     for size in book.sizes:
         by_module.setdefault(size.module, []).append(size)
-    pinned = np.concatenate([np.array([], int), *(labels.ravel() for labels, _ in book.pins)])
     for (module, what), reason in broken.items():
         sizes = by_module.get(module, [])
         if what == 'layers':
@@ -41,14 +42,11 @@ def hold_broken(broken: Mapping[tuple[str, str], str], book: LabelBook, leaves: 
                     for factor in size.factors:
                         book.pin(factor, reason)
             continue
-        if what == 'alike':
-            # A dim that stays may have the size of another one by chance.
-            free = [size for size in sizes if not np.isin(size.row(), pinned).any()]
-            for first, second in unlike_sizes(free):
-                alike = f'{module} has one size for both'
-                book.constraints.append(EqualCounts(np.stack([first, second]), alike))
+        if what == 'unknown':
+            sizes = [size for size in unknown if size.module == module]
+        if what not in ('unknown', 'own', 'passed'):
             continue
         for size in sizes:
-            if size.own is (what == 'own'):
+            if size.own is (what != 'passed'):
                 for factor in size.factors:
                     book.pin(factor, reason)

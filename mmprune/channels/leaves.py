@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from mmprune.channels.labels import IntArray, axes_of, squeeze_constant
+from mmprune.trace.expressions import Expression
 from mmprune.trace.trace_graph import TraceGraph
+
+MAKE_DIMS = frozenset({'filled', 'expand', 'repeat', 'pad'})
+"""Operations that make dims along which everything is the same."""
+
+
+def united(labels: IntArray, canonical: IntArray) -> IntArray:
+    """What stands for ``labels`` after unions; those below 0 stay."""
+    return np.where(labels < 0, labels, canonical[labels])
 
 
 class Leaves:
@@ -27,9 +38,20 @@ class Leaves:
                     self.num_labels += size * (self.groups.get(name, 1) if dim == 1 else 1)
             if name in graph.buffers:
                 in_buffers.append((start, self.num_labels))
+        self.widths: dict[tuple[int, int, int], tuple[Expression, int, int]] = {}
+        for key, size, expression in _new_dims(graph):
+            self.widths[key] = (expression, self.num_labels, self.num_labels + size)
+            in_buffers.append((self.num_labels, self.num_labels + size))
+            self.num_labels += size
         self.of_parameters = np.ones(self.num_labels, bool)
         for start, stop in in_buffers:
             self.of_parameters[start:stop] = False
+
+    def widths_of(
+        self, canonical: IntArray
+    ) -> dict[tuple[int, int, int], tuple[Expression, IntArray]]:
+        """The numbers that new dims were given, and labels for them, united ones put in."""
+        return {key: (own, canonical[a:b]) for key, (own, a, b) in self.widths.items()}
 
     def of_buffers(self, canonical: IntArray) -> IntArray:
         """Which labels, (num_labels,) bool, no parameter has; empty if there are none."""
@@ -57,6 +79,20 @@ class Leaves:
             if axes_of(factor):
                 factors.append(factor)
         return factors
+
+
+def _new_dims(graph: TraceGraph) -> Iterator[tuple[tuple[int, int, int], int, Expression]]:
+    """Place, size and number of every dim, or part, that an operation has made by a number."""
+    for reading in graph.readings:
+        node = graph.nodes[reading.edge[0]]
+        if node.op not in MAKE_DIMS or isinstance(reading.expression, int | None):
+            continue
+        source = node.inputs[0]
+        before = () if source is None else graph.nodes[source[0]].shapes[source[1]]
+        place = reading.dim - len(node.shapes[0]) + len(before)
+        if node.op in ('filled', 'pad') or place < 0 or before[place] == 1:
+            where = (node.id, reading.dim, reading.start)
+            yield where, reading.stop - reading.start, reading.expression
 
 
 def _weight_groups(graph: TraceGraph) -> dict[str, int]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from mmprune.channels.arrangement import Arrangement
 from mmprune.channels.constraints import BoolArray
+from mmprune.channels.guarded import apply_rule
 from mmprune.channels.held import hold_broken
 from mmprune.channels.labels import (
     EqualCounts,
@@ -22,19 +23,15 @@ from mmprune.channels.labels import (
     axes_of,
     pin_all,
 )
-from mmprune.channels.leaves import Leaves
+from mmprune.channels.leaves import Leaves, united
+from mmprune.channels.readings import CheckedSize, ReadNumbers, edges_of, read_numbers
 from mmprune.channels.shuffled import arrange, shuffles_of
 from mmprune.channels.silence import Silence
-from mmprune.channels.sizes import (
-    Numbers,
-    SizeAttribute,
-    lent_sizes,
-    shrinking,
-    size_attributes,
-)
-from mmprune.errors import InputError
+from mmprune.channels.sizes import Numbers, Shrinking, SizeAttribute, unread_attributes
+from mmprune.channels.ways import Ways, other_ways
+from mmprune.channels.wished import pin_layers, tie_layers
 from mmprune.registry import CHANNEL_RULES, table
-from mmprune.trace.trace_graph import Edge, TraceGraph, TraceNode
+from mmprune.trace.trace_graph import ComputedWeight, Edge, TraceGraph, TraceNode
 
 MAX_PASSES = 20
 
@@ -62,6 +59,9 @@ class Labelling:
         products: Multiply-adds of convolutions and matrix products, as counts of labels.
         sizes: Dims that shrink, with the modules that may know their size by number.
         size_attributes: Numbers of modules that are such sizes.
+        checked: Numbers of operations that must be sizes in every subnet, see ``misread``.
+        unknown_sizes: Dims that shrink, and were given a number of unknown origin.
+        quantities: Numbers of modules that are sizes and are used as quantities too.
         statistics: Reductions over channels.
         constraints: Blocks of labels that keep equally many.
         pins: (labels, reason) of channels that stay.
@@ -73,6 +73,8 @@ class Labelling:
         canonical: Every label of a parameter position -> the one that stands for it.
         by_dims, by_heads, loose: What the last pass went by, see ``LabelBook``.
         arrangements: What is shuffled, and stands in another order in a subnet.
+        computed: Weights that are functions of parameters, with their label arrays.
+        hidden: Parameters that layers use through those alone.
     """
 
     tensors: Mapping[str, list[IntArray]]
@@ -81,6 +83,9 @@ class Labelling:
     products: list[Product]
     sizes: list[Size]
     size_attributes: list[SizeAttribute]
+    checked: list[CheckedSize]
+    unknown_sizes: list[Size]
+    quantities: list[SizeAttribute]
     statistics: list[Statistic]
     constraints: list[EqualCounts]
     pins: list[tuple[IntArray, str]]
@@ -91,9 +96,11 @@ class Labelling:
     exposed: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
     canonical: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     by_dims: frozenset[int] = frozenset()
-    by_heads: frozenset[str] = frozenset()
+    by_heads: frozenset[int] = frozenset()
     loose: frozenset[int] = frozenset()
     arrangements: tuple[Arrangement, ...] = ()
+    computed: list[tuple[ComputedWeight, list[IntArray]]] = field(default_factory=list)
+    hidden: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -101,19 +108,20 @@ class Wishes:
     """What a user asks of the labelling, and what earlier tries have taught.
 
     Attributes:
-        pinned_layers: Layers whose output channels stay, by name prefix.
+        pinned_layers: Layers, or modules that hold layers, whose output channels stay.
         ties: Pairs of layers whose output channels are pruned together.
         attention: ``'heads'`` removes whole heads where that is possible, ``'dims'`` equally
             many channels of every head.
         group_norm: ``'groups'`` removes whole groups of a GroupNorm, ``'channels'`` equally many
             channels of every group.
         numbers: Stored numbers of modules that may be sizes of channels.
+        held: Numbers (by their place in the trace) that were wrong in some subnet, and how often.
         broken: What is held because a trial has failed, and why. Keys are the name of a module
-            and ``'alike'`` (its dims of one size shrink alike), ``'own'`` (the dims that it
-            cuts or views stay), ``'passed'`` (those that pass through it stay), ``'inside'``
-            (those that the modules directly in it are given and give stay) or ``'layers'``
-            (all that its parameters have stays).
-        whole_heads: Modules whose attention can only lose whole heads.
+            and what stays: ``'unknown'`` (the dims that it was given numbers of unknown origin
+            for), ``'own'`` (those that it cuts or views), ``'passed'`` (those that pass through
+            it), ``'inside'`` (those that the modules directly in it are given and give) or
+            ``'layers'`` (all that its parameters have).
+        torchs_heads: Number of heads of torch's own attention modules; several can only go whole.
     """
 
     pinned_layers: tuple[str, ...] = ()
@@ -121,8 +129,9 @@ class Wishes:
     attention: str = 'heads'
     group_norm: str = 'channels'
     numbers: Mapping[str, Numbers] = field(default_factory=dict)
+    held: Mapping[int, int] = field(default_factory=dict)
     broken: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    whole_heads: frozenset[str] = frozenset()
+    torchs_heads: Mapping[str, int] = field(default_factory=dict)
 
 
 def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
@@ -135,19 +144,19 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
     """
     leaves = Leaves(graph)
     loose = frozenset() if ORDERS in wishes.broken else shuffles_of(graph)
-    ways = _Ways(by_heads=wishes.whole_heads, loose=loose)
+    torchs = {name for name, heads in wishes.torchs_heads.items() if heads > 1}
+    by_heads = frozenset(node.id for node in graph.nodes if node.module in torchs)
+    ways = Ways(by_heads=by_heads, loose=loose)
     while True:
         rest = _to_rest(graph, leaves, wishes, ways)
-        changed = _other_heads(rest.book, leaves.num_labels, wishes, ways)
+        changed = other_ways(rest.book, leaves.num_labels, ways)
         if changed is not None:
             ways = changed
             continue
         book = rest.book
         tensors = {n: leaves.factors(n, rest.canonical, squeeze=False) for n in leaves.offsets}
         tensors.update(_buffers(graph, book))
-        called = {'', *(call.module for call in graph.calls)}
-        sizes = [*book.sizes, *lent_sizes(book.sizes, wishes.numbers, called)]
-        attributes = size_attributes(sizes, wishes.numbers, book)
+        unread = unread_attributes(rest.sizes, wishes.numbers, rest.numbers.read, book)
         if not ways.loose:
             arrangements: list[Arrangement] = []
             break
@@ -164,8 +173,11 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         sites=book.sites,
         products=book.products,
         sizes=book.sizes,
-        size_attributes=attributes,
-        statistics=book.statistics,
+        size_attributes=[*rest.numbers.attributes, *unread],
+        checked=_not_dealt(rest.numbers.checked, arrangements),
+        unknown_sizes=rest.numbers.unknown,
+        quantities=rest.numbers.quantities,
+        statistics=[*book.statistics, *_widths_of_one_head(wishes.torchs_heads, tensors)],
         constraints=book.constraints,
         pins=book.pins,
         num_labels=leaves.num_labels,
@@ -178,16 +190,17 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         by_heads=ways.by_heads,
         loose=ways.loose,
         arrangements=tuple(arrangements),
+        computed=[(w, book.computed[w.edge].factors) for w in graph.weights.computed],
+        hidden=graph.weights.hidden,
     )
 
 
-@dataclass(frozen=True)
-class _Ways:
-    """What passes go by, see ``LabelBook``."""
-
-    by_dims: frozenset[int] = frozenset()
-    by_heads: frozenset[str] = frozenset()
-    loose: frozenset[int] = frozenset()
+def _not_dealt(
+    checked: Iterable[CheckedSize], arrangements: Iterable[Arrangement]
+) -> list[CheckedSize]:
+    """Those that have no channels which are dealt anew at every width."""
+    dealt = np.concatenate([np.zeros(0, np.int64), *(a.labels for a in arrangements)])
+    return [check for check in checked if not np.isin(check.labels(), dealt).any()]
 
 
 @dataclass(frozen=True)
@@ -202,69 +215,78 @@ class _Rest:
     silence: Silence
     values: dict[Edge, Value]
     own_constraints: int
+    numbers: ReadNumbers
+    sizes: list[Size]
 
 
-def _other_heads(book: LabelBook, num_labels: int, wishes: Wishes, ways: _Ways) -> _Ways | None:
-    """Other ways, where heads turn out to be pinned; None if none are."""
-    pinned = np.zeros(num_labels, bool)
-    for labels, _ in book.pins:
-        pinned[labels] = True
-    stuck = {n for n, labels in book.heads if labels.min() < 0 or pinned[labels].any()}
-    whole = {m for m, labels in book.dims if labels.min() < 0 or pinned[labels].any()}
-    if wishes.attention == 'heads' or whole <= ways.by_heads:
-        whole = set()
-    if not stuck - ways.by_dims and not whole:
-        return None
-    return replace(ways, by_dims=ways.by_dims | stuck, by_heads=ways.by_heads | whole)
+def book_of(
+    graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: Ways, canonical: IntArray
+) -> LabelBook:
+    """The empty book that a pass begins with, for labels that were united so far."""
+    return LabelBook(
+        canonical,
+        graph.aliases,
+        attention=wishes.attention,
+        group_norm=wishes.group_norm,
+        by_dims=ways.by_dims,
+        by_heads=ways.by_heads,
+        loose=ways.loose,
+        weights=leaves.weights,
+        of_buffers=leaves.of_buffers(canonical),
+        widths=leaves.widths_of(canonical),
+    )
 
 
-def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: _Ways) -> _Rest:
+def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: Ways) -> _Rest:
     """Pass over the graph until labels come to rest."""
     canonical = np.arange(leaves.num_labels)
     # What leaves the graph meets parameters that the graph does not show, if there are any.
     # Otherwise only a trial tells whether it matters which channels it had.
     holds_escapes = bool(graph.unreached) or ESCAPES in wishes.broken
+    heads: list[tuple[int, IntArray]] = []
+    dims: list[tuple[int, IntArray]] = []
     for _ in range(MAX_PASSES):
-        book = LabelBook(
-            canonical,
-            graph.aliases,
-            attention=wishes.attention,
-            group_norm=wishes.group_norm,
-            by_dims=ways.by_dims,
-            by_heads=ways.by_heads,
-            loose=ways.loose,
-            weights=leaves.weights,
-            of_buffers=leaves.of_buffers(canonical),
-        )
-        values: dict[Edge, Value] = {}
-        silence = _one_pass(graph, leaves, book, holds_escapes, values if ways.loose else None)
-        _tie(wishes.ties, book)
+        book = book_of(graph, leaves, wishes, ways, canonical)
+        book.heads = [(node, united(labels, canonical)) for node, labels in heads]
+        book.dims = [(node, united(labels, canonical)) for node, labels in dims]
+        silence = one_pass(graph, leaves, book, holds_escapes, keeps_all=bool(ways.loose))
+        tie_layers(wishes.ties, book, graph)
         canonical, changed = book.merged()
+        heads, dims = book.heads, book.dims
         if not changed:
             own_constraints = len(book.constraints)
+            for constraint in book.constraints:
+                if constraint.is_rigid:
+                    book.pin(constraint.rows, constraint.reason)
             book.pin(np.flatnonzero(book.of_buffers), 'a place in a buffer, which no parameter has')
-            sizes = [s for s in book.sizes if not all(book.is_in_buffers(f) for f in s.factors)]
-            book.sizes = shrinking(sizes, book.constraints)
-            _pin_layers(wishes.pinned_layers, book)
-            hold_broken(wishes.broken, book, leaves)
-            return _Rest(book, canonical, silence, values, own_constraints)
+            sizes = [
+                s
+                for s in book.sizes
+                if not s.factors or not all(map(book.is_in_buffers, s.factors))
+            ]
+            book.sizes = list(filter(Shrinking(book.constraints), sizes))
+            pin_layers(wishes.pinned_layers, graph, book, leaves)
+            numbers = read_numbers(graph, book.values, book, wishes.numbers, wishes.held)
+            hold_broken(wishes.broken, book, leaves, numbers.unknown)
+            return _Rest(book, canonical, silence, book.values, own_constraints, numbers, sizes)
     raise RuntimeError(
         f'the channel labels of this network do not come to rest in {MAX_PASSES} passes; '
         'please report the network'
     )
 
 
-def _one_pass(
+def one_pass(
     graph: TraceGraph,
     leaves: Leaves,
     book: LabelBook,
     holds_escapes: bool,
-    kept: dict[Edge, Value] | None = None,
+    keeps_all: bool = False,
 ) -> Silence:
-    """Visit every node; ``kept`` gets the labels of every tensor, which else go after use."""
+    """Visit every node; ``book.values`` gets the labels of tensors, most of which go after use."""
     rules, silence = table(CHANNEL_RULES), Silence()
-    values: dict[Edge, Value] = {} if kept is None else kept
+    values = book.values
     uses = _use_counts(graph)
+    computed = {weight.edge for weight in graph.weights.computed}
     network_input = book.fixed('is an input of the network')
     for node in graph.nodes:
         if node.op == 'parameter':
@@ -279,18 +301,22 @@ def _one_pass(
             outputs = [Value(node.shapes[0], [], network_input)]
         else:
             inputs = [None if edge is None else values[edge] for edge in node.inputs]
-            book.module = node.module
+            book.node, book.module = node.id, node.module
             outputs = _apply(node, inputs, rules, book)
             silence.visit(node, inputs, outputs)
         for index, value in enumerate(outputs):
             values[node.id, index] = value
+            if (node.id, index) in computed:
+                book.computed[node.id, index] = value
             if node.op in BY_NUMBER:
                 book.add_sizes(node.module, value, own=True, is_weight=node.id in book.weights)
         for edge in node.inputs:
             if edge is not None:
                 uses[edge] -= 1
-                if not uses[edge] and kept is None:
+                if not uses[edge] and not keeps_all:
                     del values[edge]
+    # Subnets cost what they do on the first road.
+    book.products = [p for p in book.products if p.node < graph.first_stop]
     for edge in graph.outputs:
         pin_all([values[edge]], book, 'output of the network')
     for edge, reason in graph.escapes:
@@ -310,7 +336,13 @@ def _use_counts(graph: TraceGraph) -> dict[Edge, int]:
     """How often every edge is read; edges that are asked for later count once more."""
     uses: dict[Edge, int] = {}
     escapes = [edge for edge, _ in graph.escapes]
-    kept = [*graph.outputs, *escapes, *(e for c in graph.calls for e in (*c.inputs, *c.outputs))]
+    numbers = edges_of(graph)
+    kept = [
+        *graph.outputs,
+        *escapes,
+        *numbers,
+        *(e for c in graph.calls for e in (*c.inputs, *c.outputs)),
+    ]
     for edge in [e for node in graph.nodes for e in node.inputs] + kept:
         if edge is not None:
             uses[edge] = uses.get(edge, 0) + 1
@@ -326,33 +358,25 @@ def _apply(
         pin_all(inputs, book, f'goes through {unknown}')
         fixed = book.fixed(f'comes from {unknown}')
         return [Value(shape, [], fixed) for shape in node.shapes]
-    outputs = rule(node, inputs, book)
-    outputs = outputs if isinstance(outputs, list) else [outputs]
+    outputs = apply_rule(rule, node, inputs, book)
     weights = [shape for shape in node.attrs.get('constant_shapes', ()) if len(shape) == 1]
     if node.op in WITH_WEIGHTS and len(weights) > len(node.attrs.get('buffers', ())):
         pin_all(outputs, book, f'{node.where} has a weight that is a constant')
     return outputs
 
 
-def _tie(ties: Iterable[tuple[str, str]], book: LabelBook) -> None:
-    """Unite the output channels of layers that the user has tied."""
-    for names in ties:
-        found = [[s.labels for s in book.sites if s.layer == n and s.role != 'in'] for n in names]
-        for name, sites in zip(names, found, strict=True):
-            if not sites:
-                raise InputError(f"cannot tie '{name}': no traced layer has this name")
-        sizes = [len(sites[0]) for sites in found]
-        if len(set(sizes)) > 1:
-            raise InputError(f'cannot tie {names}: they have {sizes} output channels')
-        for sites in found[1:]:
-            book.unite(found[0][0], sites[0])
-
-
-def _pin_layers(prefixes: Iterable[str], book: LabelBook) -> None:
-    for prefix in prefixes:
-        for site in book.sites:
-            if site.role != 'in' and site.layer.startswith(prefix):
-                book.pin(site.labels, f"excluded by except_start_keys '{prefix}'")
+def _widths_of_one_head(
+    torchs_heads: Mapping[str, int], tensors: Mapping[str, list[IntArray]]
+) -> list[Statistic]:
+    """Where torch's own attention has one head, it scales by the kept channels of the queries."""
+    found = []
+    for module in [name for name, heads in torchs_heads.items() if heads == 1]:
+        for local, parts in (('in_proj_weight', 3), ('q_proj_weight', 1)):
+            for factor in tensors.get(f'{module}.{local}' if module else local, ()):
+                if axes_of(factor) == (0,):
+                    rows = factor.ravel()[: len(factor) // parts]
+                    found.append(Statistic(module, 'one_head', (), rows))
+    return found
 
 
 def _buffers(graph: TraceGraph, book: LabelBook) -> dict[str, list[IntArray]]:

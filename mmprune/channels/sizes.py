@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
+from mmprune.channels.constraints import BoolArray
 from mmprune.channels.facts import set_key
-from mmprune.channels.labels import EqualCounts, IntArray, LabelBook, Size, axes_of
+from mmprune.channels.labels import EqualCounts, IntArray, LabelBook, Size, axes_of, kept
 
 Numbers = Mapping[str, int | tuple[int, ...]]
 """Attribute of a module -> the whole number, or several, that it holds."""
@@ -53,77 +55,88 @@ class SizeAttribute:
     size: Size
 
 
-def shrinking(sizes: Iterable[Size], constraints: Iterable[EqualCounts]) -> list[Size]:
-    """The dims that can get smaller.
+class Shrinking:
+    """Which dims can get smaller.
 
     A dim of blocks of channels (heads, of which each keeps equally many) stays as it is: at every
     position of it some channel is left.
     """
-    rows: dict[int, list[frozenset[int]]] = {}
-    for constraint in constraints:
-        if len(constraint.rows) > 1:
-            for row in constraint.rows:
-                rows.setdefault(int(row[0]), []).append(frozenset(row.tolist()))
-    return [size for size in sizes if not all(_is_kept(f, size.dim, rows) for f in size.factors)]
 
+    def __init__(self, constraints: Iterable[EqualCounts]) -> None:
+        self._rows: dict[int, list[frozenset[int]]] = {}
+        for constraint in constraints:
+            if len(constraint.rows) > 1:
+                for row in constraint.rows:
+                    self._rows.setdefault(int(row[0]), []).append(frozenset(row.tolist()))
 
-def _is_kept(factor: IntArray, dim: int, rows: Mapping[int, list[frozenset[int]]]) -> bool:
-    """Whether every position along ``dim`` has all labels of a row, of which some are left."""
-    if factor.size == factor.shape[dim]:
-        return False
-    for block in np.moveaxis(factor, dim, 0).reshape(factor.shape[dim], -1):
-        labels = set(block.tolist())
-        if not any(row <= labels for label in labels for row in rows.get(label, ())):
+    def __call__(self, size: Size) -> bool:
+        """Whether a subnet may have less along this dim."""
+        return any(not self._is_kept(factor, size.dim) for factor in size.factors)
+
+    def _is_kept(self, factor: IntArray, dim: int) -> bool:
+        """Whether every position along ``dim`` has all labels of a row, of which some are left."""
+        if factor.max() < 0:
+            return True
+        if factor.size == factor.shape[dim]:
             return False
-    return True
+        for block in np.moveaxis(factor, dim, 0).reshape(factor.shape[dim], -1):
+            labels = set(block.tolist())
+            if not any(row <= labels for label in labels for row in self._rows.get(label, ())):
+                return False
+        return True
 
 
-def lent_sizes(
-    sizes: Iterable[Size], numbers: Iterable[str], called: Collection[str]
-) -> list[Size]:
-    """The dims that a module handles whose methods run, but which is not called itself.
-
-    They were noted for the module that runs its methods.
-    """
-    found, own = [], [size for size in sizes if size.own]
-    for module in numbers:
-        outer = module
-        while outer not in called:
-            outer = outer.rpartition('.')[0]
-        if outer != module:
-            found += [replace(size, module=module) for size in own if size.module == outer]
-    return found
+def size_in(size: Size, alive: BoolArray) -> int:
+    """How much of a dim the subnet whose labels are ``alive`` has."""
+    if not size.factors:
+        return size.full
+    masks = [kept(alive, factor) for factor in size.factors]
+    if size.of_blocks:
+        others = tuple(dim for dim in range(masks[0].ndim) if dim != size.dim)
+        return int(reduce(np.logical_and, masks).any(axis=others).sum())
+    # Where there is something at all, there is as much along the dim everywhere. Shuffled
+    # channels need not fill a box, since the places of the full network are not theirs.
+    return int(reduce(np.logical_and, masks).sum(axis=size.dim).max())
 
 
-def size_attributes(
-    sizes: Iterable[Size], numbers: Mapping[str, Numbers], book: LabelBook
+def unread_attributes(
+    sizes: Iterable[Size],
+    numbers: Mapping[str, Numbers],
+    read: Collection[tuple[str, str]],
+    book: LabelBook,
 ) -> list[SizeAttribute]:
-    """Find the numbers that are sizes; dims that one number stands for shrink alike.
+    """Numbers that are sizes, of those whose use was not seen.
+
+    They are taken to be the size of a dim that their module handles, if it is plain which one.
 
     Args:
-        sizes: Dims that shrink, by module.
+        sizes: Dims that modules handle, also those that do not shrink.
         numbers: Stored numbers, by module.
-        book: Where dims that one number stands for are constrained to equal sizes.
+        read: Attributes whose use was seen.
+        book: What is known of the labels.
     """
     by_module: dict[str, list[Size]] = {}
     for size in sizes:
         if size.module in numbers:
             by_module.setdefault(size.module, []).append(size)
-    found = []
+    shrinks, found = Shrinking(book.constraints), []
     for module, candidates in by_module.items():
         for name, value in numbers[module].items():
-            if NO_SIZE.search(name) or (module, name) in book.known_sizes:
+            known = (module, name) in book.known_sizes or (module, name) in read
+            if known or NO_SIZE.search(name):
                 continue
             several = isinstance(value, tuple)
             for index, number in enumerate(value if isinstance(value, tuple) else (value,)):
                 chosen = _choose(name, number, candidates, book)
-                if chosen is not None:
+                if chosen is not None and shrinks(chosen):
                     found.append(
                         SizeAttribute(module, name, value, index if several else None, chosen)
                     )
     for (module, name), sizes_of in book.known_sizes.items():
         raw = numbers.get(module, {}).get(name)
         for place, size in sizes_of.items():
+            if (module, name) in read:
+                continue
             if isinstance(raw, tuple) and raw[place or 0] == size.full:
                 found.append(SizeAttribute(module, name, raw, place or 0, size))
             elif isinstance(raw, int) and raw == size.full:
@@ -136,16 +149,13 @@ def _choose(name: str, number: int, candidates: list[Size], book: LabelBook) -> 
     if BLOCKS.search(name):
         candidates = [size for size in candidates if not _is_inside_blocks(size)]
     own = [size for size in candidates if size.own and size.full == number]
-    if own:
-        rows = [size.row() for size in own]
-        for row in rows[1:]:
-            _tie_sizes(rows[0], row, name, own[0].module, book)
-        return own[0]
-    passed = [size for size in candidates if not size.own and size.full == number]
-    if not passed or not CHANNELS.search(name):
+    chosen = own or [size for size in candidates if size.full == number]
+    if not chosen or not (own or CHANNELS.search(name)):
         return None
-    same = all(_are_alike(passed[0].row(), size.row(), book) for size in passed)
-    return passed[0] if same else None
+    if not all(size.factors for size in chosen):
+        return None  # something that stays has this size too
+    rows = [size.row() for size in chosen]
+    return chosen[0] if all(_are_alike(rows[0], row, book) for row in rows[1:]) else None
 
 
 def _is_inside_blocks(size: Size) -> bool:
@@ -168,19 +178,3 @@ def _are_alike(first: IntArray, second: IntArray, book: LabelBook) -> bool:
                 pending += constraint.keys - reached
                 reached |= constraint.keys
     return wanted in reached
-
-
-def unlike_sizes(sizes: Iterable[Size]) -> list[tuple[IntArray, IntArray]]:
-    """Pairs of labels along dims that have one size in the full network, but other channels."""
-    by_size: dict[int, list[IntArray]] = {}
-    for size in sizes:
-        by_size.setdefault(size.full, []).append(size.row())
-    return [
-        (rows[0], row) for rows in by_size.values() for row in rows[1:] if not _same(rows[0], row)
-    ]
-
-
-def _tie_sizes(first: IntArray, second: IntArray, name: str, module: str, book: LabelBook) -> None:
-    if not _same(first, second):
-        reason = f'{module or "the root module"} has one number for both sizes ({name})'
-        book.constraints.append(EqualCounts(np.stack([first, second]), reason))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from mmprune.channels.labels import LabelBook, Value
+from mmprune.channels.labels import Value
 from mmprune.channels.leaves import Leaves
-from mmprune.channels.propagate import Labelling, Wishes, _one_pass
+from mmprune.channels.propagate import Labelling, Wishes, book_of, one_pass
+from mmprune.channels.ways import Ways
 from mmprune.trace.trace_graph import Edge, TraceGraph
 
 
@@ -17,16 +18,7 @@ def values_at_rest(graph: TraceGraph, labelling: Labelling, wishes: Wishes) -> d
         wishes: What it was found with.
     """
     leaves = Leaves(graph)
-    book = LabelBook(
-        labelling.canonical,
-        graph.aliases,
-        attention=wishes.attention,
-        group_norm=wishes.group_norm,
-        by_dims=labelling.by_dims,
-        by_heads=labelling.by_heads,
-        loose=labelling.loose,
-        weights=leaves.weights,
-    )
-    values: dict[Edge, Value] = {}
-    _one_pass(graph, leaves, book, holds_escapes=False, kept=values)
-    return values
+    ways = Ways(labelling.by_dims, labelling.by_heads, labelling.loose)
+    book = book_of(graph, leaves, wishes, ways, labelling.canonical)
+    one_pass(graph, leaves, book, holds_escapes=False, keeps_all=True)
+    return book.values

@@ -1,6 +1,7 @@
 """From a subnet to a plain, smaller network: channel configs, cutting, verification."""
 
 from mmprune.deploy.channel_cfg import load_channel_cfg, save_channel_cfg
+from mmprune.deploy.compose import compose
 from mmprune.deploy.deployer import Replaced, deploy, deploy_in_place
 from mmprune.deploy.entries import ChannelCfg, ChannelCfgError
 from mmprune.deploy.parts import deploy_parts
@@ -12,6 +13,7 @@ __all__ = [
     'Replaced',
     'VerifyReport',
     'compare',
+    'compose',
     'deploy',
     'deploy_in_place',
     'deploy_parts',

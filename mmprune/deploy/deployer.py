@@ -144,12 +144,23 @@ def _mend(model: nn.Module, plans: Mapping[str, _ModulePlan]) -> None:
             shapes['weight'] = weight_shape(module, plan.inputs, plan.channels)
         for attribute, value in mended_attributes(module, shapes, plan.channels).items():
             setattr(module, attribute, value)
+        if getattr(module, 'groups', 1) > 1 and isinstance(module, (*CONVS, *TRANSPOSED_CONVS)):
+            _mend_groups(module, plan)
         for attribute, value in plan.attributes.items():
             setattr(module, attribute, like(getattr(module, attribute), value))
         if plan.shortcut is not None:
             sample_shortcut(module, plan.shortcut)
     renew_caches(model)
     renew_computed_weights(model)
+
+
+def _mend_groups(module: Any, plan: _ModulePlan) -> None:
+    """Let a convolution have the groups that are left, where later rounds have lost whole ones."""
+    turned = isinstance(module, TRANSPOSED_CONVS)
+    across = plan.channels if turned else plan.inputs
+    if across is not None and 'weight' in module._parameters:
+        module.groups = across // module.weight.shape[1]
+        setattr(module, 'out_channels' if turned else 'in_channels', across)
 
 
 def layers_with_channels(model: nn.Module) -> list[str]:
@@ -225,7 +236,7 @@ def _plan(cfg: ChannelCfg, name: str, entry: Mapping[str, Any], module: nn.Modul
     try:
         groups = _raw(module, 'groups') if hasattr(module, 'groups') else 1
         said = any(mask is not None for mask in masks.values())
-        wanted = known_masks(module, masks['in'], masks['out'], groups) if said else {}
+        wanted = known_masks(module, masks['in'], masks['out'], groups, True) if said else {}
         cuts = _turned_cuts(module, entry, masks, groups)
     except ValueError as error:
         raise cfg.error(name, str(error)) from error

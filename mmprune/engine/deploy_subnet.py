@@ -21,6 +21,7 @@ def deploy_subnet(
     out_dir: str | os.PathLike[str] | None = None,
     onnx: bool = False,
     cfg_options: dict[str, Any] | None = None,
+    onnx_batch: int | None = None,
 ) -> DeployedFiles:
     """Write a subnet as a plain network, after proving that it computes the same.
 
@@ -37,6 +38,7 @@ def deploy_subnet(
             to the checkpoint. Files of an earlier deployment are replaced.
         onnx: Write ``deployed.onnx`` too, checked by onnxruntime.
         cfg_options: Values to set in the config, by dotted key.
+        onnx_batch: The only batch size of ``deployed.onnx``, which is written then; any if None.
 
     Returns:
         The files.
@@ -50,4 +52,4 @@ def deploy_subnet(
     set_from_file(algorithm, channel_cfg)
     algorithm.recalibrate(calibration_batches(cfg, algorithm.recalibration))
     folder = Path(out_dir or Path(checkpoint).parent / f'deployed_{Path(channel_cfg).stem}')
-    return write_deployed(algorithm, cfg, folder, str(channel_cfg), onnx)
+    return write_deployed(algorithm, cfg, folder, str(channel_cfg), onnx, onnx_batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import nn
 from mmprune.channels.arrangement import Arrangement, places_of
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import Statistic, axes_of, inputs_by_group
-from mmprune.channels.sizes import SizeAttribute
+from mmprune.channels.sizes import SizeAttribute, size_in
 from mmprune.execution.fast_paths import slow_attributes
 from mmprune.execution.instrument import (
     STATE,
@@ -26,20 +26,18 @@ from mmprune.execution.instrument import (
 )
 from mmprune.execution.kept_statistics import KeptElements
 from mmprune.execution.lookup import Kept, Lookup
+from mmprune.execution.masked_sizes import masked_sizes
 from mmprune.execution.mending import Attributes, Mend
 from mmprune.execution.prunable import PrunableTensor
 from mmprune.execution.ready import Ready
 from mmprune.execution.swap import Swap
+from mmprune.execution.tensor_plan import TensorPlan, cut_in
 from mmprune.layers import (
     Cut,
     Layer,
     Slicer,
-    cut_of_masks,
-    grouped_cut,
     like,
     mended_numbers,
-    plain_cut,
-    size_in,
     slicer_of,
 )
 from mmprune.trace.model_state import may_cache, renew_caches
@@ -47,28 +45,6 @@ from mmprune.trace.walk import modules_of
 
 Cuts = dict[nn.Module, dict[str, Cut]]
 """Module -> local name -> cut, of the tensors that lose something."""
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """One prunable tensor: its swap, and where to look up what is kept of it.
-
-    Attributes:
-        tensor: The tensor.
-        swap: What stands in for it.
-        factors: Number in the lookup of each of its label arrays.
-        dims: The dim of each, if every array runs along one dim of its own.
-        sides: For the weight of a grouped convolution the numbers of its outputs and inputs, -1
-            where it has none.
-        groups: How many groups it has.
-    """
-
-    tensor: PrunableTensor
-    swap: Swap
-    factors: tuple[int, ...]
-    dims: tuple[int, ...] | None
-    sides: tuple[int, int] = (-1, -1)
-    groups: int = 1
 
 
 class Execution:
@@ -82,6 +58,7 @@ class Execution:
         numbers: Stored numbers of modules that are sizes of channels.
         mode: ``'slice'`` or ``'mask'``.
         arrangements: Channels that stand in another order in a subnet.
+        quantities: Numbers of modules that are sizes and that quantities are computed from.
     """
 
     def __init__(
@@ -93,8 +70,10 @@ class Execution:
         numbers: Sequence[SizeAttribute],
         mode: str,
         arrangements: Sequence[Arrangement] = (),
+        quantities: Sequence[SizeAttribute] = (),
     ) -> None:
         self.arrangements = arrangements
+        self.quantities = quantities
         self.modules = modules_of(model)
         self.layers = layers
         self.statistics = statistics
@@ -108,7 +87,8 @@ class Execution:
         for tensor in tensors:
             for name in tensor.consumers:
                 instrument(self.modules[name])
-        read = [*(s.module for s in statistics), *(number.module for number in numbers)]
+        read = [s.module for s in statistics]
+        read += [number.module for number in (*numbers, *quantities)]
         found = {name: slow_attributes(module) for name, module in self.modules.items()}
         self._slow = {name: values for name, values in found.items() if values and tensors}
         for name in (*layers, *read, *self._slow):
@@ -130,7 +110,7 @@ class Execution:
         self._lookup.close()
         self._may_cache = [module for module in self.modules.values() if may_cache(module)]
 
-    def _plan(self, tensor: PrunableTensor) -> _Plan:
+    def _plan(self, tensor: PrunableTensor) -> TensorPlan:
         axes = [axes_of(factor) for factor in tensor.factors]
         dims = [dim for own in axes for dim in own]
         is_plain = all(len(own) == 1 for own in axes) and len(set(dims)) == len(dims)
@@ -140,9 +120,9 @@ class Execution:
             inputs = inputs_by_group(tensor.factors[axes.index((0, 1))])
             outputs = numbers[axes.index((0,))] if (0,) in axes else -1
             sides, groups = (outputs, self._lookup.add(inputs)), len(inputs)
-        return _Plan(
+        return TensorPlan(
             tensor,
-            Swap(tensor.owners, tensor.shape, tensor.is_buffer),
+            Swap(tensor.owners, tensor.shape, tensor.is_buffer, keeps=not tensor.is_updated),
             numbers,
             tuple(dims) if is_plain else None,
             sides,
@@ -155,15 +135,15 @@ class Execution:
         is_plain = len(factors) == 1 and axes_of(factors[0]) == (number.size.dim,)
         return self._lookup.add(factors[0]) if is_plain else None
 
-    def _plans_by_owner(self) -> dict[nn.Module, dict[str, _Plan]]:
-        found: dict[nn.Module, dict[str, _Plan]] = {}
+    def _plans_by_owner(self) -> dict[nn.Module, dict[str, TensorPlan]]:
+        found: dict[nn.Module, dict[str, TensorPlan]] = {}
         for plan in self._plans:
             for owner, local in plan.swap.owners:
                 found.setdefault(owner, {})[local] = plan
         return found
 
     def _mend_plan(
-        self, layer: Layer, slicer: Slicer, by_owner: Mapping[nn.Module, Mapping[str, _Plan]]
+        self, layer: Layer, slicer: Slicer, by_owner: Mapping[nn.Module, Mapping[str, TensorPlan]]
     ) -> Mend:
         module = self.modules[layer.name]
         shapes = {local: tuple(tensor.shape) for local, tensor in local_tensors(module).items()}
@@ -203,9 +183,9 @@ class Execution:
         return copied
 
     @cached_property
-    def _alike(self) -> list[list[_Plan]]:
+    def _alike(self) -> list[list[TensorPlan]]:
         """The tensors, those together that are cut and masked alike: the four of a norm."""
-        found: dict[Any, list[_Plan]] = {}
+        found: dict[Any, list[TensorPlan]] = {}
         for plan in self._plans:
             key = (plan.tensor.shape, plan.factors, plan.tensor.is_masked, plan.tensor.masked)
             found.setdefault(key, []).append(plan)
@@ -239,7 +219,7 @@ class Execution:
             else:
                 # Masks do not move anything.
                 self._mask(self._lookup.at(alive, reference.device), reference)
-                self._attributes.set(self._slow)
+                self._attributes.set(self._masked_sizes(alive))
             renew_caches(self.modules[''], self._may_cache)
 
     def parts(self, alive: BoolArray) -> tuple[Cuts, dict[str, Mapping[str, Any]]]:
@@ -285,7 +265,7 @@ class Execution:
         """The cuts of the tensors that lose something."""
         cuts: dict[Swap, Cut] = {}
         for plans in self._alike:
-            cut = _cut(plans[0], found)
+            cut = cut_in(plans[0], found)
             if cut is not None:
                 cuts.update((plan.swap, cut) for plan in plans)
         return cuts
@@ -315,14 +295,32 @@ class Execution:
             if values:
                 other = wanted.get(mend.name)
                 wanted[mend.name] = values if other is None else {**other, **values}
+        for name, numbers in self._numbers(alive, found).items():
+            wanted[name] = {**wanted.get(name, {}), **numbers}
+        return wanted
+
+    def _numbers(self, alive: BoolArray, found: Kept) -> dict[str, dict[str, Any]]:
+        """The stored numbers of modules that differ in the subnet, as the modules store them."""
         sizes = [
-            size_in(number, alive) if place is None else found.counts[place]
+            size_in(number.size, alive) if place is None else found.counts[place]
             for number, place in zip(self.numbers, self._number_sizes, strict=True)
         ]
-        for name, changed in mended_numbers(self.numbers, sizes).items():
-            module = self.modules[name]
-            numbers = {key: like(getattr(module, key), new) for key, (_, new) in changed.items()}
-            wanted[name] = {**wanted.get(name, {}), **numbers}
+        return {
+            name: {
+                key: like(getattr(self.modules[name], key), new)
+                for key, (_, new) in changed.items()
+            }
+            for name, changed in mended_numbers(self.numbers, sizes).items()
+        }
+
+    def _masked_sizes(self, alive: BoolArray) -> dict[str, Mapping[str, Any]]:
+        """The attributes of masked modules: numbers that are full sizes, and kept quantities."""
+        wanted: dict[str, Mapping[str, Any]] = dict(self._slow)
+        sizes = [size_in(number.size, alive) for number in self.quantities]
+        for name, changed in mended_numbers(self.quantities, sizes).items():
+            own = self._attributes.own(name)
+            both = {key: masked_sizes(getattr(own, key), new) for key, (_, new) in changed.items()}
+            wanted[name] = {**wanted.get(name, {}), **both}
         return wanted
 
     @contextlib.contextmanager
@@ -336,7 +334,7 @@ class Execution:
         finally:
             self._ready.is_off = False
             for plan in self._plans:
-                plan.swap.keeps = True
+                plan.swap.keeps = not plan.tensor.is_updated
 
     def restore_attributes(self) -> None:
         """Give all modules their own attributes back, until the next ``apply``."""
@@ -372,21 +370,3 @@ class Execution:
             elements = KeptElements(statistic.kind, statistic.dims, torch.from_numpy(kept))
             state.statistics.append(elements)
             state.is_idle = state.is_idle and found.is_whole(number)
-
-
-def _cut(plan: _Plan, found: Kept) -> Cut | None:
-    """What the subnet has of one tensor; None for all."""
-    shape = plan.tensor.shape
-    if plan.dims is None and not found.turned.isdisjoint(plan.sides):
-        rows, columns = (None if n < 0 else found.index[n].cpu().numpy() for n in plan.sides)
-        return grouped_cut(shape, rows, columns, plan.groups)
-    if plan.dims is None:
-        masks = zip(plan.factors, plan.tensor.factors, strict=True)
-        cut = cut_of_masks(shape, [found.mask(n).reshape(f.shape) for n, f in masks])
-        return None if cut.is_whole else cut
-    places = [
-        (dim, found.where(number), found.counts[number])
-        for dim, number in zip(plan.dims, plan.factors, strict=True)
-        if not found.is_whole(number)
-    ]
-    return plain_cut(shape, places) if places else None

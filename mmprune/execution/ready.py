@@ -144,6 +144,8 @@ class Ready:
             if any(source.full is None for source in sources[len(_AFFINE) :]):
                 continue  # a norm without statistics of its own
             own = instrument.own
+            if not all(swap.keeps for swap in own.values()):
+                continue
             instrument.fast = fast
             instrument.parts = tuple(
                 [own[s.name].tensor() if s.name in own else s.full for s in sources]

@@ -32,8 +32,8 @@ class Swap:
     """One tensor, in all modules that own it, and the subnet's part of it.
 
     Without gradients a part is computed once and kept until the full tensor, or the
-    mode of the modules, changes. Writes through ``tensor.data`` cannot be seen: after them,
-    switch the mode or set the subnet again.
+    mode of the modules, changes. Writes through ``tensor.data`` cannot be seen: a part is not
+    kept where a traced road makes some; after others, switch the mode or set the subnet again.
 
     Attributes:
         owners: (module, local name) of every place that holds the tensor.

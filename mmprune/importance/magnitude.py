@@ -19,19 +19,21 @@ from mmprune.importance.base import (
     MemberScores,
     ordered_members,
     owner_of,
-    parameter_of,
     scored,
 )
+from mmprune.importance.effective import effective, tensors_of
 from mmprune.registry import IMPORTANCE
 
 
 def norm_scales(group: ChannelGroup, model: nn.Module) -> Iterator[tuple[Member, torch.Tensor]]:
     """The members that are scales of norms, in order, with their tensors."""
+    tensors = tensors_of(model)
     for member in ordered_members(group, model):
-        scale = parameter_of(member, model)
-        is_scale = member.tensor.rpartition('.')[2] == 'weight'
-        if scale is not None and is_scale and isinstance(owner_of(member, model), NORMS):
-            yield member, scale
+        is_scale = member.tensor.rpartition('.')[2].partition('#')[0] == 'weight'
+        if is_scale and isinstance(owner_of(member, model), NORMS):
+            scale = effective(member, group, tensors, 'a criterion of scales')
+            if scale is not None:
+                yield member, scale
 
 
 @IMPORTANCE.register_module()
@@ -45,6 +47,8 @@ class RandomImportance(Importance):
         seed: Seed of the draw.
         **kwargs: See ``Importance``. There is one member only, so a reduction changes nothing.
     """
+
+    between_groups = 'none'
 
     def __init__(self, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -142,6 +146,8 @@ class LAMPImportance(LpImportance):
         **kwargs: See ``LpImportance`` and ``Importance``.
     """
 
+    between_groups = 'none'
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(p=2, root=False, **kwargs)
 
@@ -190,8 +196,7 @@ class BNScaleImportance(Importance):
 
     Args:
         fallback: Importance, or its config, of groups without such a norm. None: they are
-            refused. Its scores have another unit, so leave the scope ``'global'`` to groups
-            that all have norms.
+            refused.
         **kwargs: See ``Importance``.
     """
 

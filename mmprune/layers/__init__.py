@@ -7,9 +7,8 @@ from mmprune.layers.layer import Layer, known_masks, layers_of, weight_shape
 from mmprune.layers.numbers import (
     like,
     mended_numbers,
-    size_in,
     stored_numbers,
-    whole_head_modules,
+    torchs_attention,
 )
 from mmprune.layers.slicers import Slicer, mended_attributes, slicer_of
 from mmprune.layers.surgery import channels_of, prune_in_channels, prune_out_channels
@@ -32,10 +31,9 @@ __all__ = [
     'prune_in_channels',
     'prune_out_channels',
     'renew_computed_weights',
-    'size_in',
     'slicer_of',
     'stored_numbers',
+    'torchs_attention',
     'turned_cuts',
     'weight_shape',
-    'whole_head_modules',
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +33,7 @@ class Cut:
 
     shape: tuple[int, ...]
     steps: tuple[_Step, ...]
+    _rows: Rows | None = field(default=None, repr=False)
 
     @property
     def is_whole(self) -> bool:
@@ -64,7 +65,7 @@ class Cut:
         is_large = tensor.numel() >= LARGE and tensor.ndim > 1
         if not (is_large and self.steps) or torch.compiler.is_compiling():
             return None
-        rows: Rows | None = self.__dict__.get('_rows')
+        rows = self._rows
         if rows is None or rows.shape != tensor.shape or not rows.is_on(tensor.device):
             kept: list[torch.Tensor | None] = [None, None]
             for step in self.steps:
@@ -73,7 +74,7 @@ class Cut:
                 kept[step.dims[0]] = step.places.to(tensor.device)
             rows = Rows(tensor.shape, kept[0], kept[1])
             if tensor.requires_grad and torch.is_grad_enabled():  # it is needed once more
-                self.__dict__['_rows'] = rows
+                self._rows = rows
         return rows if tensor.is_contiguous() else None
 
     def write_back(self, full: torch.Tensor, part: torch.Tensor) -> None:

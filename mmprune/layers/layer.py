@@ -64,11 +64,16 @@ def weight_shape(module: Any, inputs: int, outputs: int) -> tuple[int, int]:
 
 
 def known_masks(
-    module: Any, in_mask: BoolArray | None, out_mask: BoolArray | None, groups: int = 1
+    module: Any,
+    in_mask: BoolArray | None,
+    out_mask: BoolArray | None,
+    groups: int = 1,
+    may_lose_groups: bool = False,
 ) -> dict[str, list[BoolArray]]:
     """Masks of a layer's tensors, by local name, from its kept inputs and outputs.
 
-    ``groups`` is the full-size number of a convolution's groups.
+    ``groups`` is the full-size number of a convolution's groups. With ``may_lose_groups`` some
+    may be gone, with all of their inputs and outputs.
 
     Raises:
         ValueError: The masks do not suit the module's groups.
@@ -93,6 +98,8 @@ def known_masks(
             _check_whole_groups(in_mask, out_mask, groups)
         elif groups > 1:
             counts = columns.reshape(groups, per_group).sum(axis=1)
+            if may_lose_groups and rows is not None:
+                counts = counts[(counts > 0) | rows.reshape(groups, each).any(axis=1)]
             if counts.min() != counts.max():
                 raise ValueError(
                     f'its {groups} groups keep between {counts.min()} and {counts.max()} channels; '

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import reduce
 from typing import Any, TypeGuard
 
-import numpy as np
 from torch import nn
 
-from mmprune.channels.constraints import BoolArray
-from mmprune.channels.labels import kept
 from mmprune.channels.sizes import Numbers, SizeAttribute
 from mmprune.layers.slicers import slicer_of
 from mmprune.trace.walk import modules_of
@@ -53,16 +49,20 @@ def _untold(module: nn.Module) -> dict[str, int | tuple[int, ...]]:
         return {'num_groups': module.num_groups}
     if isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is None:
         return {'normalized_shape': tuple(module.normalized_shape)}
+    if isinstance(module, nn.Transformer):
+        return {'d_model': module.d_model}
     if isinstance(module, nn.Unflatten) and all(map(_is_number, module.unflattened_size)):
         return {'unflattened_size': tuple(module.unflattened_size)}
     return {}
 
 
-def whole_head_modules(model: nn.Module) -> frozenset[str]:
-    """Modules that lose whole heads or nothing: torch's own scales by the width of a head."""
-    return frozenset(
-        n for n, m in modules_of(model).items() if isinstance(m, nn.MultiheadAttention)
-    )
+def torchs_attention(model: nn.Module) -> dict[str, int]:
+    """Number of heads of torch's own attention modules, by name.
+
+    Several heads lose whole ones, since torch scales by the width of a head.
+    """
+    modules = modules_of(model).items()
+    return {n: m.num_heads for n, m in modules if isinstance(m, nn.MultiheadAttention)}
 
 
 def _is_number(value: object) -> TypeGuard[int]:
@@ -71,14 +71,6 @@ def _is_number(value: object) -> TypeGuard[int]:
 
 def _is_size(value: object) -> TypeGuard[int]:
     return _is_number(value) and value > 1
-
-
-def size_in(number: SizeAttribute, alive: BoolArray) -> int:
-    """The size that a number stands for in the subnet whose labels are ``alive``."""
-    masks = [kept(alive, factor) for factor in number.size.factors]
-    # Where there is something at all, there is as much along the dim everywhere. Shuffled
-    # channels need not fill a box, since the places of the full network are not theirs.
-    return int(reduce(np.logical_and, masks).sum(axis=number.size.dim).max())
 
 
 def mended_numbers(

@@ -75,32 +75,23 @@ class Rows:
         return full
 
 
-class _Take(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, full: torch.Tensor, rows: Rows) -> torch.Tensor:
-        ctx.rows = rows
-        return rows.take(full)
+class _Move(torch.autograd.Function):
+    """``Rows.take``, or ``Rows.put`` on the way back: each is the other one's gradient."""
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return _Put.apply(gradient, ctx.rows), None
-
-
-class _Put(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, part: torch.Tensor, rows: Rows) -> torch.Tensor:
-        ctx.rows = rows
-        return rows.put(part)
+    def forward(ctx: Any, tensor: torch.Tensor, rows: Rows, is_back: bool) -> torch.Tensor:
+        ctx.rows, ctx.is_back = rows, is_back
+        return rows.put(tensor) if is_back else rows.take(tensor)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return _Take.apply(gradient.contiguous(), ctx.rows), None
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return _Move.apply(gradient.contiguous(), ctx.rows, not ctx.is_back), None, None
 
 
 def take(full: torch.Tensor, rows: Rows) -> torch.Tensor:
     """The kept part of a contiguous tensor. Gradients flow to ``full``, of any order."""
     is_transformed = torch._C._are_functorch_transforms_active()  # they take no such function
     if full.requires_grad and torch.is_grad_enabled() and not is_transformed:
-        part: torch.Tensor = _Take.apply(full, rows)
+        part: torch.Tensor = _Move.apply(full, rows, False)
         return part
     return rows.take(full)

@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 from mmprune.channels.arrangement import places_of, row_key
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray, kept
+from mmprune.channels.sizes import size_in
 from mmprune.deploy.channel_cfg import FORMAT
 from mmprune.deploy.deployer import layers_with_channels
 from mmprune.deploy.entries import (
@@ -24,7 +25,7 @@ from mmprune.deploy.entries import (
     tensor_entry,
     tensor_mask,
 )
-from mmprune.layers import Layer, mended_numbers, size_in
+from mmprune.layers import Layer, mended_numbers
 from mmprune.pruners.supernet import Supernet
 from mmprune.trace.walk import modules_of
 
@@ -47,7 +48,7 @@ def write_cfg(supernet: Supernet, alive: BoolArray) -> dict[str, Any]:
         if entry:
             entries[name] = entry
     numbers = supernet.labelling.size_attributes
-    sizes = [size_in(number, alive) for number in numbers]
+    sizes = [size_in(number.size, alive) for number in numbers]
     for name, changed in mended_numbers(numbers, sizes).items():
         entries.setdefault(name, {})['attributes'] = {
             key: {'kept': _plain(new), 'raw': _plain(raw)} for key, (raw, new) in changed.items()

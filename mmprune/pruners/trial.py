@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -16,11 +16,16 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.channels.held import is_child, is_inside
 from mmprune.channels.labels import Size
 from mmprune.channels.propagate import ESCAPES, ORDERS
-from mmprune.channels.sizes import unlike_sizes
 from mmprune.deploy.verify import TOLERANCE
-from mmprune.execution.observed_run import first_difference, observed_run, relative_error
+from mmprune.execution.observed_run import (
+    first_difference,
+    observed_run,
+    relative_error,
+    restored,
+)
 from mmprune.execution.precision import float64_input, in_float64, is_rounded
-from mmprune.trace.tracer import DemoInput
+from mmprune.trace.copies import Contents
+from mmprune.trace.roads import Road
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,13 @@ class Failure:
         module: The innermost module that failed, or the first whose output differs.
         problem: What happened.
         is_difference: Whether it ran, and only gave other numbers.
+        road: The road that it happened on.
     """
 
     module: str
     problem: str
     is_difference: bool = False
+    road: str = ''
 
 
 def random_alive(
@@ -51,27 +58,30 @@ def random_alive(
     return alive
 
 
-def smaller_input(demo_input: DemoInput) -> DemoInput | None:
+def smaller_road(road: Road) -> Road | None:
     """A part of the images for a trial, if it stays large; most networks take any size.
 
     A subnet that runs right on it does not show less than on the full ones, for a fifth of the
     work. Below 64 pixels a network may have single pixels, whose norms are nothing. Sizes stay
     multiples of what networks that halve their images again and again need.
     """
-    if not isinstance(demo_input, torch.Tensor) or demo_input.ndim < 4:
+    images = road.input
+    if not isinstance(images, torch.Tensor) or images.ndim < 4:
         return None
-    if any(size < 128 or size % 32 for size in demo_input.shape[-2:]):
+    if any(size < 128 or size % 32 for size in images.shape[-2:]):
         return None
-    units = [math.gcd(size, 64) for size in demo_input.shape[-2:]]
     height, width = (
         unit * math.ceil(size / 3 / unit)
-        for size, unit in zip(demo_input.shape[-2:], units, strict=True)
+        for size, unit in ((size, math.gcd(size, 64)) for size in images.shape[-2:])
     )
-    return demo_input[..., :height, :width].contiguous()
+    return replace(road, input=images[..., :height, :width].contiguous())
 
 
 def compare_executions(
-    model: nn.Module, demo_input: DemoInput, set_mode: Mapping[str, Callable[[], None]]
+    model: nn.Module,
+    road: Road,
+    set_mode: Mapping[str, Callable[[], None]],
+    contents: Contents,
 ) -> Failure | None:
     """Run the subnet that is set sliced and masked; the two computations share little.
 
@@ -80,55 +90,59 @@ def compare_executions(
 
     Args:
         model: The supernet.
-        demo_input: What it is run on.
+        road: What it is run on.
         set_mode: Mode -> a callable that sets the subnet in this mode.
+        contents: See ``untouched``.
     """
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
     tolerance = TOLERANCE.get(dtype, 1e-5)
-    small = smaller_input(demo_input)
-    if small is not None and _runs(model, small, set_mode, tolerance, observe=False) is None:
+    run = partial(_runs, model, set_mode=set_mode, contents=contents)
+    small = smaller_road(road)
+    if small and not run(small, tolerance=tolerance, observe=False, is_proof=True):
         return None
-    failure = _runs(model, demo_input, set_mode, tolerance, observe=False)
-    if failure is None or (failure.is_difference and _is_rounding(model, demo_input, set_mode)):
+    failure = run(road, tolerance=tolerance, observe=False)
+    if failure is None:
         return None
+    if failure.is_difference and is_rounded(model):
+        with in_float64(model):
+            precise = TOLERANCE[torch.float64]
+            if run(float64_input(road), tolerance=precise, observe=False, contents=None) is None:
+                return None
     # Hooks may switch a fused kernel off that has failed; the failure is one all the same.
-    return _runs(model, demo_input, set_mode, tolerance, observe=True) or failure
-
-
-def _is_rounding(
-    model: nn.Module, demo_input: DemoInput, set_mode: Mapping[str, Callable[[], None]]
-) -> bool:
-    """Whether the runs agree in float64, which the model is not in."""
-    if not is_rounded(model):
-        return False
-    with in_float64(model):
-        precise = float64_input(demo_input)
-        return _runs(model, precise, set_mode, TOLERANCE[torch.float64], observe=False) is None
+    return run(road, tolerance=tolerance, observe=True) or failure
 
 
 def _runs(
     model: nn.Module,
-    demo_input: DemoInput,
+    road: Road,
     set_mode: Mapping[str, Callable[[], None]],
+    contents: Contents | None,
     tolerance: float,
     observe: bool,
+    is_proof: bool = False,
 ) -> Failure | None:
-    """Compare the runs; to ``observe`` them costs time and memory, and says where they part."""
+    """Compare the runs; to ``observe`` them costs time and memory, and says where they part.
+
+    Outputs that are not finite say nothing: as a proof that is not enough.
+    """
     recorded = {}
     for mode, switch in set_mode.items():
         switch()
-        outputs, recorder, problem = observed_run(model, demo_input, observe)
+        with restored(model, road, contents):
+            outputs, recorder, problem = observed_run(model, road, observe)
         if problem:
-            return Failure(recorder.running[-1] if recorder.running else '', problem)
+            where = recorder.running[-1] if recorder.running else ''
+            return Failure(where, problem, road=road.name)
         recorded[mode] = (outputs, recorder)
     (sliced, first), (masked, second) = recorded.values()
     if not all(torch.isfinite(t).all() for t in sliced if t.is_floating_point()):
-        return None
+        return Failure('', 'the outputs are not finite') if is_proof else None
     errors = [relative_error(a, b) for a, b in zip(sliced, masked, strict=True)]
     if max(errors, default=0.0) <= tolerance:
         return None
     where = first_difference(first, second, tolerance)
-    return Failure(where, f'sliced and masked outputs differ by {max(errors):.1e}', True)
+    problem = f'sliced and masked outputs differ by {max(errors):.1e}'
+    return Failure(where, problem, True, road.name)
 
 
 def blame(
@@ -140,10 +154,9 @@ def blame(
 ) -> dict[tuple[str, str], str]:
     """What to hold on to, so that a failure cannot happen again.
 
-    Walks from the failing module outward. First to a module in which dims of one size differ:
-    if it computes one from the other, they must shrink alike. Then to one that cuts or views
-    channels by number, whose dims are pinned; at last to one that channels pass through. All
-    modules of its class are taken to do the same.
+    Walks from the failing module outward, to one that was given a number of unknown origin for
+    the size of a dim, then to one that cuts or views channels by number, whose dims are pinned; at
+    last to one that channels pass through. All modules of its class are taken to do the same.
 
     Args:
         failure: What failed.
@@ -158,16 +171,16 @@ def blame(
     chain = [failure.module]
     while chain[-1]:
         chain.append(chain[-1].rpartition('.')[0])
-    search = partial(_sizes_to_hold, failure, labelling, prunable, kinds, tried)
+    search = partial(_sizes_to_hold, failure, labelling, prunable, kinds)
     # Shapes that do not fit say more of sizes than of values that leave the graph.
-    found = {} if failure.is_difference else search(chain[:1], ('alike',))
+    found = {} if failure.is_difference else search(chain, ('unknown',))
     if found:
         return found
     if labelling.has_escapes and ESCAPES not in tried:
         return {ESCAPES: 'used outside of the autograd graph'}
     if labelling.arrangements and ORDERS not in tried:
         return {ORDERS: 'kept channels stand in the order of the full network'}
-    found = search(chain, ('alike', 'own', 'passed', 'inside'))
+    found = search(chain, ('unknown', 'own', 'passed', 'inside'))
     if found:
         return found
     for name in chain:
@@ -184,30 +197,23 @@ def _sizes_to_hold(
     labelling: Labelling,
     prunable: BoolArray,
     kinds: Mapping[str, type],
-    tried: Collection[tuple[str, str]],
     chain: list[str],
     ways: Iterable[str],
 ) -> dict[tuple[str, str], str]:
     """The first of ``ways`` to hold sizes of a module of ``chain`` that may help."""
     for what in ways:
+        known = labelling.unknown_sizes if what == 'unknown' else labelling.sizes
         for name in chain:
-            sizes = [size for size in labelling.sizes if _is_at(size.module, name, what)]
-            if what == 'alike':
-                fits = bool(unlike_sizes(sizes)) and (name, what) not in tried
-            else:
-                own = what == 'own'
-                fits = any(
-                    (size.own is own or what == 'inside') and _shrinks(size, prunable)
-                    for size in sizes
-                )
-            if fits:
+            sizes = [size for size in known if _is_at(size.module, name, what)]
+            own = what in ('own', 'unknown')
+            if any((size.own is own or what == 'inside') and _shrinks(size, prunable)
+                   for size in sizes):  # fmt: skip
                 kind = kinds.get(name)
                 same = [n for n, k in kinds.items() if k is kind] if name else [name]
-                same = same if what in ('alike', 'own') else [name]
                 return {
                     (n, what): f'{kind.__name__ if kind else n} {n or "(root)"} reads sizes that '
                     f'mmprune does not mend ({failure.problem[:120]})'
-                    for n in same
+                    for n in (same if own else [name])
                 }
     return {}
 

@@ -12,6 +12,10 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from mmprune.trace.copies import may_write
+from mmprune.trace.numbers import NumberLog
+from mmprune.trace.recipes import Recipes
+from mmprune.trace.recipes import flat_tensors as _tensors
+from mmprune.trace.size_arguments import watch
 from mmprune.trace.stand_ins import FAITHFUL, StandIns
 from mmprune.trace.writes import Writes
 
@@ -33,10 +37,13 @@ class EscapeRecorder(TorchFunctionMode):
         running: Gives the name of the module that is running.
         stand_ins: What is called in the place of a function.
         keep: Is told of tensors before something may be written to them.
+        numbers: Is told of the numbers that calls are given, and gives out those that know where
+            they come from.
 
     Attributes:
         escapes: Edges of the autograd graph that have escaped, each with the reason.
         writes: Which parts of tensors were written in place.
+        recipes: How weights were computed from parameters.
     """
 
     def __init__(
@@ -44,12 +51,15 @@ class EscapeRecorder(TorchFunctionMode):
         running: Callable[[], str],
         stand_ins: StandIns = FAITHFUL,
         keep: Callable[[torch.Tensor], None] = lambda tensor: None,
+        numbers: NumberLog | None = None,
     ) -> None:
         super().__init__()
+        self.numbers = numbers
         self.running = running
         self.stand_ins = stand_ins
         self.keep = keep
         self.writes = Writes()
+        self.recipes = Recipes()
         self.escapes: list[tuple[GradientEdge, str]] = []
         # By id; the tensor is held so that no other one gets its id.
         self._detached: dict[int, tuple[torch.Tensor, list[GradientEdge], str]] = {}
@@ -74,7 +84,10 @@ class EscapeRecorder(TorchFunctionMode):
         for tensor in given if may_write(name, func, kwargs) else ():
             self.keep(tensor)
         result = self.stand_ins.get(func, func)(*args, **kwargs)
+        if self.numbers is not None:
+            result = watch(self.numbers, func, args, kwargs, result)
         made = _tensors(result) if result is not None else given[:1]
+        self.recipes.note(func, name, args, kwargs, given, made)
         if not (made or name in _TO_PYTHON):
             return result
         for tensor in given:
@@ -127,21 +140,6 @@ def _edges(producers: Sequence[tuple[torch.Tensor, Any, int]]) -> list[GradientE
             for tensor, grad_fn, number in producers
             if grad_fn is not None or tensor.requires_grad  # unless the call has turned it off
         ]
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    """The tensors in the arguments of a torch function, in order."""
-    found: list[torch.Tensor] = []
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, torch.Tensor):
-            found.append(item)
-        elif isinstance(item, tuple | list):
-            pending.extend(reversed(item))
-        elif isinstance(item, dict):
-            pending.extend(reversed(item.values()))
-    return found
 
 
 def _has_edge(tensor: torch.Tensor) -> bool:

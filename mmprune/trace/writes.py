@@ -9,8 +9,11 @@ from typing import Any
 import torch
 
 WHOLE, PART, ONE = 'whole', 'part', 'one'
-"""What an index takes of a dim: all of it, some of it, or one position, which drops the dim."""
-Taken = tuple[str, ...]
+"""What an index takes of a dim: all of it, some of it, or one position, which drops the dim.
+
+In the place of ``PART`` stands (start, stop) where what it takes are neighbours.
+"""
+Taken = tuple[str | tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,12 @@ def taken_by(index: Any, shape: tuple[int, ...]) -> Taken | None:
     place = ellipses[0] if ellipses else len(parts)
     missing = len(shape) - len(parts) + len(ellipses)
     parts[place : place + len(ellipses)] = [slice(None)] * missing
-    found = []
+    found: list[str | tuple[int, int]] = []
     for part, size in zip(parts, shape, strict=True):
         if isinstance(part, slice):
-            found.append(WHOLE if len(range(*part.indices(size))) == size else PART)
+            start, stop, step = part.indices(size)
+            run = PART if step != 1 else (start, max(start, stop))
+            found.append(WHOLE if (start, stop, step) == (0, size, 1) else run)
         elif isinstance(part, int):
             found.append(ONE)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,7 @@ from mmprune.bench.accuracy.compare import (
 from mmprune.bench.accuracy.networks import TITLES
 from mmprune.bench.accuracy.plot import write_plot
 from mmprune.bench.accuracy.unit import AUTOSLIM, OURS, THEIRS
-from mmprune.errors import InputError
-from mmprune.fileio import atomic_path
+from mmprune.bench.pages import insert_between, installed_versions, write_text
 from mmprune.version import __version__
 
 BEGIN, END = '<!-- accuracies: begin -->', '<!-- accuracies: end -->'
@@ -35,8 +33,7 @@ Contents = Sequence[Mapping[str, Any]]
 def about(contents: Contents) -> str:
     """Versions, seeds and budget of training in a few sentences."""
     settings = contents[0]['settings']
-    installed = {each.metadata['Name'].lower(): each.version for each in metadata.distributions()}
-    versions = {'mmprune': __version__, **{n: installed[n] for n in PACKAGES if n in installed}}
+    versions = {'mmprune': __version__, **installed_versions(PACKAGES)}
     seeds = sorted({content['seed'] for content in contents})
     hours = sum(row['seconds'] for content in contents for row in content['rows']) / 3600
     return (
@@ -114,8 +111,7 @@ def markdown(contents: Contents) -> str:
 
 def write_markdown(contents: Contents, path: Path) -> None:
     """Write everything as Markdown."""
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(markdown(contents), encoding='utf-8')
+    write_text(markdown(contents), path)
 
 
 def show(contents: Contents) -> None:
@@ -140,15 +136,6 @@ def insert_into_docs(contents: Contents, page: Path) -> None:
     Raises:
         InputError: The page is missing, or does not have the markers once each.
     """
-    if not page.is_file():
-        raise InputError(f'{page}: there is no such page')
-    text = page.read_text(encoding='utf-8')
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise InputError(f'{page}: needs one line {BEGIN!r} and after it one line {END!r}')
+    insert_between(page, BEGIN, END, markdown(contents))
     rows = [row for row in comparisons(contents) if row.scope == 'global' or row.method == AUTOSLIM]
     write_plot(rows, page.parent / 'images' / PLOT)
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    with atomic_path(page) as unfinished:
-        new = f'{before}{BEGIN}\n\n{markdown(contents)}\n{END}{after}'
-        unfinished.write_text(new, encoding='utf-8')

@@ -12,20 +12,11 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmprune.bench.accuracy.networks import DEMO_SHAPE, PIXELS
+from mmprune.bench.autoslim import DISTILLER
 from mmprune.deploy.channel_cfg import load_channel_cfg
 from mmprune.models import AutoSlim
 
 EIGHTHS = [number / 8 for number in range(2, 9)]
-DISTILLER = dict(
-    type='SelfDistiller',
-    components=[
-        dict(
-            student_module='head.fc',
-            teacher_module='head.fc',
-            losses=[dict(type='KLDivergence', tau=1, loss_weight=1)],
-        )
-    ],
-)
 
 
 def supernet_of(network: nn.Module) -> AutoSlim:
