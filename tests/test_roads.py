@@ -346,3 +346,63 @@ def test_the_auxiliary_logits_of_a_network_of_mmcls():
     assert sum(p.numel() for p in small.parameters()) < 0.26 * sum(
         p.numel() for p in model.parameters()
     )
+
+
+class Segmenter(nn.Module):
+    """A head that runs in mode 'loss' only, as OpenMMLab's auxiliary heads do."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 2, 1)
+        self.auxiliary_head = nn.Conv2d(16, 2, 1)
+
+    def forward(self, x, mode='tensor'):
+        x = self.backbone(x)
+        if mode == 'tensor':
+            return self.head(x)
+        return self.head(x).sum() + self.auxiliary_head(x).sum()
+
+
+def test_a_forward_that_has_a_mode_is_walked_to_its_loss():
+    model = randomise(Segmenter().double())
+    data = torch.rand(1, 3, 8, 8).double()
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5]))
+    pruner.prepare_from_supernet(model, data)
+    pruner.set_min_channel()
+    deployed = pruner.deploy_subnet(model, pruner.export_subnet())
+    assert deployed.auxiliary_head.in_channels == 8
+    torch.testing.assert_close(deployed(data, mode='loss'), model(data, mode='loss'))
+    assert pruner.verify_subnet().roads[-1] == 'loss'
+
+
+class Unwalked(nn.Module):
+    """One more way through it that nobody tells of, and a layer that nothing uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 3), nn.Conv2d(32, 4, 1)
+        self.heads = nn.ModuleList([nn.Sequential(nn.ReLU(), nn.Conv2d(16, 5, 1))])
+        self.dead = nn.Conv2d(32, 5, 1)
+
+    def forward(self, x):
+        return self.head(self.b(self.a(x)))
+
+    def embed(self, x):
+        return [head(self.a(x)) for head in self.heads]
+
+
+def test_what_a_road_that_nobody_has_told_of_may_read_stays():
+    model, data = randomise(Unwalked().double()), torch.rand(2, 3, 8, 8).double()
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5]))
+    pruner.prepare_from_supernet(model, data)
+    reasons = {name: group.reason for name, group in pruner.channel_groups.items()}
+    assert reasons['a'] == 'heads.0, which no road runs, may read them: give a road that does'
+    assert not reasons['b']
+    pruner.set_min_channel()
+    deployed = pruner.deploy_subnet(model, pruner.export_subnet())
+    torch.testing.assert_close(deployed.embed(data), model.embed(data))
+    # With that road, they are cut together.
+    told = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5]))
+    roads = [lambda network: network(data), lambda network: network.embed(data)]
+    told.prepare_from_supernet(randomise(Unwalked().double()), roads)
+    assert not told.channel_groups['a'].reason

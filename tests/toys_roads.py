@@ -151,6 +151,15 @@ class LossHeadByCallable(LossHead):
 
 
 @toy
+class LossHeadByMode(LossHead):
+    """The same, found by itself: its loss needs the input alone."""
+
+    @staticmethod
+    def demo_input():
+        return IMAGES
+
+
+@toy
 class LossHeadOfMmengine(Toy, BaseModel):
     """The same of an mmengine model, whose loss is found by itself."""
 

@@ -115,7 +115,7 @@ class LabelBook:
     begins) -> (expression, labels).
     ``loose`` are nodes that end a shuffle behind which channels may stand in another order than in
     the full network, see ``Arrangement``. ``computed`` has the labels of the weights that are no
-    parameters, but functions of some.
+    parameters, but functions of some; ``scalars`` what nodes have made one number of.
     """
 
     canonical: IntArray
@@ -141,6 +141,7 @@ class LabelBook:
     unmasked: set[tuple[str, int]] = field(default_factory=set)
     loose: frozenset[int] = frozenset()
     computed: dict[Edge, Value] = field(default_factory=dict)
+    scalars: list[tuple[int, IntArray]] = field(default_factory=list)
     values: dict[Edge, Value] = field(default_factory=dict)
     widths: Mapping[tuple[int, int, int], tuple[Expression, IntArray]] = field(default_factory=dict)
     _numbers: dict[str, int] = field(default_factory=dict)

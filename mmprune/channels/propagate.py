@@ -29,7 +29,7 @@ from mmprune.channels.shuffled import arrange, shuffles_of
 from mmprune.channels.silence import Silence
 from mmprune.channels.sizes import Numbers, Shrinking, SizeAttribute, unread_attributes
 from mmprune.channels.ways import Ways, other_ways
-from mmprune.channels.wished import pin_layers, tie_layers
+from mmprune.channels.wished import pin_layers, pin_losses, pin_unwalked, tie_layers
 from mmprune.registry import CHANNEL_RULES, table
 from mmprune.trace.trace_graph import ComputedWeight, Edge, TraceGraph, TraceNode
 
@@ -121,6 +121,8 @@ class Wishes:
             for), ``'own'`` (those that it cuts or views), ``'passed'`` (those that pass through
             it), ``'inside'`` (those that the modules directly in it are given and give) or
             ``'layers'`` (all that its parameters have).
+        unwalked: Modules that no road has run -> how many channels each reads. What has so many
+            stays.
         torchs_heads: Number of heads of torch's own attention modules; several can only go whole.
     """
 
@@ -131,6 +133,7 @@ class Wishes:
     numbers: Mapping[str, Numbers] = field(default_factory=dict)
     held: Mapping[int, int] = field(default_factory=dict)
     broken: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    unwalked: Mapping[str, int] = field(default_factory=dict)
     torchs_heads: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -266,6 +269,7 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: Ways) -> _
             ]
             book.sizes = list(filter(Shrinking(book.constraints), sizes))
             pin_layers(wishes.pinned_layers, graph, book, leaves)
+            pin_unwalked(wishes.unwalked, graph, book)
             numbers = read_numbers(graph, book.values, book, wishes.numbers, wishes.held)
             hold_broken(wishes.broken, book, leaves, numbers.unknown)
             return _Rest(book, canonical, silence, book.values, own_constraints, numbers, sizes)
@@ -319,6 +323,7 @@ def one_pass(
     book.products = [p for p in book.products if p.node < graph.first_stop]
     for edge in graph.outputs:
         pin_all([values[edge]], book, 'output of the network')
+    pin_losses(graph.first_stop, book)
     for edge, reason in graph.escapes:
         silence.expose([values[edge]])
         if holds_escapes:
@@ -371,11 +376,11 @@ def _widths_of_one_head(
     """Where torch's own attention has one head, it scales by the kept channels of the queries."""
     found = []
     for module in [name for name, heads in torchs_heads.items() if heads == 1]:
-        for local, parts in (('in_proj_weight', 3), ('q_proj_weight', 1)):
-            for factor in tensors.get(f'{module}.{local}' if module else local, ()):
-                if axes_of(factor) == (0,):
-                    rows = factor.ravel()[: len(factor) // parts]
-                    found.append(Statistic(module, 'one_head', (), rows))
+        prefix = f'{module}.' if module else ''
+        for local, parts in (('in_proj_bias', 3), ('in_proj_weight', 3), ('q_proj_weight', 1)):
+            names = [prefix + local, f'{prefix}{local}_orig']
+            rows = [f.ravel() for n in names for f in tensors.get(n, ()) if axes_of(f) == (0,)]
+            found += [Statistic(module, 'one_head', (), r[: len(r) // parts]) for r in rows]
     return found
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
 
 from mmprune.channels.held import is_inside
 from mmprune.channels.labels import IntArray, LabelBook
@@ -57,6 +59,32 @@ def pin_layers(keys: Iterable[str], graph: TraceGraph, book: LabelBook, leaves: 
             book.pin(labels, reason)
         if not kept and not any(is_inside(parameter, name) for parameter in graph.unreached):
             raise InputError(f'except_start_keys: {_why_nothing(key, name, graph, book)}')
+
+
+def pin_unwalked(unwalked: Mapping[str, int], graph: TraceGraph, book: LabelBook) -> None:
+    """Keep what modules may read that no road has run: what others give, as wide as they read."""
+    edges = {e for call in graph.calls for e in (*call.inputs, *call.outputs)} if unwalked else ()
+    for name, width in unwalked.items():
+        reason = f'{name}, which no road runs, may read them: give a road that does'
+        for value in (book.values[edge] for edge in edges):
+            for dim, size in enumerate(value.shape):
+                for factor in value.along(dim) if size == width else ():
+                    book.pin(factor, reason)
+
+
+def pin_losses(first_stop: int, book: LabelBook) -> None:
+    """Keep what a head gives that runs on later roads alone, and is summed up in a loss.
+
+    Args:
+        first_stop: How many nodes the first road has.
+        book: What is known of the labels.
+    """
+    later = [factor for node, factor in book.scalars if node >= first_stop]
+    if later:
+        used = [s.labels for s in book.sites if s.role == 'in' or s.node < first_stop]
+        known = np.concatenate([np.zeros(0, np.int64), *used])
+        for factor in later:
+            book.pin(factor[~np.isin(factor, known)], 'is given to a loss')
 
 
 def _kept(name: str, graph: TraceGraph, book: LabelBook, leaves: Leaves) -> Iterator[IntArray]:

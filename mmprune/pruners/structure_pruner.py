@@ -104,7 +104,8 @@ class StructurePruner(MMRazorNames, Planning, InPlace, abc.ABC):
             supernet: Any module, or an algorithm that holds one as ``.architecture``.
             demo_input: A tensor, a tuple of arguments, a dict of keywords, a
                 ``callable(model) -> outputs``, or a list of roads, see
-                ``mmprune.trace.roads.roads_of``; a 1x3x224x224 image if not given, which is said.
+                ``mmprune.trace.roads.roads_of``; a 1x3x224x224 image if not given, which is
+                said.
 
         Raises:
             TraceError: The model cannot be run on the demo input, or the first road.

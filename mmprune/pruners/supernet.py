@@ -33,6 +33,7 @@ from mmprune.layers import Layer, layers_of, stored_numbers, torchs_attention
 from mmprune.pruners.road_book import RoadBook, place_of
 from mmprune.pruners.topology import Restriction
 from mmprune.pruners.trial import Failure, blame, compare_executions, random_alive
+from mmprune.pruners.unwalked import unwalked_readers
 from mmprune.trace import Road, trace
 from mmprune.trace.model_state import Contents, untouched
 from mmprune.trace.roads import DemoInput, roads_of
@@ -89,6 +90,8 @@ class Supernet:
         contents: Contents = {}
         roads = list(self.road_book.roads)
         self.graph = trace(self.model, roads, contents, self.wishes.numbers)
+        unwalked = unwalked_readers(self.model, self.graph)
+        self.wishes = replace(self.wishes, unwalked=unwalked)
         self.road_book.take_note(self.graph)
         kinds = {name: type(module) for name, module in modules_of(self.model).items()}
         broken: dict[tuple[str, str], str] = {}

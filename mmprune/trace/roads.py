@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from mmengine.model import BaseModel
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -86,8 +86,9 @@ def is_list_of_roads(demo_input: Any) -> bool:
 def roads_of(model: nn.Module, demo_input: Any) -> tuple[Road, ...]:
     """The roads that a demo input stands for; the first one is what subnets cost.
 
-    A tensor, tuple, dict or callable is walked in eval mode and in training. The loss of an
-    mmengine model is a third road where its keywords can be made (``LOSS_INPUTS``). A list that
+    A tensor, tuple, dict or callable is walked in eval mode and in training. The loss of a model
+    whose forward has mmengine's modes is a third road, from the keywords that ``LOSS_INPUTS``
+    make or the demo input alone. A list that
     holds a ``Road`` or a callable is a list of roads: each ``Road`` is walked as it says,
     everything else in both modes. Other lists are arguments, as tuples are.
 
@@ -137,11 +138,24 @@ def _both_modes(demo_input: DemoInput, suffix: str) -> list[Road]:
 
 
 def _loss_road(model: nn.Module, demo_input: DemoInput) -> list[Road]:
-    if not isinstance(model, BaseModel):
+    """The road to the loss of a model whose forward has mmengine's modes."""
+    mode = inspect.signature(type(model).forward).parameters.get('mode')
+    if mode is None or mode.default != 'tensor':
         return []
     known = table(LOSS_INPUTS)
     for kind in type(model).__mro__:
         keywords = known.get(kind.__name__)
         if keywords is not None and keywords(model, demo_input) is not None:
             return [Road('loss', demo_input, training=True, keywords=keywords)]
-    return []
+    if callable(demo_input) and not isinstance(demo_input, torch.Tensor):
+        return []
+    return [Road('loss', demo_input, training=True, keywords=_in_mode_loss)]
+
+
+def _in_mode_loss(model: nn.Module, demo_input: Any) -> Mapping[str, Any]:
+    """The demo input as it is, for a loss that needs nothing else."""
+    if isinstance(demo_input, Mapping):
+        return {**demo_input, 'mode': 'loss'}
+    arguments = demo_input if isinstance(demo_input, tuple | list) else (demo_input,)
+    _, *names = inspect.signature(type(model).forward).parameters
+    return {**dict(zip(names, arguments, strict=False)), 'mode': 'loss'}

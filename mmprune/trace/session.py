@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,15 @@ from torch.utils._pytree import tree_map
 
 from mmprune.trace.known_calls import KnownCalls
 from mmprune.trace.model_state import Contents
+from mmprune.trace.recipes import Recipe
 from mmprune.trace.roads import DemoInput
+from mmprune.trace.trace_graph import Edge
 
 GradFn = Any
 """A node of torch's autograd graph; torch gives it no public type."""
+
+
+RecipeOf = Callable[[GradFn, int], Recipe | None]
 
 
 @dataclass
@@ -34,6 +39,8 @@ class Session:
         reached: Parameters that were reached.
         stop: How many nodes have been read and kept.
         order: The nodes of autograd that the last road's nodes were read from.
+        recipe: Tells how an output of one of these was computed from parameters.
+        makers: Node of the graph -> the node of autograd and the ``recipe`` of its road.
     """
 
     contents: Contents
@@ -44,7 +51,14 @@ class Session:
     reached: set[str] = field(default_factory=set)
     stop: int = 0
     order: list[GradFn] = field(default_factory=list)
+    recipe: RecipeOf = lambda grad_fn, output: None
+    makers: dict[int, tuple[GradFn, RecipeOf]] = field(default_factory=dict)
     _inputs: dict[int, tuple[Any, Any, list[torch.Tensor]]] = field(default_factory=dict)
+
+    def recipe_of(self, edge: Edge) -> Recipe | None:
+        """How a tensor of the graph was computed from parameters, if that was seen."""
+        grad_fn, recipe = self.makers[edge[0]]
+        return recipe(grad_fn, edge[1])
 
     def differentiable(self, demo_input: DemoInput) -> tuple[DemoInput, list[torch.Tensor]]:
         """A copy whose float tensors require grad, and these; the same one for the same input."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -59,8 +59,12 @@ def trace_road(model: nn.Module, road: Road, session: Session) -> TraceGraph:
     # it says so: the last attempt shows why.
     for stand_ins, leaves in ((ALL, buffers), (FAITHFUL, buffers), (ALL, {})):
         if leaves or not buffers:
-            with contextlib.suppress(TraceError):
+            try:
                 return _trace(model, road, leaves, session, stand_ins)
+            except TraceError as error:
+                cause = error.__cause__
+                if session.known and type(cause) is not RuntimeError:
+                    raise  # the model's own refusal of a road that need not run
     return _trace(model, road, {}, session, FAITHFUL)
 
 
@@ -125,7 +129,7 @@ def _trace(
         reader = _GraphReader(model, buffers, recorder, escapes, input_leaves, session)
         graph = reader.read(found, writes.sums)
         session.calls.keep(made)
-        session.order = list(reader.ids)
+        session.order, session.recipe = list(reader.ids), reader.recipe
         if not road.training:
             session.readers |= who_differ(readers, recorder) | train(model)
         return graph
@@ -240,6 +244,8 @@ class _GraphReader:
             if name not in used and leaves.get(name) not in behind_unused
         }
         buffers = frozenset(leaves) - self.parameter_shapes.keys()
+        # Those of later roads are found where all nodes are together.
+        weights = UsedWeights() if known else used_weights(nodes, buffers, self._recipe_at(order))
         return TraceGraph(
             nodes=nodes,
             outputs=tuple(self._edge(edge.node, edge.output_nr) for edge in edges),
@@ -257,16 +263,21 @@ class _GraphReader:
             handed=tuple(self._handed()),
             recomputing=tuple(self.recorder.recomputing),
             buffers=buffers,
-            weights=UsedWeights() if known else used_weights(nodes, buffers, self._recipe),
+            weights=weights,
             **self._numbers(),
         )
 
-    def _recipe(self, edge: Edge) -> Recipe | None:
+    def recipe(self, grad_fn: GradFn, output: int) -> Recipe | None:
+        """How a tensor of this road was computed from parameters, if that was seen."""
+
         def name(tensor: torch.Tensor) -> str | None:
             names = self.names.get(id(tensor))
             return names[0] if names else self.all_buffers.get(id(tensor))
 
-        return self.escapes.recipes.of((self.order[edge[0]], edge[1]), name)
+        return self.escapes.recipes.of((grad_fn, output), name)
+
+    def _recipe_at(self, order: list[GradFn]) -> Callable[[Edge], Recipe | None]:
+        return lambda edge: self.recipe(order[edge[0]], edge[1])
 
     def _numbers(self) -> dict[str, Any]:
         """What numbers were used for."""

@@ -16,6 +16,7 @@ from mmprune.trace.roads import Road, roads_of
 from mmprune.trace.trace_graph import TraceGraph, TraceNode, WalkedRoad
 from mmprune.trace.tracer import Session, trace_road
 from mmprune.trace.training import is_opaque_to_readers
+from mmprune.trace.weights import used_weights
 
 
 def trace(
@@ -47,6 +48,7 @@ def trace(
     single = _has_single_values(graph.nodes)
     graph = _noted(graph, first, adds=True, needs_two=single)
     session.known = {grad_fn: (number, None) for number, grad_fn in enumerate(session.order)}
+    session.makers = {n: (grad_fn, session.recipe) for n, grad_fn in enumerate(session.order)}
     if is_opaque_to_readers(model):
         session.readers |= set(model.modules())
     walked = [first]
@@ -76,7 +78,11 @@ def _joined(
     graph, places = join(graph, later, note)
     for number, grad_fn in enumerate(session.order):
         if start + number in places:
-            session.known[grad_fn] = places[start + number]
+            place = session.known[grad_fn] = places[start + number]
+            session.makers.setdefault(place[0], (grad_fn, session.recipe))
+    if len(graph.nodes) > start:
+        weights = used_weights(graph.nodes, graph.buffers, session.recipe_of)
+        graph = replace(graph, weights=weights)
     return graph
 
 

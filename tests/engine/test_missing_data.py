@@ -44,8 +44,8 @@ def test_the_folder_is_named(
     DefaultScope._instance_dict.clear()  # mmengine names runs by the second
     with pytest.raises(
         MissingFileError,
-        match=rf'tiny\.py: the data of {part}_dataloader\.dataset cannot be read: data/{part} does '
-        rf'not exist \(looked from .*--cfg-options {part}_dataloader\.dataset\.data_root=',
+        match=rf'digits\.py: the data of {part}_dataloader\.dataset cannot be read: data/{part} '
+        rf'does not exist \(looked from .*--cfg-options {part}_dataloader\.dataset\.data_root=',
     ):
         run(untrained)
 

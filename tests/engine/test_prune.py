@@ -102,7 +102,7 @@ def test_nothing_is_written_if_there_is_no_such_subnet(
 
 
 def test_another_pruner_is_refused(plain: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r'tiny\.py: pruning needs .*not a RatioPruner'):
+    with pytest.raises(InputError, match=r'digits\.py: pruning needs .*not a RatioPruner'):
         prune(CONFIG, plain, tmp_path)
 
 

@@ -74,7 +74,7 @@ ALL = list(range(16))
 @pytest.mark.parametrize(
     ('plans', 'message'),
     [
-        ([], r'tiny\.py: prune_cfg\.plans is empty'),
+        ([], r'digits\.py: prune_cfg\.plans is empty'),
         ('missing.json', r'missing\.json: cannot be read as plans'),
         ([FIRST, dict(channels=[1])], r'plans\[1\]: needs dict\(layer=.*not \{.channels.: \[1\]'),
         (['backbone.conv1'], r"plans\[0\]: needs dict\(layer=.*not 'backbone\.conv1'"),

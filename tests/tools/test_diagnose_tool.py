@@ -66,7 +66,7 @@ def test_nothing_prunable(run, tmp_path):
     [
         ('no_such_config.py',),
         (CONFIG, *SHAPE, '--checkpoint', 'no_such.pth'),
-        (CONFIG, '--input-shape', 8, 8),
+        (CONFIG, '--input-shape', 8),
         (CONFIG, *SHAPE, '--subnets', 0),
         (CONFIG, *SHAPE, '--cfg-options', 'pruner.attention=neither'),
     ],

@@ -74,6 +74,8 @@ def reduce(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list
     rank = len(value.shape)
     dims, how = node.attrs['dims'], node.attrs['how']
     reduced = set(range(rank)) if not dims else {dim % rank for dim in dims}
+    if not node.shapes[0]:
+        book.scalars += [(node.id, factor) for factor in value.factors]
     factors = []
     for factor in value.factors:
         factor = _blocks_reduced(factor, reduced, how, book)
