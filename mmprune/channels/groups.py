@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from mmprune.channels.arrangement import Arrangement, row_key
 from mmprune.channels.constraints import BoolArray, EqualBlocks, Shrinking, check_finite, select
 from mmprune.channels.independent import independent
-from mmprune.channels.labels import HIDDEN, EqualCounts, IntArray
+from mmprune.channels.labels import HIDDEN, EqualCounts, IntArray, axes_of
 from mmprune.channels.propagate import Labelling
 from mmprune.errors import InputError
 from mmprune.trace.trace_graph import ComputedWeight
@@ -259,7 +259,8 @@ class _Uses:
         groups = group_of[self.labels]
         count = len(self.named)
         found: dict[int, list[tuple[str, IntArray]]] = {}
-        for key in np.unique(groups[groups >= 0] * count + self.owner[groups >= 0]).tolist():
+        keys = groups[groups >= 0] * count + self.owner[groups >= 0]
+        for key in np.unique(keys[np.diff(keys, prepend=-1) != 0]).tolist():  # runs are long
             found.setdefault(key // count, []).append(self.named[key % count])
         return found
 
@@ -288,9 +289,9 @@ def _group_of(
 def _member(
     name: str, factor: IntArray, group: int, group_of: IntArray, channel_of: IntArray
 ) -> Member:
-    dims = tuple(dim for dim, size in enumerate(factor.shape) if size > 1)
     labels = np.maximum(factor, -1).squeeze()
-    return Member(name, dims, np.where(group_of[labels] == group, channel_of[labels], -1))
+    channels = np.where(group_of[labels] == group, channel_of[labels], -1)
+    return Member(name, axes_of(factor), channels)
 
 
 def _computed_members(

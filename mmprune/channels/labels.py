@@ -28,6 +28,7 @@ from mmprune.channels.facts import (
     Size,
     Statistic,
     axes_of,
+    row_keys,
 )
 from mmprune.trace.expressions import Dim, Edge, Expression, leaves
 
@@ -227,10 +228,10 @@ class LabelBook:
         """Channels at the same place of the two (broadcast) arrays live or die together."""
         if first is second:
             return
-        first, second = np.broadcast_arrays(first, second)
         differ = first != second
         if not differ.any():
             return
+        first, second = np.broadcast_arrays(first, second)
         first, second = first[differ], second[differ]
         if min(first.min(), second.min()) < 0:
             for one, other in ((first, second), (second, first)):
@@ -243,14 +244,14 @@ class LabelBook:
 
     def equal_counts(self, rows: IntArray, reason: str) -> None:
         """Every row of ``rows`` (blocks, size) keeps the same number of channels."""
-        self._rows.update(row.tobytes() for row in rows)
+        self._rows.update(row_keys(rows))
         if len(rows) > 1 and not (np.sort(rows, axis=1) == np.sort(rows[:1], axis=1)).all():
             self.constraints.append(EqualCounts(rows, reason))
 
     def mark_ragged(self, factor: IntArray, dim: int) -> None:
         """Note that every position of the other dims keeps equally many channels along ``dim``."""
         rows = np.moveaxis(factor, dim, -1).reshape(-1, factor.shape[dim])
-        self._rows.update(np.ascontiguousarray(row).tobytes() for row in rows)
+        self._rows.update(row_keys(rows))
 
     def is_ragged(self, factor: IntArray, dim: int) -> bool:
         """Whether every position of the other dims has its own kept channels along ``dim``.
@@ -278,6 +279,8 @@ class LabelBook:
 
     def add_sizes(self, module: str, value: Value, own: bool, is_weight: bool = False) -> None:
         """Note the dims that ``value`` has; the first is the batch, unless of a weight."""
+        if not (own or value.factors):
+            return
         for dim in range(0 if is_weight else 1, len(value.shape)):
             factors = tuple(value.along(dim))
             if factors or own:

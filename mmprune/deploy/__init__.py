@@ -4,6 +4,7 @@ from mmprune.deploy.channel_cfg import load_channel_cfg, save_channel_cfg
 from mmprune.deploy.compose import compose
 from mmprune.deploy.deployer import Replaced, deploy, deploy_in_place
 from mmprune.deploy.entries import ChannelCfg, ChannelCfgError
+from mmprune.deploy.parts import deploy_parts
 from mmprune.deploy.verify import VerifyReport, compare
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     'compose',
     'deploy',
     'deploy_in_place',
+    'deploy_parts',
     'load_channel_cfg',
     'save_channel_cfg',
 ]

@@ -15,6 +15,7 @@ from mmprune.trace.copies import Contents
 from mmprune.trace.eager import eagerly
 from mmprune.trace.model_state import untouched
 from mmprune.trace.roads import DemoInput, Road, as_road
+from mmprune.trace.walk import modules_of
 
 
 def relative_error(first: torch.Tensor, second: torch.Tensor) -> float:
@@ -82,7 +83,7 @@ def observed_run(
     """
     road = as_road(demo_input)
     recorder = OutputRecorder(model, observe)
-    training = {module: module.training for module in model.modules()}
+    training = {module: module.training for module in modules_of(model).values()}
     try:
         model.train(road.training)
         fork = torch.random.fork_rng(devices=[])
@@ -96,7 +97,8 @@ def observed_run(
     finally:
         recorder.remove()
         for module, mode in training.items():
-            module.training = mode
+            if module.training is not mode:
+                module.training = mode
 
 
 def first_difference(first: OutputRecorder, second: OutputRecorder, tolerance: float) -> str:

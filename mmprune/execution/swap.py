@@ -126,9 +126,10 @@ class Swap:
         """The part of a tensor that the subnet has, or the tensor with zeros in the rest."""
         if self.cut is not None:
             return self.cut(full)
-        for mask in self.masks:
-            full = full * mask.to(full)
-        return full
+        part = full * self.masks[0].to(full)
+        for mask in self.masks[1:]:
+            part = part.mul_(mask.to(full)) if not part.requires_grad else part * mask.to(full)
+        return part
 
     def _write_back(self, full: torch.Tensor, part: torch.Tensor) -> None:
         # A run of channels is a view of the full tensor: what was written is there already, and

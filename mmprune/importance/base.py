@@ -226,7 +226,12 @@ def scored(member: Member, values: torch.Tensor) -> MemberScores:
 
 def owner_of(member: Member, model: nn.Module) -> nn.Module:
     """The module that a member's tensor is an attribute of."""
-    return model.get_submodule(member.tensor.rpartition('.')[0])
+    owner = model
+    for name in member.tensor.split('.')[:-1]:
+        found = owner._modules[name]
+        assert found is not None
+        owner = found
+    return owner
 
 
 def ordered_members(group: ChannelGroup, model: nn.Module) -> list[Member]:

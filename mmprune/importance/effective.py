@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,37 @@ _LAYERS = ('Convolution', 'ThnnConv', 'SlowConv', 'MkldnnConv', 'CudnnConv', 'Em
 _PRODUCTS = ('Mm', 'Addmm', 'Bmm', 'Baddbmm')
 
 
-def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
+class _Tensors(Mapping[str, torch.Tensor]):
+    """The parameters and buffers of a model, each of which is looked up when it is asked for."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        *path, local = name.split('.')
+        owner: nn.Module | None = self.model
+        for part in path:
+            owner = None if owner is None else owner._modules.get(part)
+        stores = () if owner is None else (owner._parameters, owner._buffers)
+        for store in stores:
+            found = store.get(local)
+            if found is not None:
+                return found
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        for name, _ in self.model.named_parameters(remove_duplicate=False):
+            yield name
+        for name, _ in self.model.named_buffers(remove_duplicate=False):
+            yield name
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def tensors_of(model: nn.Module) -> Mapping[str, torch.Tensor]:
     """All parameters and buffers by all their names, at full width."""
-    return {
-        **dict(model.named_buffers(remove_duplicate=False)),
-        **dict(model.named_parameters(remove_duplicate=False)),
-    }
+    return _Tensors(model)
 
 
 def effective(

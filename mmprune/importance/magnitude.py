@@ -90,13 +90,15 @@ class LpImportance(Importance):
         self.root = root
         self.norms = norms
 
+    def _powers(self, weights: torch.Tensor) -> torch.Tensor:
+        return weights.abs().double() if self.p == 1 else weights.double().abs().pow(self.p)
+
     def member_scores(self, group: ChannelGroup, model: nn.Module) -> list[MemberScores]:
         """The norm of every channel's part of every weight."""
         found = []
         scales = norm_scales(group, model) if self.norms else ()
         for member, tensor in (*self.weights(group, model), *scales):
-            powers = tensor.detach().double().abs().pow(self.p)
-            sums = channel_sums(powers, member, group.num_channels)
+            sums = channel_sums(tensor, member, group.num_channels, self._powers)
             found.append(scored(member, sums.pow(1 / self.p) if self.root else sums))
         return found
 

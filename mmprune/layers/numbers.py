@@ -9,6 +9,7 @@ from torch import nn
 
 from mmprune.channels.sizes import Numbers, SizeAttribute
 from mmprune.layers.slicers import slicer_of
+from mmprune.trace.walk import modules_of
 
 CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -20,7 +21,7 @@ def stored_numbers(model: nn.Module) -> dict[str, Numbers]:
     known, but for those that no tensor of the module tells.
     """
     found: dict[str, Numbers] = {}
-    for name, module in model.named_modules():
+    for name, module in modules_of(model).items():
         own_class = type(module)
         untold = _untold(module)
         if untold:
@@ -60,7 +61,7 @@ def torchs_attention(model: nn.Module) -> dict[str, int]:
 
     Several heads lose whole ones, since torch scales by the width of a head.
     """
-    modules = model.named_modules()
+    modules = modules_of(model).items()
     return {n: m.num_heads for n, m in modules if isinstance(m, nn.MultiheadAttention)}
 
 

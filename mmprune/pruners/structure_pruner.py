@@ -14,7 +14,7 @@ from torch import nn
 from mmprune.channels import ChannelGroup, Wishes
 from mmprune.channels.constraints import BoolArray, round_half_up
 from mmprune.cost import CostTable
-from mmprune.deploy import ChannelCfgError, VerifyReport, deploy
+from mmprune.deploy import ChannelCfgError, VerifyReport, deploy, deploy_parts
 from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
 from mmprune.errors import InputError
 from mmprune.pruners.arguments import built_importance, default_input, refuse_subnet
@@ -276,7 +276,8 @@ class StructurePruner(MMRazorNames, Planning, InPlace, abc.ABC):
             InputError: A subnet is given in the place of a channel config, or none is set.
         """
         model = unwrap(supernet)
-        is_prepared = self._supernet is not None and self._supernet.model is model
+        prepared = self._supernet
+        is_prepared = prepared is not None and prepared.model is model
         if channel_cfg is None:
             if not is_prepared:
                 raise InputError(
@@ -286,9 +287,11 @@ class StructurePruner(MMRazorNames, Planning, InPlace, abc.ABC):
             channel_cfg = self.export_subnet()
         refuse_subnet(channel_cfg)
         cfg = as_channel_cfg(channel_cfg)
-        if self._supernet is not None and is_prepared and not cfg.sampled:
-            alive = read_cfg(self._supernet, cfg)
-            cfg = ChannelCfg(write_cfg(self._supernet, alive), cfg.source)
+        if prepared is not None and is_prepared and not cfg.sampled:
+            alive = read_cfg(prepared, cfg)
+            if prepared.is_current:
+                return deploy_parts(model, *prepared.execution.parts(alive))
+            cfg = ChannelCfg(write_cfg(prepared, alive), cfg.source)
         elif cfg.is_unit_file:
             raise ChannelCfgError(
                 f'{cfg.source}: is a unit file of MMRazor 1.x, which names only one layer per '

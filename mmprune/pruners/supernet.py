@@ -37,6 +37,7 @@ from mmprune.pruners.unwalked import unwalked_readers
 from mmprune.trace import Road, trace
 from mmprune.trace.model_state import Contents, untouched
 from mmprune.trace.roads import DemoInput, roads_of
+from mmprune.trace.walk import modules_of
 
 Subnet = dict[str, torch.Tensor]
 """Kept channels of every prunable group: space_id -> 0/1 mask of the group's channels."""
@@ -92,7 +93,7 @@ class Supernet:
         unwalked = unwalked_readers(self.model, self.graph)
         self.wishes = replace(self.wishes, unwalked=unwalked)
         self.road_book.take_note(self.graph)
-        kinds = {name: type(module) for name, module in self.model.named_modules()}
+        kinds = {name: type(module) for name, module in modules_of(self.model).items()}
         broken: dict[tuple[str, str], str] = {}
         while True:
             self._instrument(replace(self.wishes, broken=broken), mode)

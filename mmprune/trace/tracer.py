@@ -31,6 +31,7 @@ from mmprune.trace.session import GradFn, Session
 from mmprune.trace.stand_ins import ALL, FAITHFUL, StandIns
 from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode, UsedWeights
 from mmprune.trace.training import noted_readers, train, who_differ
+from mmprune.trace.walk import modules_of, parameters_of
 from mmprune.trace.weights import used_weights
 
 
@@ -71,7 +72,7 @@ def _constant_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
     """Float buffers that a forward may use as it uses parameters: fixed position embeddings."""
     return {
         name: buffer
-        for owner, module in model.named_modules()
+        for owner, module in modules_of(model).items()
         for name, buffer in module.named_buffers(prefix=owner, recurse=False)
         if not (isinstance(module, nn.modules.batchnorm._NormBase) and '.running_' in f'.{name}')
         if buffer.is_floating_point() and buffer.numel() > 1 and buffer.is_leaf
@@ -158,7 +159,7 @@ def _requiring_grad(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
 
 def _let_all_require_grad(model: nn.Module) -> None:
     """Let every parameter require grad that can; refuse those that autograd will never see."""
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters_of(model).items():
         if is_lazy(parameter):
             raise TraceError(
                 f"parameter '{name}' of {type(model).__name__} has no shape yet: run the model "
