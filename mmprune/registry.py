@@ -18,6 +18,8 @@ from mmengine.registry import Registry
 PRUNERS = Registry('pruner', scope='mmprune', locations=['mmprune.pruners'])
 # Which channels of a group weigh most.
 IMPORTANCE = Registry('importance', scope='mmprune', locations=['mmprune.importance'])
+# How the weights that are left make up for what was removed.
+COMPENSATIONS = Registry('compensation', scope='mmprune', locations=['mmprune.compensation'])
 # Name of a grad_fn -> function(grad_fn) that reads it into plain data.
 BACKWARD_PARSERS = Registry('backward parser', scope='mmprune', locations=['mmprune.trace.parsers'])
 # Operation of a traced node -> function that carries channel labels through it.

@@ -14,7 +14,7 @@ TOOLS = PACKAGE.parent / 'tools'
 
 # In the direction in which data flows: each may import those before it.
 STAGES = [
-    *('trace', 'channels', 'layers', 'execution', 'deploy', 'drawing'),
+    *('trace', 'channels', 'layers', 'execution', 'deploy', 'compensation', 'drawing'),
     *('pruners', 'models', 'engine'),
 ]
 # Modules that every stage may import, and that import no stage.
@@ -140,6 +140,7 @@ CONTENTS = {
         APoZImportance ActivationImportance BNScaleImportance FPGMImportance HessianImportance
         L1Importance L2Importance LAMPImportance LpImportance RandomImportance TaylorImportance
     """,
+    'COMPENSATIONS': 'LeastSquares MeanFolding',
     'MODELS': """
         AutoSlim ChannelListModel DeployedModel KLDivergence MobileNetV1 SelfDistiller YOLOv5
     """,
