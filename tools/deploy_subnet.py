@@ -15,6 +15,9 @@ written and the exit status is 2. Otherwise the output directory gets
   channel_cfg.yaml  the channels, which deployed.py refers to
   deployed.onnx     with --onnx: any batch size; checked by onnxruntime
 
+With --compensate the norms keep the supernet's statistics, and after the comparison the weights
+are solved anew from training images without labels (the config's `prune_cfg.compensation`).
+
 example:
   python tools/deploy_subnet.py CONFIG CHECKPOINT work_dirs/search/subnet_0.5.yaml --onnx
   python tools/test.py .../deployed.py .../deployed.pth
@@ -34,6 +37,11 @@ def parse_args() -> argparse.Namespace:
         '--out-dir', help='where to write (default: deployed_<channel config> by the checkpoint)'
     )
     parser.add_argument('--onnx', action='store_true', help='write an ONNX file too')
+    parser.add_argument(
+        '--compensate',
+        action='store_true',
+        help='solve weights that make up for what was removed, instead of new norm statistics',
+    )
     add_cfg_options(parser, 'model.input_shape="[1,1,8,8]"')
     return parser.parse_args()
 
@@ -49,6 +57,7 @@ def main() -> None:
             args.out_dir,
             args.onnx,
             args.cfg_options,
+            args.compensate,
         )
 
 

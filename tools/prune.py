@@ -17,6 +17,9 @@ differ, nothing is written and the exit status is 2. Otherwise the output direct
   channel_cfg.yaml  the channels, which deployed.py refers to
   deployed.onnx     with --onnx: any batch size; checked by onnxruntime
 
+With prune_cfg=dict(compensation='LeastSquares') the norms keep the full network's statistics, and
+after the comparison the weights make up for what was removed: docs/compensation.md.
+
 example:
   python tools/prune.py CONFIG work_dirs/resnet_small_digits/epoch_20.pth --out-dir pruned
   python tools/test.py pruned/deployed.py pruned/deployed.pth

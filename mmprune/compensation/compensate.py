@@ -73,13 +73,14 @@ def compensate(
     jobs = [_job(number, batch, run) for number, batch in enumerate(batches)]
     with progress_bar() as stage:
         tick = stage('full network', len(jobs))
-        watched = FullRun(full, units, method.samples, len(jobs), method.seed)
+        watched = FullRun(full, units, method, len(jobs))
         watched.run(jobs, tick)
-        order = [unit for unit in watched.order if unit.loses_inputs and not unit.left]
+        order = [unit for unit in watched.order if unit.is_watched and not unit.left]
         solving = SmallRun(small, order, method, stage('compensating layers', len(order)))
         solving.run(jobs)
     renew_caches(small)
-    left = {unit.name: unit.left for unit in units if unit.left}
+    lost = [unit for unit in units if unit.loses_inputs or not (unit.kind or unit.cut.is_whole)]
+    left = {unit.name: unit.left for unit in lost if unit.left}
     left.update(_uncalled(units, small, cfg))
     return CompensationReport(type(method).__name__, solving.fits, left)
 

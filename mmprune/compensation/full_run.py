@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmprune.compensation.calls import LayerCall, features_of
+from mmprune.compensation.methods import Compensation
 from mmprune.compensation.units import Place, Target, Unit, Use, by_tensor
 from mmprune.compensation.watch import Observer, Watch, tensors_among
 from mmprune.execution.fast_paths import plain_paths
@@ -41,6 +42,11 @@ MIXING = {
     *('t', 'transpose', 'permute', 'bilinear', 'multi_head_attention_forward', *RECURRENT),
 }
 """Functions that add up inputs by a weight, or make it ready for one."""
+SHAPES = {
+    *('dim', 'ndimension', 'size', 'stride', 'numel', 'nelement', 'element_size', '__len__'),
+    *('is_contiguous', 'is_floating_point', 'is_complex', 'get_device', 'data_ptr', 'type'),
+}
+"""Functions that look at no number of a tensor."""
 _TURNING = [getattr(torch.Tensor, name).__get__ for name in ('T', 'mT', 'H', 'mH')]
 _BATCH_NORM_NAMES = ('input', 'running_mean', 'running_var', 'weight', 'bias', 'training')
 
@@ -61,18 +67,19 @@ class FullRun(Observer):
     Args:
         full: The network.
         units: The weights to watch; targets and places are put into them.
-        samples: Positions for each unit, over all batches.
+        method: What they are watched for.
         batches: How many there will be.
-        seed: Of the choice of positions.
     """
 
     def __init__(
-        self, full: nn.Module, units: Sequence[Unit], samples: int, batches: int, seed: int
+        self, full: nn.Module, units: Sequence[Unit], method: Compensation, batches: int
     ) -> None:
-        self.full, self.samples, self.batches = full, samples, batches
+        self.full, self.samples, self.follow = full, method.samples, method.follow
+        self.batches = batches
+        self.has_lost = False
         self.by_weight = by_tensor(list(units), 'full')
         self.names = {id(t): n for n, t in [*full.named_parameters(), *full.named_buffers()]}
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(method.seed)
         self.batch = -1
         self.order: list[Unit] = []
         self.uses: Counter[Unit] = Counter()
@@ -115,10 +122,11 @@ class FullRun(Observer):
             return
         if not unit.kind:
             self.order.append(unit)
-        unit.called(call.kind, call.groups)
+        unit.called(call.kind, call.groups, self.has_lost and self.follow)
+        self.has_lost |= unit.loses_inputs
         use = self.batch, self.uses[unit]
         self.uses[unit] += 1
-        if not unit.loses_inputs or unit.left:
+        if not unit.is_watched or unit.left:
             return
         count = call.positions(output.shape)
         features = features_of(unit.small, call.kind, call.groups) * call.groups
@@ -135,7 +143,7 @@ class FullRun(Observer):
     def read(self, function: Callable[..., Any], args: Sequence[Any]) -> None:
         """See ``Observer``."""
         name = getattr(function, '__name__', '')
-        if name == '__get__' and function not in _TURNING:
+        if name in SHAPES or (name == '__get__' and function not in _TURNING):
             return
         if function is F.batch_norm:
             self._norm(dict(zip(_BATCH_NORM_NAMES, args, strict=False)))

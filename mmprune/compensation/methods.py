@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from typing import Any
 
 import torch
 
@@ -16,16 +17,18 @@ class Compensation(abc.ABC):
 
     Args:
         samples: At how many positions a layer's outputs are looked at, over all images.
+        follow: Treat the layers too that lost no inputs, but read what has changed before them;
+            otherwise only those that lost inputs.
         seed: Of the choice of positions.
     """
 
     changes_weights = True
     """Whether ``solve`` can do without a place for a constant."""
 
-    def __init__(self, samples: int = 8192, seed: int = 0) -> None:
+    def __init__(self, samples: int = 4096, follow: bool = True, seed: int = 0) -> None:
         if samples < 1:
             raise InputError(f'samples: a layer is looked at at 1 position or more, not {samples}')
-        self.samples, self.seed = samples, seed
+        self.samples, self.follow, self.seed = samples, follow, seed
 
     @abc.abstractmethod
     def solve(self, problem: Problem) -> Solution:
@@ -45,7 +48,7 @@ class LeastSquares(Compensation):
         **kwargs: See ``Compensation``.
     """
 
-    def __init__(self, ridge: float = 1e-2, **kwargs: int) -> None:
+    def __init__(self, ridge: float = 1e-2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not ridge >= 0:
             raise InputError(f'ridge: must be 0 or more, not {ridge}')

@@ -21,6 +21,9 @@ from mmprune.compensation.watch import Observer, Watch
 from mmprune.execution.fast_paths import plain_paths
 from mmprune.trace.eager import eagerly
 
+ROUNDING = 16
+"""A layer that is missing less than this many times the type's precision is missing nothing."""
+
 
 class SmallRun:
     """Solves units while all batches go through the small network in lock step.
@@ -102,13 +105,16 @@ class SmallRun:
         if not self.method.changes_weights and not any(unit.places.values()):
             unit.left = 'has no bias of its own, and no batch norm right behind it'
             return
+        before = problem.error()
+        if before <= (ROUNDING * torch.finfo(unit.small.dtype).eps) ** 2 * problem.scale:
+            return  # it reads what it reads in the full network
         solution = self.method.solve(problem)
         numbers = [t for t in (solution.matrix, *solution.shifts.values()) if t is not None]
         if not all(bool(torch.isfinite(t).all()) for t in numbers):
             unit.left = 'reads or gives numbers that are not finite'
             return
         scale = problem.scale or 1.0  # where the full network gives constants
-        self.fits[unit.name] = Fit(problem.error() / scale, problem.error(solution) / scale)
+        self.fits[unit.name] = Fit(before / scale, problem.error(solution) / scale)
         self._apply(unit, call, problem, solution)
 
     def _apply(self, unit: Unit, call: LayerCall, problem: Problem, solution: Solution) -> None:

@@ -1,4 +1,4 @@
-"""The weights that a pruned network may have solved anew, and what is known of each."""
+"""The weights of a pruned network that may be solved anew, and what is known of each."""
 
 from __future__ import annotations
 
@@ -47,17 +47,18 @@ class Target:
 
 @dataclass(eq=False)
 class Unit:
-    """One weight that lost something, whichever modules call it.
+    """One weight, whichever modules call it.
 
     Attributes:
         name: Of the module that owns it first, or of the parameter if it is no ``weight``.
         full: The weight in the full network.
         small: The weight in the small one.
-        cut: How it was cut.
+        cut: How the one was cut from the other.
         kind: Kind of its calls; empty before the first.
         groups: Groups of its calls in the full network.
         outputs: The kept outputs, in the order of the small network.
         loses_inputs: Whether what it reads lost channels.
+        is_watched: Whether it is to be solved.
         targets: What it gave in the full network.
         places: Where a constant may go, for each use.
         left: Why its weight must stay; empty if it can be solved.
@@ -71,6 +72,7 @@ class Unit:
     groups: int = 1
     outputs: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     loses_inputs: bool = False
+    is_watched: bool = False
     targets: dict[Use, Target] = field(default_factory=dict)
     places: dict[Use, Place | None] = field(default_factory=dict)
     left: str = ''
@@ -80,12 +82,19 @@ class Unit:
         """Whether no batch goes through it twice."""
         return all(use == 0 for _, use in self.targets)
 
-    def called(self, kind: str, groups: int) -> None:
-        """Note how the full network calls the weight."""
+    def called(self, kind: str, groups: int, follows: bool) -> None:
+        """Note how the full network calls the weight.
+
+        Args:
+            kind: See ``LayerCall``.
+            groups: Number of groups.
+            follows: Whether it is to be solved whatever it reads.
+        """
         if not self.kind:
             self.kind, self.groups = kind, groups
             self.outputs, kept, inputs = _channels(self, kind, groups)
             self.loses_inputs = kept < inputs
+            self.is_watched = self.loses_inputs or follows
         elif (self.kind, self.groups) != (kind, groups):
             self.left = 'its weight is used in different ways'
 
@@ -107,7 +116,7 @@ def _channels(unit: Unit, kind: str, groups: int) -> tuple[np.ndarray, int, int]
 
 
 def units_of(full: nn.Module, small: nn.Module, cfg: ChannelCfg) -> list[Unit]:
-    """One unit for every weight that lost something.
+    """One unit for every weight.
 
     Raises:
         ChannelCfgError: The config does not fit the full network.
@@ -127,8 +136,9 @@ def units_of(full: nn.Module, small: nn.Module, cfg: ChannelCfg) -> list[Unit]:
                 f"'{name}' {found} in the small network; {cfg.source} makes it {_shown(shape)} of "
                 f'{_shown(tensor.shape)}: give the network that this config was deployed to'
             )
-        if cut is None or cut.is_whole or tensor.dim() < 2 or not tensor.is_floating_point():
+        if tensor.dim() < 2 or not tensor.is_floating_point():
             continue
+        cut = cut or Cut(shape, ())
         if id(tensor) not in units:
             label = owner if local == 'weight' else name
             units[id(tensor)] = Unit(label, tensor, own, cut)

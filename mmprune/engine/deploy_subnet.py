@@ -7,7 +7,8 @@ from typing import Any
 from mmengine.config import Config
 
 from mmprune.config import load_config
-from mmprune.engine.algorithm import build_algorithm, calibration_batches
+from mmprune.engine.algorithm import build_algorithm
+from mmprune.engine.compensation import compensation_of, recalibrate_unless
 from mmprune.engine.deployed_files import DeployedFiles, VerificationError, write_deployed
 from mmprune.engine.export_subnet import set_from_file
 
@@ -21,6 +22,7 @@ def deploy_subnet(
     out_dir: str | os.PathLike[str] | None = None,
     onnx: bool = False,
     cfg_options: dict[str, Any] | None = None,
+    compensate: bool = False,
 ) -> DeployedFiles:
     """Write a subnet as a plain network, after proving that it computes the same.
 
@@ -37,6 +39,9 @@ def deploy_subnet(
             to the checkpoint. Files of an earlier deployment are replaced.
         onnx: Write ``deployed.onnx`` too, checked by onnxruntime.
         cfg_options: Values to set in the config, by dotted key.
+        compensate: Give the plain network, once it is verified, weights that make up for what was
+            removed, from training images without labels: by the config's
+            ``prune_cfg.compensation``, or least squares. Norms keep the supernet's statistics.
 
     Returns:
         The files.
@@ -48,6 +53,7 @@ def deploy_subnet(
     cfg = load_config(config, cfg_options)
     algorithm = build_algorithm(cfg, checkpoint)
     set_from_file(algorithm, channel_cfg)
-    algorithm.recalibrate(calibration_batches(cfg, algorithm.recalibration))
+    change = compensation_of(algorithm, cfg, 'LeastSquares') if compensate else None
+    recalibrate_unless(change, algorithm, cfg)
     folder = Path(out_dir or Path(checkpoint).parent / f'deployed_{Path(channel_cfg).stem}')
-    return write_deployed(algorithm, cfg, folder, str(channel_cfg), onnx)
+    return write_deployed(algorithm, cfg, folder, str(channel_cfg), onnx, change)

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from torch import nn
 
 from mmprune.deploy import VerifyReport
 from mmprune.deploy.channel_cfg import save_channel_cfg
+from mmprune.engine.compensation import Change
 from mmprune.engine.export_subnet import full_and_set_cost
 from mmprune.engine.onnx_export import export_onnx
 from mmprune.engine.pruner_hook import PrunerHook
@@ -60,7 +62,12 @@ class DeployedFiles:
 
 
 def write_deployed(
-    algorithm: AutoSlim, cfg: Config, folder: Path, source: str, onnx: bool
+    algorithm: AutoSlim,
+    cfg: Config,
+    folder: Path,
+    source: str,
+    onnx: bool,
+    change: Change | None = None,
 ) -> DeployedFiles:
     """Verify the subnet that is set, and write it as a plain network; all files appear at once.
 
@@ -70,6 +77,7 @@ def write_deployed(
         folder: Where the files go.
         source: What the subnet is called in messages: its channel config's file, say.
         onnx: Write ``deployed.onnx`` too, checked by onnxruntime.
+        change: Compensates the plain network in place, after it was verified.
 
     Raises:
         VerificationError: If the plain network, or its ONNX file, computes something else.
@@ -78,6 +86,8 @@ def write_deployed(
     layers = algorithm.pruner.export_subnet()
     plain = plain_config(cfg)
     check_rebuilds(plain, layers, network)
+    if change is not None:
+        print_log(f'{source}: {change(network)}', logger='current')
 
     files = DeployedFiles(
         folder / 'deployed.pth',

@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 
 from mmprune.config import load_config
 from mmprune.engine.algorithm import build_algorithm, calibration_batches
+from mmprune.engine.compensation import compensation_of, recalibrate_unless
 from mmprune.engine.deployed_files import DeployedFiles, write_deployed
 from mmprune.engine.pruning_data import training_loss
 from mmprune.errors import InputError
@@ -38,7 +39,9 @@ def prune(
             training images an importance sees: 8 batches if left out. With
             ``prune_cfg=dict(plans=...)`` plans are carried out instead, by a pruner of any
             type: a file that ``pruner.save_plans`` has written, or a list of arguments of
-            ``pruner.plan``.
+            ``pruner.plan``. With ``prune_cfg=dict(compensation=...)`` the small network gets
+            weights that make up for what was removed, see ``compensation_of``, and its norms
+            keep the full network's statistics.
         checkpoint: A checkpoint of the plain network, or of the supernet.
         out_dir: Where the files go; by default ``pruned`` next to the checkpoint.
         onnx: Write ``deployed.onnx`` too, checked by onnxruntime.
@@ -59,9 +62,10 @@ def prune(
         carry_out(algorithm.pruner, plans, str(cfg.filename))
     else:
         _prune_by_importance(algorithm.pruner, cfg)
-    algorithm.recalibrate(calibration_batches(cfg, algorithm.recalibration))
+    change = compensation_of(algorithm, cfg)
+    recalibrate_unless(change, algorithm, cfg)
     folder = Path(out_dir or Path(checkpoint).parent / 'pruned')
-    return write_deployed(algorithm, cfg, folder, str(cfg.filename), onnx)
+    return write_deployed(algorithm, cfg, folder, str(cfg.filename), onnx, change)
 
 
 def carry_out(pruner: StructurePruner, plans: str | Sequence[Mapping[str, Any]], name: str) -> None:

@@ -19,6 +19,7 @@ from mmprune.deploy import ChannelCfgError, VerifyReport, deploy
 from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
 from mmprune.errors import InputError
 from mmprune.pruners.cfg_codec import read_cfg, write_cfg
+from mmprune.pruners.compensating import Compensating
 from mmprune.pruners.mmrazor_names import MMRazorNames
 from mmprune.pruners.picture import draw_groups
 from mmprune.pruners.planning import Planning
@@ -36,7 +37,7 @@ DEFAULT_INPUT = (1, 3, 224, 224)
 
 
 @PRUNERS.register_module()
-class StructurePruner(MMRazorNames, Planning, abc.ABC):
+class StructurePruner(MMRazorNames, Planning, Compensating, abc.ABC):
     """Turns a network into a supernet of subnets with fewer channels.
 
     Subclasses say how many channels a subnet keeps (``sample_subnet``,
