@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -81,8 +82,12 @@ class SmallRun:
         shape = call.output_shape()
         count = call.positions(shape)
         if target is None or count != target.count:
-            found = 'more often' if target is None else f'at {count} positions, not {target.count}'
-            unit.left = f'is called {found} in the small network'
+            places = (
+                'more often than'
+                if target is None
+                else f'at {count} positions, not {target.count} as'
+            )
+            unit.left = f'is called {places} in the full network'
             return False
         if unit not in self.problems:
             problem = Problem(call.matrix().double())
@@ -106,13 +111,12 @@ class SmallRun:
             unit.left = 'has no bias of its own, and no batch norm right behind it'
             return
         before = problem.error()
+        if not math.isfinite(before):
+            unit.left = 'reads or gives numbers that are not finite'
+            return
         if before <= (ROUNDING * torch.finfo(unit.small.dtype).eps) ** 2 * problem.scale:
             return  # it reads what it reads in the full network
         solution = self.method.solve(problem)
-        numbers = [t for t in (solution.matrix, *solution.shifts.values()) if t is not None]
-        if not all(bool(torch.isfinite(t).all()) for t in numbers):
-            unit.left = 'reads or gives numbers that are not finite'
-            return
         scale = problem.scale or 1.0  # where the full network gives constants
         self.fits[unit.name] = Fit(before / scale, problem.error(solution) / scale)
         self._apply(unit, call, problem, solution)

@@ -1,4 +1,4 @@
-"""Networks whose removed channels say nothing that the kept ones do not, and what is left of them."""
+"""Networks whose removed channels say what the kept ones say, and what is left of them."""
 
 from functools import partial
 
@@ -11,32 +11,30 @@ from mmprune.registry import PRUNERS
 def prepared(network, demo_input, **options):
     """A pruner with half of every group's channels set, random ones."""
     importance = dict(type='RandomImportance', seed=1)
-    pruner = PRUNERS.build(
-        dict(type='RatioPruner', ratios=[0.5], importance=importance, **options)
-    )
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5], importance=importance, **options))
     pruner.prepare_from_supernet(network, demo_input=demo_input)
     pruner.set_min_channel()
     return pruner
 
 
 @torch.no_grad()
-def mix(layer, kept, groups=1, dim=0):
+def mix(layer, kept, groups=1, constants=False):
     """Make what a layer gives in channels that are not kept a mixture of those that are.
 
     Args:
-        layer: With a weight whose ``dim`` are its outputs.
+        layer: With a weight that has its outputs first.
         kept: (outputs,) bool.
         groups: Channels are mixed within blocks of their own.
+        constants: Add a constant of its own to each, which only a bias can make up for.
     """
     kept = kept.flatten().bool()
     for block in torch.arange(len(kept)).chunk(groups):
         stay, go = block[kept[block]], block[~kept[block]]
         mixture = torch.randn(len(go), len(stay), dtype=layer.weight.dtype)
-        weight = layer.weight.transpose(0, dim)
-        weight[go] = torch.einsum('gs,s...->g...', mixture, weight[stay])
+        layer.weight[go] = torch.einsum('gs,s...->g...', mixture, layer.weight[stay])
         if layer.bias is not None:
-            # A constant of its own, which only a bias can make up for.
-            layer.bias[go] = mixture @ layer.bias[stay] + torch.randn(len(go)).double()
+            own = torch.randn(len(go)).double() if constants else 0
+            layer.bias[go] = mixture @ layer.bias[stay] + own
 
 
 class Pair(nn.Module):
@@ -48,14 +46,6 @@ class Pair(nn.Module):
 
     def forward(self, x):
         return self.second(self.first(x))
-
-
-def _conv(rank, **options):
-    return getattr(nn, f'Conv{rank}d')(**options)
-
-
-def _transposed(rank, **options):
-    return getattr(nn, f'ConvTranspose{rank}d')(**options)
 
 
 # Name -> (first layer, second layer, shape of an image).
