@@ -6,7 +6,8 @@ VENV ?= .venv
 # Arguments to add, as in: make test ARGS='-k digits'
 ARGS ?=
 
-REQUIREMENTS := $(addprefix requirements/,runtime.txt lite.txt onnx.txt tests.txt dev.txt)
+PURPOSES := runtime mmengine mmcls search digits lite onnx openmim tests dev docs
+REQUIREMENTS := $(PURPOSES:%=requirements/%.txt)
 CONSTRAINTS := requirements/constraints.txt
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
@@ -17,7 +18,7 @@ export OMP_NUM_THREADS ?= 2
 RUN = PYTHONPATH="$(CURDIR)" $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test demo zoo bench bench-accuracy lint format clean
+.PHONY: help venv test stacks demo docs zoo bench bench-accuracy lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,8 +40,14 @@ $(READY): $(REQUIREMENTS) $(CONSTRAINTS)
 test: $(READY) ## run the tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
 
+stacks: $(READY) ## try other sets of packages, each in an environment of its own (.stacks)
+	$(RUN) tests/stacks/run.py $(or $(ARGS),--write)
+
 demo: $(READY) ## train, search, deploy and finetune on handwritten digits, with a table at the end
 	$(RUN) tools/demo.py $(ARGS)
+
+docs: $(READY) ## build the site of the documentation into site/; warnings are errors
+	$(RUN) -W ignore docs/site/build.py site $(ARGS)
 
 zoo: $(READY) ## prune the networks of mmcls, and print how much and how exactly
 	$(RUN) tools/zoo.py $(ARGS)
@@ -61,5 +68,5 @@ format: $(READY) ## bring the files into the style that lint asks for
 	$(BIN)/ruff format .
 
 clean: ## remove the virtual environment, caches and what builds leave
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .stacks site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

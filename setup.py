@@ -52,10 +52,33 @@ def read_requirements(purpose: str) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.startswith('#')]
 
 
+def together(purposes: str) -> list[str]:
+    """Requirements of several purposes."""
+    return [line for purpose in purposes.split() for line in read_requirements(purpose)]
+
+
+# Extra -> files of requirements. The first four are stacks, of which one is needed.
+EXTRAS = {
+    'mmengine': 'mmengine search',
+    'mmcls': 'mmengine search mmcls',
+    'mmpretrain': 'mmengine search mmpretrain',
+    'onedl': 'onedl search',
+    'search': 'search',
+    'lite': 'lite',
+    # The name is OpenMMLab's: `mim install` adds the extra "mim" by itself.
+    'mim': 'mminstall',
+    'openmim': 'openmim',
+    'onnx': 'onnx',
+    'digits': 'digits',
+    'tests': 'mmengine mmcls search digits lite onnx openmim tests',
+    'dev': 'dev',
+    'docs': 'docs',
+}
+
 setup(
     name='mmprune',
     version=read_version(),
-    description='Exact channel pruning for OpenMMLab networks, driven by config files',
+    description='Exact channel pruning for PyTorch networks, by one call or by config files',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
@@ -66,12 +89,7 @@ setup(
     python_requires='>=3.10',
     install_requires=read_requirements('runtime'),
     extras_require={
-        # The name is OpenMMLab's: `mim install` adds the extra "mim" by itself.
-        'mim': read_requirements('mminstall'),
-        'lite': read_requirements('lite'),
-        'onnx': read_requirements('onnx'),
-        'tests': read_requirements('lite') + read_requirements('onnx') + read_requirements('tests'),
-        'dev': read_requirements('dev'),
+        **{name: together(files) for name, files in EXTRAS.items()},
     },
     zip_safe=False,
 )

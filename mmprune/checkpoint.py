@@ -1,7 +1,8 @@
 """Reading checkpoints: without running code from them, and only if they fit.
 
 mmengine 0.11 reads local checkpoints with ``weights_only=False``: it runs
-whatever a file tells it to. What mmengine writes next to the weights is plain
+whatever a file tells it to. mmengine 0.10.7 cannot read those that it has written
+itself with torch 2.6 or later. What mmengine writes next to the weights is plain
 data except for ``HistoryBuffer``, so a short list of allowed classes is enough
 to read all of it safely.
 """
@@ -17,11 +18,10 @@ from zipfile import is_zipfile
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
-from mmengine.model import is_model_wrapper
-from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmprune.errors import InputError, MissingFileError
+from mmprune.wrappers import is_model_wrapper
 
 # How many wrong layers an error message lists.
 _LISTED = 5
@@ -133,6 +133,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, An
 
 def make_mmengine_load_safely() -> None:
     """Have mmengine's runner read local checkpoints with :func:`read_checkpoint`."""
+    # All that trains comes with mmengine's runner; who only prunes has no need of it.
+    from mmengine.runner import CheckpointLoader
+
     # mmengine logs the name of the loader without its first ten letters.
     CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
 

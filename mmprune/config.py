@@ -1,17 +1,28 @@
 """Finding and reading config files."""
 
 import json
+import logging
 import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 from mmengine.config import Config
 from mmengine.config.utils import ConfigParsingError
+from mmengine.logging import print_log
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import init_default_scope
 
+from mmprune.dependencies import require
 from mmprune.errors import InputError, MissingFileError
+from mmprune.renamed_configs import RENAMED
 
 _PACKAGE = Path(__file__).resolve().parent
 # In a normal install, and in a source tree.
@@ -49,7 +60,7 @@ def find_config(config: str | os.PathLike[str]) -> Path:
 
     Args:
         config: A path, a path inside mmprune's ``configs``, or the mere name
-            of one of the files there.
+            of one of the files there; names of before 0.2 are found, and the new ones said.
 
     Raises:
         MissingFileError: If there is none; the message offers similar names.
@@ -67,12 +78,62 @@ def find_config(config: str | os.PathLike[str]) -> Path:
     for file, root in own:
         if file.name == str(config) or file == root / path:
             return file
+    new_name = RENAMED.get(path.name)
+    for file, _ in own:
+        if file.name == new_name:
+            print_log(f'{config} is called {new_name} since 0.2', 'current', logging.WARNING)
+            return file
     names = sorted({file.name for file, _ in own})
     close = get_close_matches(path.name, names, n=3) or names
     raise MissingFileError(
         f'{config}: no such config file, neither from here ({Path.cwd()}) nor among those of '
         f'mmprune, which has {", ".join(close) or "none here"}.'
     )
+
+
+@contextmanager
+def enter_scope(cfg: Config) -> Iterator[None]:
+    """Let the names of a config mean what its ``default_scope`` says, from here on.
+
+    Without a ``default_scope`` they are mmengine's own, and those that the config writes with
+    their package in front, as in ``type='mmcls.ImageClassifier'``.
+
+    Args:
+        cfg: The config that something is built from inside of the ``with`` block.
+
+    Raises:
+        InputError: The package of that scope is not installed or does not work here, lacks one
+            that it imports, or a name is not known in it.
+    """
+    scope = cfg.get('default_scope') or 'mmengine'
+    where = f"{cfg.filename or 'the config'}: default_scope='{scope}'"
+    if scope not in MMENGINE_MODELS.children:
+        if find_spec(scope) is None:
+            raise InputError(
+                f'{where}: there is no such package here. Install it, or name the one that your '
+                "model is from, such as default_scope='mmpretrain'."
+            )
+        require(scope, where)
+    # What mmcv-lite says at every import. A network that needs those operators says so itself.
+    warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention``')
+    init_default_scope(scope)
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(f'{where}: {error}. Install what is missing.') from error
+    except KeyError as error:
+        unknown = re.search(r'([\w.]+) is not in the [\w. -]+::[\w. -]+ registry', str(error))
+        if unknown is None:
+            raise
+        hint = (
+            "is it spelled right, and imported by the config's custom_imports?"
+            if cfg.get('default_scope')
+            else 'the config has no default_scope. Name the package that it is from, as in '
+            "default_scope='mmcls' or type='mmcls.ImageClassifier'."
+        )
+        raise InputError(
+            f"{cfg.filename or 'the config'}: '{unknown[1]}' is not known: {hint}"
+        ) from error
 
 
 def _read(file: Path, name: str) -> Config:
@@ -93,5 +154,5 @@ def _read(file: Path, name: str) -> Config:
         reason = str(error).rstrip('!.')
         raise InputError(
             f'{name}: not a config file: {reason}. A config is a Python, YAML or JSON file of '
-            'settings, such as configs/digits/resnet_small_digits.py.'
+            'settings, such as configs/digits/resnet-small_1xb64_digits.py.'
         ) from error

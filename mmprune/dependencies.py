@@ -1,17 +1,20 @@
-"""Checking at import that the packages mmprune stands on are there, in versions that work.
+"""What mmprune stands on, checked at import, and what only parts of it use, checked when used.
 
-pip cannot do this alone: two distributions provide the module ``mmcv``, and
-which of them a person has is that person's choice, so mmprune's setup.py may
-not require either.
+pip cannot do this alone: several distributions provide the modules ``mmengine`` and ``mmcv``,
+which of them a person has is that person's choice, and two of them must never be installed one
+over the other, so mmprune's setup.py may not require any.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from types import ModuleType
 
-from packaging.specifiers import SpecifierSet
+from mmprune.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,8 @@ class Dependency:
     Attributes:
         module: Name under which it is imported.
         distributions: Names under which pip knows it.
-        versions: Versions that work, as in a requirement.
-        reason: Why not others.
+        versions: Versions that work, as in a requirement; empty for any.
+        reason: Why not others, or what it is for.
         remedy: What to type, or to do.
     """
 
@@ -32,6 +35,13 @@ class Dependency:
     reason: str
     remedy: str
 
+
+_MMCV = (
+    'if there is another mmcv, `pip uninstall mmcv mmcv-lite onedl-mmcv` first, since they own the '
+    "same folder; then one of `pip install 'mmcv-lite>=2.0.1,<2.1.0' opencv-python-headless` "
+    "(pure Python, enough for mmprune; it is mmprune's extra `lite`), `mim install "
+    "'mmcv>=2.0.1,<2.1.0'` (with compiled operators)"
+)
 
 DEPENDENCIES = (
     Dependency(
@@ -43,29 +53,65 @@ DEPENDENCIES = (
     ),
     Dependency(
         'mmengine',
-        ('mmengine', 'mmengine-lite'),
-        '>=0.11.0rc3',
-        'earlier ones cannot load their own checkpoints with torch>=2.6',
-        "pip install 'mmengine>=0.11.0rc3'",
+        ('mmengine', 'mmengine-lite', 'onedl-mmengine'),
+        '>=0.10.7',
+        'configs, registries and training come from it, and earlier ones were never tried',
+        "one of pip install 'mmengine>=0.11.0rc3' opencv-python-headless (mmprune's extra "
+        '`mmengine`) and pip install onedl-mmengine opencv-python-headless (`onedl`), never both: '
+        'they own the same folder',
     ),
+)
+"""Without these mmprune cannot be imported."""
+
+OPTIONAL = (
     Dependency(
         'mmcls',
         ('mmcls',),
         '>=1.0.0rc6',
         'earlier ones are not based on mmengine, and a bare `pip install mmcls` gives 0.25.0',
-        "pip install 'mmcls>=1.0.0rc6'",
+        "pip install 'mmcls>=1.0.0rc6' (mmprune's extra `mmcls`)",
     ),
     Dependency(
-        'mmcv',
-        ('mmcv', 'mmcv-lite'),
-        '>=2.0.0rc4,<2.1.0',
-        'mmcls asserts this range',
-        'if there is another mmcv, `pip uninstall mmcv mmcv-lite` first; then either '
-        "`pip install 'mmcv-lite>=2.0.1,<2.1.0' opencv-python-headless` (pure Python, enough for "
-        "mmprune; it is mmprune's extra `lite`) or `mim install 'mmcv>=2.0.1,<2.1.0'` (with "
-        'compiled operators); never both, they own the same folder',
+        'mmpretrain',
+        ('mmpretrain', 'onedl-mmpretrain'),
+        '>=1.2',
+        'earlier ones were never tried',
+        "pip install 'mmpretrain>=1.2' (mmprune's extra `mmpretrain`) or pip install "
+        'onedl-mmpretrain',
+    ),
+    Dependency(
+        'mmcv', ('mmcv', 'mmcv-lite', 'onedl-mmcv'), '', "OpenMMLab's model zoos use it", _MMCV
+    ),
+    Dependency(
+        'cv2',
+        ('opencv-python-headless', 'opencv-python'),
+        '',
+        "mmengine's Runner, which the tools build, imports it without saying so",
+        'pip install opencv-python-headless',
+    ),
+    Dependency(
+        'sklearn',
+        ('scikit-learn',),
+        '',
+        'its handwritten digits are the images of mmprune.Digits',
+        "pip install scikit-learn (mmprune's extra `digits`)",
+    ),
+    Dependency(
+        'matplotlib',
+        ('matplotlib',),
+        '',
+        'it draws the plots',
+        "pip install matplotlib (mmprune's extra `search`)",
+    ),
+    Dependency(
+        'onnx',
+        ('onnx',),
+        '',
+        'it writes ONNX files',
+        "pip install onnx onnxscript onnxruntime (mmprune's extra `onnx`)",
     ),
 )
+"""Parts of mmprune use these; they are looked for when such a part is used."""
 
 
 def find_version(dependency: Dependency) -> str | None:
@@ -95,18 +141,58 @@ def check_dependencies(
         ImportError: Names each module, the version found, the versions that
             work, why, and what to do about it.
     """
-    problems = []
-    for dependency in dependencies:
-        found = find(dependency)
-        if found is None:
-            state = 'is not installed'
-        elif SpecifierSet(dependency.versions).contains(found, prereleases=True):
-            continue
-        else:
-            state = f'{found} is installed'
-        problems.append(
-            f'{dependency.module} {state}; mmprune needs {dependency.module}{dependency.versions}, '
-            f'because {dependency.reason}.\n    What to do: {dependency.remedy}.'
-        )
+    problems = [problem for each in dependencies if (problem := problem_of(each, find))]
     if problems:
         raise ImportError('mmprune cannot be imported:\n  ' + '\n  '.join(problems))
+
+
+def problem_of(
+    dependency: Dependency, find: Callable[[Dependency], str | None] = find_version
+) -> str:
+    """What is wrong with a dependency as it is installed, and what to do; empty if it works."""
+    found = find(dependency)
+    if found is None:
+        state = 'is not installed'
+    elif _contains(dependency.versions, found):
+        return ''
+    else:
+        state = f'{found} is installed'
+    return (
+        f'{dependency.module} {state}; mmprune needs {dependency.module}{dependency.versions}, '
+        f'because {dependency.reason}.\n    What to do: {dependency.remedy}.'
+    )
+
+
+def require(module: str, purpose: str) -> ModuleType:
+    """Import a module that only a part of mmprune uses.
+
+    Args:
+        module: Its name, also of a submodule: ``mmcls.models``.
+        purpose: What needs it, as the subject of the message: ``'make zoo'``.
+
+    Raises:
+        InputError: It is not installed, in another version, or cannot be imported here; the
+            message says what to do.
+    """
+    package = module.partition('.')[0]
+    known = next((each for each in OPTIONAL if each.module == package), None)
+    problem = problem_of(known, find_version) if known is not None else ''
+    if not problem:
+        try:
+            return import_module(module)
+        except (ImportError, AssertionError) as error:  # an OpenMMLab package asserts versions
+            problem = f'{module} cannot be imported: {error}'
+            missing = getattr(error, 'name', None)
+            lacking = next((each for each in OPTIONAL if each.module == missing), None)
+            if lacking is not None:
+                problem += f'.\n    What to do: {lacking.remedy}.'
+    raise InputError(f'{purpose} needs {package}: {problem}')
+
+
+def _contains(versions: str, found: str) -> bool:
+    if not versions:
+        return True
+    # Imported late: it takes longer than all that is above.
+    from packaging.specifiers import SpecifierSet
+
+    return SpecifierSet(versions).contains(found, prereleases=True)

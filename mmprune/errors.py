@@ -1,8 +1,9 @@
 """Errors about what a person gave: told in one message, without a traceback."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 
 class InputError(ValueError):
@@ -19,6 +20,22 @@ class MissingFileError(InputError, FileNotFoundError):
 
     # FileNotFoundError would print an errno in front.
     __str__ = ValueError.__str__
+
+
+def nearest(name: str, known: Iterable[str], most: int = 12) -> str:
+    """What a message offers in the place of an unknown name.
+
+    Args:
+        name: What was given.
+        known: What there is.
+        most: How many are listed where none is like the given one.
+    """
+    names = [str(each) for each in known]
+    close = get_close_matches(str(name), names, n=3)
+    if close:
+        return f'did you mean {" or ".join(map(repr, close))}?'
+    more = ', ...' if len(names) > most else ''
+    return f'there are {", ".join(map(repr, names[:most])) or "none"}{more}.'
 
 
 @contextmanager

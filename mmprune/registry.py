@@ -14,12 +14,25 @@ from mmengine.registry import MODEL_WRAPPERS as MMENGINE_MODEL_WRAPPERS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
+from mmprune.building import build_checked
+
 # How many channels, and which: StructurePruner and its children.
-PRUNERS = Registry('pruner', scope='mmprune', locations=['mmprune.pruners'])
+PRUNERS = Registry(
+    'pruner', build_func=build_checked, scope='mmprune', locations=['mmprune.pruners']
+)
 # Which channels of a group weigh most.
-IMPORTANCE = Registry('importance', scope='mmprune', locations=['mmprune.importance'])
+IMPORTANCE = Registry(
+    'importance', build_func=build_checked, scope='mmprune', locations=['mmprune.importance']
+)
 # How the weights that are left make up for what was removed.
-COMPENSATIONS = Registry('compensation', scope='mmprune', locations=['mmprune.compensation'])
+COMPENSATIONS = Registry(
+    'compensation',
+    build_func=build_checked,
+    scope='mmprune',
+    locations=['mmprune.compensation'],
+)
+# Class of an mmengine model -> function(model, demo input) that makes the keywords of its loss.
+LOSS_INPUTS = Registry('loss input', scope='mmprune', locations=['mmprune.models.loss_inputs'])
 # Name of a grad_fn -> function(grad_fn) that reads it into plain data.
 BACKWARD_PARSERS = Registry('backward parser', scope='mmprune', locations=['mmprune.trace.parsers'])
 # Operation of a traced node -> function that carries channel labels through it.

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 IGNORED = (
     '.git',
     '.venv*',
+    '.stacks',
     '__pycache__',
     '*.egg-info',
     'build',

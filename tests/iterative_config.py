@@ -12,7 +12,7 @@ PLAIN = [dict(type='PackClsInputs')]
 
 def tiny(**hook: Any) -> Config:
     """The config of the digits with a small network, few images, and no chance in them."""
-    cfg = load_config('iterative_resnet_small_digits.py')
+    cfg = load_config('iterative_resnet-small_1xb64_digits.py')
     cfg.merge_from_dict(
         {
             'model.backbone.stem_channels': 8,

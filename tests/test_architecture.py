@@ -18,16 +18,21 @@ STAGES = [
     *('pruners', 'models', 'engine'),
 ]
 # Modules that every stage may import, and that import no stage.
-COMMON = {'checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry', 'version'}
+COMMON = {
+    *('checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry', 'version'),
+    *('building', 'renamed_configs', 'wrappers'),
+}
 # Beside the flow.
 SIDE = {
     'bench': {*STAGES, 'cost', 'datasets', 'latency', 'zoo'},
-    'importance': {'channels'},
+    'importance': {'trace', 'channels'},
     'latency': {'trace', 'channels', 'layers', 'cost'},
     'cost': {'trace', 'channels', 'layers'},
     'datasets': set(),
+    'formats': set(STAGES[: STAGES.index('pruners')]),
+    'door': {'formats', *STAGES[: STAGES.index('models')]},
     'zoo': {*STAGES, 'cost', 'importance'},
-    '': set(),
+    '': {'door'},
 }
 # The engine works on any torch model; only what is about OpenMMLab's own may need these.
 OPENMMLAB = {'mmcls', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'mmrazor', 'mim'}
@@ -95,46 +100,50 @@ CONTENTS = {
     'BACKWARD_PARSERS': """
         Abs Acos Acosh AdaptiveAvgPool2D AdaptiveAvgPool3D AdaptiveMaxPool2D AdaptiveMaxPool3D Add
         Addcdiv Addcmul Addmm Alias Amax Amin AsStrided Asin Asinh Atan Atan2 Atanh Attention
-        AvgPool2D AvgPool3D Baddbmm BatchNormImpl BatchNormWithUpdate Bmm Cat Ceil Celu
-        ChannelShuffle Chunk Clamp ClampMax ClampMin Clone Col2Im Conj ConjPhysical ConstantPadNd
-        Contiguous ConvDepthwise2D ConvDepthwise3D Convolution ConvolutionOverrideable CopyBackwards
-        CopySlices Cos Cosh CudnnBatchNorm CudnnConvolution CudnnConvolutionTranspose
-        CudnnGridSampler Cummax Cummin Detach Div Dot Elu Embedding EmbeddingBag Erf Erfc Exp Exp2
-        Expand Expm1 FftC2C FftC2R FftR2C Flatten Flip Floor Fmax Fmin Fmod Frac FractionalMaxPool2D
-        FusedDropout Gather Gelu Glu GridSampler2D GridSampler3D Hardshrink Hardsigmoid Hardswish
-        Hardtanh Im2Col Index IndexAdd IndexCopy IndexFill IndexReduce IndexSelect InstanceNorm
-        Kthvalue LeakyRelu Lerp LinalgVectorNorm Log Log10 Log1P Log2 LogSigmoid LogSoftmax
-        Logaddexp Logcumsumexp Logit Logsumexp MaskedFill Max MaxPool1D MaxPool2DWithIndices
-        MaxPool3DWithIndices MaxUnpool2D MaxUnpool3D Maximum Mean Min Minimum MiopenBatchNorm
-        MiopenConvolution Mish MkldnnConvolution Mm Mode Mul Mv NanToNum NativeBatchNorm
-        NativeBatchNormLegit NativeBatchNormLegitNoTraining NativeDropout NativeGroupNorm
-        NativeLayerNorm Neg NnpackSpatialConvolution Norm PackPaddedSequence PadPackedSequence
+        AvgPool2D AvgPool3D Baddbmm BatchNormImpl BatchNormWithUpdate BinaryCrossEntropy
+        BinaryCrossEntropyWithLogits Bmm Cat Cdist Ceil Celu ChannelShuffle Chunk Clamp ClampMax
+        ClampMin Clone Col2Im Conj ConjPhysical ConstantPadNd Contiguous ConvDepthwise2D
+        ConvDepthwise3D Convolution ConvolutionOverrideable CopyBackwards CopySlices Cos Cosh
+        CtcLoss CudnnBatchNorm CudnnConvolution CudnnConvolutionTranspose CudnnGridSampler Cummax
+        Cummin Detach Div Dot Elu Embedding EmbeddingBag Erf Erfc EuclideanDist Exp Exp2 Expand
+        Expm1 FftC2C FftC2R FftR2C Filled Flatten Flip Floor Fmax Fmin Fmod Frac FractionalMaxPool2D
+        FusedDropout Gather Gelu Glu GridSampler2D GridSampler3D GroupedMm Hardshrink Hardsigmoid
+        Hardswish Hardtanh HuberLoss Im2Col Index IndexAdd IndexCopy IndexFill IndexReduce
+        IndexSelect InstanceNorm KlDiv Kthvalue LeakyRelu Lerp LinalgVectorNorm Log Log10 Log1P Log2
+        LogSigmoid LogSoftmax Logaddexp Logcumsumexp Logit Logsumexp MaskedFill Max MaxPool1D
+        MaxPool2DWithIndices MaxPool3DWithIndices MaxUnpool2D MaxUnpool3D Maximum Mean Min Minimum
+        MiopenBatchNorm MiopenConvolution Mish MkldnnConvolution Mm Mode MseLoss Mul MultiMarginLoss
+        MultilabelMarginLoss Mv NanToNum NativeBatchNorm NativeBatchNormLegit
+        NativeBatchNormLegitNoTraining NativeDropout NativeGroupNorm NativeLayerNorm Neg NllLoss
+        NllLoss2D NllLossNd NnpackSpatialConvolution Norm PackPaddedSequence PadPackedSequence
         Permute PixelShuffle PixelUnshuffle Polar Pow PreluKernel Prod Reciprocal Recurrent
         ReflectionPad1D ReflectionPad2D ReflectionPad3D Relu Relu6 Remainder Repeat ReplicationPad1D
         ReplicationPad2D ReplicationPad3D Reshape ReshapeAlias RmsNorm Roll Round RreluWithNoise
         Rsqrt Rsub SafeSoftmax ScaledDotProductCudnnAttention ScaledDotProductEfficientAttention
         ScaledDotProductFlashAttention ScaledDotProductFlashAttentionForCpu
         ScaledDotProductFusedAttentionOverrideable Scatter ScatterAdd ScatterReduce Select Selu Sgn
-        Sigmoid Sign Silu Sin Sinh Slice SlowConv2D SlowConv3D Softmax Softplus Softshrink Split
-        SplitWithSizes Sqrt Squeeze Stack Std StdMean Sub Sum T Tan Tanh ThnnConv2D Threshold ToCopy
-        Topk Transpose Tril Trilinear Triu Trunc Unbind Unflatten Unfold UnsafeIndex UnsafeSplit
-        UnsafeSplitWithSizes UnsafeView Unsqueeze UpsampleBicubic2D UpsampleBicubic2DAa
-        UpsampleBilinear2D UpsampleBilinear2DAa UpsampleLinear1D UpsampleNearest1D UpsampleNearest2D
-        UpsampleNearest3D UpsampleNearestExact2D UpsampleTrilinear3D Var VarMean Vdot View
-        ViewAsComplex ViewAsReal WeightNorm Where Xlogy
+        Sigmoid Sign Silu Sin Sinh Slice SlowConv2D SlowConv3D SmoothL1Loss SoftMarginLoss Softmax
+        Softplus Softshrink Split SplitWithSizes Sqrt Squeeze Stack Std StdMean Sub Sum T Tan Tanh
+        ThnnConv2D Threshold ToCopy Topk Transpose Tril Trilinear Triu Trunc Unbind Unflatten Unfold
+        UnsafeIndex UnsafeSplit UnsafeSplitWithSizes UnsafeView Unsqueeze UpsampleBicubic2D
+        UpsampleBicubic2DAa UpsampleBilinear2D UpsampleBilinear2DAa UpsampleLinear1D
+        UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D UpsampleNearestExact2D
+        UpsampleTrilinear3D Var VarMean Vdot View ViewAsComplex ViewAsReal WeightNorm Where Xlogy
     """,
     'CHANNEL_RULES': """
-        addmm along as_strided attention batch_norm bilinear cat channel_shuffle conv copy_slices
-        dot elementwise embedding expand fft flip fold gather glu group_norm index layer_norm matmul
-        mv pad permute pixel_shuffle pixel_unshuffle recurrent reduce repeat rms_norm roll rows
-        scatter select slice softmax spatial spatial1d spatial3d split stack transpose unbind unfold
-        view view_as_complex view_as_real weight_norm windows
+        addmm along as_strided attention batch_norm bilinear cat cdist channel_shuffle conv
+        copy_slices dot elementwise embedding expand fft filled flip fold gather glu group_norm
+        grouped_matmul index layer_norm loss matmul mv pad permute pixel_shuffle pixel_unshuffle
+        recurrent reduce repeat rms_norm roll rows scatter select slice softmax spatial spatial1d
+        spatial3d split stack transpose unbind unfold view view_as_complex view_as_real weight_norm
+        windows
     """,
     'SLICERS': """
-        Bilinear Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d
-        Embedding EmbeddingBag GroupNorm LayerNorm Linear PReLU RMSNorm RNNBase RNNCellBase
-        _BatchNorm _NormBase torch.nn.modules.activation.MultiheadAttention
+        Bilinear Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d Embedding
+        EmbeddingBag GroupNorm LayerNorm Linear PReLU RMSNorm RNNBase RNNCellBase _BatchNorm
+        _NormBase torch.nn.modules.activation.MultiheadAttention
     """,
+    'LOSS_INPUTS': 'ImageClassifier',
     'PRUNERS': 'ImportancePruner NetworkSlimming RatioPruner StructurePruner',
     'IMPORTANCE': """
         APoZImportance ActivationImportance BNScaleImportance FPGMImportance HessianImportance

@@ -17,6 +17,7 @@ from mmprune.bench import (
     autoslim,
     execution,
     insert_into_docs,
+    job,
     latencies,
     memory,
     networks,
@@ -46,10 +47,10 @@ def tiny(name='tiny', device='cpu'):
 @pytest.fixture
 def tiny_networks(monkeypatch):
     """Let every part of the benchmark measure a network of three layers."""
-    for module in (networks, execution, tracing, memory, autoslim):
+    for module in (networks, execution, tracing, job, memory, autoslim):
         if hasattr(module, 'network_of'):
             monkeypatch.setattr(module, 'network_of', tiny)
-    for module in (execution, tracing):
+    for module in (execution, tracing, job):
         monkeypatch.setattr(module, 'batch_of', lambda network, n, *_: torch.rand(n, 3, 8, 8))
 
 
@@ -182,7 +183,8 @@ def test_sections_can_be_left_out():
         return ' '.join(title for title, _ in run.steps(BenchOptions(**options)))
 
     everything = titles()
-    for words in ('ResNet-50, batch 8, forward', 'AutoSlim', 'preparing vit-base-p16', 'cost of'):
+    parts = ['ResNet-50, batch 8, forward', 'AutoSlim', 'preparing vit-base-p16']
+    for words in (*parts, 'network out: vgg16', 'cost of'):
         assert words in everything
     assert (
         titles(sections=('cost',)) == 'cost of subnets of ResNet-50 cost of subnets of MobileNetV2'
@@ -191,6 +193,41 @@ def test_sections_can_be_left_out():
         'preparing resnet18 means'
     )
     assert 'ResNet-50' not in titles(quick=True)
+
+
+# -- network in, network out -----------------------------------------------------------
+
+
+def test_the_whole_job_is_measured_beside_the_peer(tiny_networks):
+    pytest.importorskip('torch_pruning')
+    steps = list(job.job_steps(job.JobOptions(models=('tiny', 'tiny'), seconds=0)))
+    rows = [row for _, step in steps for row in step()]
+    assert steps[0][0] == 'network in, network out: tiny'
+    assert [row.section for row in rows] == ['job'] * 3
+    assert rows[-1].subject == 'geometric mean over 2 networks'
+    assert all(row.ratio > 0 for row in rows)
+    assert rows[-1].target == 'at most 1'
+
+
+def test_both_give_a_network_of_half_the_width():
+    pytest.importorskip('torch_pruning')
+    data = torch.rand(1, 3, 8, 8)
+    for prune in (job.pruned, job.pruned_by_peer):
+        small = prune(tiny(), data)
+        assert (small[0].out_channels, small[3].groups) == (4, 4)
+
+
+def test_a_network_that_the_peer_cannot_prune_has_no_reference(tiny_networks, monkeypatch):
+    def fails(network, data):
+        raise ValueError('cannot')
+
+    monkeypatch.setattr(job, 'pruned_by_peer', fails)
+    rows = [
+        row
+        for _, step in job.job_steps(job.JobOptions(models=('tiny',), seconds=0))
+        for row in step()
+    ]
+    assert [(row.against, row.reference) for row in rows] == [('', None)]
 
 
 # -- execution -------------------------------------------------------------------------

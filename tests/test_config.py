@@ -1,15 +1,19 @@
 """Configs are found by path and by name, and what is none is refused with its name."""
 
+import re
+import warnings
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 
 from mmprune import config as config_module
-from mmprune.config import CONFIG_ROOTS, find_config, load_config
+from mmprune.config import CONFIG_ROOTS, enter_scope, find_config, load_config
+from mmprune.engine.algorithm import build_model
 from mmprune.errors import InputError, exit_on_input_error
+from mmprune.renamed_configs import RENAMED
 
-NAME = 'resnet_small_digits.py'
+NAME = 'resnet-small_1xb64_digits.py'
 SOURCE_CONFIGS = CONFIG_ROOTS[1]
 
 
@@ -101,3 +105,76 @@ def test_a_tool_ends_with_one_message(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_fault_of_mmprune_keeps_its_traceback() -> None:
     with pytest.raises(KeyError), exit_on_input_error():
         {}['x']
+
+
+@pytest.mark.parametrize(('old', 'new'), sorted(RENAMED.items()))
+def test_names_of_before_are_found(old: str, new: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = find_config(f'configs/any/{old}')
+    assert found == find_config(old) == find_config(new)
+    assert found.name == new
+    assert f'{old} is called {new} since 0.2' in capsys.readouterr().out
+
+
+CONFIGS = [path for path in SOURCE_CONFIGS.rglob('*.py') if '_base_' not in path.parts]
+# OpenMMLab's: algorithm, model, GPUs times batch size, dataset; a mere network has no last two.
+CONVENTION = re.compile(r'([a-z-]+_)?[a-z0-9.-]+(_[\d.]+x)?_\d+xb\d+_(in1k|digits)\.py')
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.name)
+def test_names_follow_the_convention(path: Path) -> None:
+    assert CONVENTION.fullmatch(path.name) or path.name == 'yolov5s.py'
+
+
+# -- scopes ----------------------------------------------------------------------------
+
+
+def built(folder: Path, **settings: object) -> object:
+    (folder / 'mine.py').touch()
+    return build_model(Config(settings, filename=str(folder / 'mine.py')))
+
+
+def test_names_are_those_of_the_default_scope(tmp_path: Path) -> None:
+    model = dict(type='ResNet_CIFAR', depth=18, in_channels=1)
+    assert type(built(tmp_path, model=model, default_scope='mmcls')).__module__.startswith('mmcls.')
+
+
+def test_nothing_falls_back_to_a_model_zoo(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"mine\.py: 'ResNet_CIFAR' is not known.*no default_sco"):
+        built(tmp_path, model=dict(type='ResNet_CIFAR', depth=18))
+    assert built(tmp_path, model=dict(type='mmcls.ResNet_CIFAR', depth=18)) is not None
+    assert built(tmp_path, model=dict(type='mmprune.KLDivergence')) is not None
+
+
+def test_an_unknown_name_in_a_scope_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'ResNet_CIFRA' is not known: is it spelled right"):
+        built(tmp_path, model=dict(type='ResNet_CIFRA'), default_scope='mmcls')
+
+
+def test_a_scope_that_is_not_installed_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"mine\.py: default_scope='mmabc': there is no such"):
+        built(tmp_path, model=dict(type='ImageClassifier'), default_scope='mmabc')
+
+
+def test_a_scope_that_lacks_a_package_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mmpretrain, say, imports torchvision when its models are looked up."""
+    (tmp_path / 'mmlacking').mkdir()
+    (tmp_path / 'mmlacking' / '__init__.py').write_text('import torchvision_that_is_not_there\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"default_scope='mmlacking'.*torchvision_that_is_not"):
+        built(tmp_path, model=dict(type='ImageClassifier'), default_scope='mmlacking')
+
+
+def test_another_key_error_is_not_taken_for_a_name() -> None:
+    with pytest.raises(KeyError, match='state_dict'), enter_scope(Config()):
+        raise KeyError('state_dict')
+
+
+def test_mmcv_without_operators_is_not_commented_on() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        with enter_scope(Config()):
+            warnings.warn('Fail to import ``MultiScaleDeformableAttention`` from', stacklevel=1)
+            warnings.warn('another', stacklevel=1)
+    assert [str(warning.message) for warning in caught] == ['another']

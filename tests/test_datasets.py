@@ -95,7 +95,7 @@ def test_a_pipeline_of_mmcls_resizes_and_packs(size: int) -> None:
 
 @pytest.mark.parametrize(('part', 'batch'), [('train', 64), ('val', 180), ('test', 180)])
 def test_the_loaders_of_the_config_feed_its_model(part: str, batch: int) -> None:
-    cfg = load_config('resnet_small_digits.py')
+    cfg = load_config('resnet-small_1xb64_digits.py')
     init_default_scope(cfg.default_scope)
     loader = Runner.build_dataloader(cfg[f'{part}_dataloader'], seed=0)
     data = next(iter(loader))

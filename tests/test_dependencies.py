@@ -1,24 +1,35 @@
-"""Importing mmprune with a package missing, too old or too new says what to do."""
+"""A package that is missing, too old or too new is told with what to do, at import or when used."""
 
 import sys
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 import pytest
+from installation import clean_environment, run
 from packaging.requirements import Requirement
 
-from mmprune.dependencies import DEPENDENCIES, Dependency, check_dependencies, find_version
+from mmprune import dependencies
+from mmprune.dependencies import (
+    DEPENDENCIES,
+    OPTIONAL,
+    Dependency,
+    check_dependencies,
+    find_version,
+    require,
+)
+from mmprune.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-WORKING = {'torch': '2.13.0+cpu', 'mmengine': '0.11.0rc3', 'mmcls': '1.0.0rc6', 'mmcv': '2.0.1'}
+WORKING = {'torch': '2.13.0+cpu', 'mmengine': '0.11.0rc3'}
 
 
 def check(**found: str | None) -> None:
     check_dependencies(find=lambda dependency: {**WORKING, **found}[dependency.module])
 
 
-def test_the_tested_set_passes() -> None:
-    check()
+@pytest.mark.parametrize('mmengine', ['0.10.7', '0.10.12', '0.11.0rc3'])
+def test_the_tried_sets_pass(mmengine: str) -> None:
+    check(mmengine=mmengine)
 
 
 def test_what_is_installed_here_passes() -> None:
@@ -28,13 +39,8 @@ def test_what_is_installed_here_passes() -> None:
 @pytest.mark.parametrize(
     ('module', 'found', 'expected'),
     [
-        ('mmcv', None, r"mmcv is not installed.*pip install 'mmcv-lite>=2\.0\.1,<2\.1\.0' opencv"),
-        ('mmcv', '2.1.0', r'mmcv 2\.1\.0 is installed.*<2\.1\.0.*pip uninstall mmcv mmcv-lite'),
-        ('mmcv', '2.1.0rc1', r'mmcv 2\.1\.0rc1 is installed'),
-        ('mmcv', '1.7.2', r'mmcv 1\.7\.2 is installed'),
-        ('mmengine', '0.10.7', r"0\.10\.7 is installed.*pip install 'mmengine>=0\.11\.0rc3'"),
-        ('mmcls', '0.25.0', r"0\.25\.0 is installed.*pip install 'mmcls>=1\.0\.0rc6'"),
-        ('mmcls', None, r'mmcls is not installed'),
+        ('mmengine', None, r'mmengine is not installed.*extra `mmengine`.*onedl-mmengine.*never'),
+        ('mmengine', '0.8.0', r"0\.8\.0 is installed.*pip install 'mmengine>=0\.11\.0rc3'"),
         ('torch', '2.3.1', r"torch 2\.3\.1 is installed.*pip install 'torch>=2\.4'"),
     ],
 )
@@ -46,20 +52,16 @@ def test_each_problem_is_told_with_what_to_do(
 
 
 def test_all_problems_are_told_at_once() -> None:
-    with pytest.raises(ImportError, match=r'(?s)mmengine 0\.10\.7 .*mmcv is not installed'):
-        check(mmengine='0.10.7', mmcv=None)
+    with pytest.raises(ImportError, match=r'(?s)torch 2\.3\.1 .*mmengine is not installed'):
+        check(mmengine=None, torch='2.3.1')
 
 
-def test_versions_are_found_under_any_name_of_the_distribution() -> None:
-    mmcv = next(dependency for dependency in DEPENDENCIES if dependency.module == 'mmcv')
-    assert find_version(mmcv) in [version(name) for name in installed(mmcv)]
-
-
-def installed(dependency: Dependency) -> list[str]:
-    from importlib.metadata import distributions
-
+@pytest.mark.parametrize('module', ['mmengine', 'mmcv'])
+def test_versions_are_found_under_any_name_of_the_distribution(module: str) -> None:
+    (dependency,) = (each for each in (*DEPENDENCIES, *OPTIONAL) if each.module == module)
     names = {distribution.metadata['Name'] for distribution in distributions()}
-    return [name for name in dependency.distributions if name in names]
+    installed = [name for name in dependency.distributions if name in names]
+    assert find_version(dependency) in [version(name) for name in installed]
 
 
 def test_a_source_tree_on_the_path_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,18 +73,65 @@ def test_a_source_tree_on_the_path_counts(tmp_path: Path, monkeypatch: pytest.Mo
     assert find_version(Dependency('mmprune_nothing', ('mmprune-nothing',), '', '', '')) is None
 
 
+# -- what only parts of mmprune use ----------------------------------------------------
+
+
+@pytest.mark.parametrize('module', [each.module for each in OPTIONAL])
+def test_a_missing_package_is_told_when_it_is_used(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dependencies, 'find_version', lambda dependency: None)
+    with pytest.raises(
+        InputError, match=f'(?s)^the tool needs {module}: .*not installed.*pip install'
+    ):
+        require(f'{module}.part', 'the tool')
+
+
+def test_a_package_that_asserts_its_versions_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'mmprune_zoo.py').write_text("assert False, 'MMCV==9 is incompatible'\n")
+    (tmp_path / 'mmprune_lacking.py').write_text("raise ImportError('no', name='cv2')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r'a config needs mmprune_zoo: .*MMCV==9 is incompatible'):
+        require('mmprune_zoo', 'a config')
+    with pytest.raises(InputError, match=r'(?s)needs mmprune_lacking.*opencv-python-headless'):
+        require('mmprune_lacking', 'a config')
+
+
+def test_a_plain_network_needs_none_of_them() -> None:
+    """In a process of its own: nothing but torch, mmengine's registries, numpy and scipy."""
+    heavy = [*(each.module for each in OPTIONAL), 'mmengine.runner', 'mmengine.model']
+    code = f"""
+import sys, mmprune
+assert 'torch' not in sys.modules, 'import mmprune alone brings torch'
+import torch
+from torch import nn
+network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+result = mmprune.prune(network, torch.rand(1, 3, 8, 8), ratio=0.5)
+print([name for name in {heavy!r} if name in sys.modules])
+"""
+    found = run(sys.executable, '-c', code, cwd=ROOT, PYTHONPATH=str(ROOT))
+    assert found.strip().splitlines()[-1] == '[]'
+    assert 'PYTHONPATH' not in clean_environment()
+
+
 def test_requirements_ask_for_what_the_check_asks_for() -> None:
     """The check and the files for pip must not drift apart."""
-    lines = [
-        line
-        for name in ('runtime.txt', 'lite.txt')
-        for line in (ROOT / 'requirements' / name).read_text().splitlines()
+    required = {
+        requirement.name: requirement.specifier
+        for file in (ROOT / 'requirements').glob('*.txt')
+        if file.stem != 'constraints'
+        for line in file.read_text().splitlines()
         if line and not line.startswith('#')
-    ]
-    required = {Requirement(line).name: Requirement(line).specifier for line in lines}
-    for dependency in DEPENDENCIES:
-        if dependency.module == 'mmcv':
-            # Older release candidates work, but nobody should be given one.
-            assert str(required['mmcv-lite']) == '<2.1.0,>=2.0.1'
-        else:
-            assert str(required[dependency.module]) == dependency.versions
+        for requirement in [Requirement(line)]
+    }
+    known = {each.module: each for each in (*DEPENDENCIES, *OPTIONAL)}
+    for module in ('torch', 'mmcls', 'mmpretrain'):
+        assert str(required[module]) == known[module].versions
+    # 0.10.7 works, but nobody should be given it. The forks count their versions on from there.
+    assert str(required['mmengine']) == '>=0.11.0rc3'
+    for name, lowest in (('mmengine', '0.11.0rc3'), ('onedl-mmengine', '0.10.12')):
+        assert required[name].contains(lowest, prereleases=True)
+        check(mmengine=lowest)
+    assert str(required['mmcv-lite']) == str(required['mmcv']) == '<2.1.0,>=2.0.1'

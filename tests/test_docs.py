@@ -74,7 +74,8 @@ def name_of(page: Path) -> str:
 @pytest.fixture
 def registries() -> Iterator[None]:
     """Take back what a page registers."""
-    names = ('BACKWARD_PARSERS', 'CHANNEL_RULES', 'SLICERS', 'IMPORTANCE', 'PRUNERS', 'MODELS')
+    names = ('BACKWARD_PARSERS', 'CHANNEL_RULES', 'SLICERS', 'IMPORTANCE', 'PRUNERS', 'MODELS',
+             'LOSS_INPUTS')  # fmt: skip
     tables = [getattr(registry, name) for name in names]
     for table in tables:
         table.import_from_location()
@@ -212,8 +213,8 @@ def test_files_that_are_named_exist(page: Path) -> None:
         r'(?<![\w/])(?:configs|tools|tests|mmprune|requirements|docs)/[\w./-]*\w\.\w+', text
     )
     assert not [name for name in named if not (ROOT / name).exists() and name not in OF_MMRAZOR]
-    configs = re.findall(r'mim (?:train|test) mmprune (\w+\.py)', text)
-    configs += re.findall(r'mim run mmprune \w+ (\w+\.py)', text)
+    configs = re.findall(r'mim (?:train|test) mmprune ([\w.-]+\.py)', text)
+    configs += re.findall(r'mim run mmprune \w+ ([\w.-]+\.py)', text)
     assert not set(configs) - {path.name for path in (ROOT / 'configs').rglob('*.py')}
     assert not set(re.findall(r'mim run mmprune (\w+)', text)) - set(TOOLS)
 

@@ -1,14 +1,16 @@
 """The commands as a user types them, from any folder, after a normal install."""
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
-from installation import accuracy, mim
+from installation import accuracy, mim, run
 
 pytestmark = pytest.mark.mim
 
-CONFIG = 'resnet_small_digits.py'
+CONFIG = 'resnet-small_1xb64_digits.py'
 
 
 @pytest.fixture(scope='module')
@@ -21,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(installed: Path, folder: Path) -> Path:
     """The checkpoint that a full training leaves, and where it is by default."""
     mim(installed, folder, 'train', 'mmprune', CONFIG)
-    return folder / 'work_dirs' / 'resnet_small_digits' / 'epoch_20.pth'
+    return folder / 'work_dirs' / 'resnet-small_1xb64_digits' / 'epoch_20.pth'
 
 
 def test_train_and_test(installed: Path, folder: Path, trained: Path) -> None:
@@ -47,4 +49,14 @@ def test_run_gives_the_metrics_as_a_file(installed: Path, folder: Path, trained:
 
 def test_search_finds_the_model(installed: Path, folder: Path) -> None:
     printed = mim(installed, folder, 'search', 'mmprune', '--model', 'digits')
-    assert 'resnet_small_digits' in printed
+    assert 'resnet-small_1xb64_digits' in printed
+
+
+def test_help_of_a_tool_as_the_page_says(installed: Path, folder: Path) -> None:
+    """Mim takes -h for itself, so the page has another command."""
+    page = (Path(__file__).parents[1] / 'docs' / 'use-with-mim.md').read_text(encoding='utf-8')
+    (inner, tool) = re.findall(r"python -c '([^']+)'\)(/\.mim/\S+)\" --help", page)[0]
+    found = run(sys.executable, '-W', 'ignore', '-c', inner, cwd=folder, PYTHONPATH=str(installed))
+    path = found.splitlines()[-1] + tool
+    printed = run(sys.executable, path, '--help', cwd=folder, PYTHONPATH=str(installed))
+    assert '--budget' in printed

@@ -13,20 +13,27 @@ def test_two_processes(installed: Path, tmp_path: Path) -> None:
     launch = ('--launcher', 'pytorch', '--gpus', '2')
     options = ('--work-dir', 'out', '--cfg-options', 'train_cfg.max_epochs=1')
     printed = mim(
-        installed, tmp_path, 'train', 'mmprune', 'resnet_small_digits.py', *launch, *options
+        installed, tmp_path, 'train', 'mmprune', 'resnet-small_1xb64_digits.py', *launch, *options
     )
     # Half of the 20 steps of one process.
     assert 'Epoch(train) [1][10/10]' in printed
     checkpoint = tmp_path / 'out' / 'epoch_1.pth'
     tested = mim(
-        installed, tmp_path, 'test', 'mmprune', 'resnet_small_digits.py', '-C', checkpoint, *launch
+        installed,
+        tmp_path,
+        'test',
+        'mmprune',
+        'resnet-small_1xb64_digits.py',
+        '-C',
+        checkpoint,
+        *launch,
     )
     assert 0 < accuracy(tested) <= 100
 
 
 def test_from_a_supernet_to_a_deployed_network(installed: Path, tmp_path: Path) -> None:
     """Train, search, export and deploy a tiny supernet; the files are what the tools say."""
-    supernet = 'autoslim_resnet_small_digits_tiny.py'
+    supernet = 'autoslim_resnet-tiny_1xb32_digits.py'
     # `mim run` hands on what it is given, so here the config's name is found by the tools.
     mim(installed, tmp_path, 'train', 'mmprune', supernet, '--work-dir', 'supernet')
     checkpoint = Path('supernet', 'epoch_2.pth')

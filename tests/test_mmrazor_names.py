@@ -119,6 +119,9 @@ def test_children_and_ancestors(resnet, concat):
     assert resnet.modules_have_ancest == convolutions - {'stem'} | {'fc'}
     assert concat.modules_have_child == {'a', 'b', 'c', 'deep'}
     assert concat.modules_have_ancest == {'b', 'c', 'deep', 'd'}
+    # They keep the order of execution, as in MMRazor.
+    assert list(concat.modules_have_child) == ['a', 'b', 'c', 'deep']
+    assert list(concat.modules_have_ancest) == ['b', 'c', 'deep', 'd']
 
 
 def test_norms_are_linked_to_the_convolution_before_them(resnet, concat):

@@ -6,18 +6,25 @@ from pathlib import Path
 import pytest
 import torch
 import toy_networks
+import toys_attention
+import toys_attention_of_images
+import toys_decoders
+import toys_experts
 import toys_functions
 import toys_handed
+import toys_heads
 import toys_layers
+import toys_layouts
 import toys_libraries
 import toys_norms
 import toys_recurrent
 import toys_regions
+import toys_roads
 import toys_shuffles
 from randomised import scattered
 from toy_checks import assert_exact, assert_groups, assert_plain, assert_trains, prepared
 
-from mmprune.registry import BACKWARD_PARSERS, PRUNERS, table
+from mmprune.registry import BACKWARD_PARSERS, CHANNEL_RULES, PRUNERS, table
 from mmprune.trace import TraceError, trace
 from mmprune.trace.checkpoints import OTHER, REENTRANT
 
@@ -30,6 +37,12 @@ FAMILIES = [
     toys_handed,
     toys_libraries,
     toys_shuffles,
+    toys_decoders,
+    toys_experts,
+    toys_heads,
+    toys_layouts,
+    toys_attention,
+    toys_attention_of_images,
 ]
 TOYS = [toy for family in FAMILIES for toy in family.TOYS]
 pytestmark = pytest.mark.filterwarnings('ignore:None of the inputs have requires_grad')
@@ -48,6 +61,46 @@ def test_subnets_are_exact_in_eval_mode_and_in_training(toy, execution):
     model, data, pruner = prepared(toy, execution)
     assert_exact(toy, model, data, pruner, seeds=1)
     assert_trains(model, data, pruner)
+
+
+@pytest.mark.parametrize(
+    ('op', 'pinned', 'where', 'free'),
+    [
+        ('elementwise', 'a', 'ReluBackward0 of the root module', {'b'}),
+        ('conv', 'a', 'ConvolutionBackward0 of b', set()),
+        ('reduce', 'b', 'MeanBackward1 of the root module', {'a'}),
+    ],
+)
+def test_a_failure_in_a_rule_pins_what_reaches_it(op, pinned, where, free, monkeypatch):
+    """Whatever goes wrong, the node and its module are named, and the rest can be pruned."""
+
+    def broken(node, inputs, book):
+        if node.module != 'a':
+            raise IndexError('index 0 is out of bounds')
+        return rule(node, inputs, book)
+
+    rule = table(CHANNEL_RULES)[op]
+    monkeypatch.setitem(CHANNEL_RULES.module_dict, op, broken)
+    _, _, pruner = prepared(toy_networks.Chain)
+    why = f'labelling failed in {where}: IndexError: index 0 is out of bounds; please report'
+    assert pruner.channel_groups[pinned].reason == why
+    assert set(pruner.channel_spaces) == free
+    assert not free or pruner.verify_subnet().ok
+
+
+@pytest.mark.skipif(not hasattr(torch.nn.functional, 'grouped_mm'), reason='torch is older')
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('toy', toys_experts.TOYS[:2], ids=lambda toy: toy.__name__)
+def test_experts_by_torchs_own_kernel(toy, dtype):
+    """It knows no double precision, and reads runs of 16 bytes."""
+    torch.manual_seed(0)
+    model, data = toy().to(dtype).eval(), torch.randn(toy.INPUT).to(dtype)
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5, 1.0]))
+    pruner.prepare_from_supernet(model, data)
+    assert_groups(toy, pruner)
+    for seed in range(3):
+        report = pruner.verify_subnet(subnet=scattered(pruner, seed))
+        assert report.ok, report
 
 
 def test_a_function_of_ones_own_is_pruned_once_it_has_a_parser(monkeypatch):
@@ -125,4 +178,5 @@ def test_the_page_of_what_can_be_pruned_names_every_toy():
     rows = [line for line in page.read_text(encoding='utf-8').splitlines() if line[:2] == '| ']
     cells = [line.rstrip(' |').rpartition('|')[2] for line in rows]
     named = {name for cell in cells for name in re.findall(r'`(\w+)`', cell)}
-    assert named == {toy.__name__ for toy in [*toy_networks.TOYS, *TOYS]}
+    every = [*toy_networks.TOYS, *TOYS, *toys_roads.TOYS]
+    assert named == {toy.__name__ for toy in every}

@@ -11,6 +11,20 @@ import pytest
 from installation import ROOT, copy_tree, install, run
 from packaging.requirements import Requirement
 
+# What `make venv` installs.
+TESTED = (
+    'runtime',
+    'mmengine',
+    'mmcls',
+    'search',
+    'digits',
+    'lite',
+    'onnx',
+    'openmim',
+    'tests',
+    'dev',
+    'docs',
+)
 BACKEND = 'from setuptools import build_meta; build_meta.build_{kind}({target!r})'
 
 
@@ -33,7 +47,7 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.Zip
 
 
 def project_files(
-    folder: str, suffixes: Iterable[str] = ('.json', '.py', '.yml', '.md')
+    folder: str, suffixes: Iterable[str] = ('.json', '.py', '.yml', '.md', '.sh')
 ) -> set[str]:
     return {
         str(path.relative_to(ROOT))
@@ -60,9 +74,7 @@ def test_the_metadata_name_every_requirement_and_extra(wheel: zipfile.ZipFile) -
     assert metadata['Requires-Python'] == '>=3.10'
     required = [Requirement(line) for line in metadata.get_all('Requires-Dist')]
     always = {requirement.name for requirement in required if requirement.marker is None}
-    assert {'torch', 'mmengine', 'mmcls', 'scikit-learn', 'setuptools', 'openmim'} <= always
-    # Who has full mmcv keeps it: the two own the same folder.
-    assert not {name for name in always if name.startswith('mmcv')}
+    assert always == {'torch', 'numpy', 'packaging', 'scipy', 'rich', 'pyyaml', 'ordered-set'}
     extras = {
         extra: {
             requirement.name
@@ -72,10 +84,18 @@ def test_the_metadata_name_every_requirement_and_extra(wheel: zipfile.ZipFile) -
         for extra in metadata.get_all('Provides-Extra')
     }
     assert extras['lite'] == {'mmcv-lite', 'opencv-python-headless'}
-    assert extras['mim'] == {'mmcv'}
+    assert extras['mim'] == {'mmcv', 'mmengine'}
+    assert extras['openmim'] == {'openmim', 'setuptools'}
     assert extras['onnx'] == {'onnx', 'onnxruntime', 'onnxscript'}
-    assert {'pytest', 'mmcv-lite', 'onnx'} <= extras['tests']
+    # Two distributions own the folder mmengine, and several the folder mmcv: one of each.
+    assert extras['mmengine'] == {'mmengine'} | extras['search']
+    assert extras['mmcls'] == {'mmcls'} | extras['mmengine']
+    assert extras['mmpretrain'] == {'mmpretrain'} | extras['mmengine']
+    assert extras['onedl'] == {'onedl-mmengine'} | extras['search']
+    assert {'pytest', 'mmcv-lite', 'onnx', 'mmcls', 'scikit-learn'} <= extras['tests']
     assert extras['dev'] == {'mypy', 'ruff', 'torch-pruning'}
+    assert {'sphinx', 'myst-parser'} <= extras['docs']
+    assert {'sphinx', 'myst-parser'} <= extras['docs']
 
 
 def test_a_second_build_ships_nothing_of_the_first(source: Path, tmp_path: Path) -> None:
@@ -124,7 +144,7 @@ def test_requirements_are_pinned_by_the_constraints() -> None:
         if line and not line.startswith('#')
     )
     pinned = {name.lower().replace('_', '-'): version for name, version in pinned.items()}
-    for file in ('runtime', 'lite', 'onnx', 'tests', 'dev'):
+    for file in TESTED:
         for line in (folder / f'{file}.txt').read_text().splitlines():
             if line and not line.startswith('#'):
                 requirement = Requirement(line)

@@ -18,7 +18,7 @@ from mmprune.engine.run import evaluate, train
 from mmprune.errors import InputError
 from mmprune.registry import MODELS
 
-CONFIG = 'resnet_small_digits.py'
+CONFIG = 'resnet-small_1xb64_digits.py'
 # Two epochs of two steps, and no random crops: what is resumed must be equal to the last bit.
 SHORT: dict[str, Any] = {
     'train_cfg.max_epochs': 2,
@@ -112,9 +112,9 @@ def test_the_default_work_dir_is_named_after_the_config(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     runner = train(CONFIG, cfg_options={**SHORT, 'train_cfg.max_epochs': 1})
-    assert Path(runner.work_dir) == tmp_path / 'work_dirs' / 'resnet_small_digits'
+    assert Path(runner.work_dir) == tmp_path / 'work_dirs' / 'resnet-small_1xb64_digits'
     # Absolute, so that --resume finds it from another folder too.
-    last = (tmp_path / 'work_dirs/resnet_small_digits/last_checkpoint').read_text()
+    last = (tmp_path / 'work_dirs/resnet-small_1xb64_digits/last_checkpoint').read_text()
     assert Path(last).is_absolute()
 
 

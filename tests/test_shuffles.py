@@ -94,10 +94,12 @@ def test_choices_that_no_small_network_has_are_refused_with_the_numbers():
 
 
 def test_widths_are_rounded_and_binned():
-    _, _, pruner = prepared(StageOfShuffleNetV2, round_to=8)
-    for count, expected in ((1, 8), (15, 16), (20, 24), (33, 32), (36, 36)):
-        counts = {space_id: count for space_id in pruner.channel_spaces}
-        assert int(pruner.subnet_of_counts(counts)['left'].sum()) == expected
+    """Each of the four layers of the stage has a multiple, or all of its nine channels."""
+    for round_to, widths in ((2, (8, 16, 24, 32, 36)), (8, (32, 32, 32, 32, 36))):
+        _, _, pruner = prepared(StageOfShuffleNetV2, round_to=round_to)
+        for count, expected in zip((1, 15, 20, 33, 36), widths, strict=True):
+            counts = {space_id: count for space_id in pruner.channel_spaces}
+            assert int(pruner.subnet_of_counts(counts)['left'].sum()) == expected
     _, _, pruner = prepared(StageOfShuffleNetV2)
     for kept in range(1, 10):
         bins = pruner.get_max_channel_bins(9)
@@ -118,12 +120,14 @@ def test_costs_are_a_function_of_the_widths():
 
 
 def test_a_shuffle_whose_subnets_fail_is_cut_in_order(monkeypatch):
-    """As before: whole blocks, or nothing."""
+    """Both of the blocks that are dealt out lose the same channels."""
     monkeypatch.setattr(Arrangement, 'places', lambda self, mask: {})
     _, _, pruner = prepared(StageOfShuffleNetV2)
     assert not pruner.supernet.labelling.arrangements
-    assert 'left' not in pruner.channel_spaces
-    assert pruner.verify_subnet().ok
+    for seed in range(3):
+        subnet = scattered(pruner, seed)
+        assert not subnet['left'].all()
+        assert pruner.verify_subnet(subnet=subnet).ok
 
 
 # -- files, plans, copies --------------------------------------------------------------

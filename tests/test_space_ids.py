@@ -88,17 +88,73 @@ def test_get_space_id_of_a_concatenation():
     assert pruner.get_space_id('c') is None
 
 
-def test_except_start_keys_pin_by_prefix():
-    model, pruner = prepared(except_start_keys=['wi', 'fc'])
+def test_except_start_keys_pin_layers():
+    model, pruner = prepared(except_start_keys=['wide', 'fc'])
     assert list(pruner.channel_spaces) == ['stem', 'grouped']
-    assert pruner.channel_groups['wide'].reason == "excluded by except_start_keys 'wi'"
+    assert pruner.channel_groups['wide'].reason == "excluded by except_start_keys 'wide'"
     assert pruner.channel_groups['fc'].reason == "excluded by except_start_keys 'fc'"
     pruner.set_min_channel()
     deployed = pruner.deploy_subnet(model, pruner.export_subnet())
     assert (deployed.wide.out_channels, deployed.fc.out_features) == (16, 10)
     assert deployed.wide.in_channels == 4
-    with pytest.raises(SubnetError, match=r"'wide' is pinned \(excluded by except_start_keys 'wi'"):
+    with pytest.raises(
+        SubnetError, match=r"'wide' is pinned \(excluded by except_start_keys 'wide'"
+    ):
         pruner.set_subnet({s: torch.ones(n) for s, n in GROUPS.items()})
+
+
+class Stages(nn.Module):
+    """Names that begin alike, a module without parameters, and one that does not run."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1, 8, 1, 1))
+        self.stage1 = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU())
+        self.stage10 = nn.Sequential(conv(8, 8), nn.ReLU())
+        self.relu = nn.ReLU()
+        self.last, self.auxiliary = conv(8, 4), conv(8, 2)
+        self.shared = self.stage10
+
+    def forward(self, x):
+        return self.last(self.relu(self.shared(self.stage1(x) * self.scale)))
+
+
+@pytest.mark.parametrize(
+    ('keys', 'kept'),
+    [
+        (['stage1'], ['stage10.0']),
+        (['stage1.'], ['stage10.0']),
+        (['stage1.1'], ['stage10.0']),
+        (['stage10'], ['stage1.0']),
+        (['shared'], ['stage1.0']),
+        (['scale'], ['stage10.0']),
+        (['auxiliary'], ['stage1.0', 'stage10.0']),
+        (['stage1', 'shared.0'], []),
+        ([''], []),
+    ],
+)
+def test_except_start_keys_match_at_dots(keys, kept):
+    _, pruner = prepared(Stages(), except_start_keys=keys)
+    assert list(pruner.channel_spaces) == kept
+
+
+@pytest.mark.parametrize(
+    ('key', 'message'),
+    [
+        ('stage', r"'stage' names no part .*; did you mean 'stage1'"),
+        ('stage1.o', r"'stage1.o' names no part .*; did you mean .*'stage1\.0'"),
+        ('architecture.last', r"'architecture.last' names no part .*; there are 'stage1\.0'"),
+        ('relu', "'relu' holds no layer that makes channels; "),
+        ('stage1.2', r"'stage1.2' holds no layer that makes channels; did you mean .*'stage1\.0'"),
+    ],
+)
+def test_except_start_keys_that_match_nothing_are_refused(key, message):
+    model = Stages()
+    before = {name: type(module) for name, module in model.named_modules()}
+    with pytest.raises(InputError, match=f'except_start_keys: {message}'):
+        prepared(model, except_start_keys=['last', key])
+    assert {name: type(module) for name, module in model.named_modules()} == before
+    assert not any('forward' in vars(module) for module in model.modules())
 
 
 def test_a_member_in_except_start_keys_pins_its_whole_group():

@@ -7,6 +7,7 @@ import torch
 from randomised import randomise, scattered
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmprune.deploy import ChannelCfg, deploy
 from mmprune.registry import PRUNERS
 from mmprune.trace.tracer import run_model, tensors_in
 
@@ -53,6 +54,7 @@ def assert_exact(toy, model, data, pruner, seeds):
         assert all(not mask.all() for mask in subnet.values()), 'a group cannot lose anything'
         pruner.set_subnet(subnet)
         deployed = pruner.deploy_subnet(model, pruner.export_subnet())
+        assert_same_network(deployed, deploy(model, ChannelCfg(pruner.export_subnet())))
         with FlopCounterMode(display=False) as counter:
             small = [tensor.detach() for tensor in tensors_in(run_model(deployed, data))]
         with torch.no_grad():
@@ -65,6 +67,20 @@ def assert_exact(toy, model, data, pruner, seeds):
         assert cost['params'] == sum(p.numel() for p in deployed.parameters())
         assert 2 * cost['macs'] == counter.get_total_flops() - toy.UNCOUNTED
     assert pruner.verify_subnet(model, subnet).ok
+
+
+def assert_same_network(first, second):
+    """Two networks have the same tensors, and the same numbers among their attributes."""
+    assert first.state_dict().keys() == second.state_dict().keys()
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+    for (name, one), other in zip(first.named_modules(), second.modules(), strict=True):
+        assert type(one) is type(other), name
+        assert vars(one).keys() == vars(other).keys(), name
+        for attribute, value in vars(one).items():
+            several = value if isinstance(value, list | tuple) else [value]
+            if all(isinstance(each, int | float | str) for each in several):
+                assert value == vars(other)[attribute], f'{name}.{attribute}'
 
 
 def assert_plain(toy, model, data, pruner):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_conv_layer
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
+from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 from toy_networks import Toy, conv, toys_of
 
 
@@ -107,6 +107,28 @@ class SpectralNormOfTransposed(Toy):
 
     def forward(self, x):
         return self.head(F.relu(self.up(F.relu(self.deep(self.a(x))))).mean((2, 3)))
+
+
+class MaskedByTorch(Toy):
+    """Masks of torch's own pruning, on weights of all kinds, on a bias and on a norm's scale."""
+
+    GROUPS = {
+        'a': (8, {'a', 'norm'}, {'grouped'}),
+        'grouped': (12, {'grouped', 'deep'}, {'deep', 'head'}),
+    }
+    PINNED = frozenset({'head', 'a.weight_orig'})
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.grouped = conv(3, 8), nn.BatchNorm2d(8), conv(8, 12, groups=2)
+        self.deep, self.head = conv(12, 12, groups=12), nn.Linear(12, 4)
+        for layer in (self.a, self.norm, self.grouped, self.deep, self.head):
+            prune.l1_unstructured(layer, 'weight', 0.3)
+        prune.random_unstructured(self.a, 'bias', 0.5)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.a(x)))
+        return self.head(F.relu(self.deep(self.grouped(x))).mean((2, 3)))
 
 
 class WeightNormOfGroups(Toy):

@@ -298,11 +298,14 @@ class ScaledByShape(Toy):
 
 
 class OneHead(Toy):
-    """A single head cannot go; its queries keep their width, by which torch scales."""
+    """A single head cannot go; torch scales by the width that its queries have left."""
 
     INPUT = (2, 5, 6)
-    GROUPS = {'a': (8, {'a', 'out'}, {'q', 'k', 'v', 'head'}), 'v': (9, {'v'}, {'out'})}
-    REASONS = {'q': 'scales by the width of a head'}
+    GROUPS = {
+        'a': (8, {'a', 'out'}, {'q', 'k', 'v', 'head'}),
+        'q': (12, {'q', 'k'}, set()),
+        'v': (9, {'v'}, {'out'}),
+    }
 
     def __init__(self):
         super().__init__()
@@ -315,7 +318,31 @@ class OneHead(Toy):
         return self.head(x + self.out(F.scaled_dot_product_attention(q, k, v)[:, 0]))
 
 
+class AutoEncoder(Toy):
+    """A code becomes an image of the encoder's shape: each of its channels is some outputs."""
+
+    OPTIONS = dict(ties=[('b', 'from_code')])
+    GROUPS = {
+        'a': (8, {'a'}, {'b'}),
+        'b': (12, {'b', 'from_code'}, {'to_code', 'up'}),
+        'to_code': (6, {'to_code'}, {'from_code'}),
+        'up': (5, {'up'}, {'head'}),
+    }
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = conv(3, 8, stride=2), conv(8, 12, stride=2)
+        self.to_code, self.from_code = nn.Linear(48, 6), nn.Linear(6, 48)
+        self.up, self.head = nn.ConvTranspose2d(12, 5, 2, 2), nn.Linear(5, 4)
+
+    def forward(self, x):
+        x = F.relu(self.b(F.relu(self.a(x))))
+        decoded = self.from_code(self.to_code(x.flatten(1))).view(x.shape)
+        return self.head(F.relu(self.up(F.relu(decoded))).mean((2, 3)))
+
+
 TOYS = [
+    AutoEncoder,
     FusedEncoder,
     UnusedBranch,
     FromVector,

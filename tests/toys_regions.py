@@ -196,13 +196,13 @@ class WritesRows(Toy):
 
 
 class WritesChannels(Toy):
-    """A write into some of the channels, by number."""
+    """A write into some of the channels, by number: those before its end stay."""
 
-    GROUPS = {'b': (6, {'b'}, {'head'})}
+    GROUPS = {'b': (6, {'b'}, {'head'}), 'a#2': (2, {'a'}, {'b'})}
     PINNED = frozenset({'head', 'a.weight', 'c.weight'})
     REASONS = {
-        'a': 'CopySlices in the root module writes into some of the channels',
-        'c': 'CopySlices in the root module writes into some of the channels',
+        'a#0': 'a slice in the root module counts 2 of them in its code',
+        'a#1': 'a slice in the root module counts 6 of them in its code',
     }
 
     def __init__(self):
@@ -215,6 +215,46 @@ class WritesChannels(Toy):
         return self.head(F.relu(self.b(y)).mean((2, 3)))
 
 
+class TemporalShift(Toy):
+    """A part of the channels is taken from the frame before (Lin et al., TSM, 2019)."""
+
+    INPUT = (8, 3, 6, 6)
+    GROUPS = {'a': (16, {'a'}, {'b'})}
+    PINNED = frozenset({'b', 'a.weight'})
+
+    def __init__(self):
+        super().__init__()
+        self.frames, self.share = 4, 4
+        self.a, self.b = conv(3, 16), conv(16, 4)
+
+    def forward(self, x):
+        x = self.a(x)
+        count, channels, height, width = x.shape
+        x = x.view(count // self.frames, self.frames, channels, height, width)
+        part, shifted = channels // self.share, torch.zeros_like(x)
+        shifted[:, :-1, :part] = x[:, 1:, :part]
+        shifted[:, 1:, part : 2 * part] = x[:, :-1, part : 2 * part]
+        shifted[:, :, 2 * part :] = x[:, :, 2 * part :]
+        return self.b(shifted.view(count, channels, height, width))
+
+
+class Neighbours(Toy):
+    """Distances between points in the space of their channels."""
+
+    INPUT = (2, 6, 3)
+    GROUPS = {'a': (8, {'a'}, {'b'})}
+    PINNED = frozenset({'b', 'a.weight'})
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.a(x)
+        near = torch.softmax(-torch.cdist(x, x), -1)
+        return self.b(near @ x)
+
+
 class Assembled(Toy):
     """Parts written side by side into a tensor of zeros, by number; ``cat`` would be pruned."""
 
@@ -222,7 +262,7 @@ class Assembled(Toy):
     PINNED = frozenset({'head', 'a.weight', 'c.weight'})
     REASONS = {
         'a': 'CopySlices in the root module writes into a constant',
-        'c': 'CopySlices in the root module writes into some of the channels',
+        'c': 'it meets a tensor that comes from CopySlices in the root module',
         'b.weight': 'comes from CopySlices in the root module',
     }
 

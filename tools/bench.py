@@ -13,6 +13,7 @@ sections:
              deploy_subnet; a training step of AutoSlim
   peers      input masks as in MMRazor 0.x, and Torch-Pruning where it is installed, beside those
   tracing    prepare_from_supernet beside passes of the network; its memory; its growth with depth
+  job        network in, smaller network out, beside Torch-Pruning where it is installed
   cost       subnets a second of the closed forms
   latency    a table of layers, and how well it predicts 20 random subnets; onnxruntime
 

@@ -20,7 +20,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'config',
         nargs='?',
-        default='configs/demo/demo_digits.py',
+        default='configs/demo/demo_resnet-small_1xb64_digits.py',
         help='config of a supernet and its search (default: %(default)s)',
     )
     parser.add_argument(

@@ -13,7 +13,7 @@ written and the exit status is 2. Otherwise the output directory gets
   deployed.pth      weights under the plain network's own names
   deployed.py       config that builds the plain network, loads deployed.pth, trains and tests it
   channel_cfg.yaml  the channels, which deployed.py refers to
-  deployed.onnx     with --onnx: any batch size; checked by onnxruntime
+  deployed.onnx     with --onnx: any batch size, or with --onnx-batch N: N; checked by onnxruntime
 
 With --compensate the norms keep the supernet's statistics, and after the comparison the weights
 are solved anew from training images without labels (the config's `prune_cfg.compensation`).
@@ -38,6 +38,12 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--onnx', action='store_true', help='write an ONNX file too')
     parser.add_argument(
+        '--onnx-batch',
+        type=int,
+        metavar='N',
+        help='write an ONNX file that takes batches of N only',
+    )
+    parser.add_argument(
         '--compensate',
         action='store_true',
         help='solve weights that make up for what was removed, instead of new norm statistics',
@@ -57,6 +63,7 @@ def main() -> None:
             args.out_dir,
             args.onnx,
             args.cfg_options,
+            args.onnx_batch,
             args.compensate,
         )
 

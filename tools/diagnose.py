@@ -23,7 +23,7 @@ exit status: 0 if something is prunable and all subnets are verified, 1 if not,
 2 if the config or the checkpoint cannot be used.
 
 examples:
-  python tools/diagnose.py configs/digits/resnet_small_digits.py --input-shape 1 1 8 8
+  python tools/diagnose.py configs/digits/resnet-small_1xb64_digits.py --input-shape 1 1 8 8
   python tools/diagnose.py CONFIG --checkpoint CHECKPOINT --out-dir work_dirs/diagnosis
   python tools/diagnose.py CONFIG --cfg-options pruner.attention=dims
 """

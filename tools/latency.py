@@ -16,7 +16,7 @@ table's prediction is then compared with deployed random subnets: rank correlati
 --widths shows where rounding widths up costs nothing, and which `round_to` to give a pruner.
 
 examples:
-  python tools/latency.py configs/autoslim/autoslim_resnet_small_digits.py --threads 1
+  python tools/latency.py configs/autoslim/autoslim_resnet-small_1xb64_digits.py --threads 1
   python tools/latency.py CONFIG --backends torch compile onnxruntime --channel-cfg subnet_0.5.yaml
   python tools/latency.py CONFIG --subnets 0 --widths 6
 """

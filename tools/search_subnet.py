@@ -18,8 +18,8 @@ Into the work directory go
   search_results.json    the list of them
 
 examples:
-  python tools/search_subnet.py configs/autoslim/autoslim_resnet_small_digits.py \\
-      work_dirs/autoslim_resnet_small_digits/epoch_20.pth
+  python tools/search_subnet.py configs/autoslim/autoslim_resnet-small_1xb64_digits.py \\
+      work_dirs/autoslim_resnet-small_1xb64_digits/epoch_20.pth
   python tools/search_subnet.py CONFIG CHECKPOINT --cfg-options search_cfg.targets="[300e6]"
 """
 

@@ -7,9 +7,9 @@ from mmprune.engine.run import evaluate
 from mmprune.errors import exit_on_input_error
 
 EXAMPLES = """examples:
-  python tools/test.py configs/digits/resnet_small_digits.py out/epoch_20.pth
-  python tools/test.py resnet_small_digits.py out/epoch_20.pth --out out/metrics.json
-  mim test mmprune resnet_small_digits.py --checkpoint out/epoch_20.pth
+  python tools/test.py configs/digits/resnet-small_1xb64_digits.py out/epoch_20.pth
+  python tools/test.py resnet-small_1xb64_digits.py out/epoch_20.pth --out out/metrics.json
+  mim test mmprune resnet-small_1xb64_digits.py --checkpoint out/epoch_20.pth
 """
 
 

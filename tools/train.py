@@ -7,11 +7,11 @@ from mmprune.engine.run import train
 from mmprune.errors import exit_on_input_error
 
 EXAMPLES = """examples:
-  python tools/train.py configs/digits/resnet_small_digits.py
-  python tools/train.py resnet_small_digits.py --work-dir out --cfg-options train_cfg.max_epochs=3
-  python tools/train.py resnet_small_digits.py --work-dir out --resume
-  mim train mmprune resnet_small_digits.py --work-dir out
-  torchrun --nproc_per_node=2 tools/train.py resnet_small_digits.py --launcher pytorch
+  python tools/train.py configs/digits/resnet-small_1xb64_digits.py
+  python tools/train.py resnet-small_1xb64_digits.py --cfg-options train_cfg.max_epochs=3
+  python tools/train.py resnet-small_1xb64_digits.py --work-dir out --resume
+  mim train mmprune resnet-small_1xb64_digits.py --work-dir out
+  torchrun --nproc_per_node=2 tools/train.py resnet-small_1xb64_digits.py --launcher pytorch
 """
 
 

@@ -20,6 +20,7 @@ model = dict(
         ),
     ),
     num_sample_training=4,
+    input_shape=(1, 3, 224, 224),
     pruner=dict(
         type='RatioPruner',
         ratios=[i / 12 for i in range(2, 13)],

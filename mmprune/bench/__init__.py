@@ -1,4 +1,9 @@
 """The benchmark: what execution, tracing and cost take, beside plain networks and peers."""
+# ruff: noqa: E402  (what is measured are networks of mmcls)
+
+from mmprune.dependencies import require
+
+require('mmcls', "mmprune's benchmark")
 
 from mmprune.bench.report import insert_into_docs
 from mmprune.bench.rows import Row

@@ -16,6 +16,7 @@ TITLES = {
     'execution': 'Execution: a subnet in the supernet beside the deployed network',
     'peers': 'Peers of the masks',
     'tracing': 'Preparing a supernet',
+    'job': 'Network in, smaller network out',
     'cost': 'Cost in closed form',
     'latency': 'Latency predicted by a table of layers',
 }

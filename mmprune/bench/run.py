@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mmprune.bench.autoslim import autoslim_steps
 from mmprune.bench.costs import cost_steps
 from mmprune.bench.execution import ExecutionOptions, Step, execution_steps
+from mmprune.bench.job import JobOptions, job_steps
 from mmprune.bench.latencies import latency_steps
 from mmprune.bench.pages import installed_versions
 from mmprune.bench.report import about, insert_into_docs, tables, write_markdown
@@ -33,7 +34,7 @@ from mmprune.version import __version__
 from mmprune.zoo.models import resolve
 
 FORMAT = 'mmprune benchmark 1'
-SECTIONS = ('execution', 'peers', 'tracing', 'cost', 'latency')
+SECTIONS = ('execution', 'peers', 'tracing', 'job', 'cost', 'latency')
 PACKAGES = ('torch', 'mmengine', 'mmcls', 'torch-pruning')
 WIDTH = 170
 """Columns of the tables where the output is not a terminal."""
@@ -174,13 +175,19 @@ def steps(options: BenchOptions) -> Iterator[Step]:
         tracing = replace(
             tracing, models=QUICK_MODELS, memory_models=QUICK_MODELS[:1], blocks=(10, 80)
         )
+    job = JobOptions(size=execution.size, seconds=execution.seconds / 3, device=options.device)
+    if quick:
+        job = replace(job, models=QUICK_MODELS)
     if options.models:
         tracing = replace(tracing, models=tuple(options.models))
+        job = replace(job, models=tuple(options.models))
     if 'execution' in options.sections:
         yield from execution_steps(execution)
         yield from autoslim_steps(execution)
     if 'tracing' in options.sections:
         yield from tracing_steps(tracing)
+    if 'job' in options.sections:
+        yield from job_steps(job)
     if 'cost' in options.sections:
         yield from cost_steps(execution.networks, execution.size, execution.seconds / 2)
     if 'latency' in options.sections:

@@ -95,6 +95,12 @@ class Statistic:
     labels: IntArray
 
 
+def row_keys(rows: IntArray) -> frozenset[bytes]:
+    """What the rows of labels, (rows, size), are looked up by: the bytes of each."""
+    numbers, width = rows.tobytes(), rows.shape[1] * rows.itemsize
+    return frozenset([numbers[at : at + width] for at in range(0, len(numbers), width or 1)])
+
+
 def set_key(labels: IntArray) -> bytes:
     """What a set of labels is looked up by, in whatever order they are."""
     return np.sort(labels).tobytes()
@@ -110,7 +116,12 @@ class EqualCounts:
     @cached_property
     def keys(self) -> frozenset[bytes]:
         """Its rows as sets of labels, see ``set_key``."""
-        return frozenset(row.tobytes() for row in np.sort(self.rows, axis=1))
+        return row_keys(np.sort(self.rows, axis=1))
+
+    @cached_property
+    def is_rigid(self) -> bool:
+        """Whether a row is one channel, some of which must stay, so that all of the others do."""
+        return bool((self.rows == self.rows[:, :1]).all(axis=1).any())
 
     @cached_property
     def are_disjoint(self) -> bool:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from ordered_set import OrderedSet
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from mmprune.channels.arrangement import Arrangement, row_key
 from mmprune.channels.constraints import BoolArray, EqualBlocks, Shrinking, check_finite, select
-from mmprune.channels.labels import HIDDEN, EqualCounts, IntArray
+from mmprune.channels.independent import independent
+from mmprune.channels.labels import HIDDEN, EqualCounts, IntArray, axes_of
 from mmprune.channels.propagate import Labelling
 from mmprune.errors import InputError
+from mmprune.trace.trace_graph import ComputedWeight
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,13 @@ class Member:
         tensor: Name of a parameter or buffer.
         dims: The dims that the labels vary along; two for a grouped convolution's inputs.
         index: Channel number at every position of those dims, -1 for other groups' channels.
+        computed: How the tensor comes from parameters, where it is a weight that is none.
     """
 
     tensor: str
     dims: tuple[int, ...]
     index: IntArray
+    computed: ComputedWeight | None = None
 
 
 @dataclass(frozen=True)
@@ -47,17 +52,46 @@ class ChannelGroup:
         reason: Why the group is pinned; empty if it can be pruned.
         parts: Channels, fewer than all, that a tensor has alone: one of them must stay.
         arrangement: How its channels are shuffled, if they are dealt anew at every width.
+        computed: Weights with these channels that layers compute from the members.
+        hidden: Members that layers use through those alone.
+        sites: Labels along the inputs or outputs of the layers that have any of them.
     """
 
     space_id: str
     labels: IntArray
-    layers: tuple[str, ...]
-    consumers: tuple[str, ...]
+    layers: OrderedSet[str]
+    consumers: OrderedSet[str]
     members: tuple[Member, ...]
     constraints: tuple[EqualBlocks, ...]
     reason: str
     parts: tuple[tuple[str, IntArray], ...] = ()
     arrangement: Arrangement | None = None
+    computed: tuple[Member, ...] = ()
+    hidden: frozenset[str] = frozenset()
+    sites: tuple[IntArray, ...] = ()
+
+    @cached_property
+    def widths(self) -> IntArray:
+        """How often each channel is among the inputs or outputs of a layer, (widths, C).
+
+        A row for all layers that have the same; one of ones if there are none.
+        """
+        order = np.argsort(self.labels)
+        rows: dict[bytes, IntArray] = {}
+        for labels in {id(labels): labels for labels in self.sites}.values():
+            place = np.searchsorted(self.labels, labels, sorter=order).clip(max=len(order) - 1)
+            channels = order[place]
+            mine = channels[self.labels[channels] == labels]
+            row = np.bincount(mine.ravel(), minlength=len(order))
+            rows.setdefault(row.tobytes(), row)
+        return np.stack(list(rows.values()) or [np.ones(len(order), np.int64)])
+
+    @property
+    def used(self) -> tuple[Member, ...]:
+        """The tensors that layers use: members, or what is computed from them."""
+        if not self.computed:
+            return self.members
+        return (*(m for m in self.members if m.tensor not in self.hidden), *self.computed)
 
     @property
     def num_channels(self) -> int:
@@ -162,6 +196,7 @@ def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:
     leaders = [(s, g, n if (a := arranged[g]) is None else a.labels) for s, g, n in leaders]
     for _, _, labels in leaders:
         channel_of[labels] = np.arange(len(labels))
+    computed = _computed_members(labelling, group_of, channel_of)
     groups = {}
     for space_id, group, labels in leaders:
         why = reasons[reason_of[labels[0]]] if reason_of[labels[0]] >= 0 else ''
@@ -173,8 +208,8 @@ def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:
         groups[space_id] = ChannelGroup(
             space_id=space_id,
             labels=labels,
-            layers=tuple(dict.fromkeys(name for name, _ in layers.get(group, ()) if name)),
-            consumers=tuple(dict.fromkeys(name for name, _ in consumers.get(group, ()))),
+            layers=OrderedSet(name for name, _ in layers.get(group, ()) if name),
+            consumers=OrderedSet(name for name, _ in consumers.get(group, ())),
             members=tuple(
                 _member(name, factor, group, group_of, channel_of)
                 for name, factor in touched.get(group, ())
@@ -183,6 +218,11 @@ def build_groups(labelling: Labelling) -> dict[str, ChannelGroup]:
             reason=why,
             parts=_parts(touched.get(group, ()), group, group_of, channel_of),
             arrangement=arranged[group],
+            computed=tuple(computed.get(group, ())),
+            hidden=labelling.hidden,
+            sites=tuple(
+                labels for _, labels in (*layers.get(group, ()), *consumers.get(group, ()))
+            ),
         )
     return groups
 
@@ -219,7 +259,8 @@ class _Uses:
         groups = group_of[self.labels]
         count = len(self.named)
         found: dict[int, list[tuple[str, IntArray]]] = {}
-        for key in np.unique(groups[groups >= 0] * count + self.owner[groups >= 0]).tolist():
+        keys = groups[groups >= 0] * count + self.owner[groups >= 0]
+        for key in np.unique(keys[np.diff(keys, prepend=-1) != 0]).tolist():  # runs are long
             found.setdefault(key // count, []).append(self.named[key % count])
         return found
 
@@ -248,9 +289,24 @@ def _group_of(
 def _member(
     name: str, factor: IntArray, group: int, group_of: IntArray, channel_of: IntArray
 ) -> Member:
-    dims = tuple(dim for dim, size in enumerate(factor.shape) if size > 1)
     labels = np.maximum(factor, -1).squeeze()
-    return Member(name, dims, np.where(group_of[labels] == group, channel_of[labels], -1))
+    channels = np.where(group_of[labels] == group, channel_of[labels], -1)
+    return Member(name, axes_of(factor), channels)
+
+
+def _computed_members(
+    labelling: Labelling, group_of: IntArray, channel_of: IntArray
+) -> dict[int, list[Member]]:
+    """By group, the dims of weights that layers compute."""
+    weights = {weight.name: weight for weight, _ in labelling.computed}
+    uses = _Uses([(w.name, f) for w, factors in labelling.computed for f in factors])
+    return {
+        group: [
+            replace(_member(name, f, group, group_of, channel_of), computed=weights[name])
+            for name, f in found
+        ]
+        for group, found in uses.by_group(group_of).items()
+    }
 
 
 def _pinned(labelling: Labelling, constraints: list[EqualCounts]) -> tuple[IntArray, list[str]]:
@@ -342,43 +398,3 @@ def _constraints_of(
         EqualBlocks(channel_of[constraint.rows], constraint.reason) for constraint in constraints
     ]
     return tuple(blocks for blocks in found if blocks.blocks.min() >= 0)
-
-
-def independent(constraints: list[EqualCounts]) -> list[EqualCounts]:
-    """The constraints that say something the others do not.
-
-    Each once, and none whose rows are made up of the rows of finer ones, the same number
-    of each in every row.
-    """
-    unique: dict[tuple[tuple[int, ...], bytes], EqualCounts] = {}
-    for constraint in constraints:
-        if len(constraint.keys) > 1:
-            numbers = b''.join(sorted(constraint.keys))
-            rows = np.frombuffer(numbers, constraint.rows.dtype).reshape(len(constraint.keys), -1)
-            unique.setdefault((rows.shape, numbers), EqualCounts(rows, constraint.reason))
-    candidates = sorted(unique.values(), key=lambda c: -c.rows.shape[1])
-    kept: list[EqualCounts] = []
-    for position, constraint in enumerate(candidates):
-        if not _is_implied(constraint, candidates[position + 1 :]):
-            kept.append(constraint)
-    return kept
-
-
-def _is_implied(coarse: EqualCounts, finer: list[EqualCounts]) -> bool:
-    if not coarse.are_disjoint:
-        return False
-    row_of = np.full(int(coarse.rows.max()) + 1, -1)
-    row_of[coarse.rows] = np.arange(len(coarse.rows))[:, None]
-    covered = np.zeros(len(row_of), bool)
-    for fine in finer:
-        rows = fine.rows
-        if not fine.are_disjoint or rows.max() >= len(row_of):
-            continue
-        owners = row_of[rows]
-        inside = owners.min() >= 0 and (owners == owners[:, :1]).all()
-        if not inside or covered[rows].any():
-            continue
-        per_row = np.bincount(owners[:, 0], minlength=len(coarse.rows))
-        if (per_row == per_row[0]).all():
-            covered[rows] = True
-    return bool(covered[coarse.rows].all())

@@ -44,6 +44,8 @@ def hold_broken(
             continue
         if what == 'unknown':
             sizes = [size for size in unknown if size.module == module]
+        if what not in ('unknown', 'own', 'passed'):
+            continue
         for size in sizes:
             if size.own is (what != 'passed'):
                 for factor in size.factors:

@@ -12,7 +12,7 @@ are fixed for ``LabelBook.reasons[k]``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 
@@ -21,7 +21,6 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from mmprune.channels.facts import (
-    Axes,
     EqualCounts,
     IntArray,
     Product,
@@ -29,6 +28,7 @@ from mmprune.channels.facts import (
     Size,
     Statistic,
     axes_of,
+    row_keys,
 )
 from mmprune.trace.expressions import Dim, Edge, Expression, leaves
 
@@ -52,9 +52,16 @@ def inputs_by_group(factor: IntArray) -> IntArray:
     return rows[np.flatnonzero(np.diff(rows[:, 0], prepend=rows[0, 0] - 1))]
 
 
+def first_along(factor: IntArray, dims: Iterable[int]) -> IntArray:
+    """``factor`` at the first position of ``dims``."""
+    for dim in dims:
+        factor = factor.take([0], axis=dim)
+    return factor
+
+
 def squeeze_constant(factor: IntArray) -> IntArray:
     """The same factor with size 1 along every dim on which it does not vary."""
-    for dim in axes_of(factor):
+    for dim in axes_of(factor) if factor.size else ():
         corner = factor[tuple(slice(2) if d == dim else 0 for d in range(factor.ndim))]
         if corner[0] == corner[1]:  # most factors vary, and most of those show it here
             first = factor.take([0], axis=dim)
@@ -92,11 +99,11 @@ class LabelBook:
 
     ``canonical`` maps the label of every parameter position to the representative that
     the passes before this one have found for it; ``aliases`` has all names of tied
-    parameters by their first. ``attention`` says whether products per block of channels
-    lose whole blocks (``'heads'``) or equally many channels of each (``'dims'``); the nodes
-    of ``by_dims`` are always pruned by dims, those in the modules of ``by_heads`` always by
-    heads. ``heads`` has the labels of blocks that are pruned whole, by node, and ``dims`` those
-    of blocks that lose channels, by module. ``module`` is that of the node at hand.
+    parameters by their first. ``attention`` says whether blocks of channels (heads)
+    go whole (``'heads'``) or equally many channels of each (``'dims'``); the nodes
+    of ``by_dims`` are always pruned by dims, those of ``by_heads`` always by heads. ``heads``
+    has the labels of blocks that are pruned whole, by node, and ``dims`` those of blocks that
+    lose channels. ``node`` is the one at hand, ``module`` where it ran.
     ``group_norm`` says whether a GroupNorm loses whole ``'groups'`` or equally many
     ``'channels'`` of each. ``known_sizes`` are numbers of a module that are the size of a dim
     beyond doubt: (module, attribute) -> position in it (None for a single number) -> the dim.
@@ -107,7 +114,8 @@ class LabelBook:
     ``widths`` the numbers that new dims were given, with labels for them: (node, dim, where it
     begins) -> (expression, labels).
     ``loose`` are nodes that end a shuffle behind which channels may stand in another order than in
-    the full network, see ``Arrangement``.
+    the full network, see ``Arrangement``. ``computed`` has the labels of the weights that are no
+    parameters, but functions of some; ``scalars`` what nodes have made one number of.
     """
 
     canonical: IntArray
@@ -123,24 +131,67 @@ class LabelBook:
     attention: str = 'heads'
     group_norm: str = 'channels'
     heads: list[tuple[int, IntArray]] = field(default_factory=list)
-    dims: list[tuple[str, IntArray]] = field(default_factory=list)
+    dims: list[tuple[int, IntArray]] = field(default_factory=list)
     by_dims: frozenset[int] = frozenset()
-    by_heads: frozenset[str] = frozenset()
+    by_heads: frozenset[int] = frozenset()
+    node: int = -1
     module: str = ''
     weights: frozenset[int] = frozenset()
     of_buffers: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     unmasked: set[tuple[str, int]] = field(default_factory=set)
     loose: frozenset[int] = frozenset()
+    computed: dict[Edge, Value] = field(default_factory=dict)
+    scalars: list[tuple[int, IntArray]] = field(default_factory=list)
     values: dict[Edge, Value] = field(default_factory=dict)
     widths: Mapping[tuple[int, int, int], tuple[Expression, IntArray]] = field(default_factory=dict)
     _numbers: dict[str, int] = field(default_factory=dict)
     _rows: set[bytes] = field(default_factory=set)
     _unions: list[tuple[IntArray, IntArray]] = field(default_factory=list)
 
-    def goes_by_heads(self, node: int | None = None) -> bool:
+    def goes_by_heads(self) -> bool:
         """Whether blocks of channels (heads) are pruned whole in the node at hand."""
-        by_wish = self.attention == 'heads' and node not in self.by_dims
-        return by_wish or self.module in self.by_heads
+        by_wish = self.attention == 'heads' and self.node not in self.by_dims
+        return by_wish or self.node in self.by_heads
+
+    def is_head(self, labels: IntArray) -> bool:
+        """Whether some of these channels are blocks that go whole already."""
+        return any(np.isin(labels, blocks).any() for _, blocks in self.heads)
+
+    def whole_blocks(self, factor: IntArray, inside: int) -> IntArray:
+        """The blocks of ``factor``, whose channels lie along ``inside``: each goes whole."""
+        blocks = factor.take([0], axis=inside)
+        self.heads.append((self.node, blocks.ravel()))
+        self.unite(factor, blocks)
+        return blocks
+
+    def whole_or_alike(self, factor: IntArray, inside: int) -> IntArray:
+        """What is left of blocks that go whole, or else all lose the same channels."""
+        split = self.whole_blocks if self.goes_by_heads() else self.alike_blocks
+        return split(factor, inside)
+
+    def whole_if_blocks(self, factor: IntArray, inside: int) -> IntArray:
+        """The blocks of ``factor`` where it has several along ``inside``, and they go whole."""
+        has_blocks = factor.shape[inside] > 1 and len(axes_of(factor)) > 1
+        return self.whole_blocks(factor, inside) if has_blocks and self.goes_by_heads() else factor
+
+    def alike_blocks(self, factor: IntArray, inside: int) -> IntArray:
+        """The channels of one block, which lie along ``inside``: all blocks lose the same."""
+        outside = [dim for dim in axes_of(factor) if dim != inside]
+        self.dims.append((self.node, factor.ravel()))
+        self.unite_along(factor, outside)
+        return first_along(factor, outside)
+
+    def even_blocks(self, factor: IntArray, inside: int, reason: str) -> IntArray:
+        """What is left of ``factor`` where every block is a matter of its own channels.
+
+        Blocks go whole, or lose equally many channels: any of them, unless others than these
+        blocks were cut from the channels, so that only the same of each leave such blocks again.
+        """
+        if self.goes_by_heads() or self.ragged_dim(factor) not in (None, inside):
+            return self.whole_or_alike(factor, inside)
+        self.dims.append((self.node, factor.ravel()))
+        self.equal_counts(np.moveaxis(factor, inside, -1).reshape(-1, factor.shape[inside]), reason)
+        return factor
 
     def is_in_buffers(self, labels: IntArray) -> bool:
         """Whether no parameter has any of these channels."""
@@ -177,10 +228,10 @@ class LabelBook:
         """Channels at the same place of the two (broadcast) arrays live or die together."""
         if first is second:
             return
-        first, second = np.broadcast_arrays(first, second)
         differ = first != second
         if not differ.any():
             return
+        first, second = np.broadcast_arrays(first, second)
         first, second = first[differ], second[differ]
         if min(first.min(), second.min()) < 0:
             for one, other in ((first, second), (second, first)):
@@ -193,14 +244,14 @@ class LabelBook:
 
     def equal_counts(self, rows: IntArray, reason: str) -> None:
         """Every row of ``rows`` (blocks, size) keeps the same number of channels."""
-        self._rows.update(row.tobytes() for row in rows)
+        self._rows.update(row_keys(rows))
         if len(rows) > 1 and not (np.sort(rows, axis=1) == np.sort(rows[:1], axis=1)).all():
             self.constraints.append(EqualCounts(rows, reason))
 
     def mark_ragged(self, factor: IntArray, dim: int) -> None:
         """Note that every position of the other dims keeps equally many channels along ``dim``."""
         rows = np.moveaxis(factor, dim, -1).reshape(-1, factor.shape[dim])
-        self._rows.update(np.ascontiguousarray(row).tobytes() for row in rows)
+        self._rows.update(row_keys(rows))
 
     def is_ragged(self, factor: IntArray, dim: int) -> bool:
         """Whether every position of the other dims has its own kept channels along ``dim``.
@@ -220,10 +271,7 @@ class LabelBook:
 
     def unite_along(self, factor: IntArray, dims: Iterable[int]) -> None:
         """The channels at all positions of ``dims`` live or die together."""
-        first = factor
-        for dim in dims:
-            first = first.take([0], axis=dim)
-        self.unite(factor, first)
+        self.unite(factor, first_along(factor, dims))
 
     def add_site(self, layer: str, role: str, labels: IntArray, node: int) -> None:
         """Note the labels along a layer's ``in`` or ``out`` channels."""
@@ -231,6 +279,8 @@ class LabelBook:
 
     def add_sizes(self, module: str, value: Value, own: bool, is_weight: bool = False) -> None:
         """Note the dims that ``value`` has; the first is the batch, unless of a weight."""
+        if not (own or value.factors):
+            return
         for dim in range(0 if is_weight else 1, len(value.shape)):
             factors = tuple(value.along(dim))
             if factors or own:
@@ -249,9 +299,14 @@ class LabelBook:
         counts: list[tuple[IntArray, int]],
     ) -> None:
         """Note a product that takes ``constant`` times ``counts`` MACs per output element."""
-        labelled = {dim for factor in output.factors for dim in axes_of(factor)}
+        labelled: set[int] = set()
+        counts = list(counts)
+        for factor in output.factors:
+            # Blocks that two factors have in common stay, and count once.
+            shared = labelled & set(axes_of(factor))
+            counts.append((factor.ravel(), prod(output.shape[dim] for dim in shared)))
+            labelled |= set(axes_of(factor))
         free = [size for dim, size in enumerate(output.shape) if dim not in labelled]
-        counts = counts + [(factor.ravel(), 1) for factor in output.factors]
         self.products.append(Product(layer, node, constant * prod(free), counts))
 
     def merged(self) -> tuple[IntArray, bool]:
@@ -267,93 +322,6 @@ class LabelBook:
         smallest = np.full(count, size)
         np.minimum.at(smallest, component, np.arange(size))
         return smallest[component][self.canonical], True
-
-
-def align(value: Value, rank: int) -> tuple[tuple[int, ...], list[IntArray]]:
-    """Shape and factors of ``value`` broadcast to ``rank`` dims by leading ones."""
-    lead = (1,) * (rank - len(value.shape))
-    return lead + value.shape, [f.reshape(lead + f.shape) for f in value.factors]
-
-
-def meet(values: Sequence[Value], shape: tuple[int, ...], book: LabelBook, where: str) -> Value:
-    """Labels of a tensor whose elements each need the elements at its place in all ``values``.
-
-    Factors that vary along the same dims are united. A factor that meets a tensor which
-    has elements but no labels along its dims is pinned.
-    """
-    if len(values) == 1 and len(values[0].shape) == len(shape):
-        return Value(shape, list(values[0].factors), values[0].fixed)
-    aligned = [(value, *align(value, len(shape))) for value in values]
-    if book.goes_by_heads():
-        aligned = [(v, full, _without_places(own, aligned, book)) for v, full, own in aligned]
-    chosen: dict[Axes, IntArray] = {}
-    for _, _, factors in aligned:
-        for factor in factors:
-            first = chosen.setdefault(axes_of(factor), factor)
-            book.unite(first, factor)
-            if first.min() < 0:  # a channel's own label says more than that it stays
-                chosen[axes_of(factor)] = np.where(first < 0, factor, first)
-    for axes, factor in list(chosen.items()):
-        for value, full_shape, factors in aligned:
-            own = {axes_of(f): f for f in factors}
-            lead = len(shape) - len(value.shape)
-            constant = {dim + lead for dim in value.constant}
-            extent = {dim for dim in axes if full_shape[dim] > 1} - constant
-            if axes in own or not extent:
-                continue
-            covering = [f for a, f in own.items() if extent & set(a)]
-            covered = {dim for f in covering for dim in axes_of(f)}
-            if not covering and book.ragged_dim(factor) not in (None, *extent):
-                continue  # every block of channels stays, so its dim is whole on both sides
-            if not covering and book.goes_by_heads() and extent < set(axes):
-                book.unite_along(factor, extent)  # a block goes whole, or stays whole
-                continue
-            if covering and all(_share_blocks(factor, other, book) for other in covering):
-                continue
-            if not extent <= covered or not covered <= set(axes):
-                book.pin(factor, f'{where}: it meets a tensor that {book.reasons[-value.fixed]}')
-                chosen.pop(axes, None)
-                continue
-            for other in covering:
-                carriers = [fs for _, _, fs in aligned if any(axes_of(f) == axes for f in fs)]
-                explained = any(axes_of(f) == axes_of(other) for fs in carriers for f in fs)
-                if not explained:
-                    book.unite(factor, other)
-    widest = max(values, key=lambda v: (prod(v.shape), -v.fixed), default=None)
-    return Value(shape, list(chosen.values()), widest.fixed if widest else -1)
-
-
-def _without_places(
-    factors: list[IntArray], aligned: Iterable[tuple], book: LabelBook
-) -> list[IntArray]:
-    """``factors`` without those of buffers that are the same for every block of another tensor.
-
-    The angles of rotary embeddings are the same for all heads: they stay, and heads go whole.
-    """
-    blocks = [set(axes_of(f)) for _, _, own in aligned for f in own if len(axes_of(f)) > 1]
-    return [
-        factor
-        for factor in factors
-        if not book.is_in_buffers(factor) or not any(axes > set(axes_of(factor)) for axes in blocks)
-    ]
-
-
-def _share_blocks(first: IntArray, second: IntArray, book: LabelBook) -> bool:
-    """Whether two factors have only their blocks (heads) in common, which then go together."""
-    shared = set(axes_of(first)) & set(axes_of(second))
-    pair = (first, second)
-    if any(book.ragged_dim(factor) in (None, *shared) for factor in pair):
-        return False
-    if book.goes_by_heads():
-        blocks = []
-        for factor in pair:
-            inside = set(axes_of(factor)) - shared
-            book.unite_along(factor, inside)
-            for dim in inside:
-                factor = factor.take([0], axis=dim)
-            blocks.append(factor)
-        book.unite(*blocks)
-    return True
 
 
 def pin_all(values: Iterable[Value | None], book: LabelBook, reason: str) -> None:

@@ -14,6 +14,11 @@ MAKE_DIMS = frozenset({'filled', 'expand', 'repeat', 'pad'})
 """Operations that make dims along which everything is the same."""
 
 
+def united(labels: IntArray, canonical: IntArray) -> IntArray:
+    """What stands for ``labels`` after unions; those below 0 stay."""
+    return np.where(labels < 0, labels, canonical[labels])
+
+
 class Leaves:
     """The label ranges of the dims of every parameter."""
 
@@ -49,7 +54,9 @@ class Leaves:
         return {key: (own, canonical[a:b]) for key, (own, a, b) in self.widths.items()}
 
     def of_buffers(self, canonical: IntArray) -> IntArray:
-        """Which labels, (num_labels,) bool, no parameter has: united ones are one label."""
+        """Which labels, (num_labels,) bool, no parameter has; empty if there are none."""
+        if self.of_parameters.all():
+            return np.zeros(0, bool)
         has_parameter = np.zeros(self.num_labels, bool)
         has_parameter[canonical[self.of_parameters]] = True
         return ~has_parameter[canonical]

@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
 from mmprune.channels.groups import Member
 
+Function = Callable[[torch.Tensor], torch.Tensor]
+BLOCK = 2**16
+"""Elements of a tensor that are worked on together: few enough to stay in a processor's cache."""
 
-def channel_sums(values: torch.Tensor, member: Member, num_channels: int) -> torch.Tensor:
-    """Add up the elements of each channel.
+
+def channel_sums(
+    values: torch.Tensor, member: Member, num_channels: int, of: Function = torch.Tensor.double
+) -> torch.Tensor:
+    """Add up the elements of each channel, or a function of them.
 
     Args:
         values: A tensor of the full shape of the member's.
         member: Which of its dims hold which channels.
         num_channels: C, the channels of the member's group.
+        of: Gives the float64 numbers to add up, of some rows of ``values``, element by element.
 
     Returns:
         (C,), float64, on the device of the values; 0 for a channel without an element.
     """
-    others = [dim for dim in range(values.dim()) if dim not in member.dims]
-    values = values.detach().double()
-    values = (values.sum(others) if others else values).flatten()
+    values = _sums(values.detach(), member.dims, of).flatten()
     index = torch.from_numpy(member.index.copy()).to(values.device).flatten()
     mine = index >= 0
     return values.new_zeros(num_channels).index_add_(0, index[mine], values[mine])
+
+
+def _sums(values: torch.Tensor, dims: tuple[int, ...], of: Function) -> torch.Tensor:
+    """The sums over all other dims than ``dims``, of which at least one is given."""
+    rows = max(1, BLOCK * len(values) // max(values.numel(), 1))
+    before = tuple(range(dims[0]))
+    behind = tuple(dim - len(before) for dim in range(dims[0], values.dim()) if dim not in dims)
+    parts = []
+    for block in values.split(rows):
+        # What lies together in memory is added up first.
+        numbers = of(block)
+        numbers = numbers.flatten(0, dims[0] - 1).sum(0) if before else numbers
+        parts.append(numbers.sum(behind) if behind else numbers)
+    return torch.stack(parts).sum(0) if before else torch.cat(parts)
 
 
 def has_elements(member: Member, num_channels: int) -> np.ndarray:

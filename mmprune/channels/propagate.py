@@ -9,6 +9,7 @@ import numpy as np
 
 from mmprune.channels.arrangement import Arrangement
 from mmprune.channels.constraints import BoolArray
+from mmprune.channels.guarded import apply_rule
 from mmprune.channels.held import hold_broken
 from mmprune.channels.labels import (
     EqualCounts,
@@ -22,14 +23,15 @@ from mmprune.channels.labels import (
     axes_of,
     pin_all,
 )
-from mmprune.channels.leaves import Leaves
+from mmprune.channels.leaves import Leaves, united
 from mmprune.channels.readings import CheckedSize, ReadNumbers, edges_of, read_numbers
 from mmprune.channels.shuffled import arrange, shuffles_of
 from mmprune.channels.silence import Silence
 from mmprune.channels.sizes import Numbers, Shrinking, SizeAttribute, unread_attributes
-from mmprune.errors import InputError
+from mmprune.channels.ways import Ways, other_ways
+from mmprune.channels.wished import pin_layers, pin_losses, pin_unwalked, tie_layers
 from mmprune.registry import CHANNEL_RULES, table
-from mmprune.trace.trace_graph import Edge, TraceGraph, TraceNode
+from mmprune.trace.trace_graph import ComputedWeight, Edge, TraceGraph, TraceNode
 
 MAX_PASSES = 20
 
@@ -71,6 +73,8 @@ class Labelling:
         canonical: Every label of a parameter position -> the one that stands for it.
         by_dims, by_heads, loose: What the last pass went by, see ``LabelBook``.
         arrangements: What is shuffled, and stands in another order in a subnet.
+        computed: Weights that are functions of parameters, with their label arrays.
+        hidden: Parameters that layers use through those alone.
     """
 
     tensors: Mapping[str, list[IntArray]]
@@ -92,9 +96,11 @@ class Labelling:
     exposed: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
     canonical: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     by_dims: frozenset[int] = frozenset()
-    by_heads: frozenset[str] = frozenset()
+    by_heads: frozenset[int] = frozenset()
     loose: frozenset[int] = frozenset()
     arrangements: tuple[Arrangement, ...] = ()
+    computed: list[tuple[ComputedWeight, list[IntArray]]] = field(default_factory=list)
+    hidden: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ class Wishes:
     """What a user asks of the labelling, and what earlier tries have taught.
 
     Attributes:
-        pinned_layers: Layers whose output channels stay, by name prefix.
+        pinned_layers: Layers, or modules that hold layers, whose output channels stay.
         ties: Pairs of layers whose output channels are pruned together.
         attention: ``'heads'`` removes whole heads where that is possible, ``'dims'`` equally
             many channels of every head.
@@ -115,7 +121,9 @@ class Wishes:
             for), ``'own'`` (those that it cuts or views), ``'passed'`` (those that pass through
             it), ``'inside'`` (those that the modules directly in it are given and give) or
             ``'layers'`` (all that its parameters have).
-        whole_heads: Modules whose attention can only lose whole heads.
+        unwalked: Modules that no road has run -> how many channels each reads. What has so many
+            stays.
+        torchs_heads: Number of heads of torch's own attention modules; several can only go whole.
     """
 
     pinned_layers: tuple[str, ...] = ()
@@ -125,7 +133,8 @@ class Wishes:
     numbers: Mapping[str, Numbers] = field(default_factory=dict)
     held: Mapping[int, int] = field(default_factory=dict)
     broken: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    whole_heads: frozenset[str] = frozenset()
+    unwalked: Mapping[str, int] = field(default_factory=dict)
+    torchs_heads: Mapping[str, int] = field(default_factory=dict)
 
 
 def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
@@ -138,10 +147,12 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
     """
     leaves = Leaves(graph)
     loose = frozenset() if ORDERS in wishes.broken else shuffles_of(graph)
-    ways = Ways(by_heads=wishes.whole_heads, loose=loose)
+    torchs = {name for name, heads in wishes.torchs_heads.items() if heads > 1}
+    by_heads = frozenset(node.id for node in graph.nodes if node.module in torchs)
+    ways = Ways(by_heads=by_heads, loose=loose)
     while True:
         rest = _to_rest(graph, leaves, wishes, ways)
-        changed = _other_heads(rest.book, leaves.num_labels, wishes, ways)
+        changed = other_ways(rest.book, leaves.num_labels, ways)
         if changed is not None:
             ways = changed
             continue
@@ -169,7 +180,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         checked=_not_dealt(rest.numbers.checked, arrangements),
         unknown_sizes=rest.numbers.unknown,
         quantities=rest.numbers.quantities,
-        statistics=book.statistics,
+        statistics=[*book.statistics, *_widths_of_one_head(wishes.torchs_heads, tensors)],
         constraints=book.constraints,
         pins=book.pins,
         num_labels=leaves.num_labels,
@@ -182,6 +193,8 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         by_heads=ways.by_heads,
         loose=ways.loose,
         arrangements=tuple(arrangements),
+        computed=[(w, book.computed[w.edge].factors) for w in graph.weights.computed],
+        hidden=graph.weights.hidden,
     )
 
 
@@ -191,15 +204,6 @@ def _not_dealt(
     """Those that have no channels which are dealt anew at every width."""
     dealt = np.concatenate([np.zeros(0, np.int64), *(a.labels for a in arrangements)])
     return [check for check in checked if not np.isin(check.labels(), dealt).any()]
-
-
-@dataclass(frozen=True)
-class Ways:
-    """What passes go by, see ``LabelBook``."""
-
-    by_dims: frozenset[int] = frozenset()
-    by_heads: frozenset[str] = frozenset()
-    loose: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -216,20 +220,6 @@ class _Rest:
     own_constraints: int
     numbers: ReadNumbers
     sizes: list[Size]
-
-
-def _other_heads(book: LabelBook, num_labels: int, wishes: Wishes, ways: Ways) -> Ways | None:
-    """Other ways, where heads turn out to be pinned; None if none are."""
-    pinned = np.zeros(num_labels, bool)
-    for labels, _ in book.pins:
-        pinned[labels] = True
-    stuck = {n for n, labels in book.heads if labels.min() < 0 or pinned[labels].any()}
-    whole = {m for m, labels in book.dims if labels.min() < 0 or pinned[labels].any()}
-    if wishes.attention == 'heads' or whole <= ways.by_heads:
-        whole = set()
-    if not stuck - ways.by_dims and not whole:
-        return None
-    return replace(ways, by_dims=ways.by_dims | stuck, by_heads=ways.by_heads | whole)
 
 
 def book_of(
@@ -256,13 +246,21 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: Ways) -> _
     # What leaves the graph meets parameters that the graph does not show, if there are any.
     # Otherwise only a trial tells whether it matters which channels it had.
     holds_escapes = bool(graph.unreached) or ESCAPES in wishes.broken
+    heads: list[tuple[int, IntArray]] = []
+    dims: list[tuple[int, IntArray]] = []
     for _ in range(MAX_PASSES):
         book = book_of(graph, leaves, wishes, ways, canonical)
+        book.heads = [(node, united(labels, canonical)) for node, labels in heads]
+        book.dims = [(node, united(labels, canonical)) for node, labels in dims]
         silence = one_pass(graph, leaves, book, holds_escapes, keeps_all=bool(ways.loose))
-        _tie(wishes.ties, book)
+        tie_layers(wishes.ties, book, graph)
         canonical, changed = book.merged()
+        heads, dims = book.heads, book.dims
         if not changed:
             own_constraints = len(book.constraints)
+            for constraint in book.constraints:
+                if constraint.is_rigid:
+                    book.pin(constraint.rows, constraint.reason)
             book.pin(np.flatnonzero(book.of_buffers), 'a place in a buffer, which no parameter has')
             sizes = [
                 s
@@ -270,7 +268,8 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: Ways) -> _
                 if not s.factors or not all(map(book.is_in_buffers, s.factors))
             ]
             book.sizes = list(filter(Shrinking(book.constraints), sizes))
-            _pin_layers(wishes.pinned_layers, book)
+            pin_layers(wishes.pinned_layers, graph, book, leaves)
+            pin_unwalked(wishes.unwalked, graph, book)
             numbers = read_numbers(graph, book.values, book, wishes.numbers, wishes.held)
             hold_broken(wishes.broken, book, leaves, numbers.unknown)
             return _Rest(book, canonical, silence, book.values, own_constraints, numbers, sizes)
@@ -291,6 +290,7 @@ def one_pass(
     rules, silence = table(CHANNEL_RULES), Silence()
     values = book.values
     uses = _use_counts(graph)
+    computed = {weight.edge for weight in graph.weights.computed}
     network_input = book.fixed('is an input of the network')
     for node in graph.nodes:
         if node.op == 'parameter':
@@ -305,11 +305,13 @@ def one_pass(
             outputs = [Value(node.shapes[0], [], network_input)]
         else:
             inputs = [None if edge is None else values[edge] for edge in node.inputs]
-            book.module = node.module
+            book.node, book.module = node.id, node.module
             outputs = _apply(node, inputs, rules, book)
             silence.visit(node, inputs, outputs)
         for index, value in enumerate(outputs):
             values[node.id, index] = value
+            if (node.id, index) in computed:
+                book.computed[node.id, index] = value
             if node.op in BY_NUMBER:
                 book.add_sizes(node.module, value, own=True, is_weight=node.id in book.weights)
         for edge in node.inputs:
@@ -317,8 +319,11 @@ def one_pass(
                 uses[edge] -= 1
                 if not uses[edge] and not keeps_all:
                     del values[edge]
+    # Subnets cost what they do on the first road.
+    book.products = [p for p in book.products if p.node < graph.first_stop]
     for edge in graph.outputs:
         pin_all([values[edge]], book, 'output of the network')
+    pin_losses(graph.first_stop, book)
     for edge, reason in graph.escapes:
         silence.expose([values[edge]])
         if holds_escapes:
@@ -358,33 +363,25 @@ def _apply(
         pin_all(inputs, book, f'goes through {unknown}')
         fixed = book.fixed(f'comes from {unknown}')
         return [Value(shape, [], fixed) for shape in node.shapes]
-    outputs = rule(node, inputs, book)
-    outputs = outputs if isinstance(outputs, list) else [outputs]
+    outputs = apply_rule(rule, node, inputs, book)
     weights = [shape for shape in node.attrs.get('constant_shapes', ()) if len(shape) == 1]
     if node.op in WITH_WEIGHTS and len(weights) > len(node.attrs.get('buffers', ())):
         pin_all(outputs, book, f'{node.where} has a weight that is a constant')
     return outputs
 
 
-def _tie(ties: Iterable[tuple[str, str]], book: LabelBook) -> None:
-    """Unite the output channels of layers that the user has tied."""
-    for names in ties:
-        found = [[s.labels for s in book.sites if s.layer == n and s.role != 'in'] for n in names]
-        for name, sites in zip(names, found, strict=True):
-            if not sites:
-                raise InputError(f"cannot tie '{name}': no traced layer has this name")
-        sizes = [len(sites[0]) for sites in found]
-        if len(set(sizes)) > 1:
-            raise InputError(f'cannot tie {names}: they have {sizes} output channels')
-        for sites in found[1:]:
-            book.unite(found[0][0], sites[0])
-
-
-def _pin_layers(prefixes: Iterable[str], book: LabelBook) -> None:
-    for prefix in prefixes:
-        for site in book.sites:
-            if site.role != 'in' and site.layer.startswith(prefix):
-                book.pin(site.labels, f"excluded by except_start_keys '{prefix}'")
+def _widths_of_one_head(
+    torchs_heads: Mapping[str, int], tensors: Mapping[str, list[IntArray]]
+) -> list[Statistic]:
+    """Where torch's own attention has one head, it scales by the kept channels of the queries."""
+    found = []
+    for module in [name for name, heads in torchs_heads.items() if heads == 1]:
+        prefix = f'{module}.' if module else ''
+        for local, parts in (('in_proj_bias', 3), ('in_proj_weight', 3), ('q_proj_weight', 1)):
+            names = [prefix + local, f'{prefix}{local}_orig']
+            rows = [f.ravel() for n in names for f in tensors.get(n, ()) if axes_of(f) == (0,)]
+            found += [Statistic(module, 'one_head', (), r[: len(r) // parts]) for r in rows]
+    return found
 
 
 def _buffers(graph: TraceGraph, book: LabelBook) -> dict[str, list[IntArray]]:

@@ -28,6 +28,9 @@ def proportions(constraints: Iterable[IntArray]) -> list[Linked] | None:
     Returns:
         None if blocks overlap otherwise, or are made up of sets that shrink independently.
     """
+    constraints = list(constraints)
+    if len(constraints) == 1 and len(np.unique(constraints[0])) == constraints[0].size:
+        return [[(block, 1) for block in np.sort(constraints[0], axis=1)]]
     rows = [list(blocks) for blocks in constraints]
     sets, owner = _smallest([block for row in rows for block in row])
     made_of = [[_made_of(block, owner) for block in row] for row in rows]

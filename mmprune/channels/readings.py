@@ -21,6 +21,11 @@ from mmprune.channels.sizes import NO_SIZE, Numbers, Shrinking, SizeAttribute, s
 from mmprune.trace.expressions import Attribute, Computed, Dim, Expression, evaluate, leaves, text
 from mmprune.trace.trace_graph import Edge, Reading, TraceGraph
 
+GUESS, RELATE, HOLD = 1, 2, 3
+"""What is tried when a computed number was wrong in some subnet so often: that an attribute which
+it is computed from is a dim, that dims keep the relation which it takes for granted, that all of
+them stay."""
+
 
 @dataclass(frozen=True)
 class CheckedSize:
@@ -138,9 +143,9 @@ class _Reader:
         for index, reading in enumerate(self.graph.readings):
             size = self._part(reading)
             expression = reading.expression
-            if index in held:
-                if held[index] > 1 or not self._relate(index, size, reading):
-                    self._hold(size, expression, _reason(reading))
+            failures = held.get(index, 0)
+            if failures >= HOLD or (failures and not isinstance(expression, Computed)):
+                self._hold(size, expression, _reason(reading))
             elif isinstance(expression, Dim):
                 self._equate(size, self.size_of(expression), _reason(reading))
                 self._check(index, size, expression)
@@ -148,15 +153,18 @@ class _Reader:
                 self.uses.setdefault(expression, []).append((size, _reason(reading)))
                 self._check(index, size, expression)
             elif isinstance(expression, Computed):
-                computed.append((index, size, expression))
+                computed.append((index, size, expression, failures))
+                if failures == RELATE:
+                    self._relate(size, reading)
             elif expression is None:
                 self.found.unknown += [size] if self.shrinks(size) else []
             elif self.shrinks(size):
                 self._pin(size, _reason(reading))
         self._compare()
         self._bind()
-        for index, size, expression in computed:
-            self._follow(index, size, expression)
+        for index, size, expression, failures in computed:
+            self._follow(size, expression, is_guess=failures == GUESS)
+            self._check(index, size, expression)
         self._note_scales()
         return self.found
 
@@ -188,17 +196,12 @@ class _Reader:
                 fixed = Size(leaf.module, (size.full,), (), 0, True)
                 self.uses.setdefault(leaf, []).append((fixed, reason))
 
-    def _relate(self, index: int, size: Size, reading: Reading) -> bool:
+    def _relate(self, size: Size, reading: Reading) -> None:
         """Let dims keep the relation that a computed number takes for granted, if it is plain."""
-        expression = reading.expression
-        if not isinstance(expression, Computed):
-            return False
-        dims = {leaf for leaf in leaves(expression) if isinstance(leaf, Dim)}
-        has_related = self._tie_to_input(dims, reading)
-        if not has_related and len(dims) == len(set(leaves(expression))) == 1:
-            has_related = self._keep_ratio(size, self.size_of(dims.pop()), _reason(reading))
-        self._follow(index, size, expression)
-        return has_related
+        assert isinstance(reading.expression, Computed)
+        dims = {leaf for leaf in leaves(reading.expression) if isinstance(leaf, Dim)}
+        if not self._tie_to_input(dims, reading) and len(dims) == 1:
+            self._keep_ratio(size, self.size_of(dims.pop()), _reason(reading))
 
     def _tie_to_input(self, dims: Iterable[Dim], reading: Reading) -> bool:
         """What is viewed by the sizes of another tensor is taken to be as wide as that one."""
@@ -216,14 +219,12 @@ class _Reader:
                     has_tied = True
         return has_tied
 
-    def _keep_ratio(self, size: Size, other: Size, reason: str) -> bool:
+    def _keep_ratio(self, size: Size, other: Size, reason: str) -> None:
         """Of all parts as large as the greatest common divisor of two dims equally many stay."""
         each = gcd(size.full, other.full)
-        if each < 2 or not (self.shrinks(size) and self.shrinks(other)):
-            return False
-        rows = np.concatenate([own.row().reshape(-1, each) for own in (size, other)])
-        self.book.equal_counts(rows, reason)
-        return True
+        if each > 1 and self.shrinks(size) and self.shrinks(other):
+            rows = np.concatenate([own.row().reshape(-1, each) for own in (size, other)])
+            self.book.equal_counts(rows, reason)
 
     def _equate(self, first: Size, second: Size, reason: str) -> None:
         """Two dims keep equally many channels."""
@@ -268,23 +269,28 @@ class _Reader:
         own = SizeAttribute(attribute.module, attribute.name, raw, attribute.index, size)
         self.found.attributes.append(own)
 
-    def _follow(self, index: int, size: Size, expression: Computed) -> None:
-        """Bind what else a computed number is made of, and let it follow the channels."""
-        own = [self.size_of(leaf) for leaf in leaves(expression) if isinstance(leaf, Dim)]
-        is_moving = any(map(self.shrinks, (size, *own)))
+    def _follow(self, size: Size, expression: Computed, is_guess: bool) -> None:
+        """Note the attributes that a number is computed from, and perhaps guess what they are."""
+        dims = [self.size_of(leaf) for leaf in leaves(expression) if isinstance(leaf, Dim)]
         for leaf in leaves(expression):
             if isinstance(leaf, Attribute):
                 self.found.read.add((leaf.module, leaf.name))
-                if is_moving and leaf not in self.uses and not NO_SIZE.search(leaf.name):
-                    self._guess(leaf, own)
-        self._check(index, size, expression)
+                if is_guess and leaf not in self.uses and not NO_SIZE.search(leaf.name):
+                    self._guess(leaf, size, dims)
 
-    def _guess(self, attribute: Attribute, near: list[Size]) -> None:
-        """An attribute that is only ever computed with is a dim of its size nearby."""
+    def _guess(self, attribute: Attribute, size: Size, dims: list[Size]) -> None:
+        """An attribute that is only ever computed with is a dim of its size nearby.
+
+        Nearby are the dims that it is computed with, and those that have channels of what it was
+        computed for.
+        """
         number = self._raw(attribute)
-        near = near + [own for own in self.book.sizes if own.module == attribute.module]
-        for own in near:
-            if own.full == number and self.shrinks(own):
+        labels = np.concatenate([np.zeros(0, np.int64), *(f.ravel() for f in size.factors)])
+        for own in dims + [own for own in self.book.sizes if own.module == attribute.module]:
+            is_near = any(own is dim for dim in dims) or any(
+                np.isin(f, labels).any() for f in own.factors
+            )
+            if is_near and own.full == number and self.shrinks(own):
                 where = attribute.module or 'the root module'
                 self.uses[attribute] = [(own, f'{where} computes with its {attribute.name}')]
                 self._add(attribute, own)

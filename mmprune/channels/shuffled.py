@@ -112,7 +112,7 @@ def arrange(
             arrangement = _finished(program, held.get(owner, []))
             spare += _implied(arrangement, book.constraints, own_constraints)
             found[owner] = arrangement
-        except UnknownMoveError as problem:
+        except Exception as problem:  # its channels keep their order then
             program.problem = str(problem)
     failed = frozenset(node for node, owner in owners.items() if owner not in found)
     if not failed:

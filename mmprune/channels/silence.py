@@ -60,11 +60,15 @@ class Silence:
         """Take note of one operation."""
         if node.op in ('parameter', 'input'):
             return
-        reads = self._reads_as_layer(node, inputs)
-        if not reads and not self._stays_in_channel(node, inputs):
+        try:
+            reads = self._reads_as_layer(node, inputs)
+            is_silent = reads or self._stays_in_channel(node, inputs)
+            gives_zero = is_silent and self._gives_zero(node, inputs)
+        except Exception:  # an operation of somebody else's, say: masks are safe everywhere
+            is_silent = gives_zero = False
+        if not is_silent:
             self.expose([value for value in (*inputs, *outputs) if value is not None])
-            return
-        if self._gives_zero(node, inputs):
+        if gives_zero:
             self.zero.update((node.id, index) for index in range(len(outputs)))
 
     def expose(self, values: Sequence[Value]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mmprune.channels.labels import Value
 from mmprune.channels.leaves import Leaves
-from mmprune.channels.propagate import Labelling, Ways, Wishes, book_of, one_pass
+from mmprune.channels.propagate import Labelling, Wishes, book_of, one_pass
+from mmprune.channels.ways import Ways
 from mmprune.trace.trace_graph import Edge, TraceGraph
 
 

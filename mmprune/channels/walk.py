@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mmprune.channels.arrangement import row_key
+from mmprune.channels.guarded import failed
 from mmprune.channels.labels import IntArray, LabelBook, Value, axes_of
 from mmprune.channels.steps import Step
 from mmprune.trace.trace_graph import Edge, TraceGraph, TraceNode
@@ -106,10 +107,12 @@ class Walk:
                 continue
             try:
                 self._visit(node, data, outputs)
-            except UnknownMoveError as problem:
+            except Exception as error:  # the shuffle keeps its order then
+                is_known = isinstance(error, UnknownMoveError)
+                problem = f'{node.where}: {error}' if is_known else failed(node, error)
                 touched = {self.places[edge].owner for edge in data}
                 for owner in touched | {found[0] for found in outputs if found is not None}:
-                    self.programs[owner].problem = f'{node.where}: {problem}'
+                    self.programs[owner].problem = problem
 
     def _owned(self, value: Value) -> tuple[int, IntArray] | None:
         """Whose channels a tensor has, and its factor of them."""

@@ -1,6 +1,6 @@
 """After the cut: weights that make up for what was removed, from images without labels."""
 
-from mmprune.compensation.compensate import batches_of, built_method, compensate
+from mmprune.compensation.compensate import batches_of, built_method, compensate, run_inputs
 from mmprune.compensation.methods import Compensation, LeastSquares, MeanFolding
 from mmprune.compensation.report import CompensationReport, Fit
 
@@ -13,4 +13,5 @@ __all__ = [
     'batches_of',
     'built_method',
     'compensate',
+    'run_inputs',
 ]

@@ -93,15 +93,12 @@ def built_method(method: str | Mapping[str, Any] | Compensation) -> Compensation
     """
     if isinstance(method, Compensation):
         return method
-    config = dict(type=method) if isinstance(method, str) else method
-    try:
-        return COMPENSATIONS.build(dict(config))
-    except (KeyError, TypeError) as error:
-        COMPENSATIONS.import_from_location()
-        raise InputError(
-            f'compensation {method!r} cannot be built: {error}; there are '
-            f'{sorted(COMPENSATIONS.module_dict)}'
-        ) from error
+    return COMPENSATIONS.build(dict(type=method) if isinstance(method, str) else dict(method))
+
+
+def run_inputs(model: nn.Module, batch: Any) -> Any:
+    """A ``forward`` for loaders of (inputs, labels): runs a model on the inputs."""
+    return run_model(model, batch[0] if isinstance(batch, list | tuple) else batch)
 
 
 def batches_of(data: Any) -> Sequence[Any]:

@@ -108,13 +108,14 @@ def memory_of(model: nn.Module, graph: TraceGraph, labelling: Labelling, wishes:
 
     Args:
         model: The network, asked for the size of its numbers and which modules work in place.
-        graph: Its trace.
+        graph: Its trace, of which the first road counts.
         labelling: The labels that came to rest on it.
         wishes: What they were found with.
     """
     inplace = {n for n, module in model.named_modules() if getattr(module, 'inplace', False)}
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
-    return _Reader(graph, labelling, 4 if like is None else like.element_size(), inplace).read(
+    first = graph.first_road()
+    return _Reader(first, labelling, 4 if like is None else like.element_size(), inplace).read(
         values_at_rest(graph, labelling, wishes)
     )
 

@@ -11,6 +11,7 @@ from torch import nn
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.propagate import Labelling
 from mmprune.cost.terms import Term, volume
+from mmprune.trace.walk import parameters_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class CostModel:
         ]
         self.tensors: list[Term] = []
         self.constant_params = 0
-        for name, parameter in model.named_parameters():
+        for name, parameter in parameters_of(model).items():
             if name in labelling.tensors:
                 self.tensors.append(volume(name, parameter.shape, labelling.tensors[name]))
             else:

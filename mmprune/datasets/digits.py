@@ -3,10 +3,10 @@
 from typing import Any
 
 import numpy as np
-from mmcls.datasets import BaseDataset
+from mmengine.dataset import BaseDataset
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
+from mmprune.dependencies import require
 from mmprune.registry import DATASETS
 
 # Images of each class in the two smaller parts; the rest, 120 to 129 a class, is for training.
@@ -51,19 +51,21 @@ class Digits(BaseDataset):
     with, 360 to test. The same 13 writers occur in all three parts, so
     accuracies here say nothing about writers not seen.
 
-    A sample is what mmcls's pipelines start from: ``img``, a uint8 array of
-    shape (8, 8) from 0 to 255; ``gt_label``; ``img_shape`` and ``ori_shape``
-    (height, width). How large the images become is up to the pipeline
+    A sample is what the pipelines of mmcls and mmpretrain start from: ``img``, a
+    uint8 array of shape (8, 8) from 0 to 255; ``gt_label``; ``img_shape`` and
+    ``ori_shape`` (height, width). How large the images become is up to the pipeline
     (``dict(type='Resize', scale=16)``).
 
     Args:
         split: ``'train'``, ``'val'`` or ``'test'``.
-        pipeline: Transforms of mmcls, ending with ``PackClsInputs``.
-        **kwargs: Further arguments of mmcls's ``BaseDataset``, such as
+        pipeline: Transforms, ending with ``PackClsInputs`` of mmcls or ``PackInputs`` of
+            mmpretrain, say.
+        **kwargs: Further arguments of mmengine's ``BaseDataset``, such as
             ``indices`` to use only the first few images.
 
     Raises:
         ValueError: If there is no such split.
+        InputError: If scikit-learn is not installed.
     """
 
     METAINFO = {'classes': tuple('0123456789')}  # noqa: RUF012  (mmengine's protocol)
@@ -77,7 +79,7 @@ class Digits(BaseDataset):
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Return the samples of the split, in the order of the data set."""
-        pixels, labels = load_digits(return_X_y=True)
+        pixels, labels = require('sklearn.datasets', 'mmprune.Digits').load_digits(return_X_y=True)
         images = np.rint(pixels.reshape(-1, 8, 8) * (255 / _WHITEST)).astype(np.uint8)
         return [
             {
@@ -89,6 +91,9 @@ class Digits(BaseDataset):
             for index in split_indices(labels)[self.split]
         ]
 
-    def extra_repr(self) -> list[str]:
-        """Describe the data set when it is printed; it has no files to name."""
-        return [f'Split: \t{self.split}']
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """Return the class of an image, for wrappers that balance classes."""
+        return [int(self.get_data_info(idx)['gt_label'])]
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(split={self.split!r}), {len(self)} images'

@@ -43,8 +43,14 @@ YAML_LOADER = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
 YAML_DUMPER = getattr(yaml, 'CSafeDumper', yaml.SafeDumper)
 
 
-def as_channel_cfg(cfg: Mapping[str, Any] | str | Path) -> ChannelCfg:
+def as_channel_cfg(
+    cfg: Mapping[str, Any] | str | Path, source: str = 'the channel config'
+) -> ChannelCfg:
     """A channel config from a dict, or from a file.
+
+    Args:
+        cfg: The dict, or the file's name.
+        source: What messages call a dict.
 
     Raises:
         ChannelCfgError: It is something else, or broken.
@@ -57,7 +63,7 @@ def as_channel_cfg(cfg: Mapping[str, Any] | str | Path) -> ChannelCfg:
         raise ChannelCfgError(
             f'expected a channel config, as a mapping or the name of a file, not {shown(cfg)}'
         )
-    return _checked(ChannelCfg(cfg))
+    return _checked(ChannelCfg(cfg, source))
 
 
 def load_channel_cfg(path: str | Path) -> ChannelCfg:

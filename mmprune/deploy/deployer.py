@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +19,9 @@ from mmprune.deploy.entries import (
     tensor_mask,
     turned_index,
 )
+from mmprune.deploy.parts import Cuts, parts_of
 from mmprune.deploy.shortcuts import checked_shortcut, sample_shortcut
-from mmprune.execution import local_tensors, release
+from mmprune.execution import local_tensors, plain_copy, release
 from mmprune.execution.instrument import STATE
 from mmprune.layers import (
     Cut,
@@ -35,7 +35,7 @@ from mmprune.layers import (
     weight_shape,
 )
 from mmprune.layers.layer import CONVS, NORMS, TRANSPOSED_CONVS
-from mmprune.trace.model_state import held_tensors, renew_caches
+from mmprune.trace.model_state import renew_caches
 
 
 @dataclass
@@ -64,8 +64,7 @@ def deploy(model: nn.Module, cfg: ChannelCfg) -> nn.Module:
         ChannelCfgError: The config does not fit the model.
     """
     plans = _plans(model, cfg)
-    copied = copy.deepcopy(model, _memo_of_parts(model, plans, cfg))
-    release(copied)
+    copied = plain_copy(model, parts_of(model, _cuts(model, plans), cfg.error))
     _mend(copied, plans)
     return copied
 
@@ -103,11 +102,12 @@ def deploy_in_place(model: nn.Module, cfg: ChannelCfg) -> list[Replaced]:
         ChannelCfgError: The config does not fit the model; nothing is changed.
     """
     plans = _plans(model, cfg)
+    by_module = _cuts(model, plans)
     cuts: dict[int, Cut] = {}
-    for name, plan in plans.items():
-        own = local_tensors(model.get_submodule(name))
-        cuts.update((id(own[local]), cut) for local, cut in plan.cuts.items() if not cut.is_whole)
-    parts = _memo_of_parts(model, plans, cfg)
+    for module, own_cuts in by_module.items():
+        own = local_tensors(module)
+        cuts.update((id(own[local]), cut) for local, cut in own_cuts.items() if not cut.is_whole)
+    parts = parts_of(model, by_module, cfg.error)
     release(model)
     replaced: dict[int, Replaced] = {}
     for module in model.modules():
@@ -144,6 +144,10 @@ def _plans(model: nn.Module, cfg: ChannelCfg) -> dict[str, _ModulePlan]:
     return plans
 
 
+def _cuts(model: nn.Module, plans: Mapping[str, _ModulePlan]) -> Cuts:
+    return {model.get_submodule(name): plan.cuts for name, plan in plans.items()}
+
+
 def _mend(model: nn.Module, plans: Mapping[str, _ModulePlan]) -> None:
     """Make the attributes of a model fit its tensors, which are cut already."""
     for name, plan in plans.items():
@@ -153,12 +157,23 @@ def _mend(model: nn.Module, plans: Mapping[str, _ModulePlan]) -> None:
             shapes['weight'] = weight_shape(module, plan.inputs, plan.channels)
         for attribute, value in mended_attributes(module, shapes, plan.channels).items():
             setattr(module, attribute, value)
+        if getattr(module, 'groups', 1) > 1 and isinstance(module, (*CONVS, *TRANSPOSED_CONVS)):
+            _mend_groups(module, plan)
         for attribute, value in plan.attributes.items():
             setattr(module, attribute, like(getattr(module, attribute), value))
         if plan.shortcut is not None:
             sample_shortcut(module, plan.shortcut)
     renew_caches(model)
     renew_computed_weights(model)
+
+
+def _mend_groups(module: Any, plan: _ModulePlan) -> None:
+    """Let a convolution have the groups that are left, where later rounds have lost whole ones."""
+    turned = isinstance(module, TRANSPOSED_CONVS)
+    across = plan.channels if turned else plan.inputs
+    if across is not None and 'weight' in module._parameters:
+        module.groups = across // module.weight.shape[1]
+        setattr(module, 'out_channels' if turned else 'in_channels', across)
 
 
 def layers_with_channels(model: nn.Module) -> list[str]:
@@ -234,7 +249,7 @@ def _plan(cfg: ChannelCfg, name: str, entry: Mapping[str, Any], module: nn.Modul
     try:
         groups = _raw(module, 'groups') if hasattr(module, 'groups') else 1
         said = any(mask is not None for mask in masks.values())
-        wanted = known_masks(module, masks['in'], masks['out'], groups) if said else {}
+        wanted = known_masks(module, masks['in'], masks['out'], groups, True) if said else {}
         cuts = _turned_cuts(module, entry, masks, groups)
     except ValueError as error:
         raise cfg.error(name, str(error)) from error
@@ -311,38 +326,3 @@ def _spread(
             f'the config says {len(mask)}'
         )  # fmt: skip
     return mask.reshape(shape)
-
-
-def _memo_of_parts(
-    model: nn.Module, plans: Mapping[str, _ModulePlan], cfg: ChannelCfg
-) -> dict[int, Any]:
-    """A deepcopy memo that maps every tensor to its kept part, so nothing is copied whole."""
-    memo: dict[int, Any] = {}
-    shapes: dict[int, tuple[str, tuple[int, ...]]] = {}
-    for name, module in model.named_modules():
-        cuts = plans[name].cuts if name in plans else {}
-        for local, tensor in local_tensors(module).items():
-            cut = cuts.get(local)
-            new_shape = cut.shape if cut is not None else tuple(tensor.shape)
-            place, other = shapes.setdefault(id(tensor), (f'{name}.{local}', new_shape))
-            if other != new_shape:
-                raise cfg.error(
-                    name, f'{local} is shared with {place}, but they become {new_shape} and {other}'
-                )
-            if id(tensor) not in memo:
-                memo[id(tensor)] = _part(tensor, cut)
-        # A cached result of an operation is in the way of copying; it is computed anew later.
-        memo.update({id(t): t.detach().clone() for t in held_tensors(module) if not t.is_leaf})
-    return memo
-
-
-def _part(tensor: torch.Tensor, cut: Cut | None) -> torch.Tensor:
-    with torch.no_grad():
-        part = tensor.detach() if cut is None else cut(tensor.detach())
-        storage, full = part.untyped_storage(), tensor.untyped_storage()
-        is_new = storage.data_ptr() != full.data_ptr() and storage.nbytes() == part.nbytes
-        # What was gathered is new already: copying it again would take its memory twice.
-        part = part.contiguous() if is_new else part.clone(memory_format=torch.contiguous_format)
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(part, requires_grad=tensor.requires_grad)
-    return part

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -154,7 +154,7 @@ def _mask(cfg: ChannelCfg, name: str, what: str, kept: Any, raw: Any, index: Any
     if not isinstance(index, list | tuple) or len(index) != kept:
         found = len(index) if isinstance(index, list | tuple) else shown(index)
         raise cfg.error(name, f'{what}: keeps {kept} channels, but its index lists {found}')
-    wrong = [i for i in index if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < raw]
+    wrong = _no_channels(index, raw)
     if wrong:
         raise cfg.error(
             name, f'{what}: its index has {shown(wrong[0])}, which is no channel from 0 to '
@@ -167,6 +167,13 @@ def _mask(cfg: ChannelCfg, name: str, what: str, kept: Any, raw: Any, index: Any
             'ones'
         )  # fmt: skip
     return mask
+
+
+def _no_channels(index: Sequence[Any], raw: int) -> list[Any]:
+    """What in an index is no number of a channel from 0 to ``raw`` - 1."""
+    if set(map(type, index)) == {int} and min(index) >= 0 and max(index) < raw:
+        return []
+    return [i for i in index if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < raw]
 
 
 def turned_index(entry: Mapping[str, Any], key: str = 'index') -> np.ndarray | None:

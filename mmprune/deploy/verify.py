@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from mmprune.execution.observed_run import first_difference, observed_run, relative_error
-from mmprune.trace.tracer import DemoInput
+from mmprune.execution.observed_run import (
+    first_difference,
+    observed_run,
+    relative_error,
+    restored,
+)
+from mmprune.trace.roads import DemoInput, Road, as_road
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""Allowed relative error by the type of the model's parameters."""
+"""Allowed relative error by the type that a model computes in."""
+
+
+def tolerance_of(model: nn.Module, types: Iterable[torch.dtype] = ()) -> float:
+    """Allowed relative error of a model, some of whose operations give these types."""
+    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return max(TOLERANCE.get(kind, 0.0) for kind in (own, torch.float64, *types))
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,9 @@ class VerifyReport:
         problem: What went wrong, for a person; empty if nothing did.
         rounding: Largest relative difference in the model's own type, where only float64 shows
             that the computations are the same; 0 otherwise.
+        road: The road on which the error is largest.
+        roads: All roads that were walked.
+        not_walked: Roads that could not be walked, and why.
     """
 
     ok: bool
@@ -35,12 +50,15 @@ class VerifyReport:
     first_diverging_module: str = ''
     problem: str = ''
     rounding: float = 0.0
+    road: str = 'eval'
+    roads: tuple[str, ...] = ('eval',)
+    not_walked: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         if self.ok:
             agree = (
-                f'verified: supernet and deployed network agree, largest relative error '
-                f'{self.max_rel_err:.1e} (allowed {self.tolerance:.0e})'
+                f'verified: supernet and deployed network agree{self._on()}, largest relative '
+                f'error {self.max_rel_err:.1e} (allowed {self.tolerance:.0e})'
             )
             if not self.rounding:
                 return agree
@@ -50,42 +68,72 @@ class VerifyReport:
             )
         where = self.first_diverging_module or 'the output'
         return (
-            f"NOT verified: supernet and deployed network part at '{where}'; largest relative "
+            f"NOT verified: supernet and deployed network part at '{where}'"
+            f'{"" if self.road == "eval" else f" on the road {self.road}"}; largest relative '
             f'error {self.max_rel_err:.1e} (allowed {self.tolerance:.0e}). {self.problem}'
         )
 
+    def _on(self) -> str:
+        """The roads, if there are more than one."""
+        walked = f' on {len(self.roads)} roads ({", ".join(self.roads)})'
+        missing = ''.join(f'; {name} could not be walked: {why}' for name, why in self.not_walked)
+        return (walked if len(self.roads) > 1 else '') + missing
 
-def compare(supernet: nn.Module, deployed: nn.Module, demo_input: DemoInput) -> VerifyReport:
-    """Run both in eval mode on the same input and compare every output.
+
+def compare(
+    supernet: nn.Module,
+    deployed: nn.Module,
+    demo_input: DemoInput | Road,
+    cut: Callable[[], nn.Module] | None = None,
+    types: Iterable[torch.dtype] = (),
+) -> VerifyReport:
+    """Run both on the same input and compare every output.
+
+    Both are left as they were.
 
     Args:
         supernet: With a subnet set.
         deployed: The plain network of that subnet.
-        demo_input: What both are run on.
+        demo_input: What both are run on: in eval mode, if it is no road.
+        cut: Makes the deployed network of the supernet as it is. In training it shows whether
+            both have written the same to statistics and averages.
+        types: What operations of theirs give, whatever type their weights have.
     """
-    dtype = next((p.dtype for p in supernet.parameters()), torch.float32)
-    tolerance = TOLERANCE.get(dtype, 1e-5)
-    expected, first, failure = observed_run(supernet, demo_input)
-    if failure:
-        where = first.running[-1] if first.running else ''
-        return VerifyReport(
-            False, float('inf'), tolerance, where, f'The supernet failed there: {failure}'
-        )
-    found, second, failure = observed_run(deployed, demo_input)
-    if failure:
-        where = second.running[-1] if second.running else ''
-        return VerifyReport(
-            False, float('inf'), tolerance, where, f'The deployed network failed there: {failure}'
-        )
-    if len(expected) != len(found):
-        problem = f'The outputs hold {len(expected)} and {len(found)} tensors.'
-        return VerifyReport(False, float('inf'), tolerance, '', problem)
-    error = max((relative_error(a, b) for a, b in zip(expected, found, strict=True)), default=0.0)
+    road = as_road(demo_input)
+    tolerance = tolerance_of(supernet, types)
+
+    def failed(where: str, problem: str, error: float = float('inf')) -> VerifyReport:
+        return VerifyReport(False, error, tolerance, where, problem, road=road.name)
+
+    with restored(supernet, road), restored(deployed, road):
+        expected, first, failure = observed_run(supernet, road)
+        if failure:
+            where = first.running[-1] if first.running else ''
+            return failed(where, f'The supernet failed there: {failure}')
+        found, second, failure = observed_run(deployed, road)
+        if failure:
+            where = second.running[-1] if second.running else ''
+            return failed(where, f'The deployed network failed there: {failure}')
+        if len(expected) != len(found):
+            return failed('', f'The outputs hold {len(expected)} and {len(found)} tensors.')
+        errors = [relative_error(a, b) for a, b in zip(expected, found, strict=True)]
+        error = max(errors, default=0.0)
+        if error > tolerance:
+            return failed(first_difference(first, second, tolerance), 'Outputs differ.', error)
+        if road.training and cut is not None:
+            written = _written_differently(cut(), deployed, tolerance)
+            if written:
+                return failed(written.rpartition('.')[0], f'It writes other numbers to {written}.')
     largest = max((float(t.double().abs().max()) for t in expected if t.numel()), default=0.0)
-    if error <= tolerance and largest > 0:
-        return VerifyReport(True, error, tolerance)
-    if largest == 0:
-        problem = 'All outputs are zero, which proves nothing.'
-        return VerifyReport(False, error, tolerance, '', problem)
-    where = first_difference(first, second, tolerance)
-    return VerifyReport(False, error, tolerance, where, 'Outputs differ.')
+    if largest == 0 and not road.training:
+        return failed('', 'All outputs are zero, which proves nothing.', error)
+    return VerifyReport(True, error, tolerance, road=road.name)
+
+
+def _written_differently(first: nn.Module, second: nn.Module, tolerance: float) -> str:
+    """The first tensor that differs in two networks of the same kind; empty if none does."""
+    others = second.state_dict()
+    for name, tensor in first.state_dict().items():
+        if isinstance(tensor, torch.Tensor) and relative_error(tensor, others[name]) > tolerance:
+            return name
+    return ''

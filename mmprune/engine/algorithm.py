@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.registry import FUNCTIONS, init_default_scope
+from mmengine.registry import FUNCTIONS
 from torch.utils.data import DataLoader, Subset
 
 from mmprune.checkpoint import check_fit, load_weights, read_checkpoint
-from mmprune.config import load_config
+from mmprune.config import enter_scope, load_config
+from mmprune.engine.missing_data import data_named
 from mmprune.engine.randomness import seeded
 from mmprune.errors import InputError
 from mmprune.models import AutoSlim, Recalibration
@@ -78,11 +79,11 @@ def load_network(config: str | Path, checkpoint: str | Path) -> BaseModel:
 
 def build_model(cfg: Config) -> BaseModel:
     """Build the model of a config as a Runner does, data preprocessor included."""
-    init_default_scope(cfg.get('default_scope', 'mmcls'))
     model = deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return MODELS.build(model)
+    with enter_scope(cfg):
+        return MODELS.build(model)
 
 
 def check_is_supernet(model: Any, config: str) -> None:
@@ -125,12 +126,11 @@ def calibration_batches(cfg: Config, recalibration: Recalibration) -> list[Any]:
             'the config has no train_dataloader; add one, or turn this off by '
             'model.recalibration=dict(num_batches=0).'
         )
-    init_default_scope(cfg.get('default_scope', 'mmcls'))
     batch_size = recalibration.batch_size or config['batch_size']
     collate = dict(config.get('collate_fn') or dict(type='pseudo_collate'))
     kind = collate.pop('type')
-    function = FUNCTIONS.get(kind) if isinstance(kind, str) else kind
-    with seeded(recalibration.seed):
+    with seeded(recalibration.seed), enter_scope(cfg), data_named(cfg):
+        function = FUNCTIONS.get(kind) if isinstance(kind, str) else kind
         dataset = DATASETS.build(deepcopy(config['dataset']))
         order = torch.randperm(len(dataset))[: recalibration.num_batches * batch_size]
         loader = DataLoader(

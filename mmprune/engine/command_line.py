@@ -20,6 +20,15 @@ def add_cfg_options(parser: argparse.ArgumentParser, example: str) -> None:
     )
 
 
+def parse_number(text: str) -> tuple[str, float]:
+    """Read ``KEY=NUMBER``, for ``type=`` of an option."""
+    key, _, value = text.partition('=')
+    try:
+        return key, float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is not KEY=NUMBER, such as macs=0.5') from None
+
+
 def parse_launched(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Add the options of a tool that may be started as one of several processes, and parse.
 

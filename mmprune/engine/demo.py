@@ -23,6 +23,7 @@ from mmprune.engine.predict import Predictions, predict_dataset
 from mmprune.engine.report import wide_console
 from mmprune.engine.run import train
 from mmprune.engine.search import SearchResult
+from mmprune.engine.search.greedy import fewest_trained_bins
 from mmprune.engine.search_subnet import search_subnet
 from mmprune.errors import InputError
 from mmprune.models import AutoSlim
@@ -255,7 +256,7 @@ class Demo:
         pruner = algorithm.pruner
         num_bins = int(self.cfg.search_cfg.max_channel_bins)
         points = []
-        for kept in range(int(self.cfg.search_cfg.min_channel_bins), num_bins + 1):
+        for kept in range(fewest_trained_bins(pruner, num_bins)[0], num_bins + 1):
             bins = pruner.get_max_channel_bins(num_bins)
             for ones in bins.values():
                 ones[kept:] = 0

@@ -22,6 +22,7 @@ def deploy_subnet(
     out_dir: str | os.PathLike[str] | None = None,
     onnx: bool = False,
     cfg_options: dict[str, Any] | None = None,
+    onnx_batch: int | None = None,
     compensate: bool = False,
 ) -> DeployedFiles:
     """Write a subnet as a plain network, after proving that it computes the same.
@@ -39,6 +40,7 @@ def deploy_subnet(
             to the checkpoint. Files of an earlier deployment are replaced.
         onnx: Write ``deployed.onnx`` too, checked by onnxruntime.
         cfg_options: Values to set in the config, by dotted key.
+        onnx_batch: The only batch size of ``deployed.onnx``, which is written then; any if None.
         compensate: Give the plain network, once it is verified, weights that make up for what was
             removed, from training images without labels: by the config's
             ``prune_cfg.compensation``, or least squares. Norms keep the supernet's statistics.
@@ -56,4 +58,4 @@ def deploy_subnet(
     change = compensation_of(algorithm, cfg, 'LeastSquares') if compensate else None
     recalibrate_unless(change, algorithm, cfg)
     folder = Path(out_dir or Path(checkpoint).parent / f'deployed_{Path(channel_cfg).stem}')
-    return write_deployed(algorithm, cfg, folder, str(channel_cfg), onnx, change)
+    return write_deployed(algorithm, cfg, folder, str(channel_cfg), onnx, onnx_batch, change)

@@ -17,6 +17,7 @@ from mmprune.deploy import VerifyReport
 from mmprune.deploy.channel_cfg import save_channel_cfg
 from mmprune.engine.compensation import Change
 from mmprune.engine.export_subnet import full_and_set_cost
+from mmprune.engine.onnx_contract import describe_onnx
 from mmprune.engine.onnx_export import export_onnx
 from mmprune.engine.pruner_hook import PrunerHook
 from mmprune.engine.randomness import seeded
@@ -67,6 +68,7 @@ def write_deployed(
     folder: Path,
     source: str,
     onnx: bool,
+    onnx_batch: int | None = None,
     change: Change | None = None,
 ) -> DeployedFiles:
     """Verify the subnet that is set, and write it as a plain network; all files appear at once.
@@ -77,6 +79,7 @@ def write_deployed(
         folder: Where the files go.
         source: What the subnet is called in messages: its channel config's file, say.
         onnx: Write ``deployed.onnx`` too, checked by onnxruntime.
+        onnx_batch: The only batch size that it takes, in which case it is written; any if None.
         change: Compensates the plain network in place, after it was verified.
 
     Raises:
@@ -93,7 +96,7 @@ def write_deployed(
         folder / 'deployed.pth',
         folder / 'deployed.py',
         folder / 'channel_cfg.yaml',
-        folder / 'deployed.onnx' if onnx else None,
+        folder / 'deployed.onnx' if onnx or onnx_batch is not None else None,
         verified,
     )
     full, kept = full_and_set_cost(algorithm)
@@ -107,7 +110,8 @@ def write_deployed(
     with ExitStack() as stack:
         if files.onnx is not None:
             onnx_path = stack.enter_context(atomic_path(files.onnx))
-            export_onnx(network, algorithm.demo_input, onnx_path)
+            export_onnx(network, algorithm.demo_input, onnx_path, onnx_batch)
+            contract = describe_onnx(onnx_path, network, algorithm.demo_input)
         torch.save(weights, stack.enter_context(atomic_path(files.checkpoint)))
         save_channel_cfg(layers, stack.enter_context(atomic_path(files.channel_cfg)))
         stack.enter_context(atomic_path(files.config)).write_text(text, encoding='utf-8')
@@ -119,6 +123,10 @@ def write_deployed(
         'file of weights, bytes': sizes,
     }
     show(before_and_after_table(f'Deployed and verified: {folder}', rows))
+    if files.onnx is not None:
+        print(
+            '\n'.join([f'{files.onnx}:', *(f'  {key}: {text}' for key, text in contract.items())])
+        )
     return files
 
 

@@ -29,16 +29,15 @@ from mmprune.engine.search.history import MASK_NAMES
 from mmprune.errors import InputError
 from mmprune.execution.observed_run import observed_run
 from mmprune.fileio import atomic_path
-from mmprune.models.autoslim import demo_input
 from mmprune.pruners import StructurePruner
 from mmprune.pruners.findings import find
 from mmprune.pruners.picture import draw_groups
-from mmprune.pruners.structure_pruner import unwrap
 from mmprune.pruners.trial import random_alive
 from mmprune.registry import PRUNERS
 from mmprune.trace import TraceError
+from mmprune.trace.demo_images import image_shape, noise_image
+from mmprune.wrappers import unwrap
 
-DEFAULT_SHAPE = (1, 3, 224, 224)
 DEFAULT_PRUNER = dict(type='RatioPruner', ratios=[0.5])
 SUPERNETS = ('AutoSlim', 'mmprune.AutoSlim')
 
@@ -77,11 +76,10 @@ def diagnose(
     with seeded(seed):
         network, pruner, own_shape = network_and_pruner(cfg)
     weights = _load(network, checkpoint, seed)
-    shape = tuple(input_shape or own_shape or DEFAULT_SHAPE)
-    if len(shape) not in (3, 4):
-        raise InputError(f'input shape {shape}: give it as N C H W or C H W')
+    is_own = own_shape and not input_shape
+    shape = image_shape(input_shape or own_shape, 'input_shape' if is_own else '--input-shape')
     found = Diagnosis(str(cfg.filename), type(network).__name__, '', weights)
-    found = _examine(found, network, pruner, demo_input(shape), subnets, seed)
+    found = _examine(found, network, pruner, noise_image(shape), subnets, seed)
     folder = _folder(cfg, out_dir)
     written = _write(found, pruner, folder)
     wide_console().print(found.text(members=False), markup=False, highlight=False, soft_wrap=True)

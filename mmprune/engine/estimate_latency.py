@@ -15,7 +15,7 @@ import torch
 from mmengine.config import Config
 
 from mmprune.config import load_config
-from mmprune.engine.diagnose import DEFAULT_SHAPE, SUPERNETS, network_and_pruner
+from mmprune.engine.diagnose import SUPERNETS, network_and_pruner
 from mmprune.engine.latency_report import (
     backends_table,
     comparison_table,
@@ -29,7 +29,7 @@ from mmprune.errors import InputError
 from mmprune.fileio import atomic_path
 from mmprune.latency import Device, data_of
 from mmprune.latency.rounding import rounding_rows
-from mmprune.models.autoslim import demo_input
+from mmprune.trace.demo_images import image_shape, noise_image
 
 SHARES = tuple(number / 8 for number in range(1, 9))
 """Ratios that random subnets are drawn from where the config has no pruner."""
@@ -135,8 +135,8 @@ def _prepared(cfg: Config, options: LatencyOptions) -> SubnetTimes:
         cfg.pruner = dict(type='RatioPruner', ratios=SHARES)
     with seeded(options.seed):
         network, pruner, own_shape = network_and_pruner(cfg)
-    shape = tuple(options.input_shape or own_shape or DEFAULT_SHAPE)
-    data = demo_input(shape).to(options.device)
+    shape = image_shape(options.input_shape or own_shape, '--input-shape')
+    data = noise_image(shape).to(options.device)
     network = network.float().eval().to(options.device)
     pruner.prepare_from_supernet(network, demo_input=data)
     return SubnetTimes(network, pruner, data, SECONDS_PER_SUBNET)

@@ -61,7 +61,7 @@ class IterativePruning(PrunerHook):
     def __init__(
         self,
         pruner: Mapping[str, Any] | StructurePruner | None = None,
-        input_shape: Sequence[int] = (1, 3, 224, 224),
+        input_shape: Sequence[int] | None = None,
         begin: int = 0,
         end: int = 1,
         interval: int = 1,

@@ -19,21 +19,30 @@ from mmprune.errors import InputError
 _TOLERANCE = 1e-4
 
 
-def export_onnx(network: nn.Module, example: Tensor, path: str | os.PathLike[str]) -> float:
+def export_onnx(
+    network: nn.Module,
+    example: Tensor,
+    path: str | os.PathLike[str],
+    batch: int | None = None,
+) -> float:
     """Write a network as ONNX, and compare what onnxruntime computes with torch.
 
     Args:
         network: A plain network in eval mode, on the CPU.
-        example: An input, shape (N, C, H, W). The file takes any N.
+        example: An input, shape (N, C, H, W).
         path: The file to write.
+        batch: The N that the file takes, which some runtimes and accelerators want to know; any
+            if None.
 
     Returns:
         The largest difference between the outputs, relative to the largest output.
 
     Raises:
         InputError: If onnx, onnxscript or onnxruntime is not installed, or the
-            outputs differ by more than 1e-4.
+            outputs differ by more than 1e-4; or ``batch`` is no number of images.
     """
+    if batch is not None and batch < 1:
+        raise InputError(f'an ONNX file for batches of {batch} images cannot be written')
     missing = [
         name for name in ('onnx', 'onnxscript', 'onnxruntime') if not importlib.util.find_spec(name)
     ]
@@ -44,13 +53,15 @@ def export_onnx(network: nn.Module, example: Tensor, path: str | os.PathLike[str
         )
     # With one sample the exporter would take the batch size for a constant.
     inputs = torch.cat([example, example.flip(-1)])
+    if batch is not None:
+        inputs = torch.cat([inputs] * (-(-batch // len(inputs))))[:batch]
     with _quiet_exporter():
         torch.onnx.export(
             network,
             (inputs,),
             str(path),
             input_names=['input'],
-            dynamic_shapes=({0: torch.export.Dim('batch')},),
+            dynamic_shapes=({0: torch.export.Dim('batch')},) if batch is None else None,
             external_data=False,
             dynamo=True,
             verbose=False,

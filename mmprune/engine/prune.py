@@ -11,10 +11,13 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from mmprune.config import load_config
-from mmprune.engine.algorithm import build_algorithm, calibration_batches
+from mmprune.engine.algorithm import build_algorithm, calibration_batches, load_network
 from mmprune.engine.compensation import compensation_of, recalibrate_unless
 from mmprune.engine.deployed_files import DeployedFiles, write_deployed
+from mmprune.engine.metrics import metrics_of
+from mmprune.engine.prune_options import PruneOptions, prunable_config
 from mmprune.engine.pruning_data import training_loss
+from mmprune.engine.report import metrics_table, show, widths_table
 from mmprune.errors import InputError
 from mmprune.models import Recalibration
 from mmprune.pruners import ImportancePruner, StructurePruner
@@ -26,17 +29,22 @@ def prune(
     out_dir: str | os.PathLike[str] | None = None,
     onnx: bool = False,
     cfg_options: dict[str, Any] | None = None,
+    onnx_batch: int | None = None,
+    options: PruneOptions | None = None,
+    measure: bool = True,
 ) -> DeployedFiles:
     """Prune a trained network in one step, and write what is left as a plain network.
 
     An importance that looks at data sees training images first. The pruned network gets norm
     statistics of its own (the model's ``recalibration``) and is verified against the full one
-    with the same channels; all files appear at once at the end.
+    with the same channels; all files appear at once at the end. Printed are the widths of all
+    groups before and after, costs, and the metrics of the config's evaluator.
 
     Args:
-        config: A config with an AutoSlim model whose pruner is an ``ImportancePruner``; its
-            ``prune_cfg=dict(collect=dict(num_batches=..., batch_size=..., seed=...))`` says which
-            training images an importance sees: 8 batches if left out. With
+        config: A config of any network, or one with an AutoSlim model whose pruner is an
+            ``ImportancePruner``. Its ``prune_cfg=dict(collect=dict(num_batches=...,
+            batch_size=..., seed=...))`` says which training images an importance sees: 8 batches
+            if left out. With
             ``prune_cfg=dict(plans=...)`` plans are carried out instead, by a pruner of any
             type: a file that ``pruner.save_plans`` has written, or a list of arguments of
             ``pruner.plan``. With ``prune_cfg=dict(compensation=...)`` the small network gets
@@ -46,6 +54,10 @@ def prune(
         out_dir: Where the files go; by default ``pruned`` next to the checkpoint.
         onnx: Write ``deployed.onnx`` too, checked by onnxruntime.
         cfg_options: Values to set in the config, by dotted key.
+        onnx_batch: The only batch size of ``deployed.onnx``, which is written then; any if None.
+        options: What to prune to and by what, for a config that does not say it, or says it
+            otherwise.
+        measure: Whether the metrics are measured, if the config has an evaluator.
 
     Returns:
         The files.
@@ -55,8 +67,10 @@ def prune(
             budget cannot be met, or a plan cannot be carried out.
         VerificationError: The small network computes something else.
     """
-    cfg = load_config(config, cfg_options)
+    cfg = prunable_config(load_config(config, cfg_options), options or PruneOptions())
     algorithm = build_algorithm(cfg, checkpoint)
+    algorithm.pruner.set_max_channel()
+    before = metrics_of(algorithm, cfg) if measure else {}
     plans = cfg.get('prune_cfg', {}).get('plans')
     if plans is not None:
         carry_out(algorithm.pruner, plans, str(cfg.filename))
@@ -65,7 +79,13 @@ def prune(
     change = compensation_of(algorithm, cfg)
     recalibrate_unless(change, algorithm, cfg)
     folder = Path(out_dir or Path(checkpoint).parent / 'pruned')
-    return write_deployed(algorithm, cfg, folder, str(cfg.filename), onnx, change)
+    widths = widths_table(algorithm.pruner)
+    files = write_deployed(algorithm, cfg, folder, str(cfg.filename), onnx, onnx_batch, change)
+    show(widths)
+    if before:
+        after = metrics_of(load_network(files.config, files.checkpoint), cfg)
+        show(metrics_table(before, after))
+    return files
 
 
 def carry_out(pruner: StructurePruner, plans: str | Sequence[Mapping[str, Any]], name: str) -> None:

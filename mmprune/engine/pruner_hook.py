@@ -13,9 +13,10 @@ from mmengine.runner import Runner
 from mmprune.engine.algorithm import calibration_batches
 from mmprune.engine.pruning_data import training_loss
 from mmprune.errors import InputError
-from mmprune.models import AutoSlim, Recalibration, demo_input
+from mmprune.models import AutoSlim, Recalibration
 from mmprune.pruners import ImportancePruner, StructurePruner
 from mmprune.registry import PRUNERS
+from mmprune.trace.demo_images import image_shape, noise_image
 
 
 class PrunerHook(Hook):
@@ -25,7 +26,8 @@ class PrunerHook(Hook):
         pruner: The pruner or its config, which prepares the runner's model before training
             begins. None: the pruner of another hook, or of the model itself.
         input_shape: Shape of the input on which the network is traced and its cost is counted,
-            (N, C, H, W), or (C, H, W) for one sample. For a ``pruner`` of this hook only.
+            (N, C, H, W), or (C, H, W) for one sample; 1x3x224x224 if left out, which is said.
+            For a ``pruner`` of this hook only.
         collect: Training images for an importance that looks at data, as in
             ``Recalibration``: ``num_batches``, ``batch_size``, ``seed``.
     """
@@ -36,7 +38,7 @@ class PrunerHook(Hook):
     def __init__(
         self,
         pruner: Mapping[str, Any] | StructurePruner | None = None,
-        input_shape: Sequence[int] = (1, 3, 224, 224),
+        input_shape: Sequence[int] | None = None,
         collect: Mapping[str, Any] | None = None,
     ) -> None:
         built = (
@@ -93,7 +95,7 @@ class PrunerHook(Hook):
             return
         if self.own is not None:
             model = runner.model
-            data = demo_input(self.input_shape).to(next(model.parameters()))
+            data = noise_image(image_shape(self.input_shape)).to(next(model.parameters()))
             self.own.prepare_from_supernet(model, data)
             self.found = self.own
             return

@@ -17,6 +17,7 @@ from mmprune.engine.carry_over import optimizers_of
 from mmprune.engine.pruner_hook import PrunerHook, check_not_slimmable
 from mmprune.errors import InputError
 from mmprune.layers.layer import NORMS
+from mmprune.pruners import StructurePruner
 from mmprune.registry import HOOKS
 
 Terms = Iterator[tuple[nn.Parameter, torch.Tensor]]
@@ -29,6 +30,7 @@ class Regulariser(PrunerHook):
     So it is added once per step, also if several backward passes belong to one; it is not scaled
     by mixed precision's loss scale, and not clipped. It ends when the model is deployed
     in place. Channels of prunable groups are penalised, also those that the subnet lacks.
+    In a loop without a runner ``add_gradients`` does the same.
 
     Args:
         weight: Strength of the penalty, 0 or more.
@@ -47,6 +49,7 @@ class Regulariser(PrunerHook):
             raise InputError(f'{type(self).__name__}: weight must be 0 or more, not {weight!r}')
         self.weight = weight
         self.handles: list[Any] = []
+        self.iteration = 0
 
     @abc.abstractmethod
     def terms(self) -> Terms:
@@ -84,6 +87,31 @@ class Regulariser(PrunerHook):
         for parameter, term in self.terms():
             if id(parameter) in held and parameter.grad is not None:
                 parameter.grad.add_(term)
+
+    # -- without a runner ----------------------------------------------------------------
+
+    @torch.no_grad()
+    def add_gradients(self, pruner: StructurePruner) -> None:
+        """Add the penalty's gradient to those that a backward pass has left.
+
+        For a loop of one's own: call it once per step, between ``loss.backward()`` and
+        ``optimizer.step()``; with a gradient scaler behind ``scaler.unscale_(optimizer)``. It does
+        nothing once the network is deployed in place.
+
+        Args:
+            pruner: It has prepared the network.
+        """
+        self.found = pruner
+        if not self.is_active:
+            return
+        self.advance(self.iteration)
+        self.iteration += 1
+        for parameter, term in self.terms():
+            if parameter.grad is not None:
+                parameter.grad.add_(term)
+
+    def advance(self, iteration: int) -> None:
+        """What changes from one iteration to the next, counted from 0: nothing, as a rule."""
 
     # -- members -----------------------------------------------------------------------
 
@@ -210,10 +238,20 @@ class GrowingPenalty(Regulariser):
         """Choose the channels, once, and let the penalty grow."""
         if runner.iter < self.begin or not self.is_active:
             return
-        steps = (runner.iter - self.begin) // self.interval + 1
-        self.strength = min(steps * self.weight, self.ceiling)
         if self.leaving is None:
             self.look_at_data(runner)
+        self.advance(runner.iter)
+
+    def advance(self, iteration: int) -> None:
+        """Choose the channels, once, and let the penalty grow.
+
+        Without a runner, an importance that looks at data must have seen some by ``begin``.
+        """
+        if iteration < self.begin:
+            return
+        steps = (iteration - self.begin) // self.interval + 1
+        self.strength = min(steps * self.weight, self.ceiling)
+        if self.leaving is None:
             self.leaving = list(self._leaving())
 
     def _leaving(self) -> Terms:

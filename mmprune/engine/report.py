@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmprune.engine.search import SearchResult
+from mmprune.pruners import StructurePruner
 
 
 def wide_console(file: TextIO | None = None) -> Console:
@@ -64,4 +65,30 @@ def before_and_after_table(title: str, rows: dict[str, tuple[int, int]]) -> Tabl
         table.add_column(heading, justify='right')
     for name, (before, after) in rows.items():
         table.add_row(name, f'{before:,}', f'{after:,}', f'{after / before:.1%}')
+    return table
+
+
+def widths_table(pruner: StructurePruner) -> Table:
+    """Return the channels of every prunable group in full and in the subnet that is set."""
+    table = Table(title='Channels before and after')
+    table.add_column('group')
+    table.add_column('layers that make them', overflow='fold')
+    for heading in ('before', 'after', 'kept'):
+        table.add_column(heading, justify='right')
+    for space_id, mask in pruner.channel_spaces.items():
+        layers = pruner.channel_groups[space_id].layers
+        named = ', '.join(layers[:3]) + (f' and {len(layers) - 3} more' if len(layers) > 3 else '')
+        before, after = mask.numel(), int(mask.sum())
+        table.add_row(space_id, named, str(before), str(after), f'{after / before:.1%}')
+    return table
+
+
+def metrics_table(before: Mapping[str, float], after: Mapping[str, float]) -> Table:
+    """Return metrics of the full network and of the small one, as it is before any finetuning."""
+    table = Table(title='On the test images, not finetuned')
+    table.add_column('')
+    for heading in ('full network', 'subnet'):
+        table.add_column(heading, justify='right')
+    for name, value in before.items():
+        table.add_row(name, f'{value:.4f}', f'{after[name]:.4f}')
     return table

@@ -13,8 +13,9 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmprune.checkpoint import check_fit, make_mmengine_load_safely, read_checkpoint
-from mmprune.config import load_config
+from mmprune.config import enter_scope, load_config
 from mmprune.engine.iterative_pruning import follow_checkpoint
+from mmprune.engine.missing_data import data_named
 from mmprune.errors import InputError, MissingFileError
 from mmprune.fileio import atomic_path
 
@@ -72,7 +73,8 @@ def train(
         del checkpoint
     elif resume == 'auto':
         runner.logger.info(f'No checkpoint to resume in {cfg.work_dir}: training starts anew.')
-    runner.train()
+    with data_named(cfg):
+        runner.train()
     return runner
 
 
@@ -110,7 +112,8 @@ def evaluate(
     follow_checkpoint(runner, content)
     check_fit(runner.model, content['state_dict'], checkpoint)
     del content
-    metrics = {name: float(value) for name, value in runner.test().items()}
+    with data_named(cfg):
+        metrics = {name: float(value) for name, value in runner.test().items()}
     if out is not None and is_main_process():
         with atomic_path(out) as unfinished:
             unfinished.write_text(json.dumps(metrics, indent=2) + '\n', encoding='utf-8')
@@ -126,14 +129,16 @@ def build_runner(cfg: Config, launcher: str = 'none') -> Runner:
             ``'pytorch'`` (torchrun or torch.distributed.launch) or ``'slurm'``.
 
     Raises:
-        InputError: If the launcher did not start this process.
+        InputError: If the launcher did not start this process, or the config's ``default_scope``
+            cannot be entered.
     """
     make_mmengine_load_safely()
     cfg.launcher = launcher
     _check_launcher(launcher)
     if launcher == 'pytorch' and not _has_accelerator():
         _prepare_cpu_processes(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    with enter_scope(cfg):
+        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def _check_launcher(launcher: str) -> None:

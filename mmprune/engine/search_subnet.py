@@ -7,9 +7,11 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
+from mmprune.building import check_options
 from mmprune.checkpoint import load_weights, read_checkpoint
 from mmprune.config import load_config
 from mmprune.engine.algorithm import check_is_supernet
+from mmprune.engine.missing_data import data_named
 from mmprune.engine.report import results_table, show
 from mmprune.engine.run import build_runner
 from mmprune.engine.search import SearchLoop, SearchResult
@@ -59,6 +61,8 @@ def search_subnet(
     loop_class = LOOPS.get(kind) if isinstance(kind, str) else kind
     if not (isinstance(loop_class, type) and issubclass(loop_class, SearchLoop)):
         raise InputError(f'{cfg.filename}: search_cfg.type is {kind}, which is no search loop.')
+    given = [key for key in cfg.search_cfg if key != 'type']
+    check_options(loop_class, given, f'{cfg.filename}: search_cfg ({kind})')
     cfg.val_cfg = dict(cfg.search_cfg, resume=resume)
     chosen = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}_search'
     cfg.work_dir = str(Path(chosen).expanduser().resolve())
@@ -67,7 +71,8 @@ def search_subnet(
     runner = build_runner(cfg, launcher)
     check_is_supernet(getattr(runner.model, 'module', runner.model), str(cfg.filename))
     load_weights(runner.model, checkpoint)
-    runner.val()
+    with data_named(cfg):
+        runner.val()
     loop = runner.val_loop
     assert isinstance(loop, SearchLoop)
     if is_main_process():

@@ -5,13 +5,14 @@ from mmprune.execution.instrument import local_tensors
 from mmprune.execution.loading import FollowLoading
 from mmprune.execution.mask_buffers import MaskBuffers
 from mmprune.execution.prunable import prunable_statistics, prunable_tensors
-from mmprune.execution.release import release, replaced_preparation
+from mmprune.execution.release import plain_copy, release, replaced_preparation
 
 __all__ = [
     'Execution',
     'FollowLoading',
     'MaskBuffers',
     'local_tensors',
+    'plain_copy',
     'prunable_statistics',
     'prunable_tensors',
     'release',

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -17,47 +17,34 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import Statistic, axes_of, inputs_by_group
 from mmprune.channels.sizes import SizeAttribute, size_in
 from mmprune.execution.fast_paths import slow_attributes
-from mmprune.execution.instrument import STATE, instrument, is_instrumented, local_tensors
+from mmprune.execution.instrument import (
+    STATE,
+    instrument,
+    instrument_root,
+    is_instrumented,
+    local_tensors,
+)
 from mmprune.execution.kept_statistics import KeptElements
 from mmprune.execution.lookup import Kept, Lookup
 from mmprune.execution.masked_sizes import masked_sizes
 from mmprune.execution.mending import Attributes, Mend
 from mmprune.execution.prunable import PrunableTensor
+from mmprune.execution.ready import Ready
 from mmprune.execution.swap import Swap
+from mmprune.execution.tensor_plan import TensorPlan, cut_in
 from mmprune.layers import (
     Cut,
     Layer,
     Slicer,
-    cut_of_masks,
-    grouped_cut,
     like,
     mended_numbers,
-    plain_cut,
     slicer_of,
 )
 from mmprune.trace.model_state import may_cache, renew_caches
+from mmprune.trace.walk import modules_of
 
-
-@dataclass(frozen=True)
-class _Plan:
-    """One prunable tensor: its swap, and where to look up what is kept of it.
-
-    Attributes:
-        tensor: The tensor.
-        swap: What stands in for it.
-        factors: Number in the lookup of each of its label arrays.
-        dims: The dim of each, if every array runs along one dim of its own.
-        sides: For the weight of a grouped convolution the numbers of its outputs and inputs, -1
-            where it has none.
-        groups: How many groups it has.
-    """
-
-    tensor: PrunableTensor
-    swap: Swap
-    factors: tuple[int, ...]
-    dims: tuple[int, ...] | None
-    sides: tuple[int, int] = (-1, -1)
-    groups: int = 1
+Cuts = dict[nn.Module, dict[str, Cut]]
+"""Module -> local name -> cut, of the tensors that lose something."""
 
 
 class Execution:
@@ -87,7 +74,7 @@ class Execution:
     ) -> None:
         self.arrangements = arrangements
         self.quantities = quantities
-        self.modules = dict(model.named_modules())
+        self.modules = modules_of(model)
         self.layers = layers
         self.statistics = statistics
         self.numbers = numbers
@@ -106,7 +93,12 @@ class Execution:
         self._slow = {name: values for name, values in found.items() if values and tensors}
         for name in (*layers, *read, *self._slow):
             instrument(self.modules[name])
+        if tensors:
+            instrument(model)
         self.states = {n: m.__dict__[STATE] for n, m in self.modules.items() if is_instrumented(m)}
+        self._ready = Ready([(self.modules[name], state) for name, state in self.states.items()])
+        if tensors:
+            instrument_root(model, self._ready)
         self._attributes = Attributes(self.modules, self.states)
         slicers = {name: slicer_of(self.modules[name]) for name in layers}
         by_owner = self._plans_by_owner()
@@ -118,7 +110,7 @@ class Execution:
         self._lookup.close()
         self._may_cache = [module for module in self.modules.values() if may_cache(module)]
 
-    def _plan(self, tensor: PrunableTensor) -> _Plan:
+    def _plan(self, tensor: PrunableTensor) -> TensorPlan:
         axes = [axes_of(factor) for factor in tensor.factors]
         dims = [dim for own in axes for dim in own]
         is_plain = all(len(own) == 1 for own in axes) and len(set(dims)) == len(dims)
@@ -128,9 +120,9 @@ class Execution:
             inputs = inputs_by_group(tensor.factors[axes.index((0, 1))])
             outputs = numbers[axes.index((0,))] if (0,) in axes else -1
             sides, groups = (outputs, self._lookup.add(inputs)), len(inputs)
-        return _Plan(
+        return TensorPlan(
             tensor,
-            Swap(tensor.owners, tensor.shape, tensor.is_buffer),
+            Swap(tensor.owners, tensor.shape, tensor.is_buffer, keeps=not tensor.is_updated),
             numbers,
             tuple(dims) if is_plain else None,
             sides,
@@ -143,15 +135,15 @@ class Execution:
         is_plain = len(factors) == 1 and axes_of(factors[0]) == (number.size.dim,)
         return self._lookup.add(factors[0]) if is_plain else None
 
-    def _plans_by_owner(self) -> dict[nn.Module, dict[str, _Plan]]:
-        found: dict[nn.Module, dict[str, _Plan]] = {}
+    def _plans_by_owner(self) -> dict[nn.Module, dict[str, TensorPlan]]:
+        found: dict[nn.Module, dict[str, TensorPlan]] = {}
         for plan in self._plans:
             for owner, local in plan.swap.owners:
                 found.setdefault(owner, {})[local] = plan
         return found
 
     def _mend_plan(
-        self, layer: Layer, slicer: Slicer, by_owner: Mapping[nn.Module, Mapping[str, _Plan]]
+        self, layer: Layer, slicer: Slicer, by_owner: Mapping[nn.Module, Mapping[str, TensorPlan]]
     ) -> Mend:
         module = self.modules[layer.name]
         shapes = {local: tuple(tensor.shape) for local, tensor in local_tensors(module).items()}
@@ -173,6 +165,7 @@ class Execution:
             'modules': copy.deepcopy(self.modules, memo),
             'states': copy.deepcopy(self.states, memo),
             '_attributes': copy.deepcopy(self._attributes, memo),
+            '_ready': copy.deepcopy(self._ready, memo),
             '_may_cache': copy.deepcopy(self._may_cache, memo),
             '_plans': [
                 replace(
@@ -190,9 +183,9 @@ class Execution:
         return copied
 
     @cached_property
-    def _alike(self) -> list[list[_Plan]]:
+    def _alike(self) -> list[list[TensorPlan]]:
         """The tensors, those together that are cut and masked alike: the four of a norm."""
-        found: dict[Any, list[_Plan]] = {}
+        found: dict[Any, list[TensorPlan]] = {}
         for plan in self._plans:
             key = (plan.tensor.shape, plan.factors, plan.tensor.is_masked, plan.tensor.masked)
             found.setdefault(key, []).append(plan)
@@ -213,22 +206,47 @@ class Execution:
         """Run from now on as the subnet whose labels are ``alive``, (num_labels,)."""
         # Tensors made in inference mode could not be used in training later.
         with torch.inference_mode(False):
+            self._ready.forget()
             if self._arranged != self.mode:
                 self._arrange()
-            like = self._plans[0].tensor.owners[0] if self._plans else None
-            store = {} if like is None else {**like[0]._parameters, **like[0]._buffers}
-            reference = store.get(like[1]) if like is not None else None
-            reference = torch.empty(0) if reference is None else reference
-            # Masks do not move anything.
-            places = places_of(self.arrangements, alive) if self.mode == 'slice' else None
-            found = self._lookup.at(alive, reference.device, places)
+            reference = self._reference()
             if self.mode == 'slice':
-                self._slice(found)
-                self._attributes.set(self._sizes(alive, found))
+                places = places_of(self.arrangements, alive)
+                found = self._lookup.at(alive, reference.device, places)
+                cuts = self._cuts(found)
+                self._slice(cuts)
+                self._attributes.set(self._sizes(alive, found, cuts, self._slow))
             else:
-                self._mask(found, reference)
+                # Masks do not move anything.
+                self._mask(self._lookup.at(alive, reference.device), reference)
                 self._attributes.set(self._masked_sizes(alive))
             renew_caches(self.modules[''], self._may_cache)
+
+    def parts(self, alive: BoolArray) -> tuple[Cuts, dict[str, Mapping[str, Any]]]:
+        """What the subnet of ``alive`` has of all tensors, and which attributes; nothing is set.
+
+        Returns:
+            Module -> local name -> cut, of tensors that lose something; name of a module ->
+            attribute -> value, where it is another one than in the full network.
+        """
+        found = self._lookup.at(
+            alive, self._reference().device, places_of(self.arrangements, alive)
+        )
+        cuts = self._cuts(found)
+        by_module: dict[nn.Module, dict[str, Cut]] = {}
+        for swap, cut in cuts.items():
+            for owner, local in swap.owners:
+                by_module.setdefault(owner, {})[local] = cut
+        with self._attributes.kept():
+            return by_module, self._sizes(alive, found, cuts, {})
+
+    def _reference(self) -> torch.Tensor:
+        """One of the tensors, to see where they are and of which type."""
+        if not self._plans:
+            return torch.empty(0)
+        owner, local = self._plans[0].tensor.owners[0]
+        found = owner._parameters.get(local, owner._buffers.get(local))
+        return torch.empty(0) if found is None else found
 
     def _arrange(self) -> None:
         """Give every module the swaps of this mode."""
@@ -243,12 +261,19 @@ class Execution:
             state.arrange(self.modules[name], swaps[name])
         self._arranged = self.mode
 
-    def _slice(self, found: Kept) -> None:
+    def _cuts(self, found: Kept) -> dict[Swap, Cut]:
+        """The cuts of the tensors that lose something."""
+        cuts: dict[Swap, Cut] = {}
         for plans in self._alike:
-            cut = _cut(plans[0], found)
-            for plan in plans:
-                plan.swap.forget()
-                plan.swap.cut = cut
+            cut = cut_in(plans[0], found)
+            if cut is not None:
+                cuts.update((plan.swap, cut) for plan in plans)
+        return cuts
+
+    def _slice(self, cuts: Mapping[Swap, Cut]) -> None:
+        for plan in self._plans:
+            plan.swap.forget()
+            plan.swap.cut = cuts.get(plan.swap)
         for state in self.states.values():
             state.is_idle = True
             for swap in state.swaps:
@@ -256,14 +281,20 @@ class Execution:
                     state.is_idle = False
                     break
 
-    def _sizes(self, alive: BoolArray, found: Kept) -> dict[str, Mapping[str, Any]]:
-        """The attributes of every module that differ from its own in the subnet."""
-        wanted = dict(self._slow)
+    def _sizes(
+        self,
+        alive: BoolArray,
+        found: Kept,
+        cuts: Mapping[Swap, Cut],
+        others: Mapping[str, Mapping[str, Any]],
+    ) -> dict[str, Mapping[str, Any]]:
+        """The attributes of modules that differ from their own in the subnet, and ``others``."""
+        wanted = dict(others)
         for mend in self._mends:
-            values = mend.values(found, self._attributes)
+            values = mend.values(found, self._attributes, cuts)
             if values:
-                slow = wanted.get(mend.name)
-                wanted[mend.name] = values if slow is None else {**slow, **values}
+                other = wanted.get(mend.name)
+                wanted[mend.name] = values if other is None else {**other, **values}
         for name, numbers in self._numbers(alive, found).items():
             wanted[name] = {**wanted.get(name, {}), **numbers}
         return wanted
@@ -284,7 +315,7 @@ class Execution:
 
     def _masked_sizes(self, alive: BoolArray) -> dict[str, Mapping[str, Any]]:
         """The attributes of masked modules: numbers that are full sizes, and kept quantities."""
-        wanted = dict(self._slow)
+        wanted: dict[str, Mapping[str, Any]] = dict(self._slow)
         sizes = [size_in(number.size, alive) for number in self.quantities]
         for name, changed in mended_numbers(self.quantities, sizes).items():
             own = self._attributes.own(name)
@@ -295,13 +326,15 @@ class Execution:
     @contextlib.contextmanager
     def keeping_nothing(self) -> Iterator[None]:
         """Context in which no part of a tensor is kept beyond a forward pass."""
+        self._ready.is_off = True
         for plan in self._plans:
             plan.swap.keeps = False
         try:
             yield
         finally:
+            self._ready.is_off = False
             for plan in self._plans:
-                plan.swap.keeps = True
+                plan.swap.keeps = not plan.tensor.is_updated
 
     def restore_attributes(self) -> None:
         """Give all modules their own attributes back, until the next ``apply``."""
@@ -337,21 +370,3 @@ class Execution:
             elements = KeptElements(statistic.kind, statistic.dims, torch.from_numpy(kept))
             state.statistics.append(elements)
             state.is_idle = state.is_idle and found.is_whole(number)
-
-
-def _cut(plan: _Plan, found: Kept) -> Cut | None:
-    """What the subnet has of one tensor; None for all."""
-    shape = plan.tensor.shape
-    if plan.dims is None and not found.turned.isdisjoint(plan.sides):
-        rows, columns = (None if n < 0 else found.index[n].cpu().numpy() for n in plan.sides)
-        return grouped_cut(shape, rows, columns, plan.groups)
-    if plan.dims is None:
-        masks = zip(plan.factors, plan.tensor.factors, strict=True)
-        cut = cut_of_masks(shape, [found.mask(n).reshape(f.shape) for n, f in masks])
-        return None if cut.is_whole else cut
-    places = [
-        (dim, found.where(number), found.counts[number])
-        for dim, number in zip(plan.dims, plan.factors, strict=True)
-        if not found.is_whole(number)
-    ]
-    return plain_cut(shape, places) if places else None

@@ -16,6 +16,7 @@ from torch import nn
 
 from mmprune.execution.kept_statistics import KeptElements, KeptStatistics
 from mmprune.execution.kernels import Kernel, kernel_of
+from mmprune.execution.ready import Fast, Parts, Ready
 from mmprune.execution.swap import Swap
 from mmprune.trace.checkpoints import checkpoints_of
 from mmprune.trace.model_state import may_cache
@@ -38,6 +39,9 @@ class Instrument:
         attributes: The module's own values of attributes that are mended now.
         masks: Names of the mask buffers that mmprune has registered on the module.
         recomputes: Whether parts of its forward run again in the backward pass.
+        ready: Tells whether the parts of all layers hold, see there.
+        fast: A forward in eval mode, given the module, its parts and its input.
+        parts: The tensors for it, while they hold.
     """
 
     original: Callable[..., Any] | None = None
@@ -49,6 +53,9 @@ class Instrument:
     attributes: dict[str, Any] = field(default_factory=dict)
     masks: list[str] = field(default_factory=list)
     recomputes: bool = False
+    ready: Ready | None = None
+    fast: Fast | None = None
+    parts: Parts | None = None
 
     def arrange(self, module: nn.Module, swaps: list[Swap]) -> None:
         """Run with these tensors swapped in from now on."""
@@ -82,6 +89,17 @@ class Instrument:
                 stack.enter_context(KeptStatistics(self.statistics))
             return function(*args, **kwargs)
 
+    def takes_parts(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> bool:
+        """Whether a call may be computed from the parts as they are."""
+        return (
+            self.ready is not None
+            and self.ready.holds
+            and not module.training
+            and not torch.is_grad_enabled()
+            and len(args) == 1
+            and not kwargs
+        )
+
     @property
     def runs_kernel(self) -> bool:
         """Whether the module needs nothing but its own tensors."""
@@ -89,7 +107,7 @@ class Instrument:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Instrument:
         copied = memo[id(self)] = object.__new__(type(self))
-        copied.__dict__ = copy.deepcopy(self.__dict__, memo)
+        copied.__dict__ = copy.deepcopy({**self.__dict__, 'parts': None}, memo)
         return copied
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
@@ -125,8 +143,11 @@ def run_swapped(swaps: Sequence[Swap], run: Callable[..., Any], *args: Any, **kw
 def _forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """The patched forward: the module's own one, on the subnet's tensors."""
     state: Instrument = self.__dict__[STATE]
+    is_compiling = torch.compiler.is_compiling()
+    if not is_compiling and state.parts is not None and state.takes_parts(self, args, kwargs):
+        return state.fast(self, state.parts, args[0])  # type: ignore[misc]
     # A compiled supernet must not have to be compiled again when everything is kept.
-    if torch.compiler.is_compiling() or not state.is_idle:
+    if is_compiling or not state.is_idle:
         if state.runs_kernel and len(args) == 1 and not kwargs:
             assert state.kernel is not None
             return state.kernel(self, state.own, args[0])
@@ -136,6 +157,17 @@ def _forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     if state.original is not None:
         return state.original(*args, **kwargs)
     return type(self).forward(self, *args, **kwargs)
+
+
+def _root_forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """The patched forward of the network itself: looks after the parts of all its layers."""
+    ready: Ready | None = self.__dict__[STATE].ready
+    if torch.compiler.is_compiling() or ready is None or not ready.look():
+        return _forward(self, *args, **kwargs)
+    try:
+        return _forward(self, *args, **kwargs)
+    finally:
+        ready.holds = False
 
 
 def _call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -152,13 +184,15 @@ def _train(self: nn.Module, mode: bool = True) -> nn.Module:
     state: Instrument = self.__dict__[STATE]
     for swap in state.swaps:
         swap.forget()
+    if state.ready is not None and state.parts is not None:
+        state.ready.forget()
     if not may_cache(self):
         return type(self).train(self, mode)
     run_swapped(state.swaps, type(self).train, self, mode)
     return self
 
 
-_forward.__name__ = 'forward'
+_forward.__name__ = _root_forward.__name__ = 'forward'
 _call.__name__ = '_call_impl'
 _train.__name__ = 'train'
 
@@ -176,13 +210,26 @@ def instrument(module: nn.Module) -> Instrument:
     return module.__dict__[STATE]
 
 
+def instrument_root(model: nn.Module, ready: Ready) -> None:
+    """Let a network look after the parts of all its layers when it is called."""
+    instrument(model)
+    model.__dict__['forward'] = MethodType(_root_forward, model)
+    for _, state in ready.modules:
+        state.ready = ready
+
+
 def uninstrument(module: nn.Module) -> None:
     """Take the instrument of a module away; its masks, attributes and methods are as before."""
     state: Instrument | None = module.__dict__.pop(STATE, None)
     if state is None:
         return
     for name in ('forward', '_call_impl', 'train'):
-        if getattr(module.__dict__.get(name), '__func__', None) in (_forward, _call, _train):
+        if getattr(module.__dict__.get(name), '__func__', None) in (
+            _forward,
+            _root_forward,
+            _call,
+            _train,
+        ):
             del module.__dict__[name]
     if state.original is not None:
         module.__dict__['forward'] = state.original

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,6 +52,9 @@ _READERS = frozenset(
     }
 )  # fmt: skip
 _WEIGHT_NORM = torch._weight_norm
+_RUNNING = threading.local()
+"""Whether a function of the thread is being computed for kept channels."""
+_TORCHS_ATTENTION = F.multi_head_attention_forward
 
 
 @dataclass
@@ -58,8 +64,10 @@ class KeptElements:
     Attributes:
         kind: Of a reduction its name; ``'layer_norm'``, ``'group_norm'``, ``'rms_norm'``,
             ``'batch_norm'``; ``'size'`` of a tensor whose size along ``dims`` is computed with;
-            ``'reader'`` for a layer whose weight may have other columns than
-            zeros where its input has channels that are not kept; ``'weight_norm'``.
+            ``'reader'`` for a layer whose weight may have other columns than zeros where its
+            input has channels that are not kept; ``'weight_norm'``; ``'attention'`` for queries
+            whose width scales, ``'one_head'`` for the rows of the weight that makes them in
+            torch's module.
         dims: The dims that are reduced, counted from the end; empty where the operation says.
         kept: Which elements are kept, bool, of the tensor's rank, size 1 where it makes no
             difference.
@@ -95,15 +103,20 @@ class KeptStatistics(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
+        if getattr(_RUNNING, 'is_inside', False):
+            return func(*args, **kwargs)
         if func in ARITHMETIC:
             args = tuple(map(scale_of, args))
         elif func in SIZES:
             return self._sizes(func, args, kwargs)
-        if func in _REDUCTIONS or func in _NORMS or func in _READERS:
-            # A module further out must not take the same mean once more.
-            with torch._C.DisableTorchFunction():
-                return self._kept(func, args, kwargs)
-        return func(*args, **kwargs)
+        if func not in _KEPT:
+            return func(*args, **kwargs)
+        # A module further out must not take the same mean once more.
+        _RUNNING.is_inside = True
+        try:
+            return self._kept(func, args, kwargs)
+        finally:
+            _RUNNING.is_inside = False
 
     def _sizes(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The sizes of a tensor, some of which know how much is kept."""
@@ -121,7 +134,12 @@ class KeptStatistics(TorchFunctionMode):
     def _kept(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         if func in _REDUCTIONS:
             return self._reduce(func, args, kwargs)
-        data = args[0] if args else kwargs.pop('input')
+        if func is _TORCHS_ATTENTION:
+            rows = [element.kept for element in self.elements if element.kind == 'one_head']
+            run = partial(_one_head, rows[0].to(args[0])) if rows else func
+            return run(*args, **kwargs)
+        name = 'query' if 'query' in kwargs else 'input'
+        data = args[0] if args else kwargs.pop(name)
         kind, run = _NORMS.get(func, ('reader', None))
         mask = self._mask(kind, None, data)
         if mask is not None and run is not None:
@@ -243,6 +261,31 @@ def _batch_norm(
     return result if bias is None else result + bias.reshape(shape)
 
 
+def _attention(mask: torch.Tensor, query: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Torch scales by the width of the queries, which is that of the kept channels."""
+    if kwargs.get('scale') is None and len(args) < 6:
+        query = query * _wider(mask)
+    return F.scaled_dot_product_attention(query, *args, **kwargs)
+
+
+def _wider(mask: torch.Tensor) -> torch.Tensor:
+    """The root of how often the kept channels along the last dim go into all of them."""
+    return (mask.shape[-1] / mask.sum(-1, keepdim=True).clamp(min=1)).sqrt()
+
+
+def _one_head(mask: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """The same in torch's module of one head: its queries are made wider."""
+    given = inspect.signature(_TORCHS_ATTENTION).bind(*args, **kwargs).arguments
+    times = _wider(mask)
+    for name in ('in_proj_weight', 'q_proj_weight', 'in_proj_bias'):
+        tensor = given.get(name)
+        if tensor is not None:
+            rows = torch.ones_like(tensor[:, :1] if tensor.dim() > 1 else tensor)
+            rows[: len(mask)] = times
+            given[name] = tensor * rows
+    return _TORCHS_ATTENTION(**given)
+
+
 def _weight_norm(
     mask: torch.Tensor, v: torch.Tensor, g: torch.Tensor, dim: int = 0
 ) -> torch.Tensor:
@@ -259,4 +302,6 @@ _NORMS: dict[Any, tuple[str, Any]] = {
     F.group_norm: ('group_norm', _group_norm),
     torch.group_norm: ('group_norm', _group_norm),
     _WEIGHT_NORM: ('weight_norm', _weight_norm),
+    F.scaled_dot_product_attention: ('attention', _attention),
 }
+_KEPT = frozenset({*_REDUCTIONS, *_NORMS, *_READERS, _TORCHS_ATTENTION})

@@ -62,10 +62,20 @@ class FollowLoading:
         return FollowLoading(copy.deepcopy(self.supernet, memo))
 
 
+def followers(module: nn.Module) -> list[FollowLoading]:
+    """What follows the state dicts that are loaded into a module."""
+    stores = (module._load_state_dict_pre_hooks, module._load_state_dict_post_hooks)
+    found = [_follower(hook) for hooks in stores for hook in hooks.values()]
+    return [follower for follower in found if follower is not None]
+
+
 def detach_hooks(module: nn.Module) -> None:
     """Take the hooks of a supernet off its model."""
     for hooks in (module._load_state_dict_pre_hooks, module._load_state_dict_post_hooks):
-        for number, hook in list(hooks.items()):
-            bound = getattr(hook, 'hook', hook)
-            if isinstance(getattr(bound, '__self__', None), FollowLoading):
-                del hooks[number]
+        for number in [number for number, hook in hooks.items() if _follower(hook) is not None]:
+            del hooks[number]
+
+
+def _follower(hook: Any) -> FollowLoading | None:
+    owner = getattr(getattr(hook, 'hook', hook), '__self__', None)
+    return owner if isinstance(owner, FollowLoading) else None

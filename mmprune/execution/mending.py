@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 from mmprune.execution.instrument import Instrument
 from mmprune.execution.lookup import Kept
 from mmprune.execution.swap import Swap
-from mmprune.layers import Slicer, weight_shape
+from mmprune.layers import Cut, Slicer, weight_shape
 
 Values = Mapping[str, Any]
 """Attribute -> value."""
@@ -54,6 +55,15 @@ class Attributes:
                 self.states[name].attributes = own
             self._now[name] = values
             _set(module, values)
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Context after which the modules have the attributes that they have now."""
+        before = dict(self._now)
+        try:
+            yield
+        finally:
+            self.set(before)
 
     def own(self, name: str) -> nn.Module:
         """A module, which has its own attributes again."""
@@ -102,25 +112,26 @@ class Mend:
         """Where to look up the channels of its sides."""
         return tuple(side for side in (self.outputs, self.inputs) if side is not None)
 
-    def values(self, found: Kept, attributes: Attributes) -> Values:
-        """The attributes in a subnet whose tensors are cut; none if it changes nothing."""
+    def values(self, found: Kept, attributes: Attributes, cuts: Mapping[Swap, Cut]) -> Values:
+        """The attributes in a subnet whose tensors are cut so; none if it changes nothing."""
         if self.decides is None:
-            return self._ask(found, attributes)
+            return self._ask(found, attributes, cuts)
         counts = found.counts
         key = tuple([counts[number] for number in self.decides])
         values = self.known.get(key)
         if values is None:
             if len(self.known) >= REMEMBERED:
                 self.known.clear()
-            values = self.known[key] = self._ask(found, attributes)
+            values = self.known[key] = self._ask(found, attributes, cuts)
         return values
 
-    def _ask(self, found: Kept, attributes: Attributes) -> Values:
-        cuts = {name: swap.cut.shape for name, swap in self.swaps.items() if swap.cut is not None}
-        if not cuts and all(map(found.is_whole, self.sides)):
+    def _ask(self, found: Kept, attributes: Attributes, cuts: Mapping[Swap, Cut]) -> Values:
+        shapes = {name: cuts[swap].shape for name, swap in self.swaps.items() if swap in cuts}
+        if not shapes and all(map(found.is_whole, self.sides)):
             return {}
         module = attributes.own(self.name)  # a slicer wants to see the full sizes
         channels = None if self.outputs is None else found.counts[self.outputs]
         if self.inputs is not None and channels is not None:
-            cuts['weight'] = weight_shape(module, found.counts[self.inputs], channels)
-        return self.slicer(module, {**self.shapes, **cuts}, channels)
+            inputs = found.counts[self.inputs]
+            shapes = {**shapes, 'weight': weight_shape(module, inputs, channels)}
+        return self.slicer(module, {**self.shapes, **shapes}, channels)

@@ -1,15 +1,21 @@
-"""Run a model in eval mode and keep what every module gave, to find where two runs part."""
+"""Run a model on a road and keep what every module gave, to find where two runs part."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
 from torch import nn
 
 from mmprune.execution.fast_paths import plain_paths
+from mmprune.trace.calls import tensors_in
+from mmprune.trace.chance import without_chance
+from mmprune.trace.copies import Contents
 from mmprune.trace.eager import eagerly
-from mmprune.trace.tracer import DemoInput, run_model, tensors_in
+from mmprune.trace.model_state import untouched
+from mmprune.trace.roads import DemoInput, Road, as_road
+from mmprune.trace.walk import modules_of
 
 
 def relative_error(first: torch.Tensor, second: torch.Tensor) -> float:
@@ -52,24 +58,47 @@ class OutputRecorder:
             handle.remove()
 
 
+def restored(
+    model: nn.Module, road: Road, contents: Contents | None = None
+) -> contextlib.AbstractContextManager:
+    """Context after which a model is what it was before it was run on a road.
+
+    Training writes to statistics, averages and counters; eval mode to nothing that matters.
+
+    Args:
+        model: The model.
+        road: What it is run on.
+        contents: See ``untouched``.
+    """
+    return untouched(model, contents) if road.training else contextlib.nullcontext()
+
+
 def observed_run(
-    model: nn.Module, demo_input: DemoInput, observe: bool = True
+    model: nn.Module, demo_input: DemoInput | Road, observe: bool = True
 ) -> tuple[list[torch.Tensor], OutputRecorder, str]:
-    """Outputs in eval mode, what was recorded if asked to, and how it failed if it did."""
+    """Outputs on a road, what was recorded if asked to, and how it failed if it did.
+
+    An input that is no road is run in eval mode. In training nothing is left to chance, see
+    ``mmprune.trace.chance``.
+    """
+    road = as_road(demo_input)
     recorder = OutputRecorder(model, observe)
-    training = {module: module.training for module in model.modules()}
-    model.eval()
+    training = {module: module.training for module in modules_of(model).values()}
     try:
+        model.train(road.training)
         fork = torch.random.fork_rng(devices=[])
-        with torch.no_grad(), plain_paths(), eagerly(model), fork:
+        as_used = without_chance() if road.training else torch.no_grad()
+        with plain_paths(), eagerly(model), fork, as_used:
             torch.manual_seed(0)
-            return tensors_in(run_model(model, demo_input)), recorder, ''
+            found = tensors_in(road.run(model))
+        return [tensor.detach() for tensor in found], recorder, ''
     except Exception as error:  # whatever a user's model raises is the finding
         return [], recorder, f'{type(error).__name__}: {error}'
     finally:
         recorder.remove()
         for module, mode in training.items():
-            module.training = mode
+            if module.training is not mode:
+                module.training = mode
 
 
 def first_difference(first: OutputRecorder, second: OutputRecorder, tolerance: float) -> str:

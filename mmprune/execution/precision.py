@@ -8,15 +8,14 @@ differently, then give different outputs. In float64 they give the same, unless 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from mmprune.trace.model_state import held_tensors
-from mmprune.trace.tracer import DemoInput
+from mmprune.trace.roads import Road, as_road
 
 
 def is_rounded(model: nn.Module) -> bool:
@@ -49,11 +48,11 @@ def in_float64(*models: nn.Module) -> Iterator[None]:
             tensor.data = data
 
 
-def float64_input(demo_input: DemoInput) -> DemoInput:
-    """The same input with its float tensors in float64; a callable is given back as it is."""
-    if isinstance(demo_input, torch.Tensor | tuple | list | Mapping):
-        return tree_map(_double, demo_input)
-    return demo_input
+def float64_input(demo_input: Any) -> Any:
+    """The same input, or road, with its float tensors in float64; a callable stays as it is."""
+    if isinstance(demo_input, Road):
+        return demo_input.mapped(_double)
+    return as_road(demo_input).mapped(_double).input
 
 
 def _double(value: Any) -> Any:

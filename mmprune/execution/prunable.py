@@ -25,6 +25,7 @@ class PrunableTensor:
         consumers: Names of the modules whose forward reads it.
         is_masked: Whether masked execution has to mask it, see ``channels.silence``.
         masked: Which of its label arrays it masks.
+        is_updated: Whether a forward pass writes to it, perhaps by ways that cannot be seen.
     """
 
     name: str
@@ -35,6 +36,7 @@ class PrunableTensor:
     consumers: list[str]
     is_masked: bool
     masked: tuple[int, ...]
+    is_updated: bool = False
 
 
 def prunable_tensors(
@@ -43,7 +45,7 @@ def prunable_tensors(
     """The tensors of ``model`` that have a prunable label, (num_labels,) bool."""
     modules = dict(model.named_modules(remove_duplicate=False))
     buffers = {name for name, _ in model.named_buffers()}
-    consumers = graph.consumers()
+    consumers, updated = graph.consumers(), graph.updated()
     found = []
     for name, factors in labelling.tensors.items():
         known = [factor[factor >= 0] for factor in factors]
@@ -57,6 +59,7 @@ def prunable_tensors(
                     owners=[(modules[owner], local) for owner, _, local in places],
                     is_buffer=name in buffers,
                     consumers=consumers[name],
+                    is_updated=name in updated,
                     masked=tuple(
                         place
                         for place, factor in enumerate(factors)

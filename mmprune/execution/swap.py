@@ -32,8 +32,8 @@ class Swap:
     """One tensor, in all modules that own it, and the subnet's part of it.
 
     Without gradients a part is computed once and kept until the full tensor, or the
-    mode of the modules, changes. Writes through ``tensor.data`` cannot be seen: after them,
-    switch the mode or set the subnet again.
+    mode of the modules, changes. Writes through ``tensor.data`` cannot be seen: a part is not
+    kept where a traced road makes some; after others, switch the mode or set the subnet again.
 
     Attributes:
         owners: (module, local name) of every place that holds the tensor.
@@ -126,9 +126,10 @@ class Swap:
         """The part of a tensor that the subnet has, or the tensor with zeros in the rest."""
         if self.cut is not None:
             return self.cut(full)
-        for mask in self.masks:
-            full = full * mask.to(full)
-        return full
+        part = full * self.masks[0].to(full)
+        for mask in self.masks[1:]:
+            part = part.mul_(mask.to(full)) if not part.requires_grad else part * mask.to(full)
+        return part
 
     def _write_back(self, full: torch.Tensor, part: torch.Tensor) -> None:
         # A run of channels is a view of the full tensor: what was written is there already, and

@@ -65,20 +65,23 @@ def input_channels(member: Member, module: nn.Module) -> np.ndarray | None:
         (in,), -1 for channels of other groups; None if the module is of another type or the
         member is that of its outputs.
     """
-    local = member.tensor.rpartition('.')[2]
+    local = member.tensor.rpartition('.')[2].partition('#')[0]
     if local != 'weight' or not isinstance(module, (*CONVS, *TRANSPOSED, nn.Linear)):
         return None
     if isinstance(module, nn.Linear):
         return member.index if member.dims == (1,) else None
     if isinstance(module, TRANSPOSED):
         return member.index if member.dims == (0,) else None
-    per_group = module.in_channels // module.groups
-    each = module.out_channels // module.groups
-    if member.dims == (1,) and module.groups == 1:
+    # A supernet's modules have the numbers of their subnet; masks and weights are of full width.
+    shape = module.weight.shape if member.computed is None else member.computed.shape
+    mask = module._buffers.get('in_mask')
+    groups = (module.in_channels if mask is None else mask.numel()) // shape[1]
+    each = shape[0] // groups
+    if member.dims == (1,) and groups == 1:
         return member.index
     if member.dims == (0, 1):  # output, input within the group
         return member.index[::each].ravel()
-    if member.dims == (0,) and per_group == 1:  # depthwise
+    if member.dims == (0,) and shape[1] == 1:  # depthwise
         return member.index[::each]
     return None
 
@@ -118,7 +121,7 @@ class _ActivationImportance(DataImportance):
 
 def _readers(model: nn.Module, groups: Groups) -> Iterator[tuple[Key, _Reader]]:
     for group in groups.values():
-        for member in group.members:
+        for member in group.used:
             channel = _read_by(member, group, model)
             if channel is not None:
                 total = torch.zeros(group.num_channels, dtype=torch.float64)

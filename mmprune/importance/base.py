@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from mmprune.channels import ChannelGroup, Member
 from mmprune.channels.member_values import has_elements
 from mmprune.errors import InputError
+from mmprune.importance.effective import effective, tensors_of
 
 Array = np.ndarray
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -101,6 +103,7 @@ class Importance(abc.ABC):
         normalise: ``'none'``; by the ``'sum'``, ``'mean'`` or ``'max'`` of the sizes of the
             group's scores; or ``'standardised'``: less their mean, over their standard
             deviation. The order within the group stays; it matters where groups are compared.
+            None leaves the choice to who compares, see ``comparable``.
         members: ``'all'``, or only the ``'outputs'`` (filters that make the channels) or
             the ``'inputs'`` (columns that read them).
 
@@ -108,11 +111,14 @@ class Importance(abc.ABC):
         InputError: An option has none of these values.
     """
 
+    between_groups: ClassVar[str] = 'mean'
+    """How scores are normalised that are compared between groups, where ``normalise`` is None."""
+
     def __init__(
-        self, reduction: str = 'sum', normalise: str = 'none', members: str = 'all'
+        self, reduction: str = 'sum', normalise: str | None = None, members: str = 'all'
     ) -> None:
         self.reduction = _chosen(self, 'reduction', reduction, REDUCTIONS)
-        self.normalise = _chosen(self, 'normalise', normalise, NORMALISATIONS)
+        self.normalise = normalise and _chosen(self, 'normalise', normalise, NORMALISATIONS)
         self.members = _chosen(self, 'members', members, dict.fromkeys(MEMBERS))
 
     @abc.abstractmethod
@@ -147,7 +153,7 @@ class Importance(abc.ABC):
         has = np.stack([member.has for member in found])
         with np.errstate(over='ignore', invalid='ignore'):  # refused below
             reduced = REDUCTIONS[self.reduction](values, has)
-            scores = NORMALISATIONS[self.normalise](self.of_group(reduced))
+            scores = NORMALISATIONS[self.normalise or 'none'](self.of_group(reduced))
         if not np.isfinite(scores).all():
             raise InputError(
                 f"group '{group.space_id}': the {self.reduction} over {len(found)} members is too "
@@ -155,6 +161,14 @@ class Importance(abc.ABC):
                 'another reduction'
             )
         return scores
+
+    def comparable(self, scores: Array) -> Array:
+        """Scores of one group, made to be compared with those of groups of other sizes.
+
+        Sums of weights grow with a layer: compared as they are, they empty the layers with the
+        smallest filters. What ``normalise`` chose stays; otherwise ``between_groups`` is done.
+        """
+        return scores if self.normalise else NORMALISATIONS[self.between_groups](scores)
 
     @property
     def name(self) -> str:
@@ -168,15 +182,22 @@ class Importance(abc.ABC):
     ) -> Iterator[tuple[Member, torch.Tensor]]:
         """The members that are weights of two dims or more, in order, with their tensors.
 
-        Norm scales and biases are not among them. ``members`` is heeded.
+        They are those that the layers use: where a layer computes its weight (normalised,
+        masked, standardised), that one. Norm scales and biases are not among them. ``members``
+        is heeded.
+
+        Raises:
+            InputError: It was not seen how a weight is computed.
         """
-        parameters = dict(model.named_parameters(remove_duplicate=False))
+        tensors = tensors_of(model)
         for member in ordered_members(group, model):
-            tensor = parameters.get(member.tensor)
-            if tensor is None or tensor.dim() < 2:
+            shape = shape_of(member, tensors)
+            if len(shape) < 2:
                 continue
-            side = 'inputs' if reads_channels(member, tensor, group, model) else 'outputs'
+            side = 'inputs' if reads_channels(member, shape, group, model) else 'outputs'
             if self.members in ('all', side):
+                tensor = effective(member, group, tensors, self.name)
+                assert tensor is not None  # buffers have no shape here
                 yield member, tensor
 
     def _not_finite(
@@ -205,37 +226,49 @@ def scored(member: Member, values: torch.Tensor) -> MemberScores:
 
 def owner_of(member: Member, model: nn.Module) -> nn.Module:
     """The module that a member's tensor is an attribute of."""
-    return model.get_submodule(member.tensor.rpartition('.')[0])
+    owner = model
+    for name in member.tensor.split('.')[:-1]:
+        found = owner._modules[name]
+        assert found is not None
+        owner = found
+    return owner
 
 
 def ordered_members(group: ChannelGroup, model: nn.Module) -> list[Member]:
     """Layers that make the channels first, then those that read them, as they run."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    tensors = tensors_of(model)
 
     def key(member: Member) -> tuple[int, int]:
-        tensor = parameters.get(member.tensor)
-        reads = tensor is not None and reads_channels(member, tensor, group, model)
+        reads = reads_channels(member, shape_of(member, tensors), group, model)
         names = group.consumers if reads else group.layers
         owner = member.tensor.rpartition('.')[0]
         # A weight behind a function belongs to a module inside of the layer.
         places = (i for i, name in enumerate(names) if f'{owner}.'.startswith(f'{name}.'))
         return int(reads), next(places, len(names))
 
-    return sorted(group.members, key=key)
+    return sorted(group.used, key=key)
+
+
+def shape_of(member: Member, tensors: Mapping[str, torch.Tensor]) -> tuple[int, ...]:
+    """The shape of a parameter or computed weight; () for a buffer."""
+    if member.computed is not None:
+        return member.computed.shape
+    tensor = tensors.get(member.tensor)
+    return tuple(tensor.shape) if isinstance(tensor, nn.Parameter) else ()
 
 
 def reads_channels(
-    member: Member, tensor: torch.Tensor, group: ChannelGroup, model: nn.Module
+    member: Member, shape: tuple[int, ...], group: ChannelGroup, model: nn.Module
 ) -> bool:
     """Whether a member is the part of a weight that reads the channels, not that makes them.
 
     A depthwise filter does both, and counts as making them.
     """
-    if tensor.dim() < 2:
+    if len(shape) < 2:
         return False
     module = owner_of(member, model)
     if isinstance(module, TRANSPOSED):
-        return 1 not in member.dims and tensor.shape[1] > 1
+        return 1 not in member.dims and shape[1] > 1
     owner = member.tensor.rpartition('.')[0]
     makes, reads = (
         any(f'{owner}.'.startswith(f'{name}.') for name in names)

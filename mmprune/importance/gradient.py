@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,9 +15,32 @@ from mmprune.channels import ChannelGroup, Member
 from mmprune.channels.member_values import channel_sums
 from mmprune.errors import InputError
 from mmprune.importance.data import DataImportance, Groups, Key, LossFunction, key_of
+from mmprune.importance.effective import WeightWatch, cannot_follow, in_full
 from mmprune.registry import IMPORTANCE
+from mmprune.trace.trace_graph import ComputedWeight
 
 PER = ('channel', 'weight')
+
+
+@dataclass(frozen=True)
+class _Used:
+    """A weight in a forward pass: the tensors that were used, each of which has a gradient.
+
+    Attributes:
+        tensors: The parameter; or what was computed from parameters, once per run of a layer.
+        computed: How, for those.
+        layer: The module that uses it.
+    """
+
+    tensors: list[torch.Tensor]
+    computed: ComputedWeight | None
+    layer: nn.Module
+
+    def in_full(self, values: torch.Tensor) -> torch.Tensor | None:
+        """Numbers of its elements at their places at full width; None if not known."""
+        if self.computed is None:
+            return values
+        return in_full(values, self.computed, self.layer)
 
 
 class _GradientImportance(DataImportance):
@@ -23,11 +48,69 @@ class _GradientImportance(DataImportance):
 
     def weight_members(
         self, model: nn.Module, groups: Groups
-    ) -> Iterator[tuple[ChannelGroup, Member, torch.Tensor]]:
+    ) -> list[tuple[ChannelGroup, Member, torch.Tensor]]:
         """All weights of all groups."""
-        for group in groups.values():
-            for member, tensor in self.weights(group, model):
-                yield group, member, tensor
+        return [
+            (group, member, tensor)
+            for group in groups.values()
+            for member, tensor in self.weights(group, model)
+        ]
+
+    @contextmanager
+    def watching(
+        self, members: Sequence[tuple[ChannelGroup, Member, torch.Tensor]], model: nn.Module
+    ) -> Iterator[dict[str, _Used]]:
+        """Context of a forward pass; afterwards it has what was used, by name of the tensor.
+
+        Raises:
+            InputError: A computed weight was not seen in the pass.
+        """
+        used = {
+            member.tensor: _Used([tensor], None, model)
+            for _, member, tensor in members  # computed ones keep their places in the order
+        }
+        wanted = {m.computed.name: (g, m.computed) for g, m, _ in members if m.computed is not None}
+        if not wanted:
+            yield used
+            return
+        with WeightWatch((weight for _, weight in wanted.values()), model) as watch:
+            yield used
+        for name, (group, weight) in wanted.items():
+            found = watch.found.get(name)
+            if found is None and watch.was_used(weight):
+                raise cannot_follow(weight, group, self.name)
+            unused = used[name].tensors[0].clone().requires_grad_()
+            used[name] = _Used(found or [unused], weight, model.get_submodule(weight.layer))
+
+    def by_channel(
+        self,
+        members: Sequence[tuple[ChannelGroup, Member, torch.Tensor]],
+        used: Mapping[str, _Used],
+        values: Mapping[int, torch.Tensor],
+        size: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> dict[Key, torch.Tensor]:
+        """Sums over channels, by member.
+
+        Args:
+            members: See ``weight_members``.
+            used: See ``watching``.
+            values: Numbers of a tensor's elements, by its id.
+            size: What each element counts; the sum of its numbers over the runs of a layer if
+                None.
+        """
+        found = {}
+        for group, member, _ in members:
+            source = used[member.tensor]
+            total = torch.stack([values[id(tensor)] for tensor in source.tensors]).sum(0)
+            full = source.in_full(total if size is None else size(total))
+            if full is None:
+                raise InputError(
+                    f"group '{group.space_id}': {self.name} does not know which channels of "
+                    f"'{member.tensor}' the subnet has that is set: call set_max_channel() before "
+                    'collecting'
+                )
+            found[key_of(group, member)] = channel_sums(full, member, group.num_channels)
+        return found
 
     def loss(self, model: nn.Module, loss_fn: LossFunction, batch: Any) -> torch.Tensor:
         """The loss of a batch.
@@ -51,8 +134,8 @@ class TaylorImportance(_GradientImportance):
     """First-order estimate of how much the loss changes without a channel.
 
     Molchanov, Mallya, Tyree, Frosio, Kautz, "Importance Estimation for Neural Network Pruning",
-    2019, section 3. Per batch and weight tensor, |sum of gradient times weight| over a
-    channel's weights; the mean over batches.
+    2019, section 3. Per batch and weight tensor, the size of the sum of gradient times weight
+    over a channel's weights; the mean over batches.
 
     Args:
         per: ``'channel'`` adds up a channel's products before their size is taken, as if all
@@ -75,24 +158,21 @@ class TaylorImportance(_GradientImportance):
         self, model: nn.Module, groups: Groups, loss_fn: LossFunction, batch: Any
     ) -> dict[Key, torch.Tensor]:
         """Size of gradient times weight, by member and channel."""
-        members = list(self.weight_members(model, groups))
-        tensors = list({id(tensor): tensor for _, _, tensor in members}.values())
-        if not tensors:
+        members = self.weight_members(model, groups)
+        if not members:
             return {}
-        loss = self.loss(model, loss_fn, batch)
+        with self.watching(members, model) as used:
+            loss = self.loss(model, loss_fn, batch)
+        tensors = _distinct(used)
         gradients = torch.autograd.grad(loss, tensors, materialize_grads=True, allow_unused=True)
         products = {
             id(tensor): tensor.detach().double() * gradient.double()
             for tensor, gradient in zip(tensors, gradients, strict=True)
         }
-        found = {}
-        for group, member, tensor in members:
-            product = products[id(tensor)]
-            if self.per == 'weight':
-                product = self._size(product)
-            sums = channel_sums(product, member, group.num_channels)
-            found[key_of(group, member)] = sums if self.per == 'weight' else self._size(sums)
-        return found
+        if self.per == 'weight':
+            return self.by_channel(members, used, products, self._size)
+        sums = self.by_channel(members, used, products)
+        return {key: self._size(values) for key, values in sums.items()}
 
     def _size(self, values: torch.Tensor) -> torch.Tensor:
         return values.square() if self.squared else values.abs()
@@ -138,34 +218,36 @@ class HessianImportance(_GradientImportance):
         self, model: nn.Module, groups: Groups, loss_fn: LossFunction, batch: Any
     ) -> dict[Key, torch.Tensor]:
         """Half the squared weight times the diagonal, by member and channel."""
-        members = list(self.weight_members(model, groups))
-        tensors = list({id(tensor): tensor for _, _, tensor in members}.values())
-        if not tensors:
+        members = self.weight_members(model, groups)
+        if not members:
             return {}
-        diagonals = self._diagonals(model, tensors, loss_fn, batch)
+        # Fused attention kernels have no second derivative.
+        with sdpa_kernel(SDPBackend.MATH), self.watching(members, model) as used:
+            loss = self.loss(model, loss_fn, batch)
+        tensors = _distinct(used)
+        diagonals = self._diagonals(loss, used)
         halves = {
             id(tensor): tensor.detach().double().square() * diagonal / 2
             for tensor, diagonal in zip(tensors, diagonals, strict=True)
         }
-        return {
-            key_of(group, member): channel_sums(halves[id(tensor)], member, group.num_channels)
-            for group, member, tensor in members
-        }
+        return self.by_channel(members, used, halves)
 
-    def _diagonals(
-        self, model: nn.Module, tensors: list[torch.Tensor], loss_fn: LossFunction, batch: Any
-    ) -> list[torch.Tensor]:
-        """The estimate for every weight, float64."""
-        # Fused attention kernels have no second derivative.
+    def _diagonals(self, loss: torch.Tensor, used: Mapping[str, _Used]) -> list[torch.Tensor]:
+        """The estimate for every tensor, float64."""
+        tensors = _distinct(used)
         with sdpa_kernel(SDPBackend.MATH):
-            loss = self.loss(model, loss_fn, batch)
             gradients = torch.autograd.grad(
                 loss, tensors, create_graph=True, materialize_grads=True, allow_unused=True
             )
         total = [torch.zeros_like(tensor, dtype=torch.float64) for tensor in tensors]
         dependent = [g for g in gradients if g.requires_grad]
         for draw in range(self.num_draws if dependent else 0):
-            signs = [self.signs(tensor) for tensor in tensors]
+            drawn: dict[int, torch.Tensor] = {}
+            for weight in used.values():  # the runs of a layer share their signs
+                if id(weight.tensors[0]) not in drawn:
+                    z = self.signs(weight.tensors[0])
+                    drawn.update({id(tensor): z for tensor in weight.tensors})
+            signs = [drawn[id(tensor)] for tensor in tensors]
             products = torch.autograd.grad(
                 dependent,
                 tensors,
@@ -177,3 +259,8 @@ class HessianImportance(_GradientImportance):
             for diagonal, z, product in zip(total, signs, products, strict=True):
                 diagonal += (z * product).double() / self.num_draws
         return total
+
+
+def _distinct(used: Mapping[str, _Used]) -> list[torch.Tensor]:
+    """Every tensor once; a tied one has several names."""
+    return list({id(t): t for weight in used.values() for t in weight.tensors}.values())

@@ -21,17 +21,19 @@ from mmprune.importance.base import (
     owner_of,
     scored,
 )
+from mmprune.importance.effective import effective, tensors_of
 from mmprune.registry import IMPORTANCE
 
 
 def norm_scales(group: ChannelGroup, model: nn.Module) -> Iterator[tuple[Member, torch.Tensor]]:
     """The members that are scales of norms, in order, with their tensors."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    tensors = tensors_of(model)
     for member in ordered_members(group, model):
-        scale = parameters.get(member.tensor)
-        is_scale = member.tensor.rpartition('.')[2] == 'weight'
-        if scale is not None and is_scale and isinstance(owner_of(member, model), NORMS):
-            yield member, scale
+        is_scale = member.tensor.rpartition('.')[2].partition('#')[0] == 'weight'
+        if is_scale and isinstance(owner_of(member, model), NORMS):
+            scale = effective(member, group, tensors, 'a criterion of scales')
+            if scale is not None:
+                yield member, scale
 
 
 @IMPORTANCE.register_module()
@@ -45,6 +47,8 @@ class RandomImportance(Importance):
         seed: Seed of the draw.
         **kwargs: See ``Importance``. There is one member only, so a reduction changes nothing.
     """
+
+    between_groups = 'none'
 
     def __init__(self, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -86,13 +90,15 @@ class LpImportance(Importance):
         self.root = root
         self.norms = norms
 
+    def _powers(self, weights: torch.Tensor) -> torch.Tensor:
+        return weights.abs().double() if self.p == 1 else weights.double().abs().pow(self.p)
+
     def member_scores(self, group: ChannelGroup, model: nn.Module) -> list[MemberScores]:
         """The norm of every channel's part of every weight."""
         found = []
         scales = norm_scales(group, model) if self.norms else ()
         for member, tensor in (*self.weights(group, model), *scales):
-            powers = tensor.detach().double().abs().pow(self.p)
-            sums = channel_sums(powers, member, group.num_channels)
+            sums = channel_sums(tensor, member, group.num_channels, self._powers)
             found.append(scored(member, sums.pow(1 / self.p) if self.root else sums))
         return found
 
@@ -139,6 +145,8 @@ class LAMPImportance(LpImportance):
     Args:
         **kwargs: See ``LpImportance`` and ``Importance``.
     """
+
+    between_groups = 'none'
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(p=2, root=False, **kwargs)
@@ -188,8 +196,7 @@ class BNScaleImportance(Importance):
 
     Args:
         fallback: Importance, or its config, of groups without such a norm. None: they are
-            refused. Its scores have another unit, so leave the scope ``'global'`` to groups
-            that all have norms.
+            refused.
         **kwargs: See ``Importance``.
     """
 

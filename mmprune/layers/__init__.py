@@ -8,7 +8,7 @@ from mmprune.layers.numbers import (
     like,
     mended_numbers,
     stored_numbers,
-    whole_head_modules,
+    torchs_attention,
 )
 from mmprune.layers.slicers import Slicer, mended_attributes, slicer_of
 from mmprune.layers.surgery import channels_of, prune_in_channels, prune_out_channels
@@ -33,7 +33,7 @@ __all__ = [
     'renew_computed_weights',
     'slicer_of',
     'stored_numbers',
+    'torchs_attention',
     'turned_cuts',
     'weight_shape',
-    'whole_head_modules',
 ]

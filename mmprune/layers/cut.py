@@ -139,6 +139,10 @@ def _is_run(index: np.ndarray) -> bool:
 
 def _step(dims: tuple[int, ...], mask: BoolArray) -> _Step | None:
     """A step for one cluster of dims; ``mask`` has one dim for each. None if it is no box."""
+    index = np.flatnonzero(mask)
+    if len(dims) == 1:
+        run = slice(int(index[0]), int(index[-1]) + 1) if _is_run(index) else None
+        return _Step(dims, run or torch.from_numpy(index), (len(index),))
     sizes = []
     for rank in range(1, mask.ndim + 1):
         # At least one element is kept at this place of the first dims.
@@ -148,9 +152,6 @@ def _step(dims: tuple[int, ...], mask: BoolArray) -> _Step | None:
         if counts.min() != counts.max():
             return None
         sizes.append(int(counts.min()))
-    index = np.flatnonzero(mask)
-    if len(dims) == 1 and _is_run(index):
-        return _Step(dims, slice(int(index[0]), int(index[-1]) + 1), tuple(sizes))
     return _Step(dims, torch.from_numpy(index), tuple(sizes))
 
 

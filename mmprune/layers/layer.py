@@ -11,6 +11,7 @@ from torch import nn
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray
 from mmprune.channels.propagate import Labelling
+from mmprune.trace.walk import modules_of, parameters_of
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED_CONVS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -63,21 +64,25 @@ def weight_shape(module: Any, inputs: int, outputs: int) -> tuple[int, int]:
 
 
 def known_masks(
-    module: Any, in_mask: BoolArray | None, out_mask: BoolArray | None, groups: int = 1
+    module: Any,
+    in_mask: BoolArray | None,
+    out_mask: BoolArray | None,
+    groups: int = 1,
+    may_lose_groups: bool = False,
 ) -> dict[str, list[BoolArray]]:
     """Masks of a layer's tensors, by local name, from its kept inputs and outputs.
 
-    ``groups`` is the full-size number of a convolution's groups.
+    ``groups`` is the full-size number of a convolution's groups. With ``may_lose_groups`` some
+    may be gone, with all of their inputs and outputs.
 
     Raises:
         ValueError: The masks do not suit the module's groups.
     """
-    tensors = dict(
-        module.named_parameters(recurse=False), **dict(module.named_buffers(recurse=False))
-    )
+    own = {**module._parameters, **module._buffers}
+    tensors = {name: tensor for name, tensor in own.items() if tensor is not None}
     if isinstance(module, NORMS):
         names = ('weight', 'bias', 'running_mean', 'running_var')
-        return {n: [out_mask] for n in names if out_mask is not None and tensors.get(n) is not None}
+        return {n: [out_mask] for n in names if out_mask is not None and n in tensors}
     bias = {'bias': [out_mask]} if out_mask is not None and 'bias' in tensors else {}
     if 'weight' not in tensors:
         return bias
@@ -93,6 +98,8 @@ def known_masks(
             _check_whole_groups(in_mask, out_mask, groups)
         elif groups > 1:
             counts = columns.reshape(groups, per_group).sum(axis=1)
+            if may_lose_groups and rows is not None:
+                counts = counts[(counts > 0) | rows.reshape(groups, each).any(axis=1)]
             if counts.min() != counts.max():
                 raise ValueError(
                     f'its {groups} groups keep between {counts.min()} and {counts.max()} channels; '
@@ -156,14 +163,14 @@ def layers_of(model: nn.Module, labelling: Labelling) -> dict[str, Layer]:
     """The layers of ``model``, by name, in the model's own order."""
     by_tensor = {
         id(tensor): labelling.tensors[name]
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+        for name, tensor in [*parameters_of(model).items(), *model.named_buffers()]
         if name in labelling.tensors
     }
     sites: dict[tuple[str, str], IntArray] = {}
     for site in labelling.sites:
         sites.setdefault((site.layer, site.role), site.labels)
     found = {}
-    for name, module in model.named_modules():
+    for name, module in modules_of(model).items():
         held = {**module._parameters, **module._buffers}
         own = {local: by_tensor[id(t)] for local, t in held.items() if id(t) in by_tensor}
         layer = _layer(name, module, own, sites.get((name, 'norm')))

@@ -9,6 +9,7 @@ from torch import nn
 
 from mmprune.channels.sizes import Numbers, SizeAttribute
 from mmprune.layers.slicers import slicer_of
+from mmprune.trace.walk import modules_of
 
 CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -20,7 +21,7 @@ def stored_numbers(model: nn.Module) -> dict[str, Numbers]:
     known, but for those that no tensor of the module tells.
     """
     found: dict[str, Numbers] = {}
-    for name, module in model.named_modules():
+    for name, module in modules_of(model).items():
         own_class = type(module)
         untold = _untold(module)
         if untold:
@@ -55,9 +56,13 @@ def _untold(module: nn.Module) -> dict[str, int | tuple[int, ...]]:
     return {}
 
 
-def whole_head_modules(model: nn.Module) -> frozenset[str]:
-    """Modules that lose whole heads or nothing: torch's own scales by the width of a head."""
-    return frozenset(n for n, m in model.named_modules() if isinstance(m, nn.MultiheadAttention))
+def torchs_attention(model: nn.Module) -> dict[str, int]:
+    """Number of heads of torch's own attention modules, by name.
+
+    Several heads lose whole ones, since torch scales by the width of a head.
+    """
+    modules = modules_of(model).items()
+    return {n: m.num_heads for n, m in modules if isinstance(m, nn.MultiheadAttention)}
 
 
 def _is_number(value: object) -> TypeGuard[int]:

@@ -130,12 +130,21 @@ def _embedding(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
 
 @_register('torch.nn.modules.activation.MultiheadAttention')
 def _multihead_attention(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
-    """Whole heads; the widths of queries, keys, values and the residual are one number."""
-    rows, width = shapes.get('in_proj_weight') or shapes['q_proj_weight']
-    inner = rows // 3 if 'in_proj_weight' in shapes else rows
+    """Whole heads, or channels of the only one; widths of queries, keys, values are one number."""
+    # A weight that a mask or a parametrisation computes has another name, or is elsewhere.
+    known = {name.removesuffix('_orig'): shape for name, shape in shapes.items()}
+    if 'in_proj_weight' in known:
+        inner, width = known['in_proj_weight'][0] // 3, known['in_proj_weight'][1]
+    elif 'q_proj_weight' in known:
+        inner, width = known['q_proj_weight']
+    elif 'in_proj_bias' in known:
+        inner = width = known['in_proj_bias'][0] // 3
+    else:
+        return {}
     return dict(
         embed_dim=inner,
         num_heads=max(1, inner // module.head_dim),
-        kdim=shapes['k_proj_weight'][1] if 'k_proj_weight' in shapes else width,
-        vdim=shapes['v_proj_weight'][1] if 'v_proj_weight' in shapes else width,
+        head_dim=inner if module.num_heads == 1 else module.head_dim,
+        kdim=known['k_proj_weight'][1] if 'k_proj_weight' in known else width,
+        vdim=known['v_proj_weight'][1] if 'v_proj_weight' in known else width,
     )

@@ -1,6 +1,6 @@
 """Algorithms, their distillers and losses, and deployed networks."""
 
-from mmprune.models.autoslim import AutoSlim, Recalibration, demo_input
+from mmprune.models.autoslim import AutoSlim, Recalibration
 from mmprune.models.autoslim_ddp import AutoSlimDDP
 from mmprune.models.channel_list_model import channel_list_model
 from mmprune.models.deployed import deployed_model
@@ -19,7 +19,6 @@ __all__ = [
     'SelfDistiller',
     'YOLOv5',
     'channel_list_model',
-    'demo_input',
     'deployed_model',
     'kept_norm_statistics',
     'recalibrate_norm_statistics',

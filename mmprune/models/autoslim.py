@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.dist import is_distributed
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
@@ -22,6 +21,7 @@ from mmprune.models.norm_statistics import (
 )
 from mmprune.models.sandwich import LABELLED, sandwich_step
 from mmprune.registry import MODELS, PRUNERS
+from mmprune.trace.demo_images import image_shape, noise_image
 
 ChannelCfg = str | Path | dict[str, Any]
 
@@ -50,7 +50,8 @@ class AutoSlim(BaseModel):
         num_sample_training: Widths trained per step: the widest, the narrowest
             and this many less two random ones.
         input_shape: Shape of the input on which the network is traced and its
-            cost is counted, as (N, C, H, W), or (C, H, W) for one sample.
+            cost is counted, as (N, C, H, W), or (C, H, W) for one sample;
+            1x3x224x224 if left out, which is said.
         bn_training_mode: Let the norms use each batch's own statistics in
             validation and test too, as MMRazor 0.x has it. The running
             statistics stay as they are. Search and deployment never do this.
@@ -62,8 +63,8 @@ class AutoSlim(BaseModel):
         init_cfg: As in mmengine.
 
     Raises:
-        InputError: If ``num_sample_training`` is below 2, ``channel_cfg`` does
-            not go with ``retraining``, or a distiller's module is unknown.
+        InputError: If ``input_shape`` is no shape, ``num_sample_training`` is below 2,
+            ``channel_cfg`` does not go with ``retraining``, or a distiller's module is unknown.
         NotImplementedError: If ``channel_cfg`` is a list of several subnets.
     """
 
@@ -73,7 +74,7 @@ class AutoSlim(BaseModel):
         pruner: Any,
         distiller: Any = None,
         num_sample_training: int = 4,
-        input_shape: Sequence[int] = (1, 3, 224, 224),
+        input_shape: Sequence[int] | None = None,
         bn_training_mode: bool = False,
         retraining: bool = False,
         channel_cfg: ChannelCfg | list[ChannelCfg] | None = None,
@@ -97,7 +98,7 @@ class AutoSlim(BaseModel):
             )
         self.num_sample_training = num_sample_training
         self.bn_training_mode = bn_training_mode
-        self.demo_input = demo_input(input_shape)
+        self.demo_input = noise_image(image_shape(input_shape))
         self.recalibration = Recalibration(**(recalibration or {}))
         # Plain names mean mmprune's own, whatever the config's default scope.
         if isinstance(pruner, dict):
@@ -197,18 +198,6 @@ class Recalibration:
     num_batches: int = 16
     batch_size: int | None = None
     seed: int = 0
-
-
-def demo_input(input_shape: Sequence[int]) -> Tensor:
-    """Return the input on which a network is traced, the same at every call.
-
-    Args:
-        input_shape: (N, C, H, W), or (C, H, W) for one sample.
-    """
-    shape = tuple(input_shape)
-    if len(shape) == 3:
-        shape = (1, *shape)
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
 def _build_network(

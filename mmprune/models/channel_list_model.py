@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from mmprune.models.deployed import without_pretrained
 from mmprune.registry import MODELS, PRUNERS
+from mmprune.trace.demo_images import image_shape, noise_image
 
 
 def channel_list_model(
@@ -44,7 +44,7 @@ def channel_list_model(
         config.setdefault('data_preprocessor', data_preprocessor)
     network = MODELS.build(config)
     pruner = PRUNERS.build(dict(_scope_='mmprune', type='RatioPruner', ratios=[1.0]))
-    pruner.prepare_from_supernet(network, torch.rand(tuple(input_shape)))
+    pruner.prepare_from_supernet(network, noise_image(image_shape(input_shape)))
     cfg = pruner.channel_list_cfg(list(channels), residual, seed, **options)
     return pruner.deploy_subnet(network, cfg)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mmprune.errors import InputError, nearest
 from mmprune.registry import MODELS
 
 
@@ -36,14 +37,14 @@ class SelfDistiller(nn.Module):
             ``name``, by default ``<student_module>.<type>`` in lower case.
 
     Raises:
-        ValueError: If there are no components, one has no losses, or two losses
+        InputError: If there are no components, one has no losses, or two losses
             have the same name.
     """
 
     def __init__(self, components: Sequence[dict[str, Any]]) -> None:
         super().__init__()
         if not components:
-            raise ValueError('SelfDistiller needs at least one component, got none.')
+            raise InputError('SelfDistiller needs at least one component, got none.')
         self.losses = nn.ModuleDict()
         self.components = [self._build(deepcopy(dict(component))) for component in components]
         self._outputs: dict[tuple[str, str], Tensor] = {}
@@ -51,7 +52,7 @@ class SelfDistiller(nn.Module):
     def _build(self, component: dict[str, Any]) -> Component:
         pair = {key: component.get(key) for key in ('student_module', 'teacher_module')}
         if None in pair.values() or not component.get('losses'):
-            raise ValueError(
+            raise InputError(
                 'A component of SelfDistiller needs student_module, teacher_module and '
                 f'losses (not empty), got {component}'
             )
@@ -61,22 +62,21 @@ class SelfDistiller(nn.Module):
             kind = str(config['type']).rsplit('.', 1)[-1]
             name = config.pop('name', f'{pair["student_module"]}.{kind}').lower()
             if _key(name) in self.losses:
-                raise ValueError(f'Two losses of SelfDistiller are named {name}: give a `name`.')
+                raise InputError(f'Two losses of SelfDistiller are named {name}: give a `name`.')
             # Plain names mean mmprune's losses, whatever the config's default scope.
             self.losses[_key(name)] = MODELS.build({'_scope_': 'mmprune', **config})
             names.append(name)
         return Component(str(pair['student_module']), str(pair['teacher_module']), tuple(names))
 
     def check(self, network: nn.Module) -> None:
-        """Raise ValueError if ``network`` lacks a module that a component names."""
+        """Raise InputError if ``network`` lacks a module that a component names."""
         known = dict(network.named_modules())
         for component in self.components:
             for name in (component.student_module, component.teacher_module):
                 if name not in known:
-                    last = [key for key in known if key.endswith(f'.{name.rsplit(".", 1)[-1]}')]
-                    hint = f'; did you mean {", ".join(last[:3])}?' if last else ''
-                    raise ValueError(
-                        f'SelfDistiller: {type(network).__name__} has no module {name!r}{hint}'
+                    raise InputError(
+                        f'SelfDistiller: {type(network).__name__} has no module {name!r}; '
+                        f'{_offered(name, [key for key in known if key])}'
                     )
 
     @contextmanager
@@ -134,6 +134,12 @@ class SelfDistiller(nn.Module):
     def clear(self) -> None:
         """Forget the recorded outputs, which would keep a graph alive."""
         self._outputs.clear()
+
+
+def _offered(name: str, known: list[str]) -> str:
+    """Modules of the same last name first, wherever they are."""
+    last = [key for key in known if key.rpartition('.')[2] == name.rpartition('.')[2]]
+    return f'did you mean {" or ".join(map(repr, last[:3]))}?' if last else nearest(name, known)
 
 
 def _key(name: str) -> str:

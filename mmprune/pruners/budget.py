@@ -34,8 +34,10 @@ def check_budget(budget: Mapping[str, float], has_latency: bool) -> dict[str, fl
         InputError: It has no limits, or others, or one that is not above 0.
     """
     if not isinstance(budget, Mapping) or not budget or budget.keys() - UNITS.keys():
+        keys = list(budget) if isinstance(budget, Mapping) else []
         raise InputError(
             f'budget must be a dict with some of the keys {", ".join(UNITS)}, not {budget!r}'
+            f'{about_macs(keys)}'
         )
     for name, limit in budget.items():
         if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0:
@@ -46,6 +48,16 @@ def check_budget(budget: Mapping[str, float], has_latency: bool) -> dict[str, fl
             'or predicts it'
         )
     return dict(budget)
+
+
+def about_macs(names: Iterable[str]) -> str:
+    """What to say to limits of FLOPs, which people count in two ways."""
+    if not any('flop' in str(name).lower() for name in names):
+        return ''
+    return (
+        '. Costs are counted in MACs (multiply-adds), and one MAC is two FLOPs: give macs=<half of '
+        'the number of FLOPs>, or a share of the full network, macs=0.5, which is the same for both'
+    )
 
 
 @dataclass(frozen=True)

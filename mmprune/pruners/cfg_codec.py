@@ -27,6 +27,7 @@ from mmprune.deploy.entries import (
 )
 from mmprune.layers import Layer, mended_numbers
 from mmprune.pruners.supernet import Supernet
+from mmprune.trace.walk import modules_of
 
 UNIT_NAME = re.compile(r'(?P<layer>.+)_\((?P<start>\d+), ?(?P<stop>\d+)\)_(?P<size>\d+)$')
 
@@ -160,7 +161,7 @@ def read_cfg(supernet: Supernet, cfg: ChannelCfg) -> BoolArray:
             'deploy_subnet and DeployedModel make a network of it'
         )  # fmt: skip
     reader = _Reader(supernet, cfg)
-    modules = dict(supernet.model.named_modules())
+    modules = modules_of(supernet.model)
     for name, entry in cfg.layers().items():
         layer = supernet.layers.get(name)
         if layer is None:

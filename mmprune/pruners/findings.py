@@ -14,6 +14,7 @@ import numpy as np
 from mmprune.channels import ChannelGroup
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import kept
+from mmprune.pruners.road_book import described
 from mmprune.pruners.supernet import Supernet
 from mmprune.registry import CHANNEL_RULES, table
 from mmprune.trace import TraceGraph
@@ -88,6 +89,8 @@ class Findings:
         layers: Modules whose channels or tensors carry labels.
         calls: Calls of modules.
         unknown: Operations without parser or channel rule.
+        roads: The roads that were walked, a description each.
+        not_walked: Roads that could not be walked -> why.
         unreached: Reason -> parameters that the outputs do not depend on.
         escapes: How values are used outside of the autograd graph, each once.
         groups: All channel groups, in order of execution.
@@ -105,6 +108,8 @@ class Findings:
     layers: int
     calls: int
     unknown: tuple[Unknown, ...]
+    roads: tuple[str, ...]
+    not_walked: dict[str, str]
     unreached: dict[str, tuple[str, ...]]
     escapes: tuple[str, ...]
     groups: tuple[ChannelGroup, ...]
@@ -139,6 +144,8 @@ class Findings:
                 'layers': self.layers,
                 'calls': self.calls,
                 'operations': self.operations,
+                'roads': list(self.roads),
+                'roads_not_walked': self.not_walked,
             },
             'unknown_operations': [
                 {**vars(unknown), 'places': [vars(place) for place in unknown.places]}
@@ -178,6 +185,8 @@ def find(supernet: Supernet) -> Findings:
         layers=len(supernet.layers),
         calls=len(graph.calls),
         unknown=tuple(_unknown(supernet)),
+        roads=tuple(described(graph, supernet.not_walked())),
+        not_walked=supernet.not_walked(),
         unreached=_unreached(graph),
         escapes=tuple(dict.fromkeys(reason for _, reason in graph.escapes)),
         groups=tuple(groups.values()),
@@ -216,7 +225,7 @@ def _unreached(graph: TraceGraph) -> dict[str, tuple[str, ...]]:
     found: dict[str, list[str]] = {}
     for name, why in graph.unreached.items():
         owner = name.rpartition('.')[0]
-        why += '; its module ' + ('ran' if owner in called else 'did not run')
+        why += '; its module ran' if owner in called else '; no road ran its module'
         found.setdefault(why, []).append(name)
     return {why: tuple(names) for why, names in found.items()}
 

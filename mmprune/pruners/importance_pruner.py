@@ -55,9 +55,10 @@ class ImportancePruner(StructurePruner):
         budget: Upper limits: ``dict(macs=..., params=..., latency=...)``, one or more. Up to
             1 they are shares of the full network's costs, above 1 numbers. The result costs at
             most as much, and at least 1 % less of the tightest limit where widths allow it.
-        scope: Which scores are compared. ``'global'``: of all groups; ``'alike'``: of
-            groups of the same size whose weights have the same shapes; ``'local'``: of one group,
-            so that every group loses the same share.
+        scope: Which scores are compared. ``'global'``: of all groups, made comparable by the
+            importance where its ``normalise`` is left out; ``'alike'``: of groups of the same size
+            whose weights have the same shapes; ``'local'``: of one group, so that every group
+            loses the same share.
         min_channels: Every group keeps this many channels, or all.
         max_removed: No group loses a higher share of its channels.
         importance: Config or instance of an importance.
@@ -177,7 +178,7 @@ class ImportancePruner(StructurePruner):
     def _find(self, progress: float, regrow: bool) -> tuple[dict[str, int], SubnetCosts]:
         """Channels to keep by group, and what says which ones."""
         groups = self.supernet.prunable_groups
-        scores = {space_id: self._scores(group) for space_id, group in groups.items()}
+        scores = {s: self._comparable(self._scores(group)) for s, group in groups.items()}
         gone = dict.fromkeys(groups, 0)
         if not regrow:
             for space_id, group in groups.items():
@@ -207,6 +208,11 @@ class ImportancePruner(StructurePruner):
             pattern: 1 + progress * (share - 1) for pattern, share in (self.ratios or {}).items()
         }
         return order.counts_of_shares(lambda pool: kept.get(pool[0], 1.0)), costs
+
+    def _comparable(self, scores: np.ndarray) -> np.ndarray:
+        """One group's scores, as they go into the list of the scope."""
+        made = getattr(self.importance, 'comparable', None)
+        return made(scores) if self.scope == 'global' and made is not None else scores
 
     def _within_budget(
         self, order: RemovalOrder, costs: SubnetCosts, progress: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ordered_set import OrderedSet
 from torch import nn
 
 from mmprune.pruners.supernet import Supernet
@@ -63,15 +64,17 @@ class MMRazorNames:
         return {layer: found[0] for layer, found in groups.items() if len(found) == 1}
 
     @property
-    def modules_have_child(self) -> set[str]:
-        """Non-pass modules whose outputs some non-pass module reads."""
-        parents = _links(self.supernet).parents.values()
-        return {name for entries in parents for entry in entries for name in _names(entry)}
+    def modules_have_child(self) -> OrderedSet[str]:
+        """Non-pass modules whose outputs some non-pass module reads, in order of execution."""
+        parents = _links(self.supernet).parents
+        read = {name for entries in parents.values() for e in entries for name in _names(e)}
+        return OrderedSet(name for name in parents if name in read)
 
     @property
-    def modules_have_ancest(self) -> set[str]:
-        """Non-pass modules that read the outputs of some non-pass module."""
-        return {name for name, entries in _links(self.supernet).parents.items() if entries}
+    def modules_have_ancest(self) -> OrderedSet[str]:
+        """Non-pass modules that read outputs of some non-pass module, in order of execution."""
+        parents = _links(self.supernet).parents
+        return OrderedSet(name for name, entries in parents.items() if entries)
 
     @property
     def bn_conv_links(self) -> dict[str, str]:

@@ -122,7 +122,7 @@ class NetworkSlimming(ImportancePruner):
             ratio=1 - percent,
             max_removed=1,
             min_channels=min_channels,
-            importance=dict(type='BNScaleImportance', reduction=reduction),
+            importance=dict(type='BNScaleImportance', reduction=reduction, normalise='none'),
             **kwargs,
         )
         self.percent = percent

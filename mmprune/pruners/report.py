@@ -74,6 +74,9 @@ def _traced(findings: Findings) -> Iterable[str]:
         f'traced {findings.model}; nodes: {findings.nodes}, layers: {findings.layers}, '
         f'calls of modules: {findings.calls}'
     )
+    yield f'roads: {", ".join(findings.roads)}'
+    for name, problem in findings.not_walked.items():
+        yield f'road that could not be walked: {name}: {problem}'
     counts = (f'{count} {operation}' for operation, count in findings.operations.items())
     yield f'operations: {", ".join(counts)}'
     for unknown in findings.unknown:
@@ -159,7 +162,7 @@ def _members(group: ChannelGroup) -> Iterable[str]:
     for member in group.members:
         module, _, name = member.tensor.rpartition('.')
         by_module.setdefault(module, []).append(f'{name}{_dims(member)}')
-    roles = {'makes': set(group.layers), 'reads': set(group.consumers)}
+    roles = {'makes': group.layers, 'reads': group.consumers}
     for module, names in by_module.items():
         role = ' and '.join(verb for verb, layers in roles.items() if module in layers)
         owner = f'{module or "the root module"}{f" ({role})" if role else ""}'

@@ -9,17 +9,18 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from mmengine.model import is_model_wrapper
 from torch import nn
 
 from mmprune.channels import ChannelGroup, Wishes
 from mmprune.channels.constraints import BoolArray, round_half_up
 from mmprune.cost import CostTable
-from mmprune.deploy import ChannelCfgError, VerifyReport, deploy
+from mmprune.deploy import ChannelCfgError, VerifyReport, deploy, deploy_parts
 from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
 from mmprune.errors import InputError
+from mmprune.pruners.arguments import built_importance, default_input, refuse_subnet
 from mmprune.pruners.cfg_codec import read_cfg, write_cfg
 from mmprune.pruners.compensating import Compensating
+from mmprune.pruners.in_place import InPlace
 from mmprune.pruners.mmrazor_names import MMRazorNames
 from mmprune.pruners.picture import draw_groups
 from mmprune.pruners.planning import Planning
@@ -29,30 +30,32 @@ from mmprune.pruners.supernet import Subnet, Supernet
 from mmprune.pruners.topology import Restriction, Topology
 from mmprune.pruners.trial import random_alive
 from mmprune.pruners.verification import verify
-from mmprune.registry import IMPORTANCE, PRUNERS
+from mmprune.registry import PRUNERS
+from mmprune.trace.demo_images import refuse_shape
 from mmprune.trace.tracer import DemoInput
+from mmprune.wrappers import unwrap
 
 ChannelCfgLike = Mapping[str, Any] | str | Path
-DEFAULT_INPUT = (1, 3, 224, 224)
 
 
 @PRUNERS.register_module()
-class StructurePruner(MMRazorNames, Planning, Compensating, abc.ABC):
+class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, abc.ABC):
     """Turns a network into a supernet of subnets with fewer channels.
 
     Subclasses say how many channels a subnet keeps (``sample_subnet``,
     ``set_min_channel``); ``importance`` says which.
 
     Args:
-        except_start_keys: Prefixes of layer names whose output channels all stay.
-        importance: Config or instance of a channel importance; None keeps the first
-            channels of each group, as in slimmable networks.
+        except_start_keys: Layers whose output channels all stay: names of layers, or of modules
+            that hold layers. ``'stage1'`` stands for all in ``stage1``, not for ``stage10``.
+        importance: Config, name (``'L1'``, ``'L1Importance'``) or instance of a channel
+            importance; None keeps the first channels of each group, as in slimmable networks.
         execution: ``'slice'`` computes only what the subnet has; ``'mask'`` keeps all
             shapes and multiplies weights by 0/1 masks.
         ties: Pairs of layer names whose output channels are to be pruned together.
         attention: What attention loses: ``'heads'``, where they can be removed, or
             ``'dims'``, equally many channels of every head.
-        round_to: Every group keeps a multiple of this many channels, or all.
+        round_to: Every layer keeps a multiple of this many channels of a group, or all of them.
         group_norm: What a GroupNorm loses: ``'channels'``, equally many of every group, or
             whole ``'groups'``.
         topology: The only groups to prune, as ``pruner.topology()`` lists them: a dict or file.
@@ -80,11 +83,11 @@ class StructurePruner(MMRazorNames, Planning, Compensating, abc.ABC):
         self.attention, self.group_norm = attention, group_norm
         if isinstance(except_start_keys, str):
             raise InputError(
-                f'except_start_keys must be a list of prefixes: [{except_start_keys!r}], not '
+                f'except_start_keys must be a list of names: [{except_start_keys!r}], not '
                 f'{except_start_keys!r}'
             )
         self.except_start_keys = tuple(except_start_keys)
-        self.importance = _built_importance(importance)
+        self.importance = built_importance(importance)
         self.execution = execution
         self.round_to = check_round_to(round_to)
         self.restriction = Restriction(topology, leave_out)
@@ -100,15 +103,19 @@ class StructurePruner(MMRazorNames, Planning, Compensating, abc.ABC):
 
         Args:
             supernet: Any module, or an algorithm that holds one as ``.architecture``.
-            demo_input: A tensor, a tuple of arguments, a dict of keywords, or a
-                ``callable(model) -> outputs``; a 1x3x224x224 image if not given.
+            demo_input: A tensor, a tuple of arguments, a dict of keywords, a
+                ``callable(model) -> outputs``, or a list of roads, see
+                ``mmprune.trace.roads.roads_of``; a 1x3x224x224 image if not given, which is
+                said.
 
         Raises:
-            TraceError: The model cannot be run on the demo input.
+            TraceError: The model cannot be run on the demo input, or the first road.
+            InputError: The demo input is a shape, or a name or option fits no layer.
         """
+        refuse_shape(demo_input)
         model = unwrap(supernet)
         if demo_input is None:
-            demo_input = _default_input(model)
+            demo_input = default_input(model)
         self._supernet = Supernet(
             model,
             demo_input,
@@ -253,24 +260,39 @@ class StructurePruner(MMRazorNames, Planning, Compensating, abc.ABC):
             channel_cfg = channel_cfg[index]
         self.set_subnet(self.load_channel_cfg(cast(ChannelCfgLike, channel_cfg)))
 
-    def deploy_subnet(self, supernet: nn.Module, channel_cfg: ChannelCfgLike) -> nn.Module:
+    def deploy_subnet(
+        self, supernet: nn.Module, channel_cfg: ChannelCfgLike | None = None
+    ) -> nn.Module:
         """A new plain network with the channels that a channel config keeps.
 
         Args:
             supernet: The network that the config was made for, prepared or plain; it is
                 left as it was. An algorithm is looked through for its ``.architecture``.
-            channel_cfg: A channel config or a file of one. No trace is needed, except for
-                MMRazor 1.x unit files, which want a prepared pruner.
+            channel_cfg: A channel config or a file of one; None takes the subnet that is set.
+                No trace is needed, except for None and for MMRazor 1.x unit files, which want
+                a prepared pruner.
 
         Raises:
             ChannelCfgError: The config does not fit the model; nothing is changed.
+            InputError: A subnet is given in the place of a channel config, or none is set.
         """
         model = unwrap(supernet)
+        prepared = self._supernet
+        is_prepared = prepared is not None and prepared.model is model
+        if channel_cfg is None:
+            if not is_prepared:
+                raise InputError(
+                    'deploy_subnet(network) deploys the subnet that is set, but this pruner has '
+                    f'not prepared the {type(model).__name__}: give a channel config as well'
+                )
+            channel_cfg = self.export_subnet()
+        refuse_subnet(channel_cfg)
         cfg = as_channel_cfg(channel_cfg)
-        is_prepared = self._supernet is not None and self._supernet.model is model
-        if self._supernet is not None and is_prepared and not cfg.sampled:
-            alive = read_cfg(self._supernet, cfg)
-            cfg = ChannelCfg(write_cfg(self._supernet, alive), cfg.source)
+        if prepared is not None and is_prepared and not cfg.sampled:
+            alive = read_cfg(prepared, cfg)
+            if prepared.is_current:
+                return deploy_parts(model, *prepared.execution.parts(alive))
+            cfg = ChannelCfg(write_cfg(prepared, alive), cfg.source)
         elif cfg.is_unit_file:
             raise ChannelCfgError(
                 f'{cfg.source}: is a unit file of MMRazor 1.x, which names only one layer per '
@@ -283,7 +305,7 @@ class StructurePruner(MMRazorNames, Planning, Compensating, abc.ABC):
     def verify_subnet(
         self, supernet: nn.Module | None = None, subnet: Mapping[str, torch.Tensor] | None = None
     ) -> VerifyReport:
-        """Prove on the demo input that a subnet gives the same numbers deployed.
+        """Prove on the demo input that a subnet gives the same numbers deployed, on every road.
 
         The subnet is run sliced and masked (two computations that share little) and
         compared with the deployed network. The subnet that was set is set again afterwards.
@@ -348,38 +370,3 @@ class StructurePruner(MMRazorNames, Planning, Compensating, abc.ABC):
         if len(groups) > 1:
             return {'concat': groups}
         return groups[0] if groups else None
-
-
-def _built_importance(importance: Any) -> Any:
-    """An importance from its config, or the one that is given; None stays None."""
-    if isinstance(importance, Mapping):
-        try:
-            return IMPORTANCE.build(importance)
-        except (KeyError, TypeError) as error:
-            raise InputError(f'importance={importance} cannot be built: {error}') from error
-    if importance is None or callable(getattr(importance, 'scores', None)):
-        return importance
-    raise InputError(
-        f"importance must be a config such as dict(type='L1Importance'), an object with a method "
-        f'scores, or None; not {importance!r}'
-    )
-
-
-def _default_input(model: nn.Module) -> torch.Tensor:
-    """An image of noise, always the same one, in the model's type and on its device."""
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    image = torch.randn(DEFAULT_INPUT, generator=torch.Generator().manual_seed(0))
-    return image.to(like)
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The network inside an algorithm, a distributed wrapper or a compiled module."""
-    while True:
-        if is_model_wrapper(model):
-            model = cast(nn.Module, model.module)
-        elif isinstance(getattr(model, '_orig_mod', None), nn.Module):
-            model = cast(nn.Module, model._orig_mod)
-        elif isinstance(getattr(model, 'architecture', None), nn.Module):
-            model = cast(nn.Module, model.architecture)
-        else:
-            return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import accumulate
@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from mmprune.channels import ChannelGroup, Labelling, Wishes, build_groups, propagate
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray
-from mmprune.channels.readings import misread
+from mmprune.channels.readings import HOLD, misread
 from mmprune.cost import CostModel, CostTable, memory_of
 from mmprune.errors import InputError
 from mmprune.execution import (
@@ -29,12 +28,16 @@ from mmprune.execution import (
     release,
     replaced_preparation,
 )
-from mmprune.layers import Layer, layers_of, stored_numbers, whole_head_modules
+from mmprune.execution.observed_run import observed_run, restored
+from mmprune.layers import Layer, layers_of, stored_numbers, torchs_attention
+from mmprune.pruners.road_book import RoadBook, place_of
 from mmprune.pruners.topology import Restriction
 from mmprune.pruners.trial import Failure, blame, compare_executions, random_alive
-from mmprune.trace import trace
+from mmprune.pruners.unwalked import unwalked_readers
+from mmprune.trace import Road, trace
 from mmprune.trace.model_state import Contents, untouched
-from mmprune.trace.tracer import DemoInput
+from mmprune.trace.roads import DemoInput, roads_of
+from mmprune.trace.walk import modules_of
 
 Subnet = dict[str, torch.Tensor]
 """Kept channels of every prunable group: space_id -> 0/1 mask of the group's channels."""
@@ -54,7 +57,7 @@ class Supernet:
 
     Args:
         model: Any module.
-        demo_input: See ``mmprune.trace.trace``.
+        demo_input: See ``mmprune.trace.roads.roads_of``.
         wishes: What may be pruned, and how.
         mode: ``'slice'`` or ``'mask'``.
         restriction: Which of the groups that can be pruned are wanted.
@@ -63,21 +66,21 @@ class Supernet:
     def __init__(
         self,
         model: nn.Module,
-        demo_input: DemoInput,
+        demo_input: DemoInput | Road,
         wishes: Wishes | None = None,
         mode: str = 'slice',
         restriction: Restriction | None = None,
     ) -> None:
         self.model = model
         self.restriction = restriction or Restriction()
-        self._demo_input, self._prepared_in = demo_input, _place(model)
+        self.road_book = RoadBook(roads_of(model, demo_input), place_of(model))
         # Tensors made in inference mode could not be written to outside of it.
         with replaced_preparation(model), torch.inference_mode(False):
             # A supernet's modules have the numbers of its subnet until they are released.
             self.wishes = replace(
                 wishes or Wishes(),
                 numbers=stored_numbers(model),
-                whole_heads=whole_head_modules(model),
+                torchs_heads=torchs_attention(model),
             )
             self._prepare(mode)
             self.restriction.check(self.groups)
@@ -85,8 +88,12 @@ class Supernet:
     def _prepare(self, mode: str) -> None:
         """Label, instrument and try; pin what fails, until a random subnet runs."""
         contents: Contents = {}
-        self.graph = trace(self.model, self.demo_input, contents, self.wishes.numbers)
-        kinds = {name: type(module) for name, module in self.model.named_modules()}
+        roads = list(self.road_book.roads)
+        self.graph = trace(self.model, roads, contents, self.wishes.numbers)
+        unwalked = unwalked_readers(self.model, self.graph)
+        self.wishes = replace(self.wishes, unwalked=unwalked)
+        self.road_book.take_note(self.graph)
+        kinds = {name: type(module) for name, module in modules_of(self.model).items()}
         broken: dict[tuple[str, str], str] = {}
         while True:
             self._instrument(replace(self.wishes, broken=broken), mode)
@@ -95,7 +102,10 @@ class Supernet:
                 return
             prunable = self._prunable_labels()
             blamed = blame(failure, self.labelling, prunable, kinds, broken)
-            if not blamed.keys() - broken.keys():
+            if not blamed.keys() - broken.keys() and failure.road != self.graph.roads[0].name:
+                problem = f"its subnets fail at module '{failure.module}': {failure.problem}"
+                self.road_book.problems[failure.road] = problem
+            elif not blamed.keys() - broken.keys():
                 raise SubnetError(
                     f'{type(self.model).__name__} cannot be pruned: its subnets fail at module '
                     f"'{failure.module}': {failure.problem}. Pin the layers before it with "
@@ -141,14 +151,18 @@ class Supernet:
             for seed in range(SUBNETS if labelling.checked else 0):
                 alive = random_alive(groups, labelling.num_labels, seed)
                 wrong |= misread(labelling.checked, labelling.size_attributes, alive)
-            wrong = {index for index in wrong if wishes.held.get(index, 0) < 2}
+            wrong = {index for index in wrong if wishes.held.get(index, 0) < HOLD}
             if not wrong:  # what is wrong even where all is held is left to the trial
                 return labelling, groups
             failures = {index: wishes.held.get(index, 0) + 1 for index in wrong}
             wishes = replace(wishes, held={**wishes.held, **failures})
 
     def _try(self, contents: Contents) -> Failure | None:
-        """Run a random subnet sliced and masked; full width is set again afterwards."""
+        """Run a random subnet sliced and masked; full width is set again afterwards.
+
+        It is run on every road that says anything of channels. A road that fails at full width
+        cannot be walked.
+        """
         if not self.prunable_groups:
             return None
         mode = self.execution.mode
@@ -158,19 +172,51 @@ class Supernet:
             self.execution.mode = way
             self.execution.apply(alive)
 
+        ways = {way: partial(switch, way) for way in ('slice', 'mask')}
         try:
             with untouched(self.model, contents), self.execution.keeping_nothing():
                 try:
-                    return compare_executions(
-                        self.model,
-                        self.demo_input,
-                        {way: partial(switch, way) for way in ('slice', 'mask')},
-                    )
+                    return self._failure(ways, contents)
                 finally:
                     self.execution.restore_attributes()
         finally:
             self.execution.mode = mode
             self.execution.apply(self.alive)
+
+    def _failure(
+        self, ways: Mapping[str, Callable[[], None]], contents: Contents
+    ) -> Failure | None:
+        """The first failure on the roads that say something of channels."""
+        pending = [road.name for road in self.graph.roads if road.adds]
+        while pending:
+            road = next((road for road in self.roads() if road.name == pending[0]), None)
+            if road is None:
+                del pending[0]
+                continue
+            failure = compare_executions(self.model, road, ways, contents, self.graph.types)
+            if failure is None:
+                del pending[0]
+            elif not self.doubts(road):
+                return failure
+        return None
+
+    def doubts(self, road: Road) -> bool:
+        """Whether a road that failed fails at full width too, which is set for that."""
+
+        def problem_of(road: Road) -> str:
+            self.execution.apply(np.ones(self.size, bool))
+            with restored(self.model, road):
+                return observed_run(self.model, road, observe=False)[2]
+
+        return self.road_book.doubt(road, problem_of)
+
+    def roads(self) -> list[Road]:
+        """The roads that can be walked, in the type and on the device that the model has now."""
+        return list(self.road_book.walkable(self.model))
+
+    def not_walked(self) -> dict[str, str]:
+        """Roads that cannot be walked -> why."""
+        return dict(self.road_book.problems)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Supernet:
         """The supernet of a deep copy of the model, which shares the trace with this one."""
@@ -190,18 +236,8 @@ class Supernet:
 
     @property
     def demo_input(self) -> DemoInput:
-        """What the model was traced on, in the type and on the device that the model has now."""
-        before, now = self._prepared_in, _place(self.model)
-
-        def follow(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor):
-                return value
-            dtype = now[1] if value.dtype == before[1] else value.dtype
-            return value.to(now[0] if value.device == before[0] else value.device, dtype)
-
-        if before == now or not isinstance(self._demo_input, torch.Tensor | tuple | list | Mapping):
-            return self._demo_input
-        return tree_map(follow, self._demo_input)
+        """The input of the first road, in the type and on the device that the model has now."""
+        return next(self.road_book.walkable(self.model)).input
 
     @cached_property
     def cost_table(self) -> CostTable:
@@ -338,10 +374,3 @@ class Supernet:
 def _touches(layer: Layer, prunable: BoolArray) -> bool:
     arrays = [layer.inputs, layer.outputs, *(f for fs in layer.tensors.values() for f in fs)]
     return any(a is not None and bool(prunable[a[a >= 0]].any()) for a in arrays)
-
-
-def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Where a model's numbers are, and of which type."""
-    found = (p for p in model.parameters() if p.is_floating_point())
-    like = next(found, torch.empty(0))
-    return like.device, like.dtype

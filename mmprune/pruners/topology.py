@@ -147,6 +147,8 @@ class Restriction:
 
     def apply(self, groups: dict[str, ChannelGroup], model: nn.Module) -> dict[str, ChannelGroup]:
         """The groups, with those pinned that are not wanted; the reason says by what."""
+        if self.topology is None and not self.leave_out:
+            return groups
         modules = dict(model.named_modules())
         result = {}
         for space_id, group in groups.items():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -15,10 +16,16 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.channels.held import is_child, is_inside
 from mmprune.channels.labels import Size
 from mmprune.channels.propagate import ESCAPES, ORDERS
-from mmprune.deploy.verify import TOLERANCE
-from mmprune.execution.observed_run import first_difference, observed_run, relative_error
+from mmprune.deploy.verify import TOLERANCE, tolerance_of
+from mmprune.execution.observed_run import (
+    first_difference,
+    observed_run,
+    relative_error,
+    restored,
+)
 from mmprune.execution.precision import float64_input, in_float64, is_rounded
-from mmprune.trace.tracer import DemoInput
+from mmprune.trace.copies import Contents
+from mmprune.trace.roads import Road
 
 
 @dataclass(frozen=True)
@@ -29,11 +36,13 @@ class Failure:
         module: The innermost module that failed, or the first whose output differs.
         problem: What happened.
         is_difference: Whether it ran, and only gave other numbers.
+        road: The road that it happened on.
     """
 
     module: str
     problem: str
     is_difference: bool = False
+    road: str = ''
 
 
 def random_alive(
@@ -49,21 +58,31 @@ def random_alive(
     return alive
 
 
-def smaller_input(demo_input: DemoInput) -> DemoInput | None:
-    """Images of half the size for a trial, if they stay large; most networks take any size.
+def smaller_road(road: Road) -> Road | None:
+    """A part of the images for a trial, if it stays large; most networks take any size.
 
-    A subnet that runs right on them does not show less than on the full ones, for a quarter of
-    the work. Below 64 pixels a network may have single pixels, whose norms are nothing.
+    A subnet that runs right on it does not show less than on the full ones, for a fifth of the
+    work. Below 64 pixels a network may have single pixels, whose norms are nothing. Sizes stay
+    multiples of what networks that halve their images again and again need.
     """
-    if not isinstance(demo_input, torch.Tensor) or demo_input.ndim < 4:
+    images = road.input
+    if not isinstance(images, torch.Tensor) or images.ndim < 4:
         return None
-    if any(size < 128 or size % 32 for size in demo_input.shape[-2:]):
+    if any(size < 128 or size % 32 for size in images.shape[-2:]):
         return None
-    return demo_input[..., ::2, ::2].contiguous()
+    height, width = (
+        unit * math.ceil(size / 3 / unit)
+        for size, unit in ((size, math.gcd(size, 64)) for size in images.shape[-2:])
+    )
+    return replace(road, input=images[..., :height, :width].contiguous())
 
 
 def compare_executions(
-    model: nn.Module, demo_input: DemoInput, set_mode: Mapping[str, Callable[[], None]]
+    model: nn.Module,
+    road: Road,
+    set_mode: Mapping[str, Callable[[], None]],
+    contents: Contents,
+    types: Iterable[torch.dtype] = (),
 ) -> Failure | None:
     """Run the subnet that is set sliced and masked; the two computations share little.
 
@@ -72,36 +91,33 @@ def compare_executions(
 
     Args:
         model: The supernet.
-        demo_input: What it is run on.
+        road: What it is run on.
         set_mode: Mode -> a callable that sets the subnet in this mode.
+        contents: See ``untouched``.
+        types: What operations of the model give, whatever type its weights have.
     """
-    dtype = next((p.dtype for p in model.parameters()), torch.float32)
-    tolerance = TOLERANCE.get(dtype, 1e-5)
-    small = smaller_input(demo_input)
-    if small is not None and not _runs(model, small, set_mode, tolerance, False, is_proof=True):
+    tolerance = tolerance_of(model, types)
+    run = partial(_runs, model, set_mode=set_mode, contents=contents)
+    small = smaller_road(road)
+    if small and not run(small, tolerance=tolerance, observe=False, is_proof=True):
         return None
-    failure = _runs(model, demo_input, set_mode, tolerance, observe=False)
-    if failure is None or (failure.is_difference and _is_rounding(model, demo_input, set_mode)):
+    failure = run(road, tolerance=tolerance, observe=False)
+    if failure is None:
         return None
+    if failure.is_difference and is_rounded(model):
+        with in_float64(model):
+            precise = TOLERANCE[torch.float64]
+            if run(float64_input(road), tolerance=precise, observe=False, contents=None) is None:
+                return None
     # Hooks may switch a fused kernel off that has failed; the failure is one all the same.
-    return _runs(model, demo_input, set_mode, tolerance, observe=True) or failure
-
-
-def _is_rounding(
-    model: nn.Module, demo_input: DemoInput, set_mode: Mapping[str, Callable[[], None]]
-) -> bool:
-    """Whether the runs agree in float64, which the model is not in."""
-    if not is_rounded(model):
-        return False
-    with in_float64(model):
-        precise = float64_input(demo_input)
-        return _runs(model, precise, set_mode, TOLERANCE[torch.float64], observe=False) is None
+    return run(road, tolerance=tolerance, observe=True) or failure
 
 
 def _runs(
     model: nn.Module,
-    demo_input: DemoInput,
+    road: Road,
     set_mode: Mapping[str, Callable[[], None]],
+    contents: Contents | None,
     tolerance: float,
     observe: bool,
     is_proof: bool = False,
@@ -113,9 +129,11 @@ def _runs(
     recorded = {}
     for mode, switch in set_mode.items():
         switch()
-        outputs, recorder, problem = observed_run(model, demo_input, observe)
+        with restored(model, road, contents):
+            outputs, recorder, problem = observed_run(model, road, observe)
         if problem:
-            return Failure(recorder.running[-1] if recorder.running else '', problem)
+            where = recorder.running[-1] if recorder.running else ''
+            return Failure(where, problem, road=road.name)
         recorded[mode] = (outputs, recorder)
     (sliced, first), (masked, second) = recorded.values()
     if not all(torch.isfinite(t).all() for t in sliced if t.is_floating_point()):
@@ -124,7 +142,8 @@ def _runs(
     if max(errors, default=0.0) <= tolerance:
         return None
     where = first_difference(first, second, tolerance)
-    return Failure(where, f'sliced and masked outputs differ by {max(errors):.1e}', True)
+    problem = f'sliced and masked outputs differ by {max(errors):.1e}'
+    return Failure(where, problem, True, road.name)
 
 
 def blame(
@@ -154,14 +173,15 @@ def blame(
     while chain[-1]:
         chain.append(chain[-1].rpartition('.')[0])
     search = partial(_sizes_to_hold, failure, labelling, prunable, kinds)
-    found = search(chain, ('unknown',))
+    # Shapes that do not fit say more of sizes than of values that leave the graph.
+    found = {} if failure.is_difference else search(chain, ('unknown',))
     if found:
         return found
     if labelling.has_escapes and ESCAPES not in tried:
         return {ESCAPES: 'used outside of the autograd graph'}
     if labelling.arrangements and ORDERS not in tried:
         return {ORDERS: 'kept channels stand in the order of the full network'}
-    found = search(chain, ('own', 'passed', 'inside'))
+    found = search(chain, ('unknown', 'own', 'passed', 'inside'))
     if found:
         return found
     for name in chain:

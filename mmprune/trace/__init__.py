@@ -1,6 +1,8 @@
-"""One forward pass of a model, read from the autograd graph into plain data."""
+"""Forward passes of a model, read from the autograd graph into plain data."""
 
-from mmprune.trace.trace_graph import TraceGraph, TraceNode
-from mmprune.trace.tracer import TraceError, trace
+from mmprune.trace.roads import Road
+from mmprune.trace.trace_graph import TraceGraph, TraceNode, WalkedRoad
+from mmprune.trace.tracer import TraceError
+from mmprune.trace.walk_roads import trace
 
-__all__ = ['TraceError', 'TraceGraph', 'TraceNode', 'trace']
+__all__ = ['Road', 'TraceError', 'TraceGraph', 'TraceNode', 'WalkedRoad', 'trace']

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules import module as module_globals
 
 from mmprune.trace.checkpoints import without_checkpoints
+from mmprune.trace.walk import modules_of
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
@@ -45,7 +46,7 @@ class CallRecorder:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.names = {module: name for name, module in model.named_modules()}
+        self.names = {module: name for name, module in modules_of(model).items()}
         self.stack = ['']
         self.starts = [0]
         self.running = ['']

@@ -3,6 +3,9 @@
 Both kinds run a function and run it again in the backward pass: the re-entrant one
 (``CheckpointFunction``) outside of the graph, the other one by hooks on saved tensors. The two
 names below are looked up by ``checkpoint`` whenever it is called.
+
+Functions of a model's own kind do the same (reversible blocks): an ``autograd.Function`` that is
+given modules runs them outside of the graph, and again in its backward pass.
 """
 
 from __future__ import annotations
@@ -12,7 +15,10 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+from torch import nn
+from torch.autograd import Function as AutogradFunction
 from torch.utils import checkpoint
+from torch.utils._pytree import tree_leaves
 
 Function = Callable[..., Any]
 REENTRANT, OTHER = 'CheckpointFunction', '_checkpoint_without_reentrant_generator'
@@ -44,8 +50,33 @@ def without_checkpoints(note: Callable[[], Any]) -> Iterator[None]:
         note()
         yield
 
-    with _replaced(apply, generator):
+    with _replaced(apply, generator), _functions_of_modules_inline(note):
         yield
+
+
+class _Context(SimpleNamespace):
+    """What a forward of an ``autograd.Function`` tells its backward, which never runs."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: None
+
+
+@contextlib.contextmanager
+def _functions_of_modules_inline(note: Callable[[], Any]) -> Iterator[None]:
+    """Run the forwards of ``autograd.Function``s that are given modules as plain code."""
+    plain = AutogradFunction.__dict__['apply']
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(leaf, nn.Module) for leaf in tree_leaves((args, kwargs))):
+            note()
+            return cls.forward(_Context(), *args, **kwargs)
+        return plain.__func__(cls, *args, **kwargs)
+
+    AutogradFunction.apply = classmethod(apply)  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        AutogradFunction.apply = plain  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

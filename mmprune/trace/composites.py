@@ -89,6 +89,22 @@ def _instance_norm(
     return InstanceNorm.apply(attrs, (result,), input, weight, bias)
 
 
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """A batch norm of any batch: its numbers do not matter, and a single value has statistics."""
+    cudnn = torch.backends.cudnn.enabled
+    statistics = (running_mean, running_var)
+    return torch.batch_norm(input, weight, bias, *statistics, training, momentum, eps, cudnn)
+
+
 _PLAIN_WEIGHT_NORM = torch._weight_norm
 
 
@@ -127,6 +143,7 @@ def _embedding(
 COMPOSITES: dict[Any, Callable[..., Any]] = {
     F.rms_norm: _rms_norm,
     torch.rms_norm: _rms_norm,
+    F.batch_norm: _batch_norm,
     F.instance_norm: _instance_norm,
     F.embedding: _embedding,
     F.scaled_dot_product_attention: _attention,

@@ -7,6 +7,8 @@ import contextlib
 import torch
 from torch import nn
 
+from mmprune.trace.walk import modules_of
+
 
 def eagerly(model: nn.Module) -> contextlib.AbstractContextManager:
     """Context in which ``torch.compile``'d parts of ``model`` run uncompiled.
@@ -17,7 +19,7 @@ def eagerly(model: nn.Module) -> contextlib.AbstractContextManager:
     is_compiled = any(
         getattr(module, '_compiled_call_impl', None) is not None
         or isinstance(getattr(module, '_orig_mod', None), nn.Module)
-        for module in model.modules()
+        for module in modules_of(model).values()
     )
     if is_compiled and hasattr(torch.compiler, 'set_stance'):
         return torch.compiler.set_stance('force_eager')

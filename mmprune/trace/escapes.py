@@ -13,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from mmprune.trace.copies import may_write
 from mmprune.trace.numbers import NumberLog
+from mmprune.trace.recipes import Recipes
+from mmprune.trace.recipes import flat_tensors as _tensors
 from mmprune.trace.size_arguments import watch
 from mmprune.trace.stand_ins import FAITHFUL, StandIns
 from mmprune.trace.writes import Writes
@@ -41,6 +43,7 @@ class EscapeRecorder(TorchFunctionMode):
     Attributes:
         escapes: Edges of the autograd graph that have escaped, each with the reason.
         writes: Which parts of tensors were written in place.
+        recipes: How weights were computed from parameters.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class EscapeRecorder(TorchFunctionMode):
         self.stand_ins = stand_ins
         self.keep = keep
         self.writes = Writes()
+        self.recipes = Recipes()
         self.escapes: list[tuple[GradientEdge, str]] = []
         # By id; the tensor is held so that no other one gets its id.
         self._detached: dict[int, tuple[torch.Tensor, list[GradientEdge], str]] = {}
@@ -83,6 +87,7 @@ class EscapeRecorder(TorchFunctionMode):
         if self.numbers is not None:
             result = watch(self.numbers, func, args, kwargs, result)
         made = _tensors(result) if result is not None else given[:1]
+        self.recipes.note(func, name, args, kwargs, given, made)
         if not (made or name in _TO_PYTHON):
             return result
         for tensor in given:
@@ -135,21 +140,6 @@ def _edges(producers: Sequence[tuple[torch.Tensor, Any, int]]) -> list[GradientE
             for tensor, grad_fn, number in producers
             if grad_fn is not None or tensor.requires_grad  # unless the call has turned it off
         ]
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    """The tensors in the arguments of a torch function, in order."""
-    found: list[torch.Tensor] = []
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, torch.Tensor):
-            found.append(item)
-        elif isinstance(item, tuple | list):
-            pending.extend(reversed(item))
-        elif isinstance(item, dict):
-            pending.extend(reversed(item.values()))
-    return found
 
 
 def _has_edge(tensor: torch.Tensor) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import random
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from functools import partial
 from types import FunctionType, MethodType
@@ -16,10 +17,12 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from mmprune.trace.copies import Contents, Copies
+from mmprune.trace.walk import modules_of, parameters_of
 
 _CONTAINERS = (dict, list, set, deque)
 # What cannot change, or is not looked into; by exact type, since most of a module is such.
 _PLAIN = frozenset({bool, int, float, str, bytes, type(None), FunctionType, MethodType, partial})
+_NO_CACHES = frozenset({'_parameters', '_buffers', '_modules'})
 
 
 def _entries(container: Any) -> tuple[list[Any], list[Any]]:
@@ -33,7 +36,7 @@ def _fill(container: Any, keys: list[Any], values: list[Any]) -> None:
     """Give a container these entries, if it has others now."""
     keys_now, values_now = _entries(container)
     same = len(values) == len(values_now) and keys == keys_now
-    if same and all(a is b for a, b in zip(values, values_now, strict=True)):
+    if same and all(map(operator.is_, values, values_now)):
         return
     container.clear()
     if isinstance(container, dict):
@@ -66,15 +69,18 @@ class _Snapshot:
         while pending:
             value = pending.pop()
             kind = type(value)
+            if kind is OrderedDict and not value:  # most are, the hooks of modules
+                self.empty.append(value)
+                continue
             if kind in _PLAIN or id(value) in self.seen:
                 continue
             if isinstance(value, _CONTAINERS):
-                if not value:  # most are, the hooks of modules: nothing to remember but that
+                if not value:
                     self.empty.append(value)
                     continue
                 keys, values = _entries(value)
                 self.containers.append((value, keys, values))
-                pending.extend(values)
+                pending += [v for v in values if type(v) not in _PLAIN]
             elif isinstance(value, tuple):
                 pending.extend(value)
             elif isinstance(value, torch.Tensor):
@@ -142,8 +148,8 @@ def untouched(model: nn.Module, contents: Contents | None = None) -> Iterator[Co
     Yields:
         Has to be told of parameters before they are written to, if ``contents`` are given.
     """
-    modules = list(model.modules())
-    parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    modules = list(modules_of(model).values())
+    parameters = [(p, p.requires_grad, p.grad) for p in parameters_of(model).values()]
     devices = {p.device for p, _, _ in parameters if p.device.type == 'cuda'}
     snapshot = _Snapshot()
     for module in modules:
@@ -172,9 +178,12 @@ def held_tensors(module: nn.Module) -> list[torch.Tensor]:
     """Tensors in the plain attributes of a module, also in a dict among them."""
     found = []
     for name, value in vars(module).items():
-        if name not in ('_parameters', '_buffers', '_modules'):
-            values = value.values() if isinstance(value, dict) else [value]
-            found += [v for v in values if isinstance(v, torch.Tensor)]
+        if type(value) in _PLAIN:
+            continue
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, dict) and value and name not in _NO_CACHES:
+            found += [v for v in value.values() if isinstance(v, torch.Tensor)]
     return found
 
 
@@ -227,7 +236,7 @@ def caching_modules(model: nn.Module) -> list[nn.Module]:
     It is dropped by this call.
     """
     found = []
-    candidates = [module for module in model.modules() if may_cache(module)]
+    candidates = [module for module in modules_of(model).values() if may_cache(module)]
     candidates = [module for module in candidates if held_tensors(module)]
     with _modes_kept(model) if candidates else contextlib.nullcontext():
         for module in candidates:

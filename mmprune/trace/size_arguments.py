@@ -158,6 +158,7 @@ READERS: dict[Any, Reader] = {
     **{f: _split for f in _both('split', 'split_with_sizes')},
     **{f: _narrowed for f in _both('narrow')},
     Tensor.__getitem__: _indexed,
+    Tensor.__setitem__: _indexed,
     F.pad: _padded,
     F.multi_head_attention_forward: _attended,
     **{f: _normalised for f in (F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm)},

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmprune.trace.expressions import Attribute, Dim, Edge, Expression
+from mmprune.trace.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class TraceNode:
         inputs: Producer of every input; None where the input is a constant.
         shapes: Shape of every output.
         attrs: What the channel rule needs beyond shapes (dims, groups...). With
-            ``constant_shapes``, shapes of the constants that the call was given.
+            ``constant_shapes``, shapes of the constants that the call was given; with
+            ``is_update``, it only computes what is written to parameters.
         source: Name of the autograd node that it was read from.
         module: Dotted name of the innermost module in which it ran, '' for the root.
     """
@@ -40,6 +42,51 @@ class TraceNode:
 
 
 @dataclass(frozen=True)
+class ComputedWeight:
+    """A weight that a layer uses and that is no parameter, but a function of some.
+
+    Attributes:
+        name: ``<layer>.weight``, with a number behind if the layer has several.
+        edge: Where it is in the graph.
+        shape: Its shape.
+        made_of: Names of the parameters.
+        recipe: How to compute it; None if some of that was not seen.
+    """
+
+    name: str
+    edge: Edge
+    shape: tuple[int, ...]
+    made_of: tuple[str, ...]
+    recipe: Recipe | None = None
+
+    @property
+    def layer(self) -> str:
+        """Dotted name of the module that uses it."""
+        return self.name.rpartition('.')[0]
+
+    def is_like(self, other: ComputedWeight) -> bool:
+        """Whether both are the same function of the same parameters."""
+        if (self.made_of, self.shape) != (other.made_of, other.shape):
+            return False
+        if self.recipe is None or other.recipe is None:
+            return self.recipe is other.recipe and self.layer == other.layer
+        return self.recipe.signature == other.recipe.signature
+
+
+@dataclass(frozen=True)
+class UsedWeights:
+    """What the layers of a network use.
+
+    Attributes:
+        computed: In order of use, each once.
+        hidden: Parameters that no layer uses as they are, only through those.
+    """
+
+    computed: tuple[ComputedWeight, ...] = ()
+    hidden: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class ModuleCall:
     """Traced tensors that went in and out of one call of a module.
 
@@ -50,6 +97,30 @@ class ModuleCall:
     inputs: tuple[Edge, ...]
     outputs: tuple[Edge, ...]
     is_unreached: bool
+
+
+@dataclass(frozen=True)
+class WalkedRoad:
+    """A road that was traced, see ``mmprune.trace.roads``.
+
+    Attributes:
+        name: Its name.
+        training: Whether the model was in training mode.
+        stop: How many nodes the graph has with those of this road, and of those before it.
+        outputs: The same of its outputs.
+        adds: Whether it says anything of channels that the roads before it have not said.
+        needs_two: Whether a norm takes the statistics of a single value on it, which is refused
+            where it is not only traced.
+        problem: Why it could not be walked; empty if it could.
+    """
+
+    name: str
+    training: bool
+    stop: int
+    outputs: int
+    adds: bool = True
+    needs_two: bool = False
+    problem: str = ''
 
 
 @dataclass(frozen=True)
@@ -93,6 +164,9 @@ class TraceGraph:
         handed: (parameter, module that hands it to another one which uses it).
         recomputing: Modules that have a part of them recomputed in the backward pass.
         buffers: Those of ``parameters`` that are buffers.
+        types: What its operations give, as types of torch.
+        weights: What its layers use as their weights.
+        roads: The roads that were walked, those of the nodes in order.
         readings: Numbers that operations were given for sizes.
         scales: (module, dim or attribute) of what quantities were computed from: modules that
             asked for it, or computed with it.
@@ -112,16 +186,33 @@ class TraceGraph:
     handed: tuple[tuple[str, str], ...] = ()
     recomputing: tuple[str, ...] = ()
     buffers: frozenset[str] = frozenset()
+    types: frozenset[Any] = frozenset()
+    weights: UsedWeights = field(default_factory=UsedWeights)
     readings: tuple[Reading, ...] = ()
     scales: tuple[tuple[str, Dim | Attribute], ...] = ()
     layer_scales: tuple[tuple[Attribute, Expression], ...] = ()
     equal: tuple[tuple[Expression, Expression], ...] = ()
+    roads: tuple[WalkedRoad, ...] = ()
+
+    @property
+    def first_stop(self) -> int:
+        """How many nodes the first road has, which is the one that costs are about."""
+        return self.roads[0].stop if self.roads else len(self.nodes)
+
+    def first_road(self) -> TraceGraph:
+        """The nodes and outputs of the first road alone."""
+        if not self.roads or self.first_stop == len(self.nodes):
+            return self
+        outputs = self.outputs[: self.roads[0].outputs]
+        return replace(self, nodes=self.nodes[: self.first_stop], outputs=outputs)
 
     def consumers(self) -> dict[str, list[str]]:
         """Parameter name -> modules whose forward reads it, in order of use."""
         names = {node.id: node.attrs['name'] for node in self.nodes if node.op == 'parameter'}
         found: dict[str, dict[str, None]] = {name: {} for name in names.values()}
         for node in self.nodes:
+            if 'is_update' in node.attrs:
+                continue  # it is about the full parameters, in every subnet
             for edge in node.inputs:
                 if edge is not None and edge[0] in names:
                     for module in self._readers(names[edge[0]], node.module):
@@ -131,6 +222,13 @@ class TraceGraph:
         for name, module in self.handed:
             found.get(name, {}).setdefault(module)
         return {name: list(modules) for name, modules in found.items()}
+
+    def updated(self) -> frozenset[str]:
+        """Parameters that are written to, and those that this is computed from."""
+        names = {node.id: node.attrs['name'] for node in self.nodes if node.op == 'parameter'}
+        updates = [node for node in self.nodes if 'is_update' in node.attrs]
+        edges = [edge for node in updates for edge in node.inputs if edge is not None]
+        return frozenset(names[edge[0]] for edge in edges if edge[0] in names)
 
     def _readers(self, name: str, module: str) -> Iterator[str]:
         """``module`` and, if it has got a parameter that it does not own, who may have read it.

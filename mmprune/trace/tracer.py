@@ -1,138 +1,121 @@
-"""Run a model once and read the autograd graph that the run leaves behind."""
+"""Run a model once on a road and read the autograd graph that the run leaves behind."""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd.graph import get_gradient_edge
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_leaves, tree_map
 
 from mmprune.errors import InputError
 from mmprune.registry import BACKWARD_PARSERS, table
-from mmprune.trace.calls import CallRecorder, tensors_in
+from mmprune.trace.averages import WrittenWeights
+from mmprune.trace.calls import CallRecorder
+from mmprune.trace.calls import tensors_in as tensors_in
+from mmprune.trace.chance import without_chance
 from mmprune.trace.eager import eagerly
 from mmprune.trace.escapes import EscapeRecorder
-from mmprune.trace.model_state import Contents, caching_modules, untouched
+from mmprune.trace.joined import opaque_operations
+from mmprune.trace.model_state import caching_modules, untouched
 from mmprune.trace.numbers import NumberLog, resolved
+from mmprune.trace.recipes import Recipe
+from mmprune.trace.roads import DemoInput as DemoInput
+from mmprune.trace.roads import Road, describe_input
+from mmprune.trace.roads import run_model as run_model
+from mmprune.trace.session import GradFn, Session
 from mmprune.trace.stand_ins import ALL, FAITHFUL, StandIns
-from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode
-
-DemoInput = torch.Tensor | tuple | list | Mapping | Callable[[nn.Module], Any]
-GradFn = Any
-"""A node of torch's autograd graph; torch gives it no public type."""
+from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode, UsedWeights
+from mmprune.trace.training import noted_readers, train, who_differ
+from mmprune.trace.walk import modules_of, parameters_of
+from mmprune.trace.weights import used_weights
 
 
 class TraceError(InputError):
     """The model could not be run, or its run left nothing to read."""
 
 
-def run_model(model: nn.Module, demo_input: DemoInput) -> Any:
-    """Call ``model`` on a tensor, a tuple of arguments, a dict of keywords, or by a callable."""
-    if isinstance(demo_input, torch.Tensor):
-        return model(demo_input)
-    if isinstance(demo_input, tuple | list):
-        return model(*demo_input)
-    if isinstance(demo_input, Mapping):
-        return model(**demo_input)
-    if callable(demo_input):
-        return demo_input(model)
-    raise TypeError(
-        'demo_input must be a tensor, a tuple of arguments, a dict of keywords or a '
-        f'callable(model), not {type(demo_input).__name__}'
-    )
-
-
-def describe_input(demo_input: DemoInput) -> str:
-    """Shapes of a demo input, for messages."""
-    if callable(demo_input) and not isinstance(demo_input, torch.Tensor):
-        return 'the given callable'
-    tensors = [x for x in tree_leaves(demo_input) if isinstance(x, torch.Tensor)]
-    shapes = ', '.join(f'{"x".join(map(str, x.shape))} {x.dtype}' for x in tensors)
-    return f'a demo input of {shapes or "no tensor"}'
-
-
-def trace(
-    model: nn.Module,
-    demo_input: DemoInput,
-    contents: Contents | None = None,
-    stored: Mapping[str, Any] | None = None,
-) -> TraceGraph:
+def trace_road(model: nn.Module, road: Road, session: Session) -> TraceGraph:
     """Trace one forward pass of ``model``, which is left as it was.
 
-    The pass runs in eval mode with gradients on; every parameter and every float
-    input requires grad, so that the graph shows frozen layers too.
+    The pass runs with gradients on; every parameter and every float input requires grad, so
+    that the graph shows frozen layers too. In training nothing is left to chance.
 
     Args:
         model: Any module.
-        demo_input: A tensor, a tuple of arguments, a dict of keywords, or
-            ``callable(model) -> outputs``. The batch size does not matter.
-        contents: See ``untouched``.
-        stored: Numbers that modules store, by module and attribute, to follow where they are
-            used.
+        road: How to run it. The batch size does not matter.
+        session: What is known of the roads before.
 
     Raises:
-        TraceError: The model fails on the demo input, or returns no tensor that
+        TraceError: The model fails on the road, or, on the first one, returns no tensor that
             depends on a parameter.
     """
-    contents = {} if contents is None else contents
     buffers = _constant_buffers(model)
     # A buffer that is written to cannot require grad, and some code wants no gradients where
     # it says so: the last attempt shows why.
-    stored = stored or {}
     for stand_ins, leaves in ((ALL, buffers), (FAITHFUL, buffers), (ALL, {})):
         if leaves or not buffers:
-            with contextlib.suppress(TraceError):
-                return _trace(model, demo_input, leaves, contents, stand_ins, stored)
-    return _trace(model, demo_input, {}, contents, FAITHFUL, stored)
+            try:
+                return _trace(model, road, leaves, session, stand_ins)
+            except TraceError as error:
+                cause = error.__cause__
+                if session.known and type(cause) is not RuntimeError:
+                    raise  # the model's own refusal of a road that need not run
+    return _trace(model, road, {}, session, FAITHFUL)
 
 
 def _constant_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
     """Float buffers that a forward may use as it uses parameters: fixed position embeddings."""
     return {
         name: buffer
-        for owner, module in model.named_modules()
-        if not isinstance(module, nn.modules.batchnorm._NormBase)
+        for owner, module in modules_of(model).items()
         for name, buffer in module.named_buffers(prefix=owner, recurse=False)
+        if not (isinstance(module, nn.modules.batchnorm._NormBase) and '.running_' in f'.{name}')
         if buffer.is_floating_point() and buffer.numel() > 1 and buffer.is_leaf
     }
 
 
 def _trace(
     model: nn.Module,
-    demo_input: DemoInput,
+    road: Road,
     buffers: Mapping[str, torch.Tensor],
-    contents: Contents,
+    session: Session,
     stand_ins: StandIns,
-    stored: Mapping[str, Any],
 ) -> TraceGraph:
     """Trace with these buffers as leaves of the graph, and with stand-ins for some functions."""
     # Inside inference mode nothing is recorded, whatever requires grad.
-    kept = untouched(model, contents)
-    with torch.inference_mode(False), kept as copies, _requiring_grad(buffers.values()):
-        model.eval()
-        for module in caching_modules(model):
-            module.training = True  # what it reads in eval mode hides its parameters
+    kept = untouched(model, session.contents)
+    with (
+        torch.inference_mode(False), kept as copies, _requiring_grad(buffers.values()),
+        session.calls.used(model, road.training) as made,
+    ):  # fmt: skip
+        _set_mode(model, road.training)
         _let_all_require_grad(model)
-        demo_input, input_leaves = _differentiable(demo_input)
+        demo_input, input_leaves = session.differentiable(road.input)
         recorder = CallRecorder(model)
-        log = NumberLog(lambda: recorder.stack[-1])
+        writes, log = WrittenWeights(model), NumberLog(lambda: recorder.stack[-1])
+        if road.training:
+            stand_ins = {**writes.stand_ins, **stand_ins}
         escapes = EscapeRecorder(log.running, stand_ins, copies.keep, log)
         with contextlib.ExitStack() as stack:
-            for context in (warnings.catch_warnings(), torch.enable_grad(), eagerly(model)):
+            for context in (
+                warnings.catch_warnings(), torch.enable_grad(), eagerly(model),
+                without_chance() if road.training else contextlib.nullcontext(),
+                log.installed(model, session.stored),
+            ):  # fmt: skip
                 stack.enter_context(context)
-            for context in (log.installed(model, stored), recorder, escapes):
-                stack.enter_context(context)
+            readers = stack.enter_context(noted_readers())
+            stack.enter_context(recorder)
+            stack.enter_context(escapes)
             # Only here do numbers that a model gives to Python require grad.
             warnings.filterwarnings('ignore', message='Converting a tensor with requires_grad')
             warnings.filterwarnings('ignore', message='Using `torch.compile.* global hooks')
             try:
-                outputs = run_model(model, demo_input)
+                outputs = road.run(model, demo_input)
             except Exception as error:
                 raise TraceError(
                     f'{type(model).__name__} cannot be run on {describe_input(demo_input)}: '
@@ -142,8 +125,23 @@ def _trace(
         found = tensors_in(outputs)
         for tensor in found:
             escapes.use(tensor)
-        input_leaves.append(log.token)
-        return _GraphReader(model, buffers, recorder, escapes, input_leaves).read(found)
+        input_leaves = [*input_leaves, log.token]
+        reader = _GraphReader(model, buffers, recorder, escapes, input_leaves, session)
+        graph = reader.read(found, writes.sums)
+        session.calls.keep(made)
+        session.order, session.recipe = list(reader.ids), reader.recipe
+        if not road.training:
+            session.readers |= who_differ(readers, recorder) | train(model)
+        return graph
+
+
+def _set_mode(model: nn.Module, training: bool) -> None:
+    if training:
+        model.train()
+        return
+    model.eval()
+    for module in caching_modules(model):
+        module.training = True  # what it reads in eval mode hides its parameters
 
 
 @contextlib.contextmanager
@@ -161,7 +159,7 @@ def _requiring_grad(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
 
 def _let_all_require_grad(model: nn.Module) -> None:
     """Let every parameter require grad that can; refuse those that autograd will never see."""
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters_of(model).items():
         if is_lazy(parameter):
             raise TraceError(
                 f"parameter '{name}' of {type(model).__name__} has no shape yet: run the model "
@@ -176,21 +174,6 @@ def _let_all_require_grad(model: nn.Module) -> None:
             parameter.requires_grad_(True)
 
 
-def _differentiable(demo_input: DemoInput) -> tuple[DemoInput, list[torch.Tensor]]:
-    """Copies of the float tensors of a demo input that require grad."""
-    leaves: list[torch.Tensor] = []
-
-    def copy(value: Any) -> Any:
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
-            value = value.detach().clone().requires_grad_(True)
-            leaves.append(value)
-        return value
-
-    if isinstance(demo_input, torch.Tensor | tuple | list | Mapping):
-        return tree_map(copy, demo_input), leaves
-    return demo_input, leaves
-
-
 class _GraphReader:
     """Turns grad_fns into TraceNodes. Holds the grad_fns alive while it does."""
 
@@ -201,7 +184,9 @@ class _GraphReader:
         recorder: CallRecorder,
         escapes: EscapeRecorder,
         input_leaves: Iterable[torch.Tensor],
+        session: Session,
     ) -> None:
+        self.session = session
         self.recorder = recorder
         self.escapes = escapes
         self.input_ids = {id(leaf) for leaf in input_leaves}
@@ -213,46 +198,55 @@ class _GraphReader:
             for names, parameter in zip(self.names.values(), model.parameters(), strict=True)
         }
         self.leaf_buffers = {id(buffer): name for name, buffer in buffers.items()}
+        self.all_buffers = {id(buffer): name for name, buffer in model.named_buffers()}
         self.buffer_names = {
             (buffer.data_ptr(), buffer.shape): name for name, buffer in model.named_buffers()
         }
         self.parsers = table(BACKWARD_PARSERS)
+        self.types: set[torch.dtype] = set()
+        self.order: list[GradFn] = []
         self.ids: dict[GradFn, int] = {}
 
-    def read(self, outputs: list[torch.Tensor]) -> TraceGraph:
-        """Build the graph that ends in ``outputs``."""
+    def read(self, outputs: list[torch.Tensor], written: list[torch.Tensor]) -> TraceGraph:
+        """Build the graph that ends in ``outputs``, and in what is written to parameters."""
+        known, start = self.session.known, self.session.stop
         edges = [get_gradient_edge(t) for t in outputs if t.requires_grad]
-        behind_outputs = set(_topological([edge.node for edge in edges]))
+        behind_outputs = set(_topological([edge.node for edge in edges], known))
         escaped = [edge.node for edge, _ in self.escapes.escapes]
         # What a module gives and nobody uses is computed all the same, and must fit.
         unused = [t.grad_fn for _, _, given in self.recorder.calls for t in given]
         unused = [node for node in unused if node is not None and node not in behind_outputs]
         unused += self.escapes.numbers.nodes() if self.escapes.numbers else []
-        order = _topological([edge.node for edge in edges] + escaped + unused)
-        self.ids = {grad_fn: index for index, grad_fn in enumerate(order)}
-        nodes = tuple(self._read_node(grad_fn) for grad_fn in order)
-        leaves = {node.attrs['name']: order[node.id] for node in nodes if node.op == 'parameter'}
+        order = _topological([edge.node for edge in edges] + escaped + unused, known)
+        computed = set(order)
+        updates = [tensor.grad_fn for tensor in written]
+        if updates:
+            order = _topological([edge.node for edge in edges] + escaped + unused + updates, known)
+        self.order, self.ids = order, {g: start + index for index, g in enumerate(order)}
+        nodes = tuple(self._read_node(grad_fn, grad_fn not in computed) for grad_fn in order)
+        leaves = {
+            node.attrs['name']: order[node.id - start] for node in nodes if node.op == 'parameter'
+        }
         used = {
             name
             for name, leaf in leaves.items()
             if leaf in behind_outputs and name in self.parameter_shapes
         }
-        if not used:
+        if not used and not known:
             raise TraceError(
                 'the output of the model does not depend on any of its parameters: there is '
                 'nothing to trace. Does the forward pass run in inference mode, or leave torch?'
             )
-        behind_unused = set(_topological(unused))
+        behind_unused = set(_topological(unused + updates, known))
         unreached = {
-            name: 'not part of the autograd graph of the outputs (never used in eval mode, '
-            'or used in inference mode or by other code than torch)'
+            name: 'not part of the autograd graph of the outputs (never used on a road, or '
+            'used in inference mode or by other code than torch)'
             for name in self.parameter_shapes
             if name not in used and leaves.get(name) not in behind_unused
         }
-        opaque: dict[str, dict[str, None]] = {}
-        for node in nodes:
-            if node.op == 'opaque':
-                opaque.setdefault(node.source, {}).setdefault(node.module)
+        buffers = frozenset(leaves) - self.parameter_shapes.keys()
+        # Those of later roads are found where all nodes are together.
+        weights = UsedWeights() if known else used_weights(nodes, buffers, self._recipe_at(order))
         return TraceGraph(
             nodes=nodes,
             outputs=tuple(self._edge(edge.node, edge.output_nr) for edge in edges),
@@ -261,17 +255,37 @@ class _GraphReader:
             },
             aliases={n[0]: tuple(n) for n in self.names.values() if len(n) > 1},
             unreached=unreached,
-            calls=tuple(self._calls(set(leaves))),
-            opaque={source: tuple(modules) for source, modules in opaque.items()},
+            calls=tuple(self._calls(self.session.reached | set(leaves))),
+            opaque=opaque_operations(nodes),
             escapes=tuple(
                 (self._edge(edge.node, edge.output_nr), reason)
                 for edge, reason in self.escapes.escapes
             ),
             handed=tuple(self._handed()),
             recomputing=tuple(self.recorder.recomputing),
-            buffers=frozenset(leaves) - self.parameter_shapes.keys(),
-            **(resolved(self.escapes.numbers, self.ids) if self.escapes.numbers else {}),
+            buffers=buffers,
+            types=frozenset(self.types),
+            weights=weights,
+            **self._numbers(),
         )
+
+    def recipe(self, grad_fn: GradFn, output: int) -> Recipe | None:
+        """How a tensor of this road was computed from parameters, if that was seen."""
+
+        def name(tensor: torch.Tensor) -> str | None:
+            names = self.names.get(id(tensor))
+            return names[0] if names else self.all_buffers.get(id(tensor))
+
+        return self.escapes.recipes.of((grad_fn, output), name)
+
+    def _recipe_at(self, order: list[GradFn]) -> Callable[[Edge], Recipe | None]:
+        return lambda edge: self.recipe(order[edge[0]], edge[1])
+
+    def _numbers(self) -> dict[str, Any]:
+        """What numbers were used for."""
+        known = {g: node for g, (node, output) in self.session.known.items() if not output}
+        log = self.escapes.numbers
+        return {} if log is None else resolved(log, {**known, **self.ids})
 
     def _handed(self) -> Iterable[tuple[str, str]]:
         for tensor, module in self.recorder.handed:
@@ -280,9 +294,12 @@ class _GraphReader:
                 yield names[0], module
 
     def _edge(self, grad_fn: GradFn, output: int) -> Edge:
-        return (self.ids[grad_fn], output)
+        if grad_fn in self.session.known:
+            node, place = self.session.known[grad_fn]
+            return node, output if place is None else place
+        return self.ids[grad_fn], output
 
-    def _read_node(self, grad_fn: GradFn) -> TraceNode:
+    def _read_node(self, grad_fn: GradFn, is_update: bool) -> TraceNode:
         source = grad_fn.name().rpartition(':')[2]
         attrs: dict[str, Any] = {}
         if source == 'AccumulateGrad':
@@ -297,18 +314,21 @@ class _GraphReader:
                 op = 'input' if id(variable) in self.input_ids else 'opaque'
         else:
             shapes = tuple(tuple(m.shape) for m in grad_fn._input_metadata)
+            self.types.update(m.dtype for m in grad_fn._input_metadata)
             module = self.recorder.module_at(grad_fn._sequence_nr())
             op, attrs = self._parse(source, grad_fn)
             constants = self.escapes.constants_at(grad_fn._sequence_nr())
             if constants:
                 attrs['constant_shapes'] = constants
+            if is_update:
+                attrs['is_update'] = True
             if op == 'copy_slices':
                 attrs['written'] = self.escapes.writes.at(grad_fn._sequence_nr())
         return TraceNode(
             id=self.ids[grad_fn],
             op=op,
             inputs=tuple(
-                None if parent is None else (self.ids[parent], output)
+                None if parent is None else self._edge(parent, output)
                 for parent, output in grad_fn.next_functions
             ),
             shapes=shapes,
@@ -331,7 +351,9 @@ class _GraphReader:
     def _calls(self, reached: set[str]) -> Iterable[ModuleCall]:
         def edges(tensors: list[torch.Tensor]) -> tuple[Edge, ...]:
             return tuple(
-                self._edge(t.grad_fn, t.output_nr) for t in tensors if t.grad_fn in self.ids
+                self._edge(t.grad_fn, t.output_nr)
+                for t in tensors
+                if t.grad_fn in self.ids or t.grad_fn in self.session.known
             )
 
         owners: dict[str, bool] = {}
@@ -344,10 +366,13 @@ class _GraphReader:
             yield ModuleCall(name, edges(inputs), edges(outputs), not owners.get(name, True))
 
 
-def _topological(roots: list[GradFn]) -> list[GradFn]:
-    """All grad_fns behind ``roots``, producers first, ties by order of execution."""
+def _topological(roots: list[GradFn], known: Collection[GradFn]) -> list[GradFn]:
+    """All grad_fns behind ``roots``, producers first, ties by order of execution.
+
+    Those that are ``known`` are left out, with all behind them.
+    """
     order: list[GradFn] = []
-    done: set[GradFn] = set()
+    done: set[GradFn] = set(known)
     stack: list[tuple[GradFn, bool]] = [(root, False) for root in reversed(roots)]
     while stack:
         grad_fn, expanded = stack.pop()
@@ -368,6 +393,6 @@ def _topological(roots: list[GradFn]) -> list[GradFn]:
         position[parent] < position[grad_fn]
         for grad_fn in executed
         for parent, _ in grad_fn.next_functions
-        if parent is not None
+        if parent in position
     )
     return executed if in_order else order

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 
 WHOLE, PART, ONE = 'whole', 'part', 'one'
-"""What an index takes of a dim: all of it, some of it, or one position, which drops the dim."""
-Taken = tuple[str, ...]
+"""What an index takes of a dim: all of it, some of it, or one position, which drops the dim.
+
+In the place of ``PART`` stands (start, stop) where what it takes are neighbours.
+"""
+Taken = tuple[str | tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -34,18 +37,26 @@ def taken_by(index: Any, shape: tuple[int, ...]) -> Taken | None:
     parts = list(index) if isinstance(index, tuple) else [index]
     if any(isinstance(part, bool) or part is None for part in parts):
         return None
+    for place, part in enumerate(parts):
+        if isinstance(part, torch.Tensor) and part.dtype is torch.bool and part.dim() > 1:
+            parts[place + 1 : place + 1] = [0] * (part.dim() - 1)  # what it takes is one dim
+            break
     ellipses = [place for place, part in enumerate(parts) if part is Ellipsis]
     if len(ellipses) > 1 or len(parts) - len(ellipses) > len(shape):
         return None
     place = ellipses[0] if ellipses else len(parts)
     missing = len(shape) - len(parts) + len(ellipses)
     parts[place : place + len(ellipses)] = [slice(None)] * missing
-    found = []
+    found: list[str | tuple[int, int]] = []
     for part, size in zip(parts, shape, strict=True):
         if isinstance(part, slice):
-            found.append(WHOLE if len(range(*part.indices(size))) == size else PART)
+            start, stop, step = part.indices(size)
+            run = PART if step != 1 else (start, max(start, stop))
+            found.append(WHOLE if (start, stop, step) == (0, size, 1) else run)
         elif isinstance(part, int):
             found.append(ONE)
+        elif isinstance(part, torch.Tensor) and part.dtype is torch.bool:
+            found.append(PART)
         else:
             return None
     return tuple(found)

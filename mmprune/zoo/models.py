@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import mmcls
 import torch
-from mmcls.registry import MODELS
 from mmengine.config import Config
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmprune.dependencies import require
 from mmprune.errors import InputError
 
 WEIGHTS = ('weight', 'in_proj_weight')
@@ -28,7 +27,13 @@ SIZES = (64, 96, 224, 256, 299, 384)
 
 def config_folder() -> Path:
     """Where mmcls keeps its model configs."""
-    return Path(mmcls.__file__).parent / '.mim' / 'configs' / '_base_' / 'models'
+    return (
+        Path(str(require('mmcls', 'the zoo').__file__)).parent
+        / '.mim'
+        / 'configs'
+        / '_base_'
+        / 'models'
+    )
 
 
 def resolve(name: str) -> str:
@@ -60,7 +65,9 @@ def build_config(config: Mapping[str, Any], seed: int = 0) -> nn.Module:
     """The same for any config of a classifier, as a dict."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = MODELS.build({'_scope_': 'mmcls', **config})
+        model: nn.Module = require('mmcls.registry', 'the zoo').MODELS.build(
+            {'_scope_': 'mmcls', **config}
+        )
         # In float64 from the start: numbers of float32 would be drawn twice now and then.
         model = refreshed(randomise(in_type(model, torch.float64)))
         return settle(model, images(model, seed=seed))

@@ -9,7 +9,7 @@ from pruned_pairs import prepared
 from torch import nn
 from torch.nn import functional as F
 
-from mmprune.compensation import LeastSquares, MeanFolding, batches_of, compensate
+from mmprune.compensation import LeastSquares, MeanFolding, batches_of, compensate, run_inputs
 from mmprune.deploy import deploy
 from mmprune.deploy.channel_cfg import as_channel_cfg
 from mmprune.errors import InputError
@@ -326,7 +326,7 @@ def test_labels_are_not_looked_at(pruned, images):
     with pytest.raises(InputError, match=r'batch 0: TypeError.*forward=lambda model, batch'):
         pruner.compensate(small, loader)
     other = copy.deepcopy(small)
-    pruner.compensate(small, loader, forward=lambda model, batch: model(batch[0]))
+    pruner.compensate(small, loader, forward=run_inputs)
     pruner.compensate(other, list(images.split(20)))
     assert same(state(small), state(other))
 

@@ -90,14 +90,14 @@ def test_what_is_missing_on_average_is_folded():
 @pytest.mark.parametrize(
     ('method', 'said'),
     [
-        ('Nothing', "there are ['LeastSquares', 'MeanFolding']"),
-        (dict(type='LeastSquares', rigde=1), 'rigde'),
+        ('Nothing', "there is no compensation 'Nothing'"),
+        (dict(type='LeastSquares', rigde=1), "LeastSquares has no option 'rigde'"),
         (dict(type='LeastSquares', ridge=-1.0), 'ridge: must be 0 or more, not -1.0'),
         (dict(type='MeanFolding', samples=0), 'samples: .* not 0'),
     ],
 )
 def test_what_cannot_be_built_is_told(method, said):
-    with pytest.raises(InputError, match=said.replace('[', r'\[')):
+    with pytest.raises(InputError, match=said):
         built_method(method)
 
 

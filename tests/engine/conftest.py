@@ -14,7 +14,7 @@ from mmprune.engine.run import train
 from mmprune.engine.search_subnet import search_subnet
 from mmprune.registry import MODELS
 
-CONFIG = 'autoslim_resnet_small_digits_tiny.py'
+CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 
 
 @pytest.fixture

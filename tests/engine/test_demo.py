@@ -8,7 +8,7 @@ import pytest
 from mmprune.engine.demo import run_demo
 from mmprune.errors import InputError
 
-CONFIG = 'autoslim_resnet_small_digits_tiny.py'
+CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 OPTIONS = {
     'train_dataloader.dataset.indices': 320,
     'train_cfg.val_interval': 100,

@@ -14,11 +14,12 @@ from mmprune.deploy.channel_cfg import load_channel_cfg
 from mmprune.engine.algorithm import build_algorithm, calibration_batches, load_network
 from mmprune.engine.deploy_subnet import VerificationError, deploy_subnet
 from mmprune.engine.export_subnet import export_subnet, set_from_file
+from mmprune.engine.onnx_export import export_onnx
 from mmprune.engine.predict import predict_dataset
 from mmprune.engine.run import evaluate, train
 from mmprune.errors import InputError
 
-CONFIG = 'autoslim_resnet_small_digits_tiny.py'
+CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 
 
 @pytest.fixture
@@ -106,16 +107,51 @@ def test_deployed_files_are_plain_and_can_be_moved(
     assert torch.equal(weight, state['state_dict']['head.fc.weight'])
 
 
-def test_onnx_computes_the_same(untrained: Path, random_subnet: Path, tmp_path: Path) -> None:
+def test_onnx_computes_the_same(
+    untrained: Path, random_subnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     onnxruntime = pytest.importorskip('onnxruntime')
     files = deploy_subnet(CONFIG, untrained, random_subnet, tmp_path / 'deployed', onnx=True)
     assert files.onnx is not None
     images = torch.randn(5, 1, 8, 8)
     session = onnxruntime.InferenceSession(str(files.onnx), providers=['CPUExecutionProvider'])
+    # What it expects and gives is in the file, and is said.
+    told = session.get_modelmeta().custom_metadata_map
+    assert told['input'] == (
+        'float32, N x 1 x 8 x 8, normalised by you: (pixel - mean) / std with mean [77.8] and std '
+        '[95.8], pixels from 0 to 255'
+    )
+    assert told['output'] == 'N x 10, raw scores: logits of a classifier, softmax not applied'
+    printed = capsys.readouterr().out
+    assert told['input'] in printed
+    assert told['output'] in printed
     (logits,) = session.run(None, {'input': images.numpy()})
     with torch.no_grad():
         expected = load_network(files.config, files.checkpoint)(images)
     torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('batch', [1, 3])
+def test_onnx_of_a_fixed_batch(
+    untrained: Path, random_subnet: Path, tmp_path: Path, batch: int
+) -> None:
+    onnxruntime = pytest.importorskip('onnxruntime')
+    files = deploy_subnet(CONFIG, untrained, random_subnet, tmp_path / 'out', onnx_batch=batch)
+    assert files.onnx is not None
+    session = onnxruntime.InferenceSession(str(files.onnx), providers=['CPUExecutionProvider'])
+    assert session.get_inputs()[0].shape == [batch, 1, 8, 8]
+    assert session.get_outputs()[0].shape == [batch, 10]
+    images = torch.randn(batch, 1, 8, 8)
+    (logits,) = session.run(None, {'input': images.numpy()})
+    with torch.no_grad():
+        expected = load_network(files.config, files.checkpoint)(images)
+    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_onnx_of_no_batch_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip('onnxruntime')
+    with pytest.raises(InputError, match='batches of 0 images'):
+        export_onnx(torch.nn.ReLU(), torch.rand(1, 1, 8, 8), tmp_path / 'no.onnx', batch=0)
 
 
 def test_nothing_is_written_when_verification_fails(
@@ -188,6 +224,6 @@ def test_broken_channel_configs_are_refused_by_name(
 
 
 def test_a_plain_config_has_no_subnets(cfg: Config, untrained: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r'resnet_small_digits.py.*ImageClassifier'):
-        export_subnet('resnet_small_digits.py', untrained, 'min', tmp_path / 'subnet.yaml')
+    with pytest.raises(InputError, match=r'resnet-small_1xb64_digits.py.*ImageClassifier'):
+        export_subnet('resnet-small_1xb64_digits.py', untrained, 'min', tmp_path / 'subnet.yaml')
     assert not list(tmp_path.iterdir())

@@ -20,7 +20,7 @@ from mmprune.engine.subnet_times import Comparison
 from mmprune.errors import InputError
 from mmprune.latency import Correction, LatencyTable, building
 
-CONFIG = 'autoslim_resnet_small_digits_tiny.py'
+CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 Search = Callable[..., Any]
 
 
@@ -75,7 +75,7 @@ def test_everything_is_measured_printed_and_written(
 
 def test_a_plain_network_needs_no_pruner(tmp_path: Path) -> None:
     found = estimate_latency.estimate_latency(
-        'digits/resnet_small_digits.py',
+        'digits/resnet-small_1xb64_digits.py',
         LatencyOptions(table=tmp_path / 'table.json', subnets=2, input_shape=(1, 8, 8)),
         {'model.backbone.base_channels': 8, 'model.head.in_channels': 32},
     )

@@ -14,7 +14,7 @@ from mmprune.engine.export_subnet import export_subnet
 from mmprune.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = 'autoslim_resnet_small_digits_tiny.py'
+TINY = 'autoslim_resnet-tiny_1xb32_digits.py'
 
 
 @pytest.mark.parametrize('version', ['0.x', '1.x'])

@@ -66,7 +66,7 @@ def test_the_deployed_config_has_no_hooks_of_pruning(trained: tuple[Runner, Path
     assert [hook['type'] for hook in cfg.custom_hooks] == ['EMAHook']
     assert cfg.model.type == 'mmprune.DeployedModel'
     assert cfg.load_from is None
-    assert 'iterative_resnet_small_digits.py' in (folder / 'deployed.py').read_text()
+    assert 'iterative_resnet-small_1xb64_digits.py' in (folder / 'deployed.py').read_text()
 
 
 @pytest.mark.parametrize('epoch', [2, 3])
@@ -199,7 +199,7 @@ def test_no_pruner(tmp_path: Path) -> None:
 
 
 def test_an_autoslim_sets_its_widths_itself(tmp_path: Path) -> None:
-    cfg = load_config('autoslim_resnet_small_digits_tiny.py')
+    cfg = load_config('autoslim_resnet-tiny_1xb32_digits.py')
     cfg.custom_hooks = [dict(type='mmprune.IterativePruning')]
     with pytest.raises(InputError, match='IterativePruning cannot prune an AutoSlim'):
         train(cfg, tmp_path)

@@ -16,12 +16,13 @@ from mmprune.deploy.channel_cfg import load_channel_cfg
 from mmprune.engine.algorithm import build_algorithm, load_network
 from mmprune.engine.export_subnet import export_subnet
 from mmprune.engine.prune import prune
+from mmprune.engine.prune_options import PruneOptions, prunable_config
 from mmprune.engine.run import evaluate
 from mmprune.engine.search_subnet import search_subnet
 from mmprune.errors import InputError
 from mmprune.registry import MODELS
 
-CONFIG = 'autoslim_resnet_small_digits_tiny.py'
+CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 
 
 def tiny(**pruner: Any) -> Config:
@@ -101,13 +102,79 @@ def test_nothing_is_written_if_there_is_no_such_subnet(
 
 
 def test_another_pruner_is_refused(plain: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r'tiny\.py: pruning needs .*not a RatioPruner'):
+    with pytest.raises(InputError, match=r'digits\.py: pruning needs .*not a RatioPruner'):
         prune(CONFIG, plain, tmp_path)
 
 
-def test_a_config_of_a_plain_network_is_refused(plain: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match='its model is a ImageClassifier, which has no subnets'):
-        prune('resnet_small_digits.py', plain, tmp_path)
+def plain_config() -> Config:
+    """The config that the plain network of these tests would be trained with."""
+    cfg = load_config(CONFIG)
+    cfg.model = cfg.model.architecture
+    cfg.pop('search_cfg')
+    return cfg
+
+
+def test_a_config_of_a_plain_network_is_pruned(plain: Path, tmp_path: Path, capsys: Any) -> None:
+    options = PruneOptions(budget=dict(macs=0.4), importance='Taylor', keep=['backbone.conv1'])
+    files = prune(plain_config(), plain, tmp_path, options=options)
+    printed = capsys.readouterr().out
+    assert '1x1x8x8, the first image of test_dataloader' in printed
+    assert 'TaylorImportance has seen' in printed
+    assert files.verified.ok
+    kept = torch.load(files.checkpoint, weights_only=True)['meta']
+    full = build_algorithm(tiny(), plain).pruner.cost()
+    assert 0.39 * full['macs'] <= kept['macs'] <= 0.4 * full['macs']
+    # The widths that are printed are those of the file, the kept layer whole.
+    layers = load_channel_cfg(files.channel_cfg)
+    assert layers['backbone.conv1']['out_channels'] == 8
+    entry = layers['backbone.layer3.1.conv1']
+    rows = printed.splitlines()
+    row = next(line for line in rows if line.startswith('│ backbone.layer3.1.conv1'))
+    assert [cell.strip() for cell in row.split('│')[3:5]] == ['32', str(entry['out_channels'])]
+    # The metric before and after is that of tools/test.py.
+    row = next(line for line in rows if line.startswith('│ accuracy/top1'))
+    before, after = (float(cell) for cell in row.split('│')[2:4])
+    assert after == pytest.approx(
+        evaluate(files.config, files.checkpoint, tmp_path / 'test')['accuracy/top1'], abs=1e-3
+    )
+    assert before == pytest.approx(
+        evaluate(plain_config(), plain, tmp_path / 'full')['accuracy/top1'], abs=1e-3
+    )
+
+
+def test_a_config_without_data_or_evaluator_is_pruned(
+    plain: Path, tmp_path: Path, capsys: Any
+) -> None:
+    cfg = plain_config()
+    for part in ('train', 'val', 'test'):
+        cfg.pop(f'{part}_dataloader')
+    files = prune(cfg, plain, tmp_path, options=PruneOptions(ratio=0.5, input_shape=(1, 8, 8)))
+    printed = capsys.readouterr().out
+    assert 'no train_dataloader, so the norm statistics stay' in printed
+    assert 'accuracy' not in printed
+    weights = torch.load(files.checkpoint, weights_only=True)['state_dict']
+    assert weights['backbone.bn1.running_mean'].tolist() == [0] * len(weights['backbone.bn1.bias'])
+
+
+def test_a_plain_config_without_a_target_is_refused(plain: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r'a plain network, so say what to prune it to: --budget'):
+        prune(plain_config(), plain, tmp_path)
+
+
+def test_options_win_over_the_config() -> None:
+    options = PruneOptions(budget=dict(params=0.3), importance='L2', keep=['backbone.conv1'])
+    pruner = prunable_config(tiny(round_to=2), options).model.pruner
+    assert pruner == dict(
+        type='ImportancePruner',
+        budget=dict(params=0.3),
+        scope='local',
+        importance='L2',
+        round_to=2,
+        except_start_keys=['head.fc', 'backbone.conv1'],
+    )
+    # Of another kind of pruner, what every pruner has.
+    pruner = prunable_config(load_config(CONFIG), PruneOptions(ratio=0.5)).model.pruner
+    assert pruner == dict(type='ImportancePruner', ratio=0.5, except_start_keys=['head.fc'])
 
 
 def test_weights_of_another_network_are_refused(plain: Path, tmp_path: Path) -> None:
@@ -121,7 +188,7 @@ def test_weights_of_another_network_are_refused(plain: Path, tmp_path: Path) -> 
 
 
 def test_the_config_of_the_documentation_meets_its_budget() -> None:
-    cfg = load_config('prune_resnet_small_digits.py')
+    cfg = load_config('importance_resnet-small_1xb64_digits.py')
     init_default_scope('mmcls')
     pruner = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor)).pruner
     full = pruner.cost()['macs']

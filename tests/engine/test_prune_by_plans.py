@@ -14,7 +14,7 @@ from mmprune.engine.prune import prune
 from mmprune.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = 'autoslim_resnet_small_digits_tiny.py'
+TINY = 'autoslim_resnet-tiny_1xb32_digits.py'
 FIRST = dict(layer='backbone.conv1', channels=[1, 6])
 INSIDE = dict(layer='backbone.layer2.0.conv2', channels=[0, 3, 4], side='in')
 
@@ -54,7 +54,7 @@ def test_a_recorded_file_leads_to_the_same_network(untrained: Path, tmp_path: Pa
 
 
 def test_the_config_that_comes_with_mmprune(tmp_path: Path) -> None:
-    cfg = load_config(ROOT / 'configs' / 'plans' / 'plans_resnet_small_digits.py')
+    cfg = load_config(ROOT / 'configs' / 'plans' / 'plans_resnet-small_1xb64_digits.py')
     torch.manual_seed(0)
     weights = build_model(cfg).architecture.state_dict()
     masks = ('in_mask', 'out_mask')
@@ -74,7 +74,7 @@ ALL = list(range(16))
 @pytest.mark.parametrize(
     ('plans', 'message'),
     [
-        ([], r'tiny\.py: prune_cfg\.plans is empty'),
+        ([], r'digits\.py: prune_cfg\.plans is empty'),
         ('missing.json', r'missing\.json: cannot be read as plans'),
         ([FIRST, dict(channels=[1])], r'plans\[1\]: needs dict\(layer=.*not \{.channels.: \[1\]'),
         (['backbone.conv1'], r"plans\[0\]: needs dict\(layer=.*not 'backbone\.conv1'"),

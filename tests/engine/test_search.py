@@ -13,11 +13,12 @@ from mmprune.deploy.channel_cfg import load_channel_cfg
 from mmprune.engine.algorithm import build_algorithm, calibration_batches
 from mmprune.engine.predict import predict_dataset
 from mmprune.engine.search import EvolutionSearchLoop, GreedySearchLoop, SearchLoop, read_history
+from mmprune.engine.search.search_loop import duration
 from mmprune.engine.search_subnet import search_subnet
 from mmprune.errors import InputError
 
 Search = Callable[..., Any]
-CONFIG = 'autoslim_resnet_small_digits_tiny.py'
+CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 EVOLUTION = {
     'type': 'mmprune.EvolutionSearchLoop',
     'constraints': {'macs': 0.5},
@@ -77,7 +78,7 @@ def test_greedy_search_drops_what_hurts_least(
             loss = {
                 space_id: (1 + number) * sizes[space_id] // 4
                 for number, space_id in enumerate(sizes)
-                if bins[space_id] > 1
+                if bins[space_id] > 2  # the supernet was trained down to half
             }
             least = min(loss.values())
             ties = [space_id for space_id, value in loss.items() if value == least]
@@ -225,6 +226,12 @@ def test_the_supernet_is_as_it_was_after_a_search(
         ({'targets': [0.01]}, 'No subnet is within the budget'),
         ({'targets': []}, 'at least one target'),
         ({'max_channel_bins': 1}, 'min_channel_bins < max_channel_bins'),
+        (
+            {'max_channel_bins': 4, 'min_channel_bins': 1},
+            r"never trained: 1 of 4 bins keep 2 channels of 'backbone\.conv1', which is trained "
+            r'at 4 or more\. Leave min_channel_bins out, or give 2 or more',
+        ),
+        ({'max_chanel_bins': 4}, "no option 'max_chanel_bins'; did you mean 'max_channel_bins'"),
         ({'metric': 'accuracy/top7'}, "compares 'accuracy/top7'.*accuracy/top1"),
         ({'rule': 'more'}, "'greater' or 'less', got 'more'"),
         ({**EVOLUTION, 'constraints': {'macs': 0.01}}, 'No subnet is within the budget'),
@@ -239,6 +246,38 @@ def test_settings_that_make_no_sense(
     with pytest.raises(InputError, match=message):
         search(untrained, **settings)
     assert not list((tmp_path / 'search').glob('subnet*'))
+
+
+def test_a_search_says_what_it_expects(
+    untrained: Path, search: Search, predictable: list[dict[str, int]], tmp_path: Path
+) -> None:
+    """No search of this kind evaluates more; this one narrows one group after the other."""
+    search(untrained, targets=[0.3], max_channel_bins=4)
+    said = logged(tmp_path / 'search', 'GreedySearchLoop: up to about ')
+    expected = int(said.split()[0])
+    assert len(predictable) <= expected <= 1.5 * len(predictable)
+    assert 's at full width, so all of them ' in said
+    predictable.clear()
+    search(untrained, 'evolution', **EVOLUTION)
+    said = logged(tmp_path / 'evolution', 'EvolutionSearchLoop: up to about ')
+    assert said.startswith('18 candidates')
+    assert len(predictable) <= 18
+    search(untrained, 'evolution', True, **EVOLUTION)
+    said = logged(tmp_path / 'evolution', 'EvolutionSearchLoop: up to about ')
+    assert int(said.split()[0]) == 18 - len(predictable)
+
+
+def logged(folder: Path, start: str) -> str:
+    """What the newest log of a folder says after ``start``, to the end of the line."""
+    (*_, log) = sorted(folder.rglob('*.log'))
+    return log.read_text().rpartition(start)[2].splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ('seconds', 'text'), [(3.2, '3 s'), (119, '119 s'), (121, '2 min'), (7300, '2 h')]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 def test_a_config_without_search_is_refused(untrained: Path, tmp_path: Path) -> None:

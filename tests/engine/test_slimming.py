@@ -190,7 +190,7 @@ TINY = {
 
 
 def sparse() -> Config:
-    return load_config('slimming_resnet_small_digits.py', TINY)
+    return load_config('slimming_resnet-small_1xb64_digits.py', TINY)
 
 
 @pytest.fixture(scope='module')
@@ -228,7 +228,7 @@ def test_a_new_training_from_weights_records_anew(trained: Path, tmp_path: Path)
 
 
 def pruned(trained: Path, folder: Path, percent: float, **pruner: Any) -> DeployedFiles:
-    cfg = load_config('slimming_resnet_small_digits_prune.py', TINY)
+    cfg = load_config('slimming-prune_resnet-small_1xb64_digits.py', TINY)
     cfg.model.pruner.update(percent=percent, **pruner)
     return prune(cfg, trained / 'epoch_3.pth', folder)
 

@@ -127,7 +127,7 @@ def test_files_that_cannot_be_read(tmp_path):
             load_channel_cfg(tmp_path / name)
 
 
-@pytest.mark.parametrize('value', [None, 3, ['subnet.yaml', 'other.yaml'], b'subnet.yaml'])
+@pytest.mark.parametrize('value', [3, ['subnet.yaml', 'other.yaml'], b'subnet.yaml'])
 def test_values_that_are_no_channel_config(value):
     model = small_network()
     with pytest.raises(ChannelCfgError, match='expected a channel config'):

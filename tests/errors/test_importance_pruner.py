@@ -25,7 +25,7 @@ def built(**options):
         (dict(ratio=0.5, max_removed=1.5), 'max_removed must be a share from 0 to 1, not 1.5'),
         (dict(ratio=0.5, round_to=0), 'round_to must be a whole number above 0, not 0'),
         (dict(ratio=0.5, round_to=True), 'round_to must be a whole number above 0, not True'),
-        (dict(ratio=0.5, importance=dict(type='Nope')), "importance={'type': 'Nope'} cannot"),
+        (dict(ratio=0.5, importance=dict(type='Nope')), "there is no importance 'Nope'"),
         (dict(budget={}), 'budget must be a dict with some of the keys macs, params, latency'),
         (dict(budget=0.5), 'budget must be a dict .* not 0.5'),
         (dict(budget=dict(flops=0.5)), "budget must be a dict .* not {'flops': 0.5}"),

@@ -13,7 +13,7 @@ from mmprune.config import load_config
 from mmprune.models import AutoSlim
 from mmprune.registry import MODELS
 
-CONFIG = 'autoslim_resnet_small_digits_tiny.py'
+CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from mmprune.config import load_config
 from mmprune.models.sandwich import shared_random_subnet
 from mmprune.registry import MODEL_WRAPPERS, MODELS
 
-CONFIG = 'autoslim_resnet_small_digits_tiny.py'
+CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 
 
 def batch_of(rank: int) -> dict[str, Any]:

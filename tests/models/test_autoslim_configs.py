@@ -15,7 +15,7 @@ SUPERNETS = sorted(
     str(path.relative_to(CONFIGS))
     for folder in ('autoslim', 'demo')
     for path in (CONFIGS / folder).glob('*.py')
-    if '_subnet_' not in path.name
+    if '-subnet_' not in path.name
 )
 
 
@@ -66,7 +66,7 @@ def test_the_subnets_config_is_the_plain_network(tmp_path: Path) -> None:
     pruner.set_min_channel()
     save_channel_cfg(pruner.export_subnet(), tmp_path / 'subnet.yaml')
     cfg = load_config(
-        'autoslim_mobilenet-v2_1.5x_subnet_8xb256_in1k.py',
+        'autoslim-subnet_mobilenet-v2_1.5x_8xb256_in1k.py',
         {'model.channel_cfg': str(tmp_path / 'subnet.yaml')},
     )
     model = MODELS.build(cfg.model)

@@ -14,7 +14,7 @@ from mmprune.models.deployed import without_pretrained
 from mmprune.registry import MODELS
 
 Build = Callable[..., AutoSlim]
-CONFIG = 'autoslim_resnet_small_digits_tiny.py'
+CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 
 
 def deployed(channel_cfg: Any, **settings: Any) -> ImageClassifier:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmprune.errors import InputError
 from mmprune.models import KLDivergence, SelfDistiller
 
 
@@ -92,7 +93,7 @@ def test_incomplete_components_are_refused(components: list[dict[str, Any]]) -> 
 
 def test_unknown_modules_are_refused_with_a_hint() -> None:
     distiller = SelfDistiller([component(teacher_module='head.unused')])
-    with pytest.raises(ValueError, match=r"no module 'head.unused'; did you mean parts.unused"):
+    with pytest.raises(InputError, match=r"no module 'head.unused'; did you mean 'parts.unused"):
         distiller.check(Network())
 
 

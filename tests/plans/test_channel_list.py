@@ -191,9 +191,9 @@ def test_save_reload_export_and_train(residual, tmp_path):
 @pytest.mark.parametrize(
     ('name', 'shape', 'macs', 'parameters'),
     [
-        ('amc_mobilenet-v1_in1k.py', (1, 3, 224, 224), 284_862_328, 927_264),
-        ('amc_resnet50_in1k.py', (1, 3, 224, 224), 1_949_966_848, 7_530_160),
-        ('resnet_small_channel_list_digits.py', (1, 1, 8, 8), None, None),
+        ('amc_mobilenet-v1_4xb64_in1k.py', (1, 3, 224, 224), 284_862_328, 927_264),
+        ('amc_resnet50_4xb64_in1k.py', (1, 3, 224, 224), 1_949_966_848, 7_530_160),
+        ('channel-list_resnet-small_1xb64_digits.py', (1, 1, 8, 8), None, None),
     ],
 )
 def test_configs_build_networks_of_the_lists(name, shape, macs, parameters):
@@ -256,7 +256,7 @@ def test_a_sampled_config_is_no_subnet_and_fits_only_blocks():
 
 
 def test_the_list_of_resnet50_is_no_list_of_its_main_path_alone():
-    cfg = load_config(CONFIGS / 'amc_resnet50_in1k.py').model
+    cfg = load_config(CONFIGS / 'amc_resnet50_4xb64_in1k.py').model
     pruner = prepared(MODELS.build(dict(cfg.model, _scope_='mmcls')), torch.rand(1, 3, 64, 64))
     message = "entry 5 of the list is 240, but layer 'backbone.layer1.1.conv1' has from 1 to 64"
     with pytest.raises(InputError, match=message):

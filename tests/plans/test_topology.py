@@ -176,7 +176,7 @@ def test_a_broken_file(tmp_path):
 
 
 def test_the_config_leaves_strided_convolutions_alone():
-    cfg = load_config('autoslim_resnet_small_digits_unstrided.py')
+    cfg = load_config('autoslim-unstrided_resnet-small_1xb64_digits.py')
     init_default_scope('mmcls')
     algorithm = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
     assert 'backbone.layer2.0.conv1' not in algorithm.pruner.channel_spaces

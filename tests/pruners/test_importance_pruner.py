@@ -10,7 +10,7 @@ from torch import nn
 from mmprune.errors import InputError
 from mmprune.latency import build_table, building
 from mmprune.pruners import ImportancePruner
-from mmprune.registry import PRUNERS
+from mmprune.registry import IMPORTANCE, PRUNERS
 
 
 def prepared(model=None, data=IMAGE, **options):
@@ -393,3 +393,49 @@ def test_preparing_again_forgets_the_widths():
     pruner.prepare_from_supernet(randomise(Chain().double()), IMAGE)
     pruner.set_min_channel()
     assert counts(pruner.current_subnet()) == {'a': 4, 'b': 4, 'c': 4, 'd': 4}
+
+
+# -- scores of groups of unlike sizes ----------------------------------------------------
+
+
+class Unlike(nn.Module):
+    """Sums over 3 x 3 x 64 and over 8 x 1 x 1 weights, alike in size weight by weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.narrow, self.wide, self.head = conv(3, 16, 1), conv(16, 64), conv(64, 2)
+
+    def forward(self, x):
+        return self.head(self.wide(self.narrow(x).relu()).relu())
+
+
+def widths(importance, **options):
+    _, pruner = prepared(Unlike(), importance=importance, **{'budget': dict(macs=0.5), **options})
+    return counts(pruner.prune())
+
+
+@pytest.mark.parametrize('kind', ['L1Importance', 'L2Importance'])
+def test_global_scores_are_normalised_unless_a_config_says_otherwise(kind):
+    left_out = widths(dict(type=kind))
+    assert left_out == widths(dict(type=kind, normalise='mean'))
+    assert left_out != widths(dict(type=kind, normalise='none'))
+    assert widths(dict(type=kind, normalise='none')) == widths(Plain(kind))
+
+
+@pytest.mark.parametrize('scope', ['local', 'alike'])
+def test_other_scopes_compare_scores_as_they_are(scope):
+    options = dict(scope=scope, budget=dict(macs=0.5))
+    plain = dict(type='L1Importance', normalise='none')
+    assert widths(dict(type='L1Importance'), **options) == widths(plain, **options)
+
+
+@pytest.mark.parametrize('kind', ['RandomImportance', 'LAMPImportance'])
+def test_scores_that_compare_by_themselves_stay(kind):
+    assert widths(dict(type=kind)) == widths(dict(type=kind, normalise='none'))
+
+
+class Plain:
+    """A criterion of somebody else's, that knows nothing of groups that are compared."""
+
+    def __init__(self, kind):
+        self.scores = IMPORTANCE.build(dict(type=kind, normalise='none')).scores

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'diagnose.py'
-CONFIG = 'resnet_small_digits.py'
+CONFIG = 'resnet-small_1xb64_digits.py'
 SHAPE = ('--input-shape', 1, 1, 8, 8)
 
 
@@ -66,7 +66,7 @@ def test_nothing_prunable(run, tmp_path):
     [
         ('no_such_config.py',),
         (CONFIG, *SHAPE, '--checkpoint', 'no_such.pth'),
-        (CONFIG, '--input-shape', 8, 8),
+        (CONFIG, '--input-shape', 8),
         (CONFIG, *SHAPE, '--subnets', 0),
         (CONFIG, *SHAPE, '--cfg-options', 'pruner.attention=neither'),
     ],
@@ -86,7 +86,7 @@ def test_as_a_script_from_another_folder(tmp_path):
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    folder = tmp_path / 'work_dirs' / 'resnet_small_digits' / 'diagnosis'
+    folder = tmp_path / 'work_dirs' / 'resnet-small_1xb64_digits' / 'diagnosis'
     assert sorted(path.name for path in folder.iterdir()) == [
         'groups.svg',
         'report.json',

@@ -15,7 +15,7 @@ from mmprune.config import load_config
 from mmprune.registry import MODELS
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
-CONFIG = 'autoslim_resnet_small_digits_tiny.py'
+CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 NAMES = ['search_subnet', 'export_subnet', 'deploy_subnet', 'demo']
 Run = Callable[..., int]
 

@@ -44,6 +44,8 @@ CRITERIA = (
         'L1', dict(type='L1Importance', norms=True, **SHARED), 'GroupMagnitudeImportance', dict(p=1)
     ),
     Criterion('L1, weights alone', dict(type='L1Importance', **SHARED), beside='L1'),
+    Criterion('L1, defaults', dict(type='L1Importance'), beside='L1'),
+    Criterion('L1, not normalised', dict(type='L1Importance', normalise='none'), beside='L1'),
     Criterion(
         'L2', dict(type='L2Importance', norms=True, **SHARED), 'GroupMagnitudeImportance', dict(p=2)
     ),
@@ -79,6 +81,12 @@ CRITERIA = (
         dict(type='TaylorImportance', per='weight', **SHARED),
         'GroupTaylorImportance',
         data='gradients',
+    ),
+    Criterion('Taylor, defaults', dict(type='TaylorImportance'), beside='Taylor'),
+    Criterion(
+        'Taylor, not normalised',
+        dict(type='TaylorImportance', normalise='none'),
+        beside='Taylor',
     ),
     Criterion(
         'Hessian', dict(type='HessianImportance', **SHARED), 'GroupHessianImportance',

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmprune.channels.labels import IntArray, LabelBook, Statistic, Value, axes_of, meet
+from mmprune.channels.labels import IntArray, LabelBook, Statistic, Value, axes_of, pin_all
+from mmprune.channels.meet import meet
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
 
@@ -73,19 +74,17 @@ def reduce(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list
     rank = len(value.shape)
     dims, how = node.attrs['dims'], node.attrs['how']
     reduced = set(range(rank)) if not dims else {dim % rank for dim in dims}
+    if not node.shapes[0]:
+        book.scalars += [(node.id, factor) for factor in value.factors]
     factors = []
     for factor in value.factors:
+        factor = _blocks_reduced(factor, reduced, how, book)
         axes = set(axes_of(factor))
         if not axes & reduced:
             factors.append(factor)
-        elif how in OVER_KEPT and (axes <= reduced or _within_blocks(factor, reduced, book)):
+        elif how in OVER_KEPT:
             from_end = tuple(sorted(dim - rank for dim in reduced))
             book.statistics.append(Statistic(node.module, how, from_end, factor))
-        elif not axes <= reduced:
-            book.unite_along(factor, axes & reduced)
-            for dim in axes & reduced:
-                factor = factor.take([0], axis=dim)
-            factors.append(factor)
         else:
             book.pin(factor, f'{node.where} takes the {how} over the channels')
     if not node.attrs['keepdim']:
@@ -94,10 +93,26 @@ def reduce(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list
     return [Value(shape, list(factors), value.fixed) for shape in node.shapes]
 
 
-def _within_blocks(factor: IntArray, reduced: set[int], book: LabelBook) -> bool:
-    """Whether the channels that are reduced are each block's own."""
-    inside = reduced & set(axes_of(factor))
-    return len(inside) == 1 and book.is_ragged(factor, *inside)
+def _blocks_reduced(factor: IntArray, reduced: set[int], how: str, book: LabelBook) -> IntArray:
+    """What is left of ``factor`` where a part of its dims is reduced.
+
+    Channels of the block that they are reduced in may go; otherwise those that are reduced
+    together do, or, if they can't, those beside them do.
+    """
+    axes = set(axes_of(factor))
+    inside = axes & reduced
+    if not inside or inside == axes:
+        return factor
+    if how in OVER_KEPT and len(inside) == 1:
+        (dim,) = inside
+        if book.is_ragged(factor, dim):
+            return factor
+        split = book.alike_blocks if book.node in book.by_dims else book.whole_blocks
+        return split(factor, dim)
+    book.unite_along(factor, inside)
+    for dim in inside:
+        factor = factor.take([0], axis=dim)
+    return factor
 
 
 @CHANNEL_RULES.register_module(name='glu')
@@ -195,3 +210,11 @@ def spatial1d(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> V
 def spatial3d(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """The last three dims are space."""
     return _spatial(node, inputs, book, 3)
+
+
+@CHANNEL_RULES.register_module(name='loss')
+def loss(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
+    """What a loss compares stays: another number of channels is another loss."""
+    pin_all(inputs, book, f'{node.where} is a loss of all of its channels')
+    fixed = book.fixed(f'comes from {node.where}')
+    return [Value(shape, [], fixed) for shape in node.shapes]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mmprune.channels.labels import LabelBook, Value, axes_of, meet, pin_all
+from mmprune.channels.labels import LabelBook, Statistic, Value, pin_all
+from mmprune.channels.meet import meet
 from mmprune.channels.rules.arithmetic import softmax
 from mmprune.channels.rules.contraction import matmul
 from mmprune.registry import CHANNEL_RULES
@@ -36,8 +37,7 @@ def _constants(node: TraceNode, shape: tuple[int, ...], book: LabelBook) -> list
 def attention(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
     """softmax(q k^T scale + bias) v, with the heads before the last two dims.
 
-    Where the scale is taken from the width of a head, that width stays: the deployed kernel
-    would scale by another number.
+    Where the scale is taken from the width of a head, it is that of the kept channels.
     """
     query, key, value, *rest = inputs
     if query is None or key is None or value is None:
@@ -53,11 +53,9 @@ def attention(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> l
     )
     shape = (*query.shape[:-1], key.shape[-2])
     weights = matmul(_step(node, 'matmul', shape), [query, keys], book)
-    for operand in (query, key) if node.attrs['is_scaled_by_width'] else ():
-        for factor in operand.along(rank - 1):
-            # Channels of several heads go with their heads.
-            if axes_of(factor) == (rank - 1,) or not book.goes_by_heads(node.id):
-                book.pin(factor, f'{node.where} scales by the width of a head')
+    if node.attrs['is_scaled_by_width']:
+        widths = query.along(rank - 1)
+        book.statistics += [Statistic(node.module, 'attention', (), factor) for factor in widths]
     biases = [bias for bias in rest if bias is not None] or _constants(node, shape, book)
     weights = meet([weights, *biases], shape, book, node.where)
     weights = softmax(_step(node, 'softmax', shape, {'dim': -1}), [weights], book)

@@ -14,9 +14,9 @@ from mmprune.channels.labels import (
     Statistic,
     Value,
     axes_of,
-    meet,
     pin_all,
 )
+from mmprune.channels.meet import decide_blocks, meet
 from mmprune.channels.rules.arithmetic import constants_of, per_channel
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
@@ -62,7 +62,7 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     space = set(range(2, len(data.shape)))
     along = f'{node.where} convolves along the channels'
     data = replace(data, factors=per_channel(data, space, book, along))
-    data = _blocks_apart(data, book, node)
+    data = _blocks_apart(data, book)
     for factor in data.factors:
         if axes_of(factor) not in ((0,), (1,)):
             book.pin(factor, along)
@@ -91,20 +91,12 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     return result
 
 
-def _blocks_apart(data: Value, book: LabelBook, node: TraceNode) -> Value:
+def _blocks_apart(data: Value, book: LabelBook) -> Value:
     """``data`` with whole blocks along its first dim, or the same channels in each of them."""
     factors = []
     for factor in data.factors:
         if axes_of(factor) == (0, 1):
-            rows = factor.reshape(factor.shape[:2])
-            if book.goes_by_heads(node.id):
-                book.heads.append((node.id, rows[:, 0]))
-                book.unite(rows, rows[:, :1])
-                factor = factor[:, :1]
-            else:
-                book.dims.append((node.module, rows))
-                book.unite(rows, rows[:1])
-                factor = factor[:1]
+            factor = book.whole_or_alike(factor, 1)
         factors.append(factor)
     return replace(data, factors=factors)
 
@@ -217,12 +209,14 @@ def matmul(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     if left is None or right is None:
         return Value(full, [], book.fixed('is a constant'))
     rank = len(node.shapes[0])
-    contracted, kept_left = _by_axis(left, rank - 1)
-    summed, kept_right = _by_axis(right, rank - 2)
-    ours = [f.swapaxes(-1, -2) for f in contracted]
-    _unite_contracted(ours, left, summed, right, book, node)
+    contracted, kept_left = _by_axis(left.factors, rank - 1)
+    summed, kept_right = _by_axis(right.factors, rank - 2)
+    blocks = _unite_contracted(contracted, left, summed, right, book, node)
     sides = []
-    for value, factors, dim in ((left, kept_left, rank - 1), (right, kept_right, rank - 2)):
+    for value, factors, dim in (
+        (left, kept_left + blocks[0], rank - 1),
+        (right, kept_right + blocks[1], rank - 2),
+    ):
         shape = list(node.shapes[0])
         shape[dim] = 1
         sides.append(Value(tuple(shape), factors, value.fixed))
@@ -265,46 +259,73 @@ def addmm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value
     return meet([product, *added], node.shapes[0], book, node.where) if added else product
 
 
-def _by_axis(value: Value, dim: int) -> tuple[list[IntArray], list[IntArray]]:
+@CHANNEL_RULES.register_module(name='cdist')
+def cdist(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """Distances of rows (..., n, k) from rows (..., m, k): sums over k, as of a product."""
+    left, right = inputs[:2]
+    if right is not None:
+        swapped = [factor.swapaxes(-1, -2) for factor in right.factors]
+        shape = (*right.shape[:-2], right.shape[-1], right.shape[-2])
+        right = replace(right, shape=shape, factors=swapped, parameter=None)
+    return matmul(node, [left, right], replace(book, products=[], sites=[]))
+
+
+def _by_axis(factors: list[IntArray], dim: int) -> tuple[list[IntArray], list[IntArray]]:
     """Factors that vary along ``dim``, and those that do not."""
-    varying = value.along(dim)
-    return varying, [f for f in value.factors if f.shape[dim] == 1]
+    return [f for f in factors if f.shape[dim] > 1], [f for f in factors if f.shape[dim] == 1]
 
 
 def _unite_contracted(
-    ours: list[IntArray],
+    contracted: list[IntArray],
     left: Value,
-    theirs: list[IntArray],
+    summed: list[IntArray],
     right: Value,
     book: LabelBook,
     node: TraceNode,
-) -> None:
-    """Unite the labels along the dim that is summed over; both are (..., k, 1 or n)."""
-    for factor in [*ours, *theirs]:
-        if factor.shape[-1] > 1:
-            book.pin(factor, f'{node.where} mixes its channels with its positions')
-    plain_ours = [f for f in ours if f.shape[-1] == 1]
-    plain_theirs = [f for f in theirs if f.shape[-1] == 1]
-    if plain_ours and plain_theirs:
-        for one in plain_ours:
-            for other in plain_theirs:
-                book.unite(one, other)
-    else:
-        for factor in plain_ours:
-            book.pin(factor, f'{node.where}: the other factor {book.reasons[-right.fixed]}')
-        for factor in plain_theirs:
-            book.pin(factor, f'{node.where}: the other factor {book.reasons[-left.fixed]}')
-    for factor in [*plain_ours, *plain_theirs]:
-        if len(axes_of(factor)) > 1:
-            _one_product_per_block(factor, book, node)
+) -> tuple[list[IntArray], list[IntArray]]:
+    """Unite the labels along the dim that is summed over, (..., 1, k) and (..., k, 1).
+
+    Returns:
+        For each side the labels of blocks of channels (heads) that have a product each, and go
+        whole.
+    """
+    ours, theirs = _rows_decided(contracted, 1, book), _rows_decided(summed, 2, book)
+    sides = [[f.swapaxes(-1, -2) for f in ours[0]], theirs[0]]
+    dim = len(node.shapes[0]) - 2
+    decide_blocks(sides, [{dim}, {dim}], book, node.where)
+    split = [_by_axis(factors, dim) for factors in sides]
+    for one in split[0][0]:
+        for other in split[1][0]:
+            book.unite(one, other)
+    whole = [ours[1], theirs[1]]
+    for side, value in ((0, right), (1, left)):
+        factors, blocks = split[side]
+        for factor in factors:
+            if len(axes_of(factor)) > 1 and (split[1 - side][0] or book.goes_by_heads()):
+                reason = f'{node.where} is one product per block'
+                blocks.append(book.even_blocks(factor, dim, reason))
+            elif not split[1 - side][0]:
+                book.dims += [(node.id, factor.ravel())] if len(axes_of(factor)) > 1 else []
+                book.pin(factor, f'{node.where}: the other factor {book.reasons[-value.fixed]}')
+        whole[side] += [f for f in blocks if f.shape[dim] == 1]
+    return whole[0], whole[1]
 
 
-def _one_product_per_block(factor: IntArray, book: LabelBook, node: TraceNode) -> None:
-    """Blocks of channels with a product each (heads): whole ones, or equally many of each."""
-    rows = np.moveaxis(factor, -2, -1).reshape(-1, factor.shape[-2])
-    if book.goes_by_heads(node.id):
-        book.heads.append((node.id, rows[:, 0]))
-        book.unite(rows, rows[:, :1])
-    else:
-        book.dims.append((node.module, rows))
-        book.equal_counts(rows, f'{node.where} is one product per block')
+def _rows_decided(
+    factors: list[IntArray], from_end: int, book: LabelBook
+) -> tuple[list[IntArray], list[IntArray]]:
+    """Factors along the dim that is summed over, and blocks of channels that lie along the other.
+
+    Where each of several rows has channels of its own (heads in the batch of a linear layer),
+    rows go whole, or lose the same channels.
+    """
+    summed, whole = [], []
+    for factor in factors:
+        inside = factor.ndim - from_end
+        if factor.shape[from_end - 3] == 1:
+            summed.append(factor)
+        elif book.goes_by_heads():
+            whole.append(book.whole_blocks(factor, inside))
+        else:
+            summed.append(book.alike_blocks(factor, inside))
+    return summed, whole

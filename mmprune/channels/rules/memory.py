@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from mmprune.channels.labels import (
@@ -10,15 +12,15 @@ from mmprune.channels.labels import (
     LabelBook,
     Value,
     axes_of,
-    meet,
     pin_all,
     squeeze_constant,
 )
+from mmprune.channels.meet import meet
 from mmprune.channels.rules.arithmetic import fixed_after, without
 from mmprune.channels.rules.shapes import view
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
-from mmprune.trace.writes import ONE, WHOLE, Rearranged
+from mmprune.trace.writes import ONE, WHOLE, Rearranged, Taken
 
 MAX_ELEMENTS = 50_000_000
 """Labels of more elements than these are not written out one by one."""
@@ -110,13 +112,22 @@ def _put_back(
 
 def _written_at(
     node: TraceNode,
-    index: tuple[str, ...],
+    index: Taken,
     base: Value,
     written: list[Value | None],
     book: LabelBook,
 ) -> list[Value]:
-    """What was written, seen as a tensor of the base's rank, size 1 along parts of dims."""
+    """What was written, seen as a tensor of the base's rank, size 1 along parts of dims.
+
+    A run of neighbouring channels is seen among the others of the base.
+    """
     reason = f'{node.where} writes into some of the channels'
+    partial = {dim for dim, kind in enumerate(index) if kind != WHOLE}
+    for dim in sorted(partial):
+        run = index[dim]
+        if isinstance(run, tuple) and all(axes_of(factor) == (dim,) for factor in base.along(dim)):
+            index = (*index[:dim], WHOLE, *index[dim + 1 :])
+            written = [_among(base, value, dim, run, len(index), book) for value in written]
     partial = {dim for dim, kind in enumerate(index) if kind != WHOLE}
     without(base, partial, book, reason)
     left = [dim for dim, kind in enumerate(index) if kind != ONE]
@@ -138,6 +149,25 @@ def _written_at(
             factors.append(factor.reshape(target))
         found.append(Value(tuple(shape), factors, value.fixed))
     return found
+
+
+def _among(
+    base: Value, value: Value | None, dim: int, run: tuple[int, int], rank: int, book: LabelBook
+) -> Value | None:
+    """What was written to a run of channels, with the base's own channels around it."""
+    if value is None or len(value.shape) != rank or not base.along(dim):
+        return value
+    (factor,) = base.along(dim)
+    size = [1] * rank
+    size[dim] = run[1] - run[0]
+    own = [f for f in value.factors if axes_of(f) == (dim,)]
+    labels = factor.copy()
+    place = tuple(slice(*run) if d == dim else slice(None) for d in range(rank))
+    labels[place] = own[0] if own else np.full(size, value.fixed)
+    others = [f for f in value.factors if axes_of(f) != (dim,)]
+    kept = without(replace(value, factors=others), {dim}, book, 'is written among other channels')
+    return replace(value, shape=(*value.shape[:dim], base.shape[dim], *value.shape[dim + 1 :]),
+                   factors=[*kept, labels])  # fmt: skip
 
 
 def _as_view(node: TraceNode, shape: tuple[int, ...]) -> TraceNode:

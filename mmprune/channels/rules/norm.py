@@ -11,9 +11,9 @@ from mmprune.channels.labels import (
     Statistic,
     Value,
     axes_of,
-    meet,
     pin_all,
 )
+from mmprune.channels.meet import meet
 from mmprune.channels.rules.contraction import channels_along, layer_of
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
@@ -51,7 +51,7 @@ def batch_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> 
 def group_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
     """Statistics over the kept channels of every group, of which each keeps equally many.
 
-    Where a group is one channel, or the user wants it so, whole groups go.
+    Where a group is one channel or a head that goes whole, or the user wants it so, groups go.
     """
     data = inputs[0]
     result = batch_norm(node, inputs, book)
@@ -61,7 +61,8 @@ def group_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> 
     if data is None:
         return [result, *others]
     rows = labels.reshape(groups, -1)
-    if groups > 1 and (rows.shape[1] == 1 or book.group_norm == 'groups'):
+    are_whole = rows.min() >= 0 and (rows == rows[:, :1]).all()
+    if groups > 1 and (are_whole or book.group_norm == 'groups'):
         book.unite(rows, rows[:, :1])
         factors = (rows[:, 0],)
         book.know_size('num_groups', None, Size(node.module, (groups,), factors, 0, True))

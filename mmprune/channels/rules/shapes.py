@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -12,7 +13,6 @@ from mmprune.channels.labels import (
     LabelBook,
     Value,
     axes_of,
-    pin_all,
     squeeze_constant,
 )
 from mmprune.channels.rules.arithmetic import fixed_after, without
@@ -58,12 +58,13 @@ def view(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
 
     Blocks may be joined again in the order in which they were cut. In another order (a shuffle)
     they may where it is known what a smaller network does, see ``Arrangement``; elsewhere the
-    blocks live or die as a whole.
+    blocks live or die as a whole, or all lose the same channels.
     """
     value, new = _single(inputs), node.shapes[0]
     blocks = _blocks(value.shape, new)
     factors: list[tuple[set[int], IntArray]] = []
     for factor in value.factors:
+        factor = _in_order(factor, blocks, book, node)
         full, target = list(factor.shape), [1] * len(new)
         for old_dims, new_dims in blocks:
             varying = [dim for dim in old_dims if factor.shape[dim] > 1]
@@ -72,18 +73,32 @@ def view(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
                     full[dim] = value.shape[dim]
                 for dim in new_dims:
                     target[dim] = new[dim]
-            joins = len(varying) > 1 and len(new_dims) < len(old_dims)
-            if joins and node.id not in book.loose and not book.is_ragged(factor, varying[-1]):
-                book.unite_along(factor, varying[:-1])
         moved = squeeze_constant(np.broadcast_to(factor, full).reshape(target))
         axes = axes_of(moved)
         if len(axes) > len(axes_of(factor)):
             _equal_blocks(moved, axes[-1], book, f'{node.where} cuts the channels into blocks')
-        elif len(axes) > 1 and book.is_ragged(factor, axes_of(factor)[-1]):
-            book.mark_ragged(moved, axes[-1])
+        elif len(axes) > 1 and (ragged := book.ragged_dim(factor)) is not None:
+            new_dims = next(new_dims for old_dims, new_dims in blocks if ragged in old_dims)
+            book.mark_ragged(moved, max(dim for dim in axes if dim in new_dims))
         if axes:
             factors.append((set(axes_of(factor)), moved))
     return Value(new, _one_per_dim(factors, book, node), value.fixed)
+
+
+def _in_order(
+    factor: IntArray, blocks: list[tuple[range, range]], book: LabelBook, node: TraceNode
+) -> IntArray:
+    """What is left of ``factor`` where dims are joined in another order than they were cut in."""
+    for old_dims, new_dims in blocks if node.id not in book.loose else ():
+        varying = [dim for dim in old_dims if factor.shape[dim] > 1]
+        if len(varying) < 2 or len(new_dims) >= len(old_dims):
+            continue
+        ragged = book.ragged_dim(factor)
+        if ragged is None:
+            book.unite_along(factor, varying[:-1])
+        elif ragged != varying[-1]:
+            factor = book.whole_or_alike(factor, ragged)
+    return factor
 
 
 def _one_per_dim(
@@ -176,91 +191,6 @@ def permute(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Val
     return _moved(_single(inputs), lambda f: f.transpose(dims), node.shapes[0], True)
 
 
-@CHANNEL_RULES.register_module(name='cat')
-def cat(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """Labels along the joined dim are strung together; constants among them stay."""
-    shape = node.shapes[0]
-    dim = node.attrs['dim'] % len(shape)
-    values = [v for v in inputs if v is not None]
-    missing = shape[dim] - sum(v.shape[dim] for v in values)
-    if len(values) < len(inputs) and missing:  # an empty one, as of a new cache, adds nothing
-        constants = _constants_along(node, dim, missing, sum(v is None for v in inputs))
-        fixed = book.fixed('is a constant')
-        if not constants:
-            pin_all(values, book, f'{node.where} joins it with several constants')
-            return Value(shape, [], fixed)
-        rest = iter(constants)
-        values = [v if v is not None else Value(next(rest), [], fixed) for v in inputs]
-    return _join(node, values, dim, shape, book)
-
-
-def _constants_along(node: TraceNode, dim: int, missing: int, count: int) -> list[tuple[int, ...]]:
-    """Shapes of the constants among what is joined, in order; none if they are not known."""
-    full = list(node.shapes[0])
-    if count == 1:
-        return [(*full[:dim], missing, *full[dim + 1 :])]
-    shapes = [s for s in node.attrs.get('constant_shapes', ()) if len(s) == len(full)]
-    known = len(shapes) == count and sum(s[dim] for s in shapes) == missing
-    return shapes if known else []
-
-
-def _join(
-    node: TraceNode, values: list[Value], dim: int, shape: tuple[int, ...], book: LabelBook
-) -> Value:
-    """Concatenate along ``dim``: factors along it are strung together, others are united."""
-    strung = {_but(axes_of(f), dim) for v in values for f in v.along(dim)}
-    factors = [
-        np.concatenate([_piece(value, rest, dim) for value in values], axis=dim)
-        for rest in sorted(strung)
-    ]
-    for axes in sorted({axes_of(f) for v in values for f in v.factors if f.shape[dim] == 1}):
-        if axes in strung:
-            continue
-        own = [next((f for f in v.factors if axes_of(f) == axes), None) for v in values]
-        first = next(f for f in own if f is not None)
-        for value, factor in zip(values, own, strict=True):
-            if factor is not None:
-                book.unite(first, factor)
-            else:
-                why = book.reasons[-value.fixed]
-                book.pin(first, f'{node.where} joins it with a tensor that {why}')
-        factors.append(first)
-    return Value(shape, factors, values[0].fixed)
-
-
-def _piece(value: Value, rest: tuple[int, ...], dim: int) -> IntArray:
-    """Labels of one joined tensor along ``rest`` and ``dim``; fixed ones if it has none."""
-    size = [n if d == dim or d in rest else 1 for d, n in enumerate(value.shape)]
-    for factor in value.factors:
-        if _but(axes_of(factor), dim) == rest:
-            return np.broadcast_to(factor, size)
-    return np.full(size, value.fixed)
-
-
-def _but(axes: tuple[int, ...], dim: int) -> tuple[int, ...]:
-    return tuple(axis for axis in axes if axis != dim)
-
-
-@CHANNEL_RULES.register_module(name='stack')
-def stack(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """A concatenation along a new dim."""
-    shape = node.shapes[0]
-    dim = node.attrs['dim'] % len(shape)
-    if any(v is None for v in inputs):
-        pin_all(inputs, book, f'{node.where} stacks it with a constant')
-        return Value(shape, [], book.fixed('is stacked with a constant'))
-    values = [
-        Value(
-            (*v.shape[:dim], 1, *v.shape[dim:]),
-            [np.expand_dims(f, dim) for f in v.factors],
-            v.fixed,
-        )
-        for v in inputs
-        if v is not None
-    ]
-    return _join(node, values, dim, shape, book)
-
-
 @CHANNEL_RULES.register_module(name='split')
 def split(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
     """Equal chunks keep equally many channels; other cuts are by numbers that may be mended.
@@ -308,15 +238,19 @@ def slice_(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     value = _single(inputs)
     dim = node.attrs['dim'] % len(value.shape)
     full, size, step = value.shape[dim], node.shapes[0][dim], node.attrs['step']
+    if step != 1:  # a block of channels that goes whole has all of them
+        value = replace(value, factors=[book.whole_if_blocks(f, dim) for f in value.factors])
     start, stop, _ = slice(node.attrs['start'], node.attrs['end']).indices(full)
     for factor in value.along(dim):
+        part = _cut(dim, start, stop)(factor)
+        if part.max(initial=-1) < 0:
+            continue  # what was padded: none of it is a channel
         if step != 1:
             book.pin(factor, f'{node.where} takes every {step}th channel')
         elif 0 < size < full and full % size == 0 and start % size == 0:
             reason = f'{node.where} takes one of {full // size} equal parts'
             book.equal_counts(np.moveaxis(factor, dim, -1).reshape(-1, size), reason)
         elif 0 < size < full and factor.size > full:
-            part = _cut(dim, start, stop)(factor)
             _equal_blocks(part, dim, book, f'{node.where} takes a part of every block')
     return _moved(value, _cut(dim, start, stop, step), node.shapes[0])
 
@@ -326,7 +260,7 @@ def select(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     """One position of a dim; a channel taken by its number pins them all."""
     value = _single(inputs)
     dim = node.attrs['dim'] % len(value.shape)
-    _pin_single(value, dim, book, node)
+    value = _by_number(value, dim, book, node)
     return _moved(value, _take(dim, node.attrs['index']), node.shapes[0])
 
 
@@ -335,7 +269,7 @@ def unbind(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list
     """All positions of a dim, as ``select``."""
     value = _single(inputs)
     dim = node.attrs['dim'] % len(value.shape)
-    _pin_single(value, dim, book, node)
+    value = _by_number(value, dim, book, node)
     return [_moved(value, _take(dim, i), shape) for i, shape in enumerate(node.shapes)]
 
 
@@ -343,14 +277,23 @@ def _take(dim: int, index: int) -> Move:
     return lambda factor: factor.take(index if factor.shape[dim] > 1 else 0, axis=dim)
 
 
-def _pin_single(value: Value, dim: int, book: LabelBook, node: TraceNode) -> None:
-    """Pin factors along ``dim`` alone; blocks of channels along it stay in step by counts."""
-    for factor in value.along(dim):
-        if axes_of(factor) == (dim,) or book.is_ragged(factor, dim):
+def _by_number(value: Value, dim: int, book: LabelBook, node: TraceNode) -> Value:
+    """Pin factors along ``dim`` alone; blocks of channels along it stay in step by counts.
+
+    Where it is the channels of every block that are taken by their number, blocks go whole.
+    """
+    factors = []
+    for factor in value.factors:
+        if axes_of(factor) == (dim,):
             book.pin(factor, f'{node.where} takes channels by their number')
-        else:
+        elif book.is_ragged(factor, dim):
+            book.unite_along(factor, [dim])
+            factor = factor.take([0], axis=dim)
+        elif factor.shape[dim] > 1:
             rows = np.moveaxis(factor, dim, 0).reshape(factor.shape[dim], -1)
             book.equal_counts(rows, f'{node.where} takes blocks of channels')
+        factors.append(factor)
+    return Value(value.shape, factors, value.fixed)
 
 
 @CHANNEL_RULES.register_module(name='flip')
@@ -370,19 +313,27 @@ def roll(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
 
 @CHANNEL_RULES.register_module(name='pad')
 def pad(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """Padding around the channels adds fixed ones; elsewhere it changes no label."""
+    """Padding around the channels adds fixed ones; elsewhere it changes no label.
+
+    A block of channels that goes whole takes its padding along.
+    """
     value, widths = _single(inputs), node.attrs['pad']
     rank = len(value.shape)
     fixed = book.fixed(f'is padding of {node.where}')
     around = {rank - 1 - i // 2: widths[i : i + 2] for i in range(0, len(widths), 2)}
 
     def move(factor: IntArray) -> IntArray:
+        for dim in around:
+            factor = book.whole_if_blocks(factor, dim)
         amounts = [around.get(d, (0, 0)) if factor.shape[d] > 1 else (0, 0) for d in range(rank)]
         if any(width < 0 for pair in amounts for width in pair):
             book.pin(factor, f'{node.where} crops the channels')
             amounts = [(0, 0)] * rank
             factor = factor[tuple(slice(0, 1) for _ in range(rank))]
         padded = np.pad(factor, amounts, constant_values=fixed)
+        ragged = book.ragged_dim(factor)
+        if ragged is not None and not any(any(a) for d, a in enumerate(amounts) if d != ragged):
+            book.mark_ragged(padded, ragged)
         for dim, (before, behind) in enumerate(amounts):
             for start, size in ((0, before), (padded.shape[dim] - behind, behind)):
                 labels = book.width_of(node.id, dim, start) if size else None

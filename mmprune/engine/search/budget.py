@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mmprune.errors import InputError
+from mmprune.pruners.budget import about_macs
 
 Cost = Mapping[str, float]
 """``macs`` and ``params``, and ``latency`` in milliseconds where a table predicts it."""
@@ -70,7 +71,7 @@ class Budget:
         if unknown or not limits:
             raise InputError(
                 'A budget has the keys macs and/or params, and latency where there is a table, '
-                f'got {sorted(limits) or "none"}.'
+                f'got {sorted(limits) or "none"}{about_macs(limits)}.'
             )
         if limits.keys() - full.keys():
             raise InputError(

@@ -95,9 +95,13 @@ class EvolutionSearchLoop(SearchLoop):
             'budgets': [str(budget) for budget in self.budgets],
         }
 
+    def expected(self) -> int:
+        """All populations of all budgets, at most."""
+        return len(self.budgets) * self.numbers['max_epochs'] * self.numbers['population_size']
+
     def search(self, progress: Progress) -> Iterator[tuple[Budget, Subnet, Evaluation]]:
         """Yield the best subnet within each budget."""
-        total = self.numbers['max_epochs'] * self.numbers['population_size']
+        total = self.expected() // len(self.budgets)
         for budget in self.budgets:
             task = progress.add_task(f'evolution {budget.label}', total=total, note='')
             pool: Pool = []

@@ -11,6 +11,7 @@ from mmprune.engine.search.budget import Budget, Cost
 from mmprune.engine.search.history import Evaluation
 from mmprune.engine.search.search_loop import SearchLoop, Subnet
 from mmprune.errors import InputError
+from mmprune.pruners import StructurePruner
 from mmprune.registry import LOOPS
 
 Bins = dict[str, Tensor]
@@ -40,13 +41,14 @@ class GreedySearchLoop(SearchLoop):
         args: As in :class:`SearchLoop`.
         targets: The budgets: MACs, or fractions of the full network's (0 < x <= 1).
         max_channel_bins: Bins per group, 2 or more.
-        min_channel_bins: No group keeps fewer bins than this. Narrower than the
-            narrowest width in training makes no sense.
+        min_channel_bins: No group keeps fewer bins than this; by default as few as the
+            narrowest width in training (the pruner's ``set_min_channel``) has.
         kwargs: As in :class:`SearchLoop`.
 
     Raises:
         InputError: If there is no target, one is not above 0 or cannot be
-            reached, or the numbers of bins make no sense.
+            reached, the numbers of bins make no sense, or ``min_channel_bins`` allows widths
+            that were never trained.
     """
 
     def __init__(
@@ -54,19 +56,26 @@ class GreedySearchLoop(SearchLoop):
         *args: Any,
         targets: Sequence[float],
         max_channel_bins: int = 12,
-        min_channel_bins: int = 1,
+        min_channel_bins: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if not 1 <= min_channel_bins < max_channel_bins:
+        if not targets:
+            raise InputError('A greedy search needs at least one target, got none.')
+        self.max_channel_bins = max_channel_bins
+        if max_channel_bins < 2 or not 1 <= (min_channel_bins or 1) < max_channel_bins:
             raise InputError(
                 'A greedy search needs 1 <= min_channel_bins < max_channel_bins, got '
                 f'{min_channel_bins} and {max_channel_bins}.'
             )
-        if not targets:
-            raise InputError('A greedy search needs at least one target, got none.')
-        self.max_channel_bins = max_channel_bins
-        self.min_channel_bins = min_channel_bins
+        trained, narrower = fewest_trained_bins(self.pruner, max_channel_bins)
+        if min_channel_bins is not None and min_channel_bins < trained:
+            raise InputError(
+                f'min_channel_bins={min_channel_bins} of {max_channel_bins} allows widths that '
+                f'were never trained: {narrower}. Leave min_channel_bins out, or give {trained} '
+                'or more.'
+            )
+        self.min_channel_bins = min_channel_bins = min_channel_bins or trained
         budgets = [Budget.of({'macs': target}, self.full_cost) for target in targets]
         self.budgets = sorted(budgets, key=lambda budget: -(budget.macs or 0))
         self.budgets[-1].check_reachable(self._width_of_all(min_channel_bins).cost)
@@ -80,6 +89,20 @@ class GreedySearchLoop(SearchLoop):
             'max_channel_bins': self.max_channel_bins,
             'min_channel_bins': self.min_channel_bins,
         }
+
+    def expected(self) -> int:
+        """Candidates of a search that narrows all groups alike: others close groups earlier."""
+        kept = dict.fromkeys(self.pruner.channel_spaces, self.max_channel_bins)
+        target, candidates = self.budgets[-1], 1
+        while kept:
+            bins = self.pruner.get_max_channel_bins(self.max_channel_bins)
+            width = self._width({s: _first(bins[s], number) for s, number in kept.items()}, '')
+            open_groups = [s for s, number in kept.items() if number > self.min_channel_bins]
+            if target.fits(width.cost) or not open_groups:
+                break
+            candidates += len(open_groups)
+            kept[max(open_groups, key=kept.__getitem__)] -= 1
+        return candidates
 
     def search(self, progress: Progress) -> Iterator[tuple[Budget, Subnet, Evaluation]]:
         """Yield the subnet at which each target is first met, widest first."""
@@ -129,6 +152,42 @@ class GreedySearchLoop(SearchLoop):
     def _width(self, bins: Bins, origin: str) -> _Width:
         subnet = self.pruner.bins_to_subnet(bins, self.max_channel_bins)
         return _Width(bins, subnet, self.costs([subnet])[0], origin)
+
+
+def fewest_trained_bins(pruner: StructurePruner, max_bins: int) -> tuple[int, str]:
+    """The fewest bins at which no group is narrower than the pruner trains it.
+
+    Args:
+        pruner: Prepared; its ``set_min_channel`` says how narrow that is.
+        max_bins: All bins of a group.
+
+    Returns:
+        The number, and which group one bin less would make too narrow, in words.
+
+    Raises:
+        InputError: Not even one bin of all groups may go.
+    """
+    before = pruner.current_subnet()
+    pruner.set_min_channel()
+    least = {space_id: int(mask.sum()) for space_id, mask in pruner.current_subnet().items()}
+    pruner.set_subnet(before)
+    too_narrow = ''
+    for kept in range(1, max_bins):
+        full = pruner.get_max_channel_bins(max_bins)
+        bins = {space_id: _first(ones, kept) for space_id, ones in full.items()}
+        subnet = pruner.bins_to_subnet(bins, max_bins)
+        widths = {space_id: int(mask.sum()) for space_id, mask in subnet.items()}
+        narrow = [space_id for space_id, width in widths.items() if width < least[space_id]]
+        if not narrow:
+            return kept, too_narrow
+        too_narrow = (
+            f"{kept} of {max_bins} bins keep {widths[narrow[0]]} channels of '{narrow[0]}', which "
+            f'is trained at {least[narrow[0]]} or more'
+        )
+    raise InputError(
+        f'A greedy search has nothing to choose from: already {too_narrow or "one bin is all"}. '
+        'Give more max_channel_bins, or train narrower widths.'
+    )
 
 
 def _first(bins: Tensor, kept: int) -> Tensor:

@@ -4,7 +4,7 @@ import json
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from mmprune.cost import CostError
 from mmprune.deploy.channel_cfg import save_channel_cfg
 from mmprune.engine.algorithm import calibration_batches, check_is_supernet
+from mmprune.engine.randomness import seeded
 from mmprune.engine.search.budget import Budget, Cost
 from mmprune.engine.search.history import Evaluation, SearchHistory, subnet_key, weights_key
 from mmprune.engine.search.progress import search_progress
@@ -115,6 +116,10 @@ class SearchLoop(ValLoop):
     def search(self, progress: Progress) -> Iterator[tuple[Budget, Subnet, Evaluation]]:
         """Yield the best subnet for each budget, one after the other."""
 
+    def expected(self) -> int | None:
+        """How many candidates will be evaluated, about or at most; None if nobody can know."""
+        return None
+
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """Return what the course of this search depends on, as plain data."""
@@ -139,6 +144,8 @@ class SearchLoop(ValLoop):
         if self.latency is not None:
             table = self.latency.estimator(self.pruner.supernet).table
             self.runner.logger.info(f'{self.latency.path}: latency on {table.device}')
+        with self._supernet_kept():
+            self._announce()
         with self._supernet_kept(), search_progress(self.runner.logger, is_main_process()) as bar:
             for budget, subnet, evaluation in self.search(bar):
                 self._finish(budget, subnet, evaluation)
@@ -226,6 +233,35 @@ class SearchLoop(ValLoop):
             )
         return float(metrics[self.metric])
 
+    def _announce(self) -> None:
+        """Say how many candidates are expected, and how long they will take."""
+        expected = self.expected()
+        seconds = self._seconds_each()
+        each = f'one takes about {seconds:.2g} s at full width'
+        if expected is None:
+            self.runner.logger.info(f'{type(self).__name__}: {each}')
+            return
+        left = max(expected - self.history.num_resumed, 0)
+        self.runner.logger.info(
+            f'{type(self).__name__}: up to about {left:,} candidates to evaluate; {each}, so '
+            f'all of them {duration(left * seconds)}'
+        )
+
+    @torch.no_grad()
+    def _seconds_each(self) -> float:
+        """How long a candidate takes, from one batch of each kind at full width."""
+        self.pruner.set_max_channel()
+        with seeded(self.seed):  # a data loader draws a random number
+            batch = next(iter(self.dataloader))
+        seconds = 0.0
+        if self.batches:
+            one_batch = _timed(lambda: self.algorithm.recalibrate(self.batches[:1]))
+            seconds += len(self.batches) * one_batch
+        self.algorithm.architecture.eval()
+        with torch.autocast(self._device_type, enabled=self.fp16):
+            one_batch = _timed(lambda: self.algorithm.val_step(batch))
+        return seconds + len(self.dataloader) * one_batch
+
     @property
     def _device_type(self) -> str:
         return next(self.algorithm.parameters()).device.type
@@ -281,3 +317,19 @@ class SearchLoop(ValLoop):
             with atomic_path(self.work_dir / 'search_results.json') as unfinished:
                 content = [asdict(result) for result in self.results]
                 unfinished.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+
+
+def duration(seconds: float) -> str:
+    """A time for a person: seconds, minutes or hours."""
+    for unit, size in (('h', 3600), ('min', 60)):
+        if seconds >= 2 * size:
+            return f'{seconds / size:.0f} {unit}'
+    return f'{seconds:.0f} s'
+
+
+def _timed(run: Callable[[], Any]) -> float:
+    """Seconds of the second run; the first one warms up."""
+    run()
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start

@@ -89,9 +89,18 @@ register(
     'KthvalueBackward', 'ModeBackward',
     dim='dim',
 )  # fmt: skip
+# A number of all elements and of targets.
+register(
+    'loss',
+    'NllLossBackward', 'NllLoss2DBackward', 'NllLossNdBackward', 'BinaryCrossEntropyBackward',
+    'BinaryCrossEntropyWithLogitsBackward', 'MseLossBackward', 'SmoothL1LossBackward',
+    'HuberLossBackward', 'KlDivBackward', 'SoftMarginLossBackward', 'MultiMarginLossBackward',
+    'MultilabelMarginLossBackward', 'CtcLossBackward',
+)  # fmt: skip
 register('matmul', 'MmBackward', 'BmmBackward')
 register('mv', 'MvBackward')
 register('dot', 'DotBackward', 'VdotBackward')
+register('cdist', 'CdistBackward', 'EuclideanDistBackward')
 # inputs: what is added, then the two factors
 register('addmm', 'AddmmBackward', 'BaddbmmBackward')
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmprune.trace.parsers.saved import Parsed, parser, register
+from mmprune.trace.parsers.saved import Parsed, parser, plain, register
 
 
 @parser(
@@ -20,6 +20,17 @@ def _convolution(grad_fn: Any) -> Parsed:
         'groups': int(getattr(grad_fn, '_saved_groups', 1)),
         'transposed': bool(transposed),
     }
+
+
+@parser('GroupedMmBackward')
+def _grouped_mm(grad_fn: Any) -> Parsed:
+    """Inputs: rows (T, K) or (E, T, K), weights (E, K, N). The kernel reads runs of 16 bytes."""
+    rows = getattr(grad_fn, '_saved_self', None)
+    strides = plain(getattr(grad_fn, '_saved_mat2_sym_strides', ()))
+    width = rows.shape[-1] if rows is not None else 8
+    # Of the type that a network is deployed in, which is often bfloat16.
+    block = 8 if rows is None or width % 8 == 0 else 16 // rows.element_size()
+    return 'grouped_matmul', {'block': block, 'columns_last': strides[-1:] == (1,)}
 
 
 @parser(

@@ -1,0 +1,92 @@
+"""Objects from configs, with one message where a name or an option is mistaken."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from mmengine.registry import Registry, build_from_cfg
+
+from mmprune.errors import InputError, nearest
+
+
+def build_checked(cfg: Any, registry: Registry, *args: Any, **kwargs: Any) -> Any:
+    """Build an object from a config, as ``Registry.build`` does.
+
+    Raises:
+        InputError: The config has no known ``type``, or the type has no such option. The message
+            lists what there is.
+    """
+    if not isinstance(cfg, Mapping) or 'type' not in cfg:
+        raise InputError(
+            f"{registry.name}: expected a config with a type, dict(type='...', ...), found "
+            f'{cfg!r}; {nearest("", _entries(registry))}'
+        )
+    kind = cfg['type']
+    found = registry.get(kind) if isinstance(kind, str) else kind
+    if found is None:
+        raise InputError(
+            f'there is no {registry.name} {kind!r}; {nearest(kind, _entries(registry))}'
+        )
+    name = getattr(found, '__name__', str(found))
+    given = [key for key in cfg if key not in ('type', '_scope_')]
+    check_options(found, given, name)
+    try:
+        return build_from_cfg(cfg, registry, *args, **kwargs)
+    except TypeError as error:
+        # A class that hands options on may set some of them itself.
+        if 'multiple values for keyword argument' not in str(error):
+            raise
+        option = str(error).rsplit(' ', 1)[-1].strip("'")
+        raise InputError(f'{name} sets {option} by itself: leave it out') from error
+
+
+def check_options(target: Callable[..., Any], given: Iterable[str], name: str) -> None:
+    """Refuse options that a class or function does not have, and calls that lack needed ones.
+
+    Args:
+        target: Options that it hands on (``**kwargs``) are looked up in its bases.
+        given: Names of the options.
+        name: What the message calls it.
+
+    Raises:
+        InputError: An option is unknown, or one without a default is missing.
+    """
+    options, takes_any = options_of(target)
+    given = list(given)
+    unknown = [key for key in given if key not in options]
+    if unknown and not takes_any:
+        raise InputError(
+            f'{name} has no option {unknown[0]!r}; {nearest(unknown[0], options)} '
+            f'It takes {", ".join(options)}'
+        )
+    missing = [key for key, needed in options.items() if needed and key not in given]
+    if missing:
+        raise InputError(f'{name} needs {" and ".join(missing)}; it takes {", ".join(options)}')
+
+
+def options_of(target: Callable[..., Any]) -> tuple[dict[str, bool], bool]:
+    """Options of a class or function -> whether each is needed; and whether it takes any other."""
+    options: dict[str, bool] = {}
+    makers = [target]
+    if inspect.isclass(target):
+        makers = [vars(each)['__init__'] for each in target.__mro__ if '__init__' in vars(each)]
+    for number, maker in enumerate(makers):
+        try:
+            parameters = list(inspect.signature(maker).parameters.values())
+        except (TypeError, ValueError):  # built in, without a signature
+            return options, True
+        for parameter in parameters[1:] if inspect.isclass(target) else parameters:
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                # What a base needs may be given by the class that hands options on.
+                needed = parameter.default is parameter.empty and number == 0
+                options.setdefault(parameter.name, needed)
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            return options, False
+    return options, True
+
+
+def _entries(registry: Registry) -> dict[str, Any]:
+    registry.import_from_location()
+    return registry.module_dict

@@ -1,0 +1,37 @@
+"""What tools/print_config.py does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mmprune.config import load_config
+from mmprune.fileio import atomic_path
+
+
+def print_config(
+    config: str | os.PathLike[str],
+    cfg_options: dict[str, Any] | None = None,
+    out: str | os.PathLike[str] | None = None,
+) -> str:
+    """Print a config with all that it inherits and all that the command line sets.
+
+    Args:
+        config: A config file, which may be one of mmprune's by its mere name.
+        cfg_options: Values to set in the config, by dotted key.
+        out: A file to write it to as well, which is a config that needs no other file.
+
+    Returns:
+        The text.
+
+    Raises:
+        InputError: The config cannot be read.
+    """
+    cfg = load_config(config, cfg_options)
+    text = cfg.pretty_text
+    print(f'# {cfg.filename}', text, sep='\n')
+    if out is not None:
+        with atomic_path(Path(out)) as unfinished:
+            unfinished.write_text(text, encoding='utf-8')
+    return text

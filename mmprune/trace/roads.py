@@ -1,0 +1,161 @@
+"""The roads that a user takes through a network: in eval mode, in training, to its loss."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from mmprune.errors import InputError
+from mmprune.registry import LOSS_INPUTS, table
+
+DemoInput = torch.Tensor | tuple | list | Mapping | Callable[[nn.Module], Any]
+LossInput = Callable[[nn.Module, Any], Mapping[str, Any] | None]
+"""From a model and its demo input to the keywords that its loss is computed from."""
+
+
+@dataclass(frozen=True)
+class Road:
+    """One way through a network.
+
+    Attributes:
+        name: For reports.
+        input: A tensor, a tuple of arguments, a dict of keywords, or ``callable(model)``.
+        training: Whether the model is in training mode on it.
+        keywords: Makes the keywords that the model is called with from ``input``; None to
+            call it with ``input``.
+    """
+
+    name: str
+    input: DemoInput
+    training: bool = False
+    keywords: LossInput | None = None
+
+    def run(self, model: nn.Module, demo_input: DemoInput | None = None) -> Any:
+        """What ``model``, whose mode is the caller's, gives on this road."""
+        given = self.input if demo_input is None else demo_input
+        if self.keywords is not None:
+            given = self.keywords(model, given) or {}
+        return run_model(model, given)
+
+    def mapped(self, function: Callable[[Any], Any]) -> Road:
+        """The same road on other leaves of its input; a callable stays as it is."""
+        if not isinstance(self.input, torch.Tensor | tuple | list | Mapping):
+            return self
+        return replace(self, input=tree_map(function, self.input))
+
+
+def run_model(model: nn.Module, demo_input: DemoInput) -> Any:
+    """Call ``model`` on a tensor, a tuple of arguments, a dict of keywords, or by a callable."""
+    if isinstance(demo_input, torch.Tensor):
+        return model(demo_input)
+    if isinstance(demo_input, tuple | list):
+        return model(*demo_input)
+    if isinstance(demo_input, Mapping):
+        return model(**demo_input)
+    if callable(demo_input):
+        return demo_input(model)
+    raise TypeError(
+        'demo_input must be a tensor, a tuple of arguments, a dict of keywords or a '
+        f'callable(model), not {type(demo_input).__name__}'
+    )
+
+
+def describe_input(demo_input: DemoInput) -> str:
+    """Shapes of a demo input, for messages."""
+    if callable(demo_input) and not isinstance(demo_input, torch.Tensor):
+        return 'the given callable'
+    tensors = [x for x in tree_leaves(demo_input) if isinstance(x, torch.Tensor)]
+    shapes = ', '.join(f'{"x".join(map(str, x.shape))} {x.dtype}' for x in tensors)
+    return f'a demo input of {shapes or "no tensor"}'
+
+
+def is_list_of_roads(demo_input: Any) -> bool:
+    """Whether a demo input is a list of roads, not of arguments: a road or callable is in it."""
+    return isinstance(demo_input, list) and any(
+        isinstance(item, Road) or (callable(item) and not isinstance(item, torch.Tensor))
+        for item in demo_input
+    )
+
+
+def roads_of(model: nn.Module, demo_input: Any) -> tuple[Road, ...]:
+    """The roads that a demo input stands for; the first one is what subnets cost.
+
+    A tensor, tuple, dict or callable is walked in eval mode and in training. The loss of a model
+    whose forward has mmengine's modes is a third road, from the keywords that ``LOSS_INPUTS``
+    make or the demo input alone. A list that
+    holds a ``Road`` or a callable is a list of roads: each ``Road`` is walked as it says,
+    everything else in both modes. Other lists are arguments, as tuples are.
+
+    Raises:
+        InputError: Two roads of a list have one name.
+    """
+    if isinstance(demo_input, Road):
+        return (demo_input,)
+    if not is_list_of_roads(demo_input):
+        return (*_both_modes(demo_input, ''), *_loss_road(model, demo_input))
+    found: list[Road] = []
+    for number, item in enumerate(demo_input):
+        suffix = f' {number + 1}' if number else ''
+        found += [item] if isinstance(item, Road) else _both_modes(item, suffix)
+    names = [road.name for road in found]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InputError(f"demo_input: two roads are named '{twice[0]}': give each its own name")
+    return tuple(found)
+
+
+def as_road(demo_input: Any) -> Road:
+    """A road as it is; anything else as the input of one in eval mode."""
+    return demo_input if isinstance(demo_input, Road) else Road('eval', demo_input)
+
+
+def doubled(road: Road) -> Road | None:
+    """The same road on twice as large a batch, whose second half differs; None for a callable."""
+    if not isinstance(road.input, torch.Tensor | tuple | list | Mapping):
+        return None
+    generator = torch.Generator().manual_seed(2)
+
+    def twice(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or value.dim() == 0:
+            return value
+        other = value
+        if value.is_floating_point():
+            noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+            other = noise.to(value) + value / 2
+        return torch.cat([value, other])
+
+    return road.mapped(twice)
+
+
+def _both_modes(demo_input: DemoInput, suffix: str) -> list[Road]:
+    return [Road(f'eval{suffix}', demo_input), Road(f'train{suffix}', demo_input, training=True)]
+
+
+def _loss_road(model: nn.Module, demo_input: DemoInput) -> list[Road]:
+    """The road to the loss of a model whose forward has mmengine's modes."""
+    mode = inspect.signature(type(model).forward).parameters.get('mode')
+    if mode is None or mode.default != 'tensor':
+        return []
+    known = table(LOSS_INPUTS)
+    for kind in type(model).__mro__:
+        keywords = known.get(kind.__name__)
+        if keywords is not None and keywords(model, demo_input) is not None:
+            return [Road('loss', demo_input, training=True, keywords=keywords)]
+    if callable(demo_input) and not isinstance(demo_input, torch.Tensor):
+        return []
+    return [Road('loss', demo_input, training=True, keywords=_in_mode_loss)]
+
+
+def _in_mode_loss(model: nn.Module, demo_input: Any) -> Mapping[str, Any]:
+    """The demo input as it is, for a loss that needs nothing else."""
+    if isinstance(demo_input, Mapping):
+        return {**demo_input, 'mode': 'loss'}
+    arguments = demo_input if isinstance(demo_input, tuple | list) else (demo_input,)
+    _, *names = inspect.signature(type(model).forward).parameters
+    return {**dict(zip(names, arguments, strict=False)), 'mode': 'loss'}

@@ -1,0 +1,83 @@
+"""What the traces of several roads through one model share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map
+
+from mmprune.trace.known_calls import KnownCalls
+from mmprune.trace.model_state import Contents
+from mmprune.trace.recipes import Recipe
+from mmprune.trace.roads import DemoInput
+from mmprune.trace.trace_graph import Edge
+
+GradFn = Any
+"""A node of torch's autograd graph; torch gives it no public type."""
+
+
+RecipeOf = Callable[[GradFn, int], Recipe | None]
+
+
+@dataclass
+class Session:
+    """What the traces of several roads through one model share.
+
+    Attributes:
+        contents: See ``untouched``.
+        stored: Numbers that modules store, by module and attribute, to follow where they are
+            used.
+        known: Nodes of autograd that were read -> the node that each is, and which output of it
+            all of its outputs are, None for the same one.
+        calls: What parts of the model gave.
+        readers: Modules that were asked whether they train, or that change more than their
+            mode when they do.
+        reached: Parameters that were reached.
+        stop: How many nodes have been read and kept.
+        order: The nodes of autograd that the last road's nodes were read from.
+        recipe: Tells how an output of one of these was computed from parameters.
+        makers: Node of the graph -> the node of autograd and the ``recipe`` of its road.
+    """
+
+    contents: Contents
+    stored: Mapping[str, Any]
+    known: dict[GradFn, tuple[int, int | None]] = field(default_factory=dict)
+    calls: KnownCalls = field(default_factory=KnownCalls)
+    readers: set[nn.Module] = field(default_factory=set)
+    reached: set[str] = field(default_factory=set)
+    stop: int = 0
+    order: list[GradFn] = field(default_factory=list)
+    recipe: RecipeOf = lambda grad_fn, output: None
+    makers: dict[int, tuple[GradFn, RecipeOf]] = field(default_factory=dict)
+    _inputs: dict[int, tuple[Any, Any, list[torch.Tensor]]] = field(default_factory=dict)
+
+    def recipe_of(self, edge: Edge) -> Recipe | None:
+        """How a tensor of the graph was computed from parameters, if that was seen."""
+        grad_fn, recipe = self.makers[edge[0]]
+        return recipe(grad_fn, edge[1])
+
+    def differentiable(self, demo_input: DemoInput) -> tuple[DemoInput, list[torch.Tensor]]:
+        """A copy whose float tensors require grad, and these; the same one for the same input."""
+        found = self._inputs.get(id(demo_input))
+        if found is None:
+            found = self._inputs[id(demo_input)] = (demo_input, *_differentiable(demo_input))
+        return found[1], found[2]
+
+
+def _differentiable(demo_input: DemoInput) -> tuple[DemoInput, list[torch.Tensor]]:
+    """Copies of the float tensors of a demo input that require grad."""
+    leaves: list[torch.Tensor] = []
+
+    def copy(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            value = value.detach().clone().requires_grad_(True)
+            leaves.append(value)
+        return value
+
+    if isinstance(demo_input, torch.Tensor | tuple | list | Mapping):
+        return tree_map(copy, demo_input), leaves
+    return demo_input, leaves

@@ -1,0 +1,34 @@
+"""Wrappers that distributed training puts around a network."""
+
+from __future__ import annotations
+
+import sys
+from typing import cast
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def is_model_wrapper(model: nn.Module) -> bool:
+    """Whether a module is a wrapper of torch, or one that is registered with mmengine.
+
+    mmengine's own function comes with all of torch's distributed training, which takes a second to
+    import. What is registered with mmengine is there only if ``mmengine.model`` was imported.
+    """
+    if isinstance(model, nn.DataParallel | DistributedDataParallel):
+        return True
+    known = getattr(sys.modules.get('mmengine.model'), 'is_model_wrapper', None)
+    return known is not None and bool(known(model))
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network inside an algorithm, a distributed wrapper or a compiled module."""
+    while True:
+        if is_model_wrapper(model):
+            model = cast(nn.Module, model.module)
+        elif isinstance(getattr(model, '_orig_mod', None), nn.Module):
+            model = cast(nn.Module, model._orig_mod)
+        elif isinstance(getattr(model, 'architecture', None), nn.Module):
+            model = cast(nn.Module, model.architecture)
+        else:
+            return model

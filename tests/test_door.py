@@ -1,0 +1,333 @@
+"""One call: any network becomes a smaller plain one that computes the same, and one file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from randomised import randomise
+from torch import nn
+from torch.nn import functional as F
+
+import mmprune
+from mmprune.errors import InputError, MissingFileError
+
+
+class Net(nn.Module):
+    """A residual block, a concatenation, attention and a linear layer."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width)
+        self.block = nn.Sequential(
+            nn.Conv2d(width, 24, 3, padding=1), nn.GroupNorm(4, 24), nn.ReLU(),
+            nn.Conv2d(24, width, 3, padding=1), nn.BatchNorm2d(width),
+        )  # fmt: skip
+        self.side = nn.Conv2d(width, 8, 1)
+        self.mix = nn.Conv2d(width + 8, 32, 1)
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+        self.fc = nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.norm(self.stem(x)))
+        x = F.relu(x + self.block(x))
+        x = self.mix(torch.cat([x, self.side(x)], 1)).flatten(2).mT
+        x = x + self.attention(x, x, x)[0]
+        return self.fc(x.mean(1))
+
+
+DEMO = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+
+
+def network(seed: int = 0, width: int = 16) -> nn.Module:
+    """In float64, every number random, norm statistics among them."""
+    torch.manual_seed(seed)
+    return randomise(Net(width).double(), seed).eval()
+
+
+def state(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in net.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(macs=0.5),
+        dict(params=0.4),
+        dict(macs=0.6, params=0.5, round_to=4),
+        dict(ratio=0.5, importance=dict(type='RandomImportance')),
+        dict(ratio={'block.*': 0.25, '*': 0.75}),
+    ],
+)
+def test_what_is_left_computes_the_same(options: dict) -> None:
+    """As the full network with masks for the channels that are gone, on an input not seen."""
+    net = network()
+    result = mmprune.prune(net, DEMO, **options)
+    for name in ('macs', 'params'):
+        assert result.after[name] <= result.before[name] * options.get(name, 1)
+    assert result.after['params'] == sum(p.numel() for p in result.network.parameters())
+    assert result.verified.ok
+    kept = {
+        g.space_id: k for g, k in zip(result.findings.groups, result.findings.kept, strict=True)
+    }
+    assert sum(kept.values()) < sum(g.num_channels for g in result.findings.groups)
+    entries = [e for e in result.channel_cfg.values() if 'out_index' in e]
+    assert any(e['out_index'] != list(range(e['out_channels'])) for e in entries)
+    # The supernet is another computation: the subnet is set and masked, not cut.
+    other = mmprune.make_supernet(net, DEMO, execution='mask')
+    other.switch_subnet(result.channel_cfg)
+    data = torch.rand(3, 3, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(result.network(data), net(data), rtol=0, atol=1e-12)
+
+
+def test_the_network_stays_as_it_was() -> None:
+    net = network()
+    before, outputs = state(net), net(DEMO)
+    result = mmprune.prune(net, DEMO, macs=0.5)
+    assert net.state_dict().keys() == before.keys()
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert torch.equal(net(DEMO), outputs)
+    assert not [m for m in net.modules() if 'forward' in vars(m)]
+    shared = {p.data_ptr() for p in net.parameters()}
+    assert not shared & {p.data_ptr() for p in result.network.parameters()}
+    with pytest.raises(InputError):
+        mmprune.prune(net, DEMO, macs=2)
+    assert not [m for m in net.modules() if 'forward' in vars(m)]
+
+
+def test_it_prints_what_was_cut_and_what_was_not_and_why() -> None:
+    text = str(mmprune.prune(network(), DEMO, macs=0.5, keep=['block.0', 'side']))
+    assert re.match(r'Net\n  MACs: [\d,]+ -> [\d,]+ \((4[89]|50)\.\d%\)\n  parameters: ', text)
+    assert re.search(r'^  stem +\d+ of 16$', text, re.MULTILINE)
+    assert "block.0: excluded by keep 'block.0'" in text
+    assert re.search(r'^  .*fc.*: output of the network$', text, re.MULTILINE)
+    assert text.splitlines()[-1].startswith('verified: ')
+    assert 'except_start_keys' not in text
+
+
+def test_layers_that_are_to_stay_do() -> None:
+    whole = mmprune.prune(network(), DEMO, ratio=0.5, keep='block', scope='local').network
+    assert whole.block[0].weight.shape == (24, 16, 3, 3)  # its sum holds the stem, too
+    one = mmprune.prune(network(), DEMO, ratio=0.5, keep='block.0', scope='local').network
+    assert one.block[0].weight.shape == (24, 8, 3, 3)
+
+
+def test_latency_is_a_limit_too() -> None:
+    def latency_of(pruner: object, subnet: dict[str, torch.Tensor]) -> float:
+        return 1.0 + float(sum(int(mask.sum()) for mask in subnet.values()))
+
+    result = mmprune.prune(network(), DEMO, latency=0.7, latency_of=latency_of)
+    assert result.after['latency'] <= 0.7 * result.before['latency']
+    assert 'latency: ' in str(result)
+
+
+# -- data ------------------------------------------------------------------------------
+
+LABELS = torch.tensor([3, 7])
+
+
+@pytest.mark.parametrize(
+    ('importance', 'batch'),
+    [
+        ('TaylorImportance', (DEMO, LABELS)),
+        ('ActivationImportance', DEMO),
+        ('ActivationImportance', (DEMO, LABELS)),
+        ('TaylorImportance', dict(x=DEMO)),
+    ],
+)
+def test_an_importance_sees_batches(importance: str, batch: object) -> None:
+    class WithLoss(Net):
+        def forward(self, x: torch.Tensor) -> object:
+            return type('Outputs', (), {'loss': super().forward(x).square().sum()})()
+
+    net, demo = network(), DEMO
+    if isinstance(batch, dict):
+        net.__class__ = WithLoss
+        demo = lambda model: model(x=DEMO).loss[None]  # noqa: E731
+    result = mmprune.prune(net, demo, ratio=0.5, importance=dict(type=importance), data=[batch])
+    assert result.verified.ok
+
+
+def test_a_loss_may_be_given() -> None:
+    seen = []
+
+    def loss_fn(net: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        seen.append(batch)
+        return net(batch).square().mean()
+
+    options = dict(importance=dict(type='TaylorImportance'), loss_fn=loss_fn)
+    mmprune.prune(network(), DEMO, ratio=0.5, data=[DEMO, DEMO], **options)
+    assert len(seen) == 2
+
+
+def test_data_that_does_not_fit_is_refused() -> None:
+    taylor = dict(ratio=0.5, importance=dict(type='TaylorImportance'))
+    with pytest.raises(InputError, match='TaylorImportance looks at data: give data=<batches>'):
+        mmprune.prune(network(), DEMO, **taylor)
+    with pytest.raises(InputError, match='L1Importance looks at no data'):
+        mmprune.prune(network(), DEMO, ratio=0.5, data=[DEMO])
+    with pytest.raises(InputError, match=r'give loss_fn=.*labels are torch\.float64'):
+        mmprune.prune(network(), DEMO, **taylor, data=[(DEMO, LABELS.double())])
+    with pytest.raises(InputError, match='must return a scalar'):
+        mmprune.prune(network(), DEMO, **taylor, data=[DEMO])
+
+
+# -- wrong arguments -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(), 'how small.*ratio=.*macs='),
+        (dict(ratio=0.5, macs=0.5), 'how small'),
+        (dict(macs=0), '^macs=0: up to 1'),
+        (dict(macs=-1), '^macs=-1: up to 1'),
+        (dict(macs=1.5), r'^macs=1\.5: .*above 1 it is a number of MACs'),
+        (dict(params='half'), "^params='half': "),
+        (dict(macs=True), '^macs=True: '),
+        (dict(macs=2), r'cannot be met.*costs [\d,]+ of at most 2 MACs'),
+        (dict(latency=0.5), 'latency_of=<file'),
+        (dict(latency='table.json'), 'a table or a function is given as latency_of='),
+        (dict(ratio=1.5), r'found 1\.5'),
+        (dict(ratio=0.5, keep=['blok']), r"^keep: 'blok' .*'block'"),
+        (dict(ratio=0.5, keep='block.7'), r"^keep: 'block\.7'"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(options: dict, message: str) -> None:
+    net = network()
+    with pytest.raises(InputError, match=message):
+        mmprune.prune(net, DEMO, **options)
+    assert not [m for m in net.modules() if 'forward' in vars(m)]
+
+
+def test_a_shape_is_no_input() -> None:
+    with pytest.raises(InputError, match='shape'):
+        mmprune.prune(network(), (1, 3, 32, 32), ratio=0.5)
+
+
+def test_an_unknown_option_is_refused_with_those_there_are() -> None:
+    with pytest.raises(InputError, match='max_removed'):
+        mmprune.prune(network(), DEMO, ratio=0.5, max_removd=0.5)
+
+
+def test_a_result_that_computes_something_else_is_not_returned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mmprune.deploy import VerifyReport
+    from mmprune.pruners import StructurePruner
+
+    wrong = VerifyReport(False, 0.5, 1e-10, 'stem', 'Outputs differ.')
+    monkeypatch.setattr(StructurePruner, 'verify_subnet', lambda *args, **kwargs: wrong)
+    with pytest.raises(InputError, match=r"would not compute the same.*part at 'stem'"):
+        mmprune.prune(network(), DEMO, ratio=0.5)
+
+
+# -- one file --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[mmprune.Pruned, Path]:
+    result = mmprune.prune(network(), DEMO, macs=0.5)
+    mmprune.save(result, tmp_path / 'small.pt')
+    return result, tmp_path / 'small.pt'
+
+
+def test_a_file_and_the_original_make_the_small_network(
+    saved: tuple[mmprune.Pruned, Path],
+) -> None:
+    result, file = saved
+    original = network(seed=1)
+    before = state(original)
+    loaded = mmprune.load(file, original)
+    assert torch.equal(loaded(DEMO), result.network(DEMO))
+    assert not torch.equal(loaded(DEMO), original(DEMO))
+    assert all(torch.equal(before[key], value) for key, value in original.state_dict().items())
+    content = torch.load(file, weights_only=True)
+    assert set(content['mmprune']['versions']) >= {'mmprune', 'torch', 'python', 'mmengine'}
+    assert [path.name for path in file.parent.iterdir()] == ['small.pt']
+
+
+def test_weights_that_were_trained_since_are_saved(
+    saved: tuple[mmprune.Pruned, Path],
+) -> None:
+    result, file = saved
+    with torch.no_grad():
+        result.network.fc.bias += 1
+    mmprune.save(result, file)
+    assert torch.equal(mmprune.load(file, network(seed=2))(DEMO), result.network(DEMO))
+
+
+def test_another_network_is_refused_with_both_numbers(
+    saved: tuple[mmprune.Pruned, Path],
+) -> None:
+    with pytest.raises(InputError, match=r'(?s)small\.pt.*16.*20.*pruned Net.*was given a Net'):
+        mmprune.load(saved[1], network(width=20))
+    with pytest.raises(InputError, match=r"(?s)layer 'stem': .*given a Linear"):
+        mmprune.load(saved[1], nn.Linear(3, 3))
+    with pytest.raises(InputError, match=r'small\.pt'):
+        mmprune.load(saved[1], saved[0].network)
+
+
+def test_files_that_are_none_are_refused(
+    saved: tuple[mmprune.Pruned, Path], tmp_path: Path
+) -> None:
+    content = saved[1].read_bytes()
+    broken = tmp_path / 'broken.pt'
+    broken.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r'broken\.pt: not a checkpoint, or cut off'):
+        mmprune.load(broken, network())
+    with pytest.raises(MissingFileError, match=r'nothing\.pt'):
+        mmprune.load(tmp_path / 'nothing.pt', network())
+    torch.save(network().state_dict(), broken)
+    with pytest.raises(InputError, match=r'broken\.pt: holds weights, but not which channels'):
+        mmprune.load(broken, network())
+    later = torch.load(saved[1], weights_only=True)
+    later['mmprune']['version'] = 9
+    torch.save(later, broken)
+    with pytest.raises(InputError, match=r'is of version 9.*reads version 1'):
+        mmprune.load(broken, network())
+    later['mmprune'].update(version=1, channel_cfg={'stem': {'out_channels': -1}})
+    torch.save(later, broken)
+    with pytest.raises(InputError, match=r"broken\.pt: layer 'stem'"):
+        mmprune.load(broken, network())
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
+    torch.save({'state_dict': {}, 'mmprune': Path('x')}, tmp_path / 'code.pt')
+    with pytest.raises(InputError, match='runs no code'):
+        mmprune.load(tmp_path / 'code.pt', network())
+
+
+def test_only_results_are_saved(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match='not a Net'):
+        mmprune.save(network(), tmp_path / 'x.pt')
+    assert not list(tmp_path.iterdir())
+
+
+# -- the switchable form ---------------------------------------------------------------
+
+
+def test_a_supernet_is_switched() -> None:
+    net = network()
+    pruner = mmprune.make_supernet(net, DEMO, ratios=[0.5, 1.0], keep='side')
+    full = net(DEMO)
+    pruner.set_min_channel()
+    assert pruner.cost()['macs'] < 0.6 * pruner.cost(pruner.subnet_of_ratio(1.0))['macs']
+    small = pruner.deploy_subnet(net, pruner.export_subnet())
+    assert small.side.out_channels == 8
+    torch.testing.assert_close(small(DEMO), net(DEMO), rtol=0, atol=1e-12)
+    pruner.set_max_channel()
+    assert torch.equal(net(DEMO), full)
+    np.random.seed(0)
+    assert pruner.verify_subnet(subnet=pruner.sample_subnet()).ok
+
+
+def test_only_what_is_public_is_there() -> None:
+    for name in mmprune.__all__:
+        assert getattr(mmprune, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'prun'"):
+        _ = mmprune.prun

@@ -1,0 +1,140 @@
+"""Toy networks whose layers lay heads out in other orders, and their expected groups."""
+
+import torch
+from torch import nn
+from toys_heads import STREAM, Blocks
+
+
+class HeadsLast(Blocks):
+    """Channels are laid out as (width, heads)."""
+
+    def split(self, x):
+        return x.view(*x.shape[:2], -1, self.heads).transpose(2, 3)
+
+    def join(self, x):
+        return x.permute(0, 2, 3, 1).flatten(2)
+
+
+class HeadsLastWithBias(HeadsLast):
+    """The same with a parameter (width, heads)."""
+
+    GROUPS = {
+        'a': (32, STREAM, {'head', 'k', 'q', 'v'}),
+        'q': (8, {'k', 'q', 'v'}, {'o'}),
+    }
+    REASONS = {
+        'u': 'meets a tensor that needs all',
+    }
+
+    def make(self):
+        self.u = nn.Parameter(torch.randn(8, 4))
+
+    def split(self, x):
+        return (x.view(*x.shape[:2], -1, self.heads) + self.u).transpose(2, 3)
+
+
+class OneLayer(Blocks):
+    """One layer for q, k and v, laid out as (3, heads, width)."""
+
+    GROUPS = {
+        'a': (32, STREAM, {'head', 'qkv'}),
+        'qkv': (4, {'qkv'}, {'o'}),
+    }
+
+    def make(self):
+        self.qkv = nn.Linear(32, 96)
+        del self.q, self.k, self.v
+
+    def parts(self, x):
+        qkv = self.qkv(x)
+        return qkv.reshape(*qkv.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+class ThreeInEachHead(OneLayer):
+    """Laid out as (heads, 3, width)."""
+
+    GROUPS = {
+        'a': (32, STREAM, {'head', 'qkv'}),
+        'qkv': (4, {'qkv'}, {'o'}),
+    }
+
+    def parts(self, x):
+        qkv = self.qkv(x)
+        return qkv.reshape(*qkv.shape[:2], self.heads, 3, -1).permute(3, 0, 2, 1, 4).unbind(0)
+
+
+class ChunkedInEachHead(OneLayer):
+    """Laid out as (heads, 3 * width)."""
+
+    GROUPS = {
+        'a': (32, STREAM, {'head', 'qkv'}),
+        'qkv': (4, {'qkv'}, {'o'}),
+    }
+
+    def parts(self, x):
+        qkv = self.qkv(x)
+        return qkv.reshape(*qkv.shape[:2], self.heads, -1).transpose(1, 2).chunk(3, -1)
+
+
+class WidthFirstOneLayer(OneLayer):
+    """Laid out as (width, 3, heads)."""
+
+    GROUPS = {
+        'a': (32, STREAM, {'head', 'qkv'}),
+        'qkv': (4, {'qkv'}, {'o'}),
+    }
+
+    def parts(self, x):
+        qkv = self.qkv(x)
+        return qkv.reshape(*qkv.shape[:2], -1, 3, self.heads).permute(3, 0, 4, 1, 2).unbind(0)
+
+    def join(self, x):
+        return x.permute(0, 2, 3, 1).flatten(2)
+
+
+class StackOfHeads(Blocks):
+    """Heads are layers of their own whose results are stacked."""
+
+    GROUPS = {
+        'a': (
+            32,
+            STREAM,
+            {
+                'head',
+                'k.0',
+                'k.1',
+                'k.2',
+                'k.3',
+                'q.0',
+                'q.1',
+                'q.2',
+                'q.3',
+                'v.0',
+                'v.1',
+                'v.2',
+                'v.3',
+            },
+        ),
+        'q.0': (8, {'k.0', 'k.1', 'k.2', 'k.3', 'q.0', 'q.1', 'q.2', 'q.3'}, set()),
+        'v.0': (8, {'v.0', 'v.1', 'v.2', 'v.3'}, {'o'}),
+    }
+
+    def make(self):
+        self.q, self.k, self.v = (
+            nn.ModuleList(nn.Linear(32, 8) for _ in range(4)) for _ in range(3)
+        )
+
+    def parts(self, x):
+        kinds = (self.q, self.k, self.v)
+        return [torch.stack([layer(x) for layer in layers], 1) for layers in kinds]
+
+
+TOYS = [
+    HeadsLast,
+    HeadsLastWithBias,
+    OneLayer,
+    ThreeInEachHead,
+    ChunkedInEachHead,
+    WidthFirstOneLayer,
+    StackOfHeads,
+]

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Train in several processes: tools/dist_train.sh CONFIG GPUS [options of tools/train.py]
+# NNODES, NODE_RANK, MASTER_ADDR and PORT say where the processes are; one machine by default.
+# Without GPUs the processes run on the CPU.
+set -euo pipefail
+if [ $# -lt 2 ]; then
+    echo "usage: $0 CONFIG GPUS [options of tools/train.py]" >&2
+    exit 2
+fi
+config=$1 gpus=$2
+exec python -m torch.distributed.run \
+    --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
+    --nproc_per_node="$gpus" \
+    "$(dirname "$0")/train.py" "$config" --launcher pytorch "${@:3}"

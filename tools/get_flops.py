@@ -1,0 +1,49 @@
+"""Count the multiply-adds (MACs), FLOPs and parameters of a config's network."""
+
+import argparse
+
+from mmprune.engine.command_line import add_cfg_options
+from mmprune.engine.get_flops import get_flops
+from mmprune.errors import exit_on_input_error
+
+EPILOG = """\
+MACs are the multiply-adds of convolutions, linear layers and matrix products; one MAC is two FLOPs.
+Of an AutoSlim the full network is counted, of a deployed config the small one.
+
+examples:
+  python tools/get_flops.py configs/digits/resnet-small_1xb64_digits.py --input-shape 1 1 8 8
+  python tools/get_flops.py pruned/deployed.py --input-shape 1 1 8 8 --depth 3
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config with a model')
+    parser.add_argument(
+        '--input-shape',
+        '--shape',
+        type=int,
+        nargs='+',
+        metavar='N',
+        help='shape of the input: N C H W, or C H W (default: input_shape of an AutoSlim, else '
+        '1 3 224 224)',
+    )
+    parser.add_argument(
+        '--depth', type=int, default=2, help='parts of a name that make a row (default: 2)'
+    )
+    add_cfg_options(parser, 'model.backbone.depth=34')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the command line."""
+    args = parse_args()
+    with exit_on_input_error():
+        get_flops(args.config, args.input_shape, args.depth, args.cfg_options)
+
+
+if __name__ == '__main__':
+    main()
