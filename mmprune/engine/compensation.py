@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
+from mmprune.building import check_options
 from mmprune.compensation import CompensationReport, built_method
 from mmprune.engine.algorithm import calibration_batches
 from mmprune.errors import InputError
@@ -44,7 +45,9 @@ def compensation_of(algorithm: AutoSlim, cfg: Config, default: str | None = None
         )
     options: dict[str, Any] = dict(type=config) if isinstance(config, str) else dict(config)
     options.setdefault('type', 'LeastSquares')
-    images = Recalibration(**{**IMAGES, **options.pop('images', {})})
+    given = dict(options.pop('images', {}))
+    check_options(Recalibration, given, f'{cfg.filename}: prune_cfg.compensation.images')
+    images = Recalibration(**{**IMAGES, **given})
     if images.num_batches < 1:
         raise InputError(
             f'{cfg.filename}: prune_cfg.compensation.images.num_batches must be 1 or more, not '
