@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,28 +27,18 @@ RECURRENT = {
     *('lstm', 'gru', 'rnn_tanh', 'rnn_relu'),
     *('lstm_cell', 'gru_cell', 'rnn_tanh_cell', 'rnn_relu_cell'),
 }
-MIXING = {
-    *(
-        'matmul',
-        '__matmul__',
-        '__rmatmul__',
-        'mm',
-        'bmm',
-        'addmm',
-        'baddbmm',
-        'einsum',
-        'tensordot',
-    ),
-    *('t', 'transpose', 'permute', 'bilinear', 'multi_head_attention_forward', *RECURRENT),
-}
+_PRODUCTS = {'matmul', '__matmul__', '__rmatmul__', 'mm', 'bmm', 'addmm', 'baddbmm', 'einsum'}
+_TURNS = {'t', 'transpose', 'permute'}
+MIXING = {'tensordot', 'bilinear', 'multi_head_attention_forward', *_PRODUCTS, *_TURNS, *RECURRENT}
 """Functions that add up inputs by a weight, or make it ready for one."""
-SHAPES = {
+HARMLESS = {
     *('dim', 'ndimension', 'size', 'stride', 'numel', 'nelement', 'element_size', '__len__'),
     *('is_contiguous', 'is_floating_point', 'is_complex', 'get_device', 'data_ptr', 'type'),
+    *('to', 'contiguous', 'type_as'),
 }
-"""Functions that look at no number of a tensor."""
+"""Functions that look at no number of a tensor, or give the tensor itself."""
 _TURNING = [getattr(torch.Tensor, name).__get__ for name in ('T', 'mT', 'H', 'mH')]
-_BATCH_NORM_NAMES = ('input', 'running_mean', 'running_var', 'weight', 'bias', 'training')
+_BATCH_NORM: dict[Any, str] = {0: 'input', 1: 'running_mean', 5: 'training'}
 
 
 @dataclass
@@ -86,6 +76,8 @@ class FullRun(Observer):
         self.given: dict[int, _Given] = {}
         # Who reads a bias, or whose outputs a running mean is subtracted from; None: others too.
         self.readers: dict[str, set[Unit | None]] = {}
+        # What else reads a weight -> whether it mixes channels by it.
+        self.others: dict[Unit, dict[str, bool]] = {}
         self.found: list[tuple[Unit, Use, str | None, _Given | None]] = []
 
     def run(self, jobs: Sequence[Callable[[nn.Module], Any]], tick: Callable[[], Any]) -> None:
@@ -111,9 +103,11 @@ class FullRun(Observer):
     def before(self, call: LayerCall) -> None:
         """See ``Observer``."""
         unit = self.by_weight.get(id(call.weight))
-        self._note([call.input])
+        self._note([call.input, call.weight])
         if (name := self.names.get(id(call.bias))) is not None:
             self.readers.setdefault(name, set()).add(unit)
+        elif call.bias is not None:
+            self._note([call.bias])
 
     def after(self, call: LayerCall, output: torch.Tensor) -> None:
         """See ``Observer``."""
@@ -140,21 +134,23 @@ class FullRun(Observer):
             given = self.given[id(output)] = _Given(unit, use, weakref.ref(output))
         self.found.append((unit, use, self.names.get(id(call.bias)), given))
 
-    def read(self, function: Callable[..., Any], args: Sequence[Any]) -> None:
+    def read(self, function: Callable[..., Any], arguments: Mapping[Any, Any]) -> None:
         """See ``Observer``."""
         name = getattr(function, '__name__', '')
-        if name in SHAPES or (name == '__get__' and function not in _TURNING):
+        if name in HARMLESS or (name == '__get__' and function not in _TURNING):
             return
         if function is F.batch_norm:
-            self._norm(dict(zip(_BATCH_NORM_NAMES, args, strict=False)))
-            args = args[3:]
-        for tensor in self._note(args):
+            named = [_BATCH_NORM.get(key, key) for key in arguments]
+            arguments = dict(zip(named, arguments.values(), strict=True))
+            self._norm(arguments)
+            arguments = {k: v for k, v in arguments.items() if k not in ('input', 'running_mean')}
+        for tensor in self._note(arguments.values()):
             unit = self.by_weight.get(id(tensor))
-            if unit is None or not (name in MIXING or name == '__get__'):
+            if unit is None or (name in RECURRENT and unit.cut.shape[1] == unit.full.shape[1]):
                 continue
-            if name in RECURRENT and unit.cut.shape[1] == unit.full.shape[1]:
-                continue
-            unit.left = unit.left or f'its weight is read by {name.replace("__get__", "T")}'
+            mixes = name in MIXING or name == '__get__'
+            self.has_lost |= mixes and not unit.cut.is_whole
+            self.others.setdefault(unit, {}).setdefault(name.replace('__get__', 'T'), mixes)
 
     def _note(self, args: Iterable[Any]) -> list[torch.Tensor]:
         """Note that tensors are read by something that is no batch norm."""
@@ -166,7 +162,7 @@ class FullRun(Observer):
                 self.readers.setdefault(name, set()).add(None)
         return tensors
 
-    def _norm(self, given: dict[str, Any]) -> None:
+    def _norm(self, given: Mapping[Any, Any]) -> None:
         mean = self.names.get(id(given.get('running_mean')))
         giver = self._giver(given['input'])
         if giver is not None:
@@ -186,6 +182,11 @@ class FullRun(Observer):
                 place = Place(given.norms[0], -1)
             is_own = place is not None and self.readers[place.name] == {unit}
             unit.places[use] = place if is_own else None
+        for unit, functions in self.others.items():
+            # A weight that no linear function reads may be no weight: a scale, a position.
+            reading = [name for name, mixes in functions.items() if mixes or unit.kind]
+            if reading:
+                unit.left = unit.left or f'its weight is read by {reading[0]}'
         for unit in self.order:
             _thin(unit, self.samples)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from mmprune.compensation.watch import Observer, Watch
 from mmprune.execution.fast_paths import plain_paths
 from mmprune.trace.eager import eagerly
 
-ROUNDING = 16
+ROUNDING = 4
 """A layer that is missing less than this many times the type's precision is missing nothing."""
 
 
@@ -149,5 +149,5 @@ class _BatchObserver(Observer):
     def after(self, call: LayerCall, output: torch.Tensor) -> None:
         """See ``Observer``."""
 
-    def read(self, function: Callable[..., Any], args: Sequence[Any]) -> None:
+    def read(self, function: Callable[..., Any], arguments: Mapping[Any, Any]) -> None:
         """See ``Observer``."""

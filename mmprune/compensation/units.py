@@ -101,18 +101,26 @@ class Unit:
 
 def _channels(unit: Unit, kind: str, groups: int) -> tuple[np.ndarray, int, int]:
     """Kept outputs in their order; the number of kept inputs, and of inputs."""
-    shape = tuple(unit.full.shape)
-    numbers = unit.cut(torch.arange(unit.full.numel()).reshape(shape)).numpy()
-    kernel = unit.full.numel() // (shape[0] * shape[1])
-    # Where each kept element of the first two dims stood.
-    first = numbers.reshape(*numbers.shape[:2], -1)[:, :, 0] // kernel
-    rows, columns = np.divmod(first, shape[1])
-    others = rows // (shape[0] // groups) * shape[1] + columns
-    if kind != 'transposed':
-        return rows[:, 0], len(np.unique(others)), shape[1] * groups
-    # Its weight has the inputs first; outputs of several groups keep their order.
-    outputs = others[0] if groups == 1 else np.unique(others)
-    return outputs, len(rows), shape[0]
+    rows, columns = unit.full.shape[:2]
+    is_turned = kind == 'transposed'  # it has the inputs first
+    sizes = (columns * groups, rows) if is_turned else (rows, columns * groups)
+    if unit.cut.is_whole:
+        return np.arange(sizes[0]), sizes[1], sizes[1]
+    row, column = (_numbers_kept(unit, dim) for dim in (0, 1))
+    other = row // (rows // groups) * columns + column
+    if not is_turned:
+        return row[:, 0], len(np.unique(other)), sizes[1]
+    # Outputs of several groups keep their order.
+    return other[0] if groups == 1 else np.unique(other), len(row), sizes[1]
+
+
+def _numbers_kept(unit: Unit, dim: int) -> np.ndarray:
+    """Where each kept element of the weight's first two dims stood along one of these."""
+    shape = unit.full.shape
+    numbers = torch.arange(shape[dim], dtype=torch.int32)
+    along = numbers.reshape([-1 if d == dim else 1 for d in range(len(shape))])
+    kept = unit.cut(along.expand(shape))
+    return kept.reshape(*kept.shape[:2], -1)[:, :, 0].long().numpy()
 
 
 def units_of(full: nn.Module, small: nn.Module, cfg: ChannelCfg) -> list[Unit]:

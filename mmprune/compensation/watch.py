@@ -28,8 +28,8 @@ class Observer(abc.ABC):
         """A call was made."""
 
     @abc.abstractmethod
-    def read(self, function: Callable[..., Any], args: Sequence[Any]) -> None:
-        """Another function of torch is about to be called."""
+    def read(self, function: Callable[..., Any], arguments: Mapping[Any, Any]) -> None:
+        """Another function of torch is about to be called; its arguments by place or name."""
 
 
 class Watch(TorchFunctionMode):
@@ -56,7 +56,7 @@ class Watch(TorchFunctionMode):
             return self._attention(args, kwargs)
         call = layer_call(func, args, kwargs)
         if call is None:
-            self.observer.read(func, [*args, *kwargs.values()])
+            self.observer.read(func, {**dict(enumerate(args)), **kwargs})
             return func(*args, **kwargs)
         self.observer.before(call)
         output = func(*args, **kwargs)
@@ -73,7 +73,7 @@ class Watch(TorchFunctionMode):
             self.observer.after(call, F.linear(call.input, call.weight, call.bias))
         last = LayerCall('linear', query, given['out_proj_weight'], given['out_proj_bias'])
         taken = ('out_proj_weight', 'out_proj_bias', *(('in_proj_weight', 'in_proj_bias') * is_one))
-        others = [value for name, value in given.items() if name not in taken]
+        others = {name: value for name, value in given.items() if name not in taken}
         self.observer.read(F.multi_head_attention_forward, others)
         size = last.weight.shape[1]
         same = torch.eye(size, dtype=last.weight.dtype, device=last.weight.device)

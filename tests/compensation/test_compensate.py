@@ -240,6 +240,32 @@ def test_what_stays_is_reported_with_the_reason(images):
     assert 'not compensated: read: its weight is read by t' in str(report)
 
 
+class Language(nn.Module):
+    """A decoder that shares its weight with the embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mix = nn.Embedding(20, 8), nn.Linear(8, 8)
+        self.decode = nn.Linear(8, 20, bias=False)
+        self.decode.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.decode(self.mix(self.embed(x)).relu())
+
+
+def test_a_weight_that_others_read_too_stays():
+    network = Language().double()
+    x = torch.randint(20, (30, 6))
+    pruner = prepared(network, x[:2])
+    small = pruner.deploy_subnet(network, pruner.export_subnet())
+    weight = small.embed.weight.detach().clone()
+    report = pruner.compensate(small, x)
+    assert report.left == {'embed': 'its weight is read by embedding'}
+    assert list(report.treated) == ['mix']
+    assert small.decode.weight is small.embed.weight
+    assert torch.equal(small.embed.weight, weight)
+
+
 class Positions(nn.Module):
     """Channels that one layer makes are the places at which another one looks."""
 
