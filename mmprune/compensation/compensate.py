@@ -42,7 +42,7 @@ def compensate(
 
     In order of execution, every layer that reads fewer channels than in the full network is
     solved for what it reads in the pruned network as it is by then. Norms keep the full network's
-    statistics of the channels that they have: recalibrate neither before nor afterwards. The full
+    statistics of the channels that they have, so do not recalibrate them before. The full
     network runs once over the images, the small one once, and once more for every weight that
     is used several times in a pass. All batches are in memory at once, at one layer.
 
