@@ -20,8 +20,8 @@ from mmprune.execution import release
 from mmprune.formats import read_one_file, write_one_file
 from mmprune.pruners import ImportancePruner, RatioPruner
 from mmprune.pruners.budget import UNITS
-from mmprune.pruners.findings import Findings, find
 from mmprune.registry import PRUNERS
+from mmprune.report.findings import Findings, find
 from mmprune.trace.tracer import DemoInput
 
 LISTED = 40

@@ -50,9 +50,9 @@ MODEL_WRAPPERS = Registry(
     locations=['mmprune.models'],
 )
 # Search loops.
-LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='mmprune', locations=['mmprune.engine'])
+LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='mmprune', locations=['mmprune.search'])
 # Hooks.
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmprune', locations=['mmprune.engine'])
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmprune', locations=['mmprune.training'])
 # Datasets.
 DATASETS = Registry(
     'dataset', parent=MMENGINE_DATASETS, scope='mmprune', locations=['mmprune.datasets']

@@ -31,7 +31,7 @@ from mmprune.bench.costs import cost_rows
 from mmprune.bench.input_mask import with_input_masks
 from mmprune.bench.networks import Pass, half, prepared
 from mmprune.bench.rows import geometric_mean
-from mmprune.engine import subnet_times
+from mmprune.commands import subnet_times
 from mmprune.errors import InputError
 
 OURS = Row('execution', 'A, batch 8', 'slice', 21.0, against='deployed', reference=20.0, most=1.05)

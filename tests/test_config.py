@@ -9,8 +9,8 @@ from mmengine.config import Config
 
 from mmprune import config as config_module
 from mmprune.config import CONFIG_ROOTS, enter_scope, find_config, load_config
-from mmprune.engine.algorithm import build_model
 from mmprune.errors import InputError, exit_on_input_error
+from mmprune.models.algorithm import build_model
 from mmprune.renamed_configs import RENAMED
 
 NAME = 'resnet-small_1xb64_digits.py'

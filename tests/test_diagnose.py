@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from mmprune.commands.diagnose import diagnose
+from mmprune.commands.graph_break import where_gradients_end
 from mmprune.config import load_config
-from mmprune.engine.algorithm import build_model
-from mmprune.engine.diagnose import diagnose
-from mmprune.engine.graph_break import where_gradients_end
-from mmprune.engine.randomness import seeded, stir
 from mmprune.errors import InputError
+from mmprune.models.algorithm import build_model
 from mmprune.pruners import StructurePruner
+from mmprune.randomness import seeded, stir
 
 SHAPE = (1, 3, 10, 10)
 
@@ -146,7 +146,7 @@ def test_a_fault_of_mmprunes_own_is_reported_with_its_traceback(config, out, mon
     def fail(*args, **kwargs):
         raise RuntimeError('labels do not come to rest')
 
-    monkeypatch.setattr('mmprune.pruners.supernet.propagate', fail)
+    monkeypatch.setattr('mmprune.supernet.supernet.propagate', fail)
     found = diagnose(config('Healthy'), out_dir=out, input_shape=SHAPE)
     assert (found.exit_status, found.problem.stage) == (1, 'mmprune')
     text = (out / 'report.txt').read_text()

@@ -11,14 +11,14 @@ from pruned_network import prepared
 from torch import nn
 
 from mmprune.channels import ChannelGroup, EqualBlocks
-from mmprune.drawing import Picture, Row, Run, Share, draw
-from mmprune.drawing.body import BAR
-from mmprune.drawing.lanes import PALETTE, PINNED, lanes_of
-from mmprune.drawing.rows import MAX_RUNS, NO_GROUP, runs_of
-from mmprune.drawing.svg import clean, text_colour
-from mmprune.drawing.tree import cells_of, split_names
-from mmprune.pruners.findings import find
-from mmprune.pruners.picture import picture_of
+from mmprune.report.drawing import Picture, Row, Run, Share, draw
+from mmprune.report.drawing.body import BAR
+from mmprune.report.drawing.lanes import PALETTE, PINNED, lanes_of
+from mmprune.report.drawing.rows import MAX_RUNS, NO_GROUP, runs_of
+from mmprune.report.drawing.svg import clean, text_colour
+from mmprune.report.drawing.tree import cells_of, split_names
+from mmprune.report.findings import find
+from mmprune.report.picture import picture_of
 
 SVG = '{http://www.w3.org/2000/svg}'
 

@@ -12,10 +12,10 @@ import pytest
 from test_docs import blocks_of, is_config, is_program
 
 from mmprune import registry
-from mmprune.engine.diagnose import diagnose
+from mmprune.commands.diagnose import diagnose
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'extend.md'
-REGISTRIES = ('BACKWARD_PARSERS', 'CHANNEL_RULES', 'SLICERS', 'IMPORTANCE', 'MODELS')
+REGISTRIES = ('LOSS_INPUTS', 'BACKWARD_PARSERS', 'CHANNEL_RULES', 'SLICERS', 'IMPORTANCE', 'MODELS')
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_without_one_of_them_its_group_is_pinned_and_the_rest_is_not(
         getattr(registry, table)._module_dict.pop(key)
         return load(*args, **kwargs)
 
-    monkeypatch.setattr('mmprune.engine.algorithm.MODELS.build', forget)
+    monkeypatch.setattr('mmprune.models.algorithm.MODELS.build', forget)
     found = diagnose(config, out_dir=tmp_path / 'out')
     groups = groups_of(found)
     assert groups[pinned].reason.startswith(reason)

@@ -9,9 +9,9 @@ from pruned_network import prepared
 from torch import nn
 
 from mmprune.channels.labels import kept
-from mmprune.pruners.findings import NUMBERED, count_elements, find
-from mmprune.pruners.report import percent
 from mmprune.registry import BACKWARD_PARSERS
+from mmprune.report.findings import NUMBERED, count_elements, find
+from mmprune.report.report import percent
 
 
 def conv(inputs, outputs):

@@ -59,7 +59,7 @@ def test_a_mistake_is_still_found(prepared, monkeypatch):
     wrong = deploy(model, pruner.export_subnet())
     with torch.no_grad():
         wrong.b.weight[0, 0] += 1e-3
-    monkeypatch.setattr('mmprune.pruners.verification.deploy', lambda *_: wrong)
+    monkeypatch.setattr('mmprune.supernet.verification.deploy', lambda *_: wrong)
     report = pruner.verify_subnet(subnet=pruner.current_subnet())
     assert not report.ok
     assert report.rounding == 0

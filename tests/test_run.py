@@ -11,10 +11,10 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 
 from mmprune.checkpoint import load_weights, read_checkpoint
+from mmprune.commands import run
+from mmprune.commands.run import evaluate, train
 from mmprune.config import load_config
 from mmprune.datasets import Digits
-from mmprune.engine import run
-from mmprune.engine.run import evaluate, train
 from mmprune.errors import InputError
 from mmprune.registry import MODELS
 

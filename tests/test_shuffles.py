@@ -21,8 +21,8 @@ from mmprune.channels.arrangement import Arrangement
 from mmprune.channels.steps import NoSuchWidthError, Step, run_steps
 from mmprune.deploy import load_channel_cfg, save_channel_cfg
 from mmprune.layers import grouped_cut, turned_cuts
-from mmprune.pruners.supernet import SubnetError
 from mmprune.registry import PRUNERS
+from mmprune.supernet.supernet import SubnetError
 
 SHUFFLED = [
     (StageOfShuffleNetV2, 'left'),

@@ -7,8 +7,8 @@ on two CPU cores; nothing is downloaded.
 
 import argparse
 
-from mmprune.engine.command_line import add_cfg_options
-from mmprune.engine.demo import run_demo
+from mmprune.commands.command_line import add_cfg_options
+from mmprune.commands.demo import run_demo
 from mmprune.errors import exit_on_input_error
 
 

@@ -2,8 +2,8 @@
 
 import argparse
 
-from mmprune.engine.command_line import add_cfg_options
-from mmprune.engine.deploy_subnet import deploy_subnet
+from mmprune.commands.command_line import add_cfg_options
+from mmprune.commands.deploy_subnet import deploy_subnet
 from mmprune.errors import exit_on_input_error
 
 EPILOG = """\

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from mmprune.engine.command_line import add_cfg_options
-from mmprune.engine.diagnose import diagnose
+from mmprune.commands.command_line import add_cfg_options
+from mmprune.commands.diagnose import diagnose
 from mmprune.errors import exit_on_input_error
 
 EPILOG = """\

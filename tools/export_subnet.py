@@ -2,8 +2,8 @@
 
 import argparse
 
-from mmprune.engine.command_line import add_cfg_options
-from mmprune.engine.export_subnet import MMRAZOR_VERSIONS, export_subnet
+from mmprune.commands.command_line import add_cfg_options
+from mmprune.commands.export_subnet import MMRAZOR_VERSIONS, export_subnet
 from mmprune.errors import exit_on_input_error
 
 EPILOG = """\

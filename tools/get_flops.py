@@ -2,8 +2,8 @@
 
 import argparse
 
-from mmprune.engine.command_line import add_cfg_options
-from mmprune.engine.get_flops import get_flops
+from mmprune.commands.command_line import add_cfg_options
+from mmprune.commands.get_flops import get_flops
 from mmprune.errors import exit_on_input_error
 
 EPILOG = """\

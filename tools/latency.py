@@ -2,8 +2,8 @@
 
 import argparse
 
-from mmprune.engine.command_line import add_cfg_options
-from mmprune.engine.estimate_latency import LatencyOptions, estimate_latency
+from mmprune.commands.command_line import add_cfg_options
+from mmprune.commands.estimate_latency import LatencyOptions, estimate_latency
 from mmprune.errors import exit_on_input_error
 
 EPILOG = """\

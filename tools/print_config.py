@@ -2,8 +2,8 @@
 
 import argparse
 
-from mmprune.engine.command_line import add_cfg_options
-from mmprune.engine.print_config import print_config
+from mmprune.commands.command_line import add_cfg_options
+from mmprune.commands.print_config import print_config
 from mmprune.errors import exit_on_input_error
 
 EPILOG = """examples:

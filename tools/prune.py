@@ -2,9 +2,9 @@
 
 import argparse
 
-from mmprune.engine.command_line import add_cfg_options, parse_number
-from mmprune.engine.prune import prune
-from mmprune.engine.prune_options import PruneOptions
+from mmprune.commands.command_line import add_cfg_options, parse_number
+from mmprune.commands.prune import prune
+from mmprune.commands.prune_options import PruneOptions
 from mmprune.errors import exit_on_input_error
 
 EPILOG = """\

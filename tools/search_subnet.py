@@ -2,8 +2,8 @@
 
 import argparse
 
-from mmprune.engine.command_line import add_cfg_options, parse_launched
-from mmprune.engine.search_subnet import search_subnet
+from mmprune.commands.command_line import add_cfg_options, parse_launched
+from mmprune.commands.search_subnet import search_subnet
 from mmprune.errors import exit_on_input_error
 
 EPILOG = """\

@@ -2,8 +2,8 @@
 
 import argparse
 
-from mmprune.engine.command_line import add_cfg_options, parse_launched
-from mmprune.engine.run import train
+from mmprune.commands.command_line import add_cfg_options, parse_launched
+from mmprune.commands.run import train
 from mmprune.errors import exit_on_input_error
 
 EXAMPLES = """examples:

@@ -12,7 +12,7 @@ import numpy as np
 from mmprune.bench.execution import NAMES, Step
 from mmprune.bench.networks import batch_of, network_of, prepared
 from mmprune.bench.rows import Row
-from mmprune.engine.subnet_times import SubnetTimes, measure_backends
+from mmprune.commands.subnet_times import SubnetTimes, measure_backends
 from mmprune.latency import Device
 
 SECTION = 'latency'

@@ -3,11 +3,12 @@
 from mmprune.execution.execution import Execution
 from mmprune.execution.instrument import local_tensors
 from mmprune.execution.loading import FollowLoading
-from mmprune.execution.mask_buffers import MaskBuffers
+from mmprune.execution.mask_buffers import MASK_NAMES, MaskBuffers
 from mmprune.execution.prunable import prunable_statistics, prunable_tensors
 from mmprune.execution.release import plain_copy, release, replaced_preparation
 
 __all__ = [
+    'MASK_NAMES',
     'Execution',
     'FollowLoading',
     'MaskBuffers',

@@ -19,6 +19,9 @@ from mmprune.errors import InputError
 from mmprune.execution.instrument import instrument
 from mmprune.layers import Layer
 
+MASK_NAMES = ('in_mask', 'out_mask')
+"""What the keys of masks end with in a state dict."""
+
 
 @dataclass(frozen=True)
 class MaskBuffer:

@@ -1,11 +1,11 @@
 """Pruners: how many channels a subnet keeps, and which."""
 
+from mmprune.plans.plan import Plan, PlanError
 from mmprune.pruners.importance_pruner import ImportancePruner
 from mmprune.pruners.network_slimming import NetworkSlimming
-from mmprune.pruners.plan import Plan, PlanError
 from mmprune.pruners.ratio_pruner import RatioPruner
 from mmprune.pruners.structure_pruner import StructurePruner
-from mmprune.pruners.supernet import Subnet, SubnetError
+from mmprune.supernet.supernet import Subnet, SubnetError
 
 __all__ = [
     'ImportancePruner',

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmprune.compensation import Compensation, CompensationReport, compensate
 from mmprune.compensation.compensate import Forward
-from mmprune.pruners.supernet import Supernet
+from mmprune.supernet.supernet import Supernet
 
 
 class Compensating:

@@ -27,8 +27,8 @@ from mmprune.pruners.removal import RankedGroup, RemovalOrder
 from mmprune.pruners.rounding import select_rounded
 from mmprune.pruners.structure_pruner import StructurePruner
 from mmprune.pruners.subnet_costs import SubnetCosts
-from mmprune.pruners.supernet import Subnet
 from mmprune.registry import PRUNERS
+from mmprune.supernet.supernet import Subnet
 from mmprune.trace.tracer import DemoInput
 
 SCOPES = ('global', 'local', 'alike')

@@ -12,11 +12,11 @@ from torch import nn
 from mmprune.deploy import ChannelCfg, deploy_in_place
 from mmprune.deploy.carry_over import carry_average, carry_optimizer, check_average, check_states
 from mmprune.deploy.channel_cfg import as_channel_cfg
-from mmprune.pruners.cfg_codec import read_cfg, write_cfg
+from mmprune.formats.cfg_codec import read_cfg, write_cfg
 from mmprune.wrappers import unwrap
 
 if TYPE_CHECKING:
-    from mmprune.pruners.supernet import Supernet
+    from mmprune.supernet.supernet import Supernet
 
 
 class InPlace:

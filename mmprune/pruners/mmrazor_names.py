@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ordered_set import OrderedSet
 from torch import nn
 
-from mmprune.pruners.supernet import Supernet
+from mmprune.supernet.supernet import Supernet
 
 Parent = str | dict[str, list[str]]
 """A layer's name, or ``{'concat': [names]}`` for layers whose outputs are concatenated."""

@@ -21,8 +21,8 @@ from mmprune.layers.layer import NORMS
 from mmprune.pruners.importance_pruner import ImportancePruner
 from mmprune.pruners.shift_folding import Folding, find_folding
 from mmprune.pruners.subnet_costs import SubnetCosts
-from mmprune.pruners.supernet import Subnet
 from mmprune.registry import PRUNERS
+from mmprune.supernet.supernet import Subnet
 from mmprune.trace.tracer import DemoInput
 
 RESIDUAL = ('share', 'skip')

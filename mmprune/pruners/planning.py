@@ -8,13 +8,13 @@ from typing import Any
 
 from mmprune.channels import ChannelGroup
 from mmprune.errors import InputError
-from mmprune.pruners.cfg_codec import write_cfg
-from mmprune.pruners.channel_list import RESIDUALS, sampled_cfg, union_counts, widths_of_list
-from mmprune.pruners.mmrazor_files import mmrazor_content, save_mmrazor_file
-from mmprune.pruners.plan import Plan, Removal, make_plan
-from mmprune.pruners.plan_record import PlanRecord
-from mmprune.pruners.supernet import Subnet, Supernet
-from mmprune.pruners.topology import Topology, checked_options, topology_of
+from mmprune.formats.cfg_codec import write_cfg
+from mmprune.formats.mmrazor_files import mmrazor_content, save_mmrazor_file
+from mmprune.plans.channel_list import RESIDUALS, sampled_cfg, union_counts, widths_of_list
+from mmprune.plans.plan import Plan, Removal, make_plan
+from mmprune.plans.plan_record import PlanRecord
+from mmprune.supernet.supernet import Subnet, Supernet
+from mmprune.supernet.topology import Topology, checked_options, topology_of
 
 
 class Planning:

@@ -10,8 +10,8 @@ import numpy as np
 from mmprune.channels.constraints import round_half_up
 from mmprune.errors import InputError
 from mmprune.pruners.structure_pruner import StructurePruner
-from mmprune.pruners.supernet import Subnet
 from mmprune.registry import PRUNERS
+from mmprune.supernet.supernet import Subnet
 
 
 @PRUNERS.register_module()

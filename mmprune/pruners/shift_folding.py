@@ -15,10 +15,10 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray, kept
 from mmprune.deploy import deploy
 from mmprune.deploy.channel_cfg import ChannelCfg
+from mmprune.formats.cfg_codec import write_cfg
 from mmprune.layers import Layer
 from mmprune.layers.layer import CONVS, NORMS
-from mmprune.pruners.cfg_codec import write_cfg
-from mmprune.pruners.supernet import Supernet
+from mmprune.supernet.supernet import Supernet
 from mmprune.trace.tracer import DemoInput, run_model
 
 LISTED = 4

@@ -17,20 +17,20 @@ from mmprune.cost import CostTable
 from mmprune.deploy import ChannelCfgError, VerifyReport, deploy, deploy_parts
 from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
 from mmprune.errors import InputError
+from mmprune.formats.cfg_codec import read_cfg, write_cfg
 from mmprune.pruners.arguments import built_importance, default_input, refuse_subnet
-from mmprune.pruners.cfg_codec import read_cfg, write_cfg
 from mmprune.pruners.compensating import Compensating
 from mmprune.pruners.in_place import InPlace
 from mmprune.pruners.mmrazor_names import MMRazorNames
-from mmprune.pruners.picture import draw_groups
 from mmprune.pruners.planning import Planning
-from mmprune.pruners.report import report
 from mmprune.pruners.rounding import check_round_to, select_rounded
-from mmprune.pruners.supernet import Subnet, Supernet
-from mmprune.pruners.topology import Restriction, Topology
-from mmprune.pruners.trial import random_alive
-from mmprune.pruners.verification import verify
 from mmprune.registry import PRUNERS
+from mmprune.report.picture import draw_groups
+from mmprune.report.report import report
+from mmprune.supernet.supernet import Subnet, Supernet
+from mmprune.supernet.topology import Restriction, Topology
+from mmprune.supernet.trial import random_alive
+from mmprune.supernet.verification import verify
 from mmprune.trace.demo_images import refuse_shape
 from mmprune.trace.tracer import DemoInput
 from mmprune.wrappers import unwrap
@@ -319,8 +319,10 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, abc.ABC):
             raise InputError('verify_subnet: the model is not the one that was prepared')
         if subnet is None:
             seed = int(np.random.default_rng().integers(2**32))
-            return verify(prepared, random_alive(prepared.groups, prepared.size, seed))
-        return verify(prepared, prepared.alive_of(subnet))
+            alive = random_alive(prepared.groups, prepared.size, seed)
+        else:
+            alive = prepared.alive_of(subnet)
+        return verify(prepared, alive, ChannelCfg(write_cfg(prepared, alive)))
 
     def cost(
         self,

@@ -9,7 +9,7 @@ import numpy as np
 from mmprune.channels import ChannelGroup
 from mmprune.channels.constraints import BoolArray
 from mmprune.errors import InputError
-from mmprune.pruners.supernet import Subnet, Supernet
+from mmprune.supernet.supernet import Subnet, Supernet
 
 Counts = Mapping[str, int]
 Select = Callable[[ChannelGroup, np.ndarray, int], BoolArray]

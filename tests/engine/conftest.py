@@ -9,9 +9,9 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
 
+from mmprune.commands.run import train
+from mmprune.commands.search_subnet import search_subnet
 from mmprune.config import load_config
-from mmprune.engine.run import train
-from mmprune.engine.search_subnet import search_subnet
 from mmprune.registry import MODELS
 
 CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'

@@ -7,7 +7,7 @@ import torch
 from iterative_config import tiny
 from mmengine.model import MMDistributedDataParallel
 
-from mmprune.engine.run import train
+from mmprune.commands.run import train
 
 
 def main() -> None:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmprune.engine.algorithm import build_algorithm, calibration_batches
-from mmprune.engine.randomness import seeded
 from mmprune.errors import InputError
 from mmprune.models import Recalibration
+from mmprune.models.algorithm import build_algorithm, calibration_batches
+from mmprune.randomness import seeded
 
 
 def draws() -> tuple[float, float, float]:

@@ -1,7 +1,7 @@
 import pytest
 
-from mmprune.engine.search.budget import Budget, limit_label
 from mmprune.errors import InputError
+from mmprune.search.budget import Budget, limit_label
 
 FULL = {'macs': 1000, 'params': 200}
 

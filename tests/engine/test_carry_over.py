@@ -14,9 +14,9 @@ from randomised import randomise, scattered
 from torch import nn
 
 from mmprune.deploy import ChannelCfg, deploy_in_place
-from mmprune.engine.carry_over import deploy_in_training, optimizers_of, write_masks
 from mmprune.errors import InputError
 from mmprune.registry import PRUNERS
+from mmprune.training.carry_over import deploy_in_training, optimizers_of, write_masks
 
 OPTIMIZERS = {
     'SGD': lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-2),

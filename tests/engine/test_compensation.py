@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import torch
 
+from mmprune.commands.deploy_subnet import deploy_subnet
+from mmprune.commands.export_subnet import export_subnet, set_from_file
+from mmprune.commands.predict import predict_dataset
+from mmprune.commands.prune import prune
 from mmprune.config import load_config
-from mmprune.engine.algorithm import build_algorithm, calibration_batches, load_network
-from mmprune.engine.compensation import compensation_of
-from mmprune.engine.deploy_subnet import deploy_subnet
-from mmprune.engine.export_subnet import export_subnet, set_from_file
-from mmprune.engine.predict import predict_dataset
-from mmprune.engine.prune import prune
 from mmprune.errors import InputError
 from mmprune.models import Recalibration
+from mmprune.models.algorithm import build_algorithm, calibration_batches, load_network
+from mmprune.training.compensation import compensation_of
 
 CONFIG = 'autoslim_resnet_small_digits_tiny.py'
 IMAGES = dict(num_batches=2, batch_size=32, seed=1)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmprune.engine.demo import run_demo
+from mmprune.commands.demo import run_demo
 from mmprune.errors import InputError
 
 CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'

@@ -8,16 +8,16 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmprune.commands.deploy_subnet import VerificationError, deploy_subnet
+from mmprune.commands.export_subnet import export_subnet, set_from_file
+from mmprune.commands.predict import predict_dataset
+from mmprune.commands.run import evaluate, train
 from mmprune.config import load_config
 from mmprune.deploy import VerifyReport
 from mmprune.deploy.channel_cfg import load_channel_cfg
-from mmprune.engine.algorithm import build_algorithm, calibration_batches, load_network
-from mmprune.engine.deploy_subnet import VerificationError, deploy_subnet
-from mmprune.engine.export_subnet import export_subnet, set_from_file
-from mmprune.engine.onnx_export import export_onnx
-from mmprune.engine.predict import predict_dataset
-from mmprune.engine.run import evaluate, train
+from mmprune.deploy.onnx_export import export_onnx
 from mmprune.errors import InputError
+from mmprune.models.algorithm import build_algorithm, calibration_batches, load_network
 
 CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 
@@ -169,7 +169,7 @@ def test_nothing_is_written_when_the_onnx_file_is_wrong(
 ) -> None:
     pytest.importorskip('onnxruntime')
     zeros = [torch.zeros(2, 10).numpy()]
-    monkeypatch.setattr('mmprune.engine.onnx_export._run', lambda *_: zeros)
+    monkeypatch.setattr('mmprune.deploy.onnx_export._run', lambda *_: zeros)
     with pytest.raises(InputError, match='computes something else than torch'):
         deploy_subnet(CONFIG, untrained, random_subnet, tmp_path / 'deployed', onnx=True)
     assert not list((tmp_path / 'deployed').iterdir())

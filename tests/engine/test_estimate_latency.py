@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
+from mmprune.commands import backends, estimate_latency, subnet_times
+from mmprune.commands.backends import UnavailableError, check_backend, measure_networks
+from mmprune.commands.estimate_latency import LatencyOptions
+from mmprune.commands.subnet_times import Comparison
 from mmprune.config import load_config
-from mmprune.engine import backends, estimate_latency, subnet_times
-from mmprune.engine.algorithm import build_algorithm
-from mmprune.engine.backends import UnavailableError, check_backend, measure_networks
-from mmprune.engine.estimate_latency import LatencyOptions
-from mmprune.engine.search import SearchLoop, read_history
-from mmprune.engine.subnet_times import Comparison
 from mmprune.errors import InputError
 from mmprune.latency import Correction, LatencyTable, building
+from mmprune.models.algorithm import build_algorithm
+from mmprune.search import SearchLoop, read_history
 
 CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 Search = Callable[..., Any]

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mmprune.commands.export_subnet import export_subnet
 from mmprune.config import load_config
 from mmprune.deploy.channel_cfg import load_channel_cfg, save_channel_cfg
-from mmprune.engine.algorithm import build_algorithm
-from mmprune.engine.export_subnet import export_subnet
 from mmprune.errors import InputError
+from mmprune.models.algorithm import build_algorithm
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = 'autoslim_resnet-tiny_1xb32_digits.py'

@@ -4,14 +4,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmprune.engine.search.history import (
+from mmprune.errors import InputError, MissingFileError
+from mmprune.search.history import (
     Evaluation,
     SearchHistory,
     read_history,
     subnet_key,
     weights_key,
 )
-from mmprune.errors import InputError, MissingFileError
 
 SETTINGS = {'seed': 0, 'bins': (1, 2)}
 

@@ -11,11 +11,11 @@ from iterative_config import PRUNER, tiny
 from mmengine.runner import Runner
 
 from mmprune.checkpoint import read_checkpoint
+from mmprune.commands.run import build_runner, evaluate, train
 from mmprune.config import load_config
 from mmprune.deploy.channel_cfg import load_channel_cfg
-from mmprune.engine import IterativePruning
-from mmprune.engine.run import build_runner, evaluate, train
 from mmprune.errors import InputError
+from mmprune.training import IterativePruning
 
 
 def hook_of(runner: Runner) -> IterativePruning:

@@ -7,13 +7,13 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from mmprune.commands.run import evaluate, train
+from mmprune.commands.search_subnet import search_subnet
 from mmprune.config import load_config
-from mmprune.engine.algorithm import calibration_batches
-from mmprune.engine.missing_data import data_named
-from mmprune.engine.run import evaluate, train
-from mmprune.engine.search_subnet import search_subnet
 from mmprune.errors import MissingFileError
+from mmprune.missing_data import data_named
 from mmprune.models import Recalibration
+from mmprune.models.algorithm import calibration_batches
 
 CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 

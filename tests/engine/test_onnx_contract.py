@@ -5,8 +5,8 @@ import torch
 from mmengine.model import ImgDataPreprocessor
 from torch import nn
 
-from mmprune.engine.onnx_contract import describe_onnx
-from mmprune.engine.onnx_export import export_onnx
+from mmprune.deploy.onnx_contract import describe_onnx
+from mmprune.deploy.onnx_export import export_onnx
 
 
 class Network(nn.Module):

@@ -11,15 +11,15 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 
+from mmprune.commands.export_subnet import export_subnet
+from mmprune.commands.prune import prune
+from mmprune.commands.prune_options import PruneOptions, prunable_config
+from mmprune.commands.run import evaluate
+from mmprune.commands.search_subnet import search_subnet
 from mmprune.config import load_config
 from mmprune.deploy.channel_cfg import load_channel_cfg
-from mmprune.engine.algorithm import build_algorithm, load_network
-from mmprune.engine.export_subnet import export_subnet
-from mmprune.engine.prune import prune
-from mmprune.engine.prune_options import PruneOptions, prunable_config
-from mmprune.engine.run import evaluate
-from mmprune.engine.search_subnet import search_subnet
 from mmprune.errors import InputError
+from mmprune.models.algorithm import build_algorithm, load_network
 from mmprune.registry import MODELS
 
 CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'

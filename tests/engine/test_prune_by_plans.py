@@ -7,11 +7,11 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmprune.commands.prune import prune
 from mmprune.config import load_config
 from mmprune.deploy.channel_cfg import load_channel_cfg
-from mmprune.engine.algorithm import build_algorithm, build_model, load_network
-from mmprune.engine.prune import prune
 from mmprune.errors import InputError
+from mmprune.models.algorithm import build_algorithm, build_model, load_network
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = 'autoslim_resnet-tiny_1xb32_digits.py'
@@ -30,7 +30,7 @@ def test_plans_of_a_config_are_carried_out(
     untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr('mmprune.engine.prune.print_log', lambda text, logger: said.append(text))
+    monkeypatch.setattr('mmprune.commands.prune.print_log', lambda text, logger: said.append(text))
     files = prune(planned([FIRST, INSIDE]), untrained, tmp_path / 'planned')
     assert files.verified.ok
     small = load_network(files.config, files.checkpoint).backbone

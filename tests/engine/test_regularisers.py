@@ -11,10 +11,10 @@ from iterative_config import tiny
 from mmengine.optim import OptimWrapper
 from torch import nn
 
-from mmprune.engine import GroupLasso, GrowingPenalty, ScaleL1
-from mmprune.engine.regularisers import Regulariser
-from mmprune.engine.run import train
+from mmprune.commands.run import train
 from mmprune.errors import InputError
+from mmprune.training import GroupLasso, GrowingPenalty, ScaleL1
+from mmprune.training.regularisers import Regulariser
 
 
 def started(hook: Regulariser, model: nn.Module) -> SimpleNamespace:

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from mmprune.commands.predict import predict_dataset
+from mmprune.commands.search_subnet import search_subnet
 from mmprune.config import load_config
 from mmprune.deploy.channel_cfg import load_channel_cfg
-from mmprune.engine.algorithm import build_algorithm, calibration_batches
-from mmprune.engine.predict import predict_dataset
-from mmprune.engine.search import EvolutionSearchLoop, GreedySearchLoop, SearchLoop, read_history
-from mmprune.engine.search.search_loop import duration
-from mmprune.engine.search_subnet import search_subnet
 from mmprune.errors import InputError
+from mmprune.models.algorithm import build_algorithm, calibration_batches
+from mmprune.search import EvolutionSearchLoop, GreedySearchLoop, SearchLoop, read_history
+from mmprune.search.search_loop import duration
 
 Search = Callable[..., Any]
 CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'

@@ -13,14 +13,14 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 
 from mmprune.checkpoint import read_checkpoint
+from mmprune.commands.prune import prune
+from mmprune.commands.run import evaluate, train
 from mmprune.config import load_config
-from mmprune.engine import SlimmingPenalty
-from mmprune.engine.algorithm import build_model
-from mmprune.engine.deployed_files import DeployedFiles
-from mmprune.engine.prune import prune
-from mmprune.engine.run import evaluate, train
-from mmprune.engine.slimming import HISTORY_KEY, RECORDED, plot_scales
 from mmprune.errors import InputError
+from mmprune.models.algorithm import build_model
+from mmprune.training import SlimmingPenalty
+from mmprune.training.deployed_files import DeployedFiles
+from mmprune.training.slimming import HISTORY_KEY, RECORDED, plot_scales
 
 
 class Scales(nn.Module):
@@ -109,7 +109,7 @@ def test_gradients_by_hand(options: dict[str, Any], scale: float, shift: float) 
 def no_plot(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Trainings that are made up have no work directory."""
     if 'by_hand' in request.node.name:
-        monkeypatch.setattr('mmprune.engine.slimming.is_main_process', lambda: False)
+        monkeypatch.setattr('mmprune.training.slimming.is_main_process', lambda: False)
 
 
 def test_what_the_threshold_does_not_decide_is_not_penalised() -> None:

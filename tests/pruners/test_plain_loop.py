@@ -10,9 +10,9 @@ from randomised import randomise, scattered
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mmprune.engine import GroupLasso, GrowingPenalty, ScaleL1, SlimmingPenalty
 from mmprune.errors import InputError
 from mmprune.registry import PRUNERS
+from mmprune.training import GroupLasso, GrowingPenalty, ScaleL1, SlimmingPenalty
 
 AVERAGES = {
     'torch': lambda model: AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.7)),

@@ -109,9 +109,9 @@ def one_call(folder: Path) -> str:
 
 def tools(config: Path, folder: Path, options: dict[str, Any]) -> dict[str, str]:
     """Train, search two candidates, deploy, verify and test."""
-    from mmprune.engine.deploy_subnet import deploy_subnet
-    from mmprune.engine.run import evaluate, train
-    from mmprune.engine.search_subnet import search_subnet
+    from mmprune.commands.deploy_subnet import deploy_subnet
+    from mmprune.commands.run import evaluate, train
+    from mmprune.commands.search_subnet import search_subnet
 
     folder.mkdir()
     done = {}

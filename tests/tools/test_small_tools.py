@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from mmprune.commands.get_flops import get_flops
+from mmprune.commands.print_config import print_config
 from mmprune.config import load_config
-from mmprune.engine.get_flops import get_flops
-from mmprune.engine.print_config import print_config
 from mmprune.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]

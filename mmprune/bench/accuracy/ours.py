@@ -13,10 +13,10 @@ from mmprune.bench.accuracy.criteria import nearest
 from mmprune.bench.accuracy.networks import demo_input, quiet
 from mmprune.bench.accuracy.peer import Batches
 from mmprune.bench.accuracy.training import Images, loss_of, train
-from mmprune.engine.slimming import SlimmingPenalty
 from mmprune.errors import InputError
 from mmprune.pruners import ImportancePruner, NetworkSlimming
 from mmprune.registry import PRUNERS
+from mmprune.training.slimming import SlimmingPenalty
 
 
 def pruned(

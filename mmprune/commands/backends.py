@@ -1,0 +1,113 @@
+"""Running a network by torch, by torch.compile and by onnxruntime, to see how long each takes."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmprune.deploy.onnx_export import export_onnx
+from mmprune.errors import InputError
+from mmprune.latency.timing import Times, interleaved
+
+BACKENDS = ('torch', 'compile', 'onnxruntime')
+COMPILERS = ('g++', 'clang++', 'cl')
+NEEDED_FOR_ONNX = ('onnx', 'onnxscript', 'onnxruntime')
+
+
+class UnavailableError(InputError):
+    """A backend that cannot be used on this machine."""
+
+
+def check_backend(backend: str, device: torch.device | str = 'cpu') -> None:
+    """Refuse a backend that cannot run here.
+
+    Raises:
+        UnavailableError: Something that it needs is not there.
+        InputError: There is no such backend.
+    """
+    if backend not in BACKENDS:
+        raise InputError(f'backends are {", ".join(BACKENDS)}, not {backend!r}')
+    on_cpu = torch.device(device).type == 'cpu'
+    compilers = [os.environ['CXX']] if os.environ.get('CXX') else list(COMPILERS)
+    if backend == 'compile' and on_cpu and not any(map(shutil.which, compilers)):
+        raise UnavailableError(
+            f'torch.compile needs a C++ compiler for the CPU, and there is none of '
+            f'{", ".join(compilers)}: install one (Debian: apt install g++), or name it in CXX'
+        )
+    missing = [name for name in NEEDED_FOR_ONNX if not importlib.util.find_spec(name)]
+    if backend == 'onnxruntime' and missing:
+        raise UnavailableError(
+            f'onnxruntime: {", ".join(missing)} missing; pip install "mmprune[onnx]"'
+        )
+    if backend == 'onnxruntime' and not on_cpu:
+        raise UnavailableError('onnxruntime is measured on the CPU only')
+
+
+def measure_networks(
+    networks: Mapping[str, nn.Module],
+    data: torch.Tensor,
+    backend: str,
+    seconds: float,
+    track: Callable[[str], None] = lambda name: None,
+) -> dict[str, Times]:
+    """Times of networks that take turns, all by one backend.
+
+    Args:
+        networks: Plain networks by name, in eval mode, on the device of ``data``.
+        data: The input.
+        backend: One of ``BACKENDS``.
+        seconds: How long to measure, making ready left out.
+        track: Told the name of each network that is made ready.
+
+    Raises:
+        UnavailableError: The backend cannot run here, or not these networks.
+    """
+    check_backend(backend, data.device)
+    make = {'torch': _by_torch, 'compile': _compiled, 'onnxruntime': _by_onnxruntime}[backend]
+    with TemporaryDirectory() as folder:
+        calls = {}
+        for number, (name, network) in enumerate(networks.items()):
+            track(name)
+            try:
+                call = make(network, data, Path(folder) / f'{number}.onnx')
+                call()
+            except Exception as error:  # a compiler or exporter may fail in many ways
+                if backend == 'torch':
+                    raise
+                reason = next(iter(str(error).splitlines()), '')
+                raise UnavailableError(
+                    f'{name} does not run by {backend}: {type(error).__name__}: {reason}'
+                ) from error
+            calls[name] = call
+        return interleaved(calls, seconds, data.device)
+
+
+def _by_torch(network: Callable[..., Any], data: torch.Tensor, file: Path) -> Callable[[], Any]:
+    def call() -> Any:
+        with torch.no_grad():
+            return network(data)
+
+    return call
+
+
+def _compiled(network: nn.Module, data: torch.Tensor, file: Path) -> Callable[[], Any]:
+    return _by_torch(torch.compile(network, dynamic=False), data, file)
+
+
+def _by_onnxruntime(network: nn.Module, data: torch.Tensor, file: Path) -> Callable[[], Any]:
+    import onnxruntime  # optional, and slow to import
+
+    export_onnx(network, data, file)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(file), options, providers=['CPUExecutionProvider'])
+    inputs = {'input': data.numpy()}
+    return lambda: session.run(None, inputs)

@@ -1,0 +1,210 @@
+"""What tools/diagnose.py does."""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from mmprune.checkpoint import check_fit, read_checkpoint
+from mmprune.commands.graph_break import where_gradients_end
+from mmprune.config import load_config
+from mmprune.deploy import VerifyReport
+from mmprune.errors import InputError
+from mmprune.execution import MASK_NAMES
+from mmprune.execution.observed_run import observed_run
+from mmprune.fileio import atomic_path
+from mmprune.models.algorithm import build_model
+from mmprune.pruners import StructurePruner
+from mmprune.randomness import seeded, stir
+from mmprune.registry import PRUNERS
+from mmprune.report.diagnosis import Diagnosis, Problem, Verified
+from mmprune.report.findings import find
+from mmprune.report.picture import draw_groups
+from mmprune.report.tables import wide_console
+from mmprune.supernet.trial import random_alive
+from mmprune.trace import TraceError
+from mmprune.trace.demo_images import image_shape, noise_image
+from mmprune.wrappers import unwrap
+
+DEFAULT_PRUNER = dict(type='RatioPruner', ratios=[0.5])
+SUPERNETS = ('AutoSlim', 'mmprune.AutoSlim')
+
+
+def diagnose(
+    config: str | os.PathLike[str] | Config,
+    checkpoint: str | os.PathLike[str] | None = None,
+    out_dir: str | os.PathLike[str] | None = None,
+    input_shape: Sequence[int] | None = None,
+    subnets: int = 3,
+    seed: int = 0,
+    cfg_options: dict[str, Any] | None = None,
+) -> Diagnosis:
+    """Say what of a config's network can be pruned, prove it, and write that down.
+
+    Writes ``report.txt``, ``report.json`` and, if the network can be prepared,
+    ``groups.svg``; prints the report without the groups' members.
+
+    Args:
+        config: Any config with a ``model``. If that is an AutoSlim, its network and its
+            pruner are looked at; else the settings of ``pruner`` in the config, if any.
+        checkpoint: Weights, of the network or of a supernet; random ones if None.
+        out_dir: Where the files go; by default ``work_dirs/<config>/diagnosis``.
+        input_shape: (N, C, H, W) or (C, H, W); by default the AutoSlim's, or 1x3x224x224.
+        subnets: How many random subnets are verified.
+        seed: Of the weights, the input and the subnets.
+        cfg_options: Values to set in the config, by dotted key.
+
+    Raises:
+        InputError: The config or the checkpoint cannot be used. What is wrong with the
+            network itself is in the diagnosis.
+    """
+    cfg = load_config(config, cfg_options)
+    if subnets < 1:
+        raise InputError(f'at least 1 subnet must be verified, not {subnets}')
+    with seeded(seed):
+        network, pruner, own_shape = network_and_pruner(cfg)
+    weights = _load(network, checkpoint, seed)
+    is_own = own_shape and not input_shape
+    shape = image_shape(input_shape or own_shape, 'input_shape' if is_own else '--input-shape')
+    found = Diagnosis(str(cfg.filename), type(network).__name__, '', weights)
+    found = _examine(found, network, pruner, noise_image(shape), subnets, seed)
+    folder = _folder(cfg, out_dir)
+    written = _write(found, pruner, folder)
+    wide_console().print(found.text(members=False), markup=False, highlight=False, soft_wrap=True)
+    print(f'written: {", ".join(map(str, written))}')
+    return found
+
+
+def network_and_pruner(cfg: Config) -> tuple[nn.Module, StructurePruner, Sequence[int] | None]:
+    """The plain network of a config, its pruner, and the input shape that the config names."""
+    if not cfg.get('model'):
+        raise InputError(f'{cfg.filename}: there is nothing to diagnose: the config has no model')
+    plain = deepcopy(cfg)
+    settings: dict[str, Any] = {**DEFAULT_PRUNER, **cfg.get('pruner', {})}
+    shape = None
+    if cfg.model.get('type') in SUPERNETS:
+        plain.model = deepcopy(cfg.model.architecture)
+        settings, shape = dict(cfg.model.pruner), cfg.model.get('input_shape')
+    try:
+        network = unwrap(build_model(plain))
+        pruner = PRUNERS.build({'_scope_': 'mmprune', **settings})
+    except InputError:
+        raise
+    except Exception as error:  # whatever the constructor of a user's module raises
+        raise InputError(
+            f'{cfg.filename}: the network or its pruner cannot be built: '
+            f'{type(error).__name__}: {error}'
+        ) from error
+    return network.eval(), pruner, shape
+
+
+def _load(network: nn.Module, checkpoint: str | os.PathLike[str] | None, seed: int) -> str:
+    """Give a network a checkpoint's weights, or random ones; say which."""
+    if checkpoint is None:
+        with seeded(seed):
+            stir(network)
+        return f'as the config builds them, norms and biases drawn anew (seed {seed})'
+    prefix = 'architecture.'
+    state = read_checkpoint(checkpoint)['state_dict']
+    if any(key.startswith(prefix) for key in state):
+        state = {
+            key.removeprefix(prefix): value
+            for key, value in state.items()
+            if key.startswith(prefix) and not key.endswith(MASK_NAMES)
+        }
+    check_fit(network, state, checkpoint)
+    network.load_state_dict(state, strict=False)
+    return str(checkpoint)
+
+
+def _examine(
+    found: Diagnosis,
+    network: nn.Module,
+    pruner: StructurePruner,
+    data: torch.Tensor,
+    subnets: int,
+    seed: int,
+) -> Diagnosis:
+    """Run, prepare, and verify; whatever fails is the diagnosis."""
+    shape = 'x'.join(map(str, data.shape))
+    # Float64 tells rounding from a fault; what cannot run in it is looked at in float32.
+    network, data = network.double(), data.double()
+    _, recorder, failure = observed_run(network, data)
+    if failure:
+        network, data = network.float(), data.float()
+        _, recorder, failure = observed_run(network, data)
+    found = replace(found, input=f'{shape} of uniform noise, {str(data.dtype)[6:]}')
+    if failure:
+        where = recorder.running[-1] if recorder.running else ''
+        message = f'{failure}. If the input does not suit the network, give --input-shape.'
+        return replace(found, problem=Problem('run', message, _place(network, where)))
+    try:
+        pruner.prepare_from_supernet(network, demo_input=data)
+    except TraceError as error:
+        end = where_gradients_end(network, data)
+        place = '' if end is None else _place(network, end)
+        return replace(found, problem=Problem('trace', str(error), place))
+    except InputError as error:
+        return replace(found, problem=Problem('prepare', str(error)))
+    except Exception as error:  # a diagnosis is wanted of these most of all
+        message, details = f'{type(error).__name__}: {error}', traceback.format_exc()
+        return replace(found, problem=Problem('mmprune', message, details=details))
+    found = replace(found, findings=find(pruner.supernet))
+    if not found.is_prunable:
+        return found
+    return replace(found, verified=tuple(_verify(pruner, subnets, seed)))
+
+
+def _verify(pruner: StructurePruner, subnets: int, seed: int) -> Iterable[Verified]:
+    """Random subnets of any channels, other ones than preparing has tried."""
+    supernet = pruner.supernet
+    full = supernet.cost_model.params(random_alive({}, supernet.size, 0))
+    console = Console(stderr=True)
+    numbers = range(1, subnets + 1)
+    for number in track(numbers, 'verifying', console=console, disable=not console.is_terminal):
+        alive = random_alive(supernet.groups, supernet.size, seed * 1000 + number)
+        subnet = supernet.subnet_of(alive)
+        try:
+            share = supernet.cost_model.params(alive) / max(full, 1)
+            report = pruner.verify_subnet(subnet=subnet)
+        except Exception as error:  # a subnet that cannot even be set or deployed
+            problem = f'{type(error).__name__}: {error}'
+            share, report = 1.0, VerifyReport(False, float('inf'), 0.0, '', problem)
+        yield Verified(f'subnet {number}', share, report)
+
+
+def _place(network: nn.Module, name: str) -> str:
+    kind = type(network.get_submodule(name)).__name__
+    return f'{name or "the root module"} ({kind})'
+
+
+def _folder(cfg: Config, out_dir: str | os.PathLike[str] | None) -> Path:
+    work_dir = cfg.get('work_dir') or Path('work_dirs') / Path(cfg.filename or 'config').stem
+    return Path(out_dir) if out_dir is not None else Path(work_dir) / 'diagnosis'
+
+
+def _write(found: Diagnosis, pruner: StructurePruner, folder: Path) -> list[Path]:
+    """Write the report, and the picture if there is anything to draw; return the files."""
+    text, data, picture = (folder / n for n in ('report.txt', 'report.json', 'groups.svg'))
+    with atomic_path(text) as unfinished:
+        unfinished.write_text(found.text(), encoding='utf-8')
+    with atomic_path(data) as unfinished:
+        unfinished.write_text(json.dumps(found.as_dict(), indent=1) + '\n', encoding='utf-8')
+    if found.findings is None:
+        picture.unlink(missing_ok=True)  # of an earlier diagnosis
+        return [text, data]
+    title = f'{Path(found.config).stem}: {found.model}'
+    draw_groups(pruner.supernet, picture, title, found.findings)
+    return [text, data, picture]

@@ -1,0 +1,47 @@
+"""The metrics of a config, for a model that is built already."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.model import BaseModel
+from mmengine.registry import EVALUATOR
+from mmengine.runner import Runner
+
+from mmprune.config import enter_scope
+from mmprune.missing_data import data_named
+
+
+@torch.no_grad()
+def metrics_of(model: BaseModel, cfg: Config) -> dict[str, float]:
+    """What the config's evaluator says about a model on the test data, or on the validation data.
+
+    Args:
+        model: Any model of mmengine, on the device where it is to run; put into eval mode.
+        cfg: With ``test_dataloader`` and ``test_evaluator``, or those of ``val``.
+
+    Returns:
+        The metrics by name; none if the config has no evaluator.
+    """
+    for part in ('test', 'val'):
+        dataloader, evaluator = cfg.get(f'{part}_dataloader'), cfg.get(f'{part}_evaluator')
+        if dataloader and evaluator:
+            break
+    else:
+        return {}
+    with enter_scope(cfg), data_named(cfg):
+        loader = Runner.build_dataloader(deepcopy(dataloader))
+        config = deepcopy(evaluator)
+        is_whole = isinstance(config, dict) and 'metrics' in config
+        judge = (
+            EVALUATOR.build(dict({'type': Evaluator}, **config)) if is_whole else Evaluator(config)
+        )
+    judge.dataset_meta = getattr(loader.dataset, 'metainfo', None)
+    model.eval()
+    for batch in loader:
+        judge.process(data_samples=model.test_step(batch), data_batch=batch)
+    found = judge.evaluate(len(loader.dataset))
+    return {name: float(value) for name, value in found.items()}

@@ -1,0 +1,142 @@
+"""What tools/prune.py does."""
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from mmprune.commands.metrics import metrics_of
+from mmprune.commands.prune_options import PruneOptions, prunable_config
+from mmprune.commands.tables import metrics_table, widths_table
+from mmprune.config import load_config
+from mmprune.errors import InputError
+from mmprune.models import Recalibration
+from mmprune.models.algorithm import build_algorithm, calibration_batches, load_network
+from mmprune.pruners import ImportancePruner, StructurePruner
+from mmprune.report.tables import show
+from mmprune.training.compensation import compensation_of, recalibrate_unless
+from mmprune.training.deployed_files import DeployedFiles, write_deployed
+from mmprune.training.pruning_data import training_loss
+
+
+def prune(
+    config: str | os.PathLike[str] | Config,
+    checkpoint: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str] | None = None,
+    onnx: bool = False,
+    cfg_options: dict[str, Any] | None = None,
+    onnx_batch: int | None = None,
+    options: PruneOptions | None = None,
+    measure: bool = True,
+) -> DeployedFiles:
+    """Prune a trained network in one step, and write what is left as a plain network.
+
+    An importance that looks at data sees training images first. The pruned network gets norm
+    statistics of its own (the model's ``recalibration``) and is verified against the full one
+    with the same channels; all files appear at once at the end. Printed are the widths of all
+    groups before and after, costs, and the metrics of the config's evaluator.
+
+    Args:
+        config: A config of any network, or one with an AutoSlim model whose pruner is an
+            ``ImportancePruner``. Its ``prune_cfg=dict(collect=dict(num_batches=...,
+            batch_size=..., seed=...))`` says which training images an importance sees: 8 batches
+            if left out. With
+            ``prune_cfg=dict(plans=...)`` plans are carried out instead, by a pruner of any
+            type: a file that ``pruner.save_plans`` has written, or a list of arguments of
+            ``pruner.plan``. With ``prune_cfg=dict(compensation=...)`` the small network gets
+            weights that make up for what was removed, see ``compensation_of``, and its norms
+            keep the full network's statistics.
+        checkpoint: A checkpoint of the plain network, or of the supernet.
+        out_dir: Where the files go; by default ``pruned`` next to the checkpoint.
+        onnx: Write ``deployed.onnx`` too, checked by onnxruntime.
+        cfg_options: Values to set in the config, by dotted key.
+        onnx_batch: The only batch size of ``deployed.onnx``, which is written then; any if None.
+        options: What to prune to and by what, for a config that does not say it, or says it
+            otherwise.
+        measure: Whether the metrics are measured, if the config has an evaluator.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputError: The config has no such pruner, the checkpoint does not fit, the pruner's
+            budget cannot be met, or a plan cannot be carried out.
+        VerificationError: The small network computes something else.
+    """
+    cfg = prunable_config(load_config(config, cfg_options), options or PruneOptions())
+    algorithm = build_algorithm(cfg, checkpoint)
+    algorithm.pruner.set_max_channel()
+    before = metrics_of(algorithm, cfg) if measure else {}
+    plans = cfg.get('prune_cfg', {}).get('plans')
+    if plans is not None:
+        carry_out(algorithm.pruner, plans, str(cfg.filename))
+    else:
+        _prune_by_importance(algorithm.pruner, cfg)
+    change = compensation_of(algorithm, cfg)
+    recalibrate_unless(change, algorithm, cfg)
+    folder = Path(out_dir or Path(checkpoint).parent / 'pruned')
+    widths = widths_table(algorithm.pruner)
+    files = write_deployed(algorithm, cfg, folder, str(cfg.filename), onnx, onnx_batch, change)
+    show(widths)
+    if before:
+        after = metrics_of(load_network(files.config, files.checkpoint), cfg)
+        show(metrics_table(before, after))
+    return files
+
+
+def carry_out(pruner: StructurePruner, plans: str | Sequence[Mapping[str, Any]], name: str) -> None:
+    """Carry out the plans of a config on the full network, all or none of them.
+
+    Args:
+        pruner: Prepared.
+        plans: A file of recorded plans, or dicts with the arguments of ``pruner.plan``.
+        name: The config's, for messages.
+
+    Raises:
+        InputError: One of them does not fit the network, or all together cannot be carried out.
+    """
+    if isinstance(plans, str):
+        pruner.replay_plans(plans)
+        return
+    pruner.set_max_channel()
+    made = []
+    for number, arguments in enumerate(plans):
+        where = f'{name}: prune_cfg.plans[{number}]'
+        if not isinstance(arguments, Mapping) or not {'layer', 'channels'} <= arguments.keys():
+            raise InputError(
+                f"{where}: needs dict(layer='<name>', channels=[...]), and side or complete if "
+                f'wanted, not {arguments!r}'
+            )
+        unknown = arguments.keys() - {'layer', 'channels', 'side', 'complete'}
+        if unknown:
+            raise InputError(f'{where}: plans have no option {sorted(unknown)[0]!r}')
+        try:
+            made.append(pruner.plan(**arguments))
+        except InputError as error:
+            raise InputError(f'{where}: {error}') from error
+    if not made:
+        raise InputError(f'{name}: prune_cfg.plans is empty, so that there is nothing to remove')
+    plan = reduce(add, made)
+    if plan.problem:
+        raise InputError(f'{name}: prune_cfg.plans: {plan.problem}')
+    print_log(f'{name}:\n{plan}', logger='current')
+    plan.execute()
+
+
+def _prune_by_importance(pruner: StructurePruner, cfg: Config) -> None:
+    """Let an importance see data if it wants to, and prune to the ratio or the budget."""
+    if not isinstance(pruner, ImportancePruner):
+        raise InputError(
+            f'{cfg.filename}: pruning needs model.pruner=dict(type="ImportancePruner", ...), not a '
+            f'{type(pruner).__name__}, or plans to carry out, prune_cfg=dict(plans=...)'
+        )
+    if pruner.needs_data:
+        images = Recalibration(**{'num_batches': 8, **cfg.get('prune_cfg', {}).get('collect', {})})
+        seen = pruner.collect(calibration_batches(cfg, images), training_loss)
+        print_log(f'{type(pruner.importance).__name__} has seen {seen} batches', logger='current')
+    pruner.prune()

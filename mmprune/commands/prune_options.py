@@ -1,0 +1,141 @@
+"""From any config and what a command line asks for to a config that can be pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from mmprune.building import options_of
+from mmprune.commands.diagnose import SUPERNETS
+from mmprune.config import enter_scope
+from mmprune.errors import InputError
+from mmprune.missing_data import data_named
+from mmprune.pruners import ImportancePruner, StructurePruner
+from mmprune.randomness import seeded
+from mmprune.registry import DATASETS, PRUNERS
+from mmprune.trace.demo_images import image_shape
+
+_WITH_IMAGES = ('test_dataloader', 'val_dataloader', 'train_dataloader')
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """What to prune to, and by what; a None leaves it to the config.
+
+    Attributes:
+        budget: Limits by name, as ``ImportancePruner`` takes them.
+        ratio: Share of the channels to keep.
+        importance: Name of a criterion, such as ``'Taylor'``.
+        scope: Which scores are compared, see ``ImportancePruner``.
+        keep: Layers whose outputs stay, added to the config's ``except_start_keys``.
+        input_shape: (N, C, H, W) or (C, H, W), for a config of a plain network; that of the
+            first image of the config's test data if None.
+    """
+
+    budget: Mapping[str, float] | None = None
+    ratio: float | None = None
+    importance: str | None = None
+    scope: str | None = None
+    keep: Sequence[str] = ()
+    input_shape: Sequence[int] | None = None
+
+    @property
+    def has_target(self) -> bool:
+        """Whether they say how much goes."""
+        return self.budget is not None or self.ratio is not None
+
+
+def prunable_config(cfg: Config, options: PruneOptions) -> Config:
+    """The config with an AutoSlim around its model, and the pruner that the options ask for.
+
+    Args:
+        cfg: Of a plain network, or of an AutoSlim, whose pruner keeps what the options do not
+            say.
+        options: What the command line says.
+
+    Raises:
+        InputError: Nothing says what to prune to, or the config has no model.
+    """
+    if not cfg.get('model'):
+        raise InputError(f'{cfg.filename}: there is nothing to prune: the config has no model')
+    cfg = deepcopy(cfg)
+    if cfg.model.get('type') in SUPERNETS:
+        cfg.model.pruner = _pruner(cfg.model.pruner, options)
+        if options.input_shape is not None:
+            cfg.model.input_shape = image_shape(options.input_shape, '--input-shape')
+        return cfg
+    own = cfg.get('pruner') or {}
+    plans = cfg.get('prune_cfg', {}).get('plans')
+    if not (options.has_target or own.get('ratio') or own.get('budget') or plans):
+        raise InputError(
+            f'{cfg.filename}: its model is a plain network, so say what to prune it to: '
+            '--budget macs=0.5, or --ratio 0.5'
+        )
+    cfg.model = dict(
+        type='mmprune.AutoSlim',
+        architecture=cfg.model,
+        input_shape=_input_shape(cfg, options),
+        pruner=_pruner({'ratio': 1.0, **own} if plans else own, options),
+    )
+    if not cfg.get('train_dataloader'):
+        cfg.model.recalibration = dict(num_batches=0)
+        print_log(
+            f'{cfg.filename}: there is no train_dataloader, so the norm statistics stay those of '
+            'the full network',
+            logger='current',
+        )
+    return cfg
+
+
+def _pruner(own: Mapping[str, Any], options: PruneOptions) -> dict[str, Any]:
+    """A pruner's config with what the options say; another pruner's general options stay."""
+    pruner = dict(own)
+    kind = pruner.get('type')
+    if options.has_target:
+        found = PRUNERS.get(kind) if isinstance(kind, str) else kind
+        if not (isinstance(found, type) and issubclass(found, ImportancePruner)):
+            general, _ = options_of(StructurePruner)
+            pruner = {key: value for key, value in pruner.items() if key in general}
+            pruner['type'] = 'ImportancePruner'
+        pruner.pop('budget', None)
+        pruner.pop('ratio', None)
+    pruner.setdefault('type', 'ImportancePruner')
+    given = dict(
+        budget=None if options.budget is None else dict(options.budget),
+        ratio=options.ratio,
+        importance=options.importance,
+        scope=options.scope,
+    )
+    pruner.update({key: value for key, value in given.items() if value is not None})
+    if options.keep:
+        pruner['except_start_keys'] = [*pruner.get('except_start_keys', ()), *options.keep]
+    return pruner
+
+
+def _input_shape(cfg: Config, options: PruneOptions) -> tuple[int, ...]:
+    """The shape that was given, or that of the first image that the config tests on."""
+    name = next((name for name in _WITH_IMAGES if cfg.get(name)), None)
+    if options.input_shape is not None or name is None:
+        return image_shape(options.input_shape, '--input-shape')
+    with seeded(0), enter_scope(cfg), data_named(cfg):
+        sample = DATASETS.build(deepcopy(cfg[name].dataset))[0]
+    inputs = sample.get('inputs') if isinstance(sample, Mapping) else None
+    found = getattr(inputs, 'shape', None)
+    if found is None:
+        raise InputError(
+            f'{cfg.filename}: the first item of {name} has no inputs with a shape: give '
+            '--input-shape N C H W'
+        )
+    shape = (1, *found)
+    size = 'x'.join(map(str, shape))
+    print_log(
+        f'{cfg.filename}: traced, and MACs counted, on {size}, the first image of {name}; '
+        'another size: --input-shape',
+        logger='current',
+    )
+    return shape

@@ -1,0 +1,239 @@
+"""What tools/train.py and tools/test.py do: a config, an mmengine Runner, and clear errors."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.device import is_cuda_available, is_musa_available, is_npu_available
+from mmengine.dist import is_distributed, is_main_process
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from mmprune.checkpoint import check_fit, make_mmengine_load_safely, read_checkpoint
+from mmprune.config import enter_scope, load_config
+from mmprune.errors import InputError, MissingFileError
+from mmprune.fileio import atomic_path
+from mmprune.missing_data import data_named
+from mmprune.training.iterative_pruning import follow_checkpoint
+
+_AMP_TYPE = 'AmpOptimWrapper'
+
+
+def train(
+    config: str | os.PathLike[str] | Config,
+    work_dir: str | os.PathLike[str] | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    amp: bool = False,
+    cfg_options: dict[str, Any] | None = None,
+    launcher: str = 'none',
+) -> Runner:
+    """Train the model of a config.
+
+    Args:
+        config: A config file, or a config that was read already.
+        work_dir: Where checkpoints and logs go; by default the config's
+            ``work_dir``, or ``work_dirs/<config>``.
+        resume: A checkpoint to go on from, or ``'auto'`` for the newest in the
+            work directory, if there is one. By default training starts anew.
+        amp: Train in mixed precision, on an accelerator.
+        cfg_options: Values to set in the config, by dotted key.
+        launcher: ``'none'``, ``'pytorch'`` or ``'slurm'``.
+
+    Returns:
+        The runner, after training.
+
+    Raises:
+        InputError: If the config is none or cannot be trained, the checkpoint
+            is none or does not fit the model, or mixed precision is not to be
+            had. The message names the file.
+    """
+    cfg = load_config(config, cfg_options)
+    _require(cfg, 'train', ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'))
+    _set_work_dir(cfg, work_dir)
+    if amp:
+        _set_amp(cfg)
+    if resume is not None:
+        cfg.resume = True
+        cfg.load_from = _newest_checkpoint(cfg.work_dir) if resume == 'auto' else str(resume)
+        # Without a checkpoint, mmengine would look for one itself, and find none.
+        cfg.resume = cfg.load_from is not None
+    checkpoint = read_checkpoint(cfg.load_from) if cfg.get('load_from') else None
+    if checkpoint is not None and cfg.get('resume'):
+        _check_resumable(checkpoint, cfg.load_from)
+    runner = build_runner(cfg, launcher)
+    if checkpoint is not None:
+        if cfg.get('resume'):
+            follow_checkpoint(runner, checkpoint)
+            check_fit(runner.model, checkpoint['state_dict'], cfg.load_from)
+        else:
+            _check_overlap(runner, checkpoint['state_dict'], cfg.load_from)
+        del checkpoint
+    elif resume == 'auto':
+        runner.logger.info(f'No checkpoint to resume in {cfg.work_dir}: training starts anew.')
+    with data_named(cfg):
+        runner.train()
+    return runner
+
+
+def evaluate(
+    config: str | os.PathLike[str] | Config,
+    checkpoint: str | os.PathLike[str],
+    work_dir: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    cfg_options: dict[str, Any] | None = None,
+    launcher: str = 'none',
+) -> dict[str, float]:
+    """Measure a checkpoint on the test data of its config.
+
+    Args:
+        config: A config file, or a config that was read already.
+        checkpoint: A checkpoint that fills the whole model.
+        work_dir: Where the log goes; by default as in :func:`train`.
+        out: A JSON file to write the metrics to.
+        cfg_options: Values to set in the config, by dotted key.
+        launcher: ``'none'``, ``'pytorch'`` or ``'slurm'``.
+
+    Returns:
+        The metrics by name, such as ``{'accuracy/top1': 98.9}``.
+
+    Raises:
+        InputError: If the config is none or has nothing to test, or the
+            checkpoint is none or leaves a part of the model without weights.
+    """
+    cfg = load_config(config, cfg_options)
+    _require(cfg, 'test', ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'))
+    content = read_checkpoint(checkpoint)
+    _set_work_dir(cfg, work_dir)
+    cfg.load_from, cfg.resume = str(checkpoint), False
+    runner = build_runner(cfg, launcher)
+    follow_checkpoint(runner, content)
+    check_fit(runner.model, content['state_dict'], checkpoint)
+    del content
+    with data_named(cfg):
+        metrics = {name: float(value) for name, value in runner.test().items()}
+    if out is not None and is_main_process():
+        with atomic_path(out) as unfinished:
+            unfinished.write_text(json.dumps(metrics, indent=2) + '\n', encoding='utf-8')
+    return metrics
+
+
+def build_runner(cfg: Config, launcher: str = 'none') -> Runner:
+    """Build the runner of a config, which loads checkpoints safely.
+
+    Args:
+        cfg: The config; ``work_dir`` is set.
+        launcher: ``'none'``, or what started this process and its siblings:
+            ``'pytorch'`` (torchrun or torch.distributed.launch) or ``'slurm'``.
+
+    Raises:
+        InputError: If the launcher did not start this process, or the config's ``default_scope``
+            cannot be entered.
+    """
+    make_mmengine_load_safely()
+    cfg.launcher = launcher
+    _check_launcher(launcher)
+    if launcher == 'pytorch' and not _has_accelerator():
+        _prepare_cpu_processes(cfg)
+    with enter_scope(cfg):
+        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def _check_launcher(launcher: str) -> None:
+    """Refuse a launcher that has not started this process."""
+    sets = {
+        'pytorch': {'RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'},
+        'slurm': {'SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'},
+    }
+    missing = sets.get(launcher, set()) - os.environ.keys()
+    if missing:
+        raise InputError(
+            f'--launcher {launcher}: {", ".join(sorted(missing))} not set in the environment. '
+            'Start with `mim train mmprune CONFIG --launcher ... --gpus N`, torchrun or srun, or '
+            'leave the option out to run in one process.'
+        )
+    if launcher == 'slurm' and not _has_accelerator():
+        raise InputError(
+            '--launcher slurm: mmengine gives each slurm task a GPU, and torch sees none here. '
+            'On CPUs, run torchrun with --launcher pytorch inside of srun.'
+        )
+
+
+def _prepare_cpu_processes(cfg: Config) -> None:
+    """Set what mmengine takes for granted to be CUDA's when there are several processes."""
+    if not is_distributed():
+        torch.distributed.init_process_group('gloo')
+    default = {
+        'type': 'MMDistributedDataParallel',
+        'broadcast_buffers': False,
+        'find_unused_parameters': cfg.get('find_unused_parameters', False),
+    }
+    cfg.model_wrapper_cfg = {'device_ids': None, **cfg.get('model_wrapper_cfg', default)}
+
+
+def _require(cfg: Config, purpose: str, keys: tuple[str, ...]) -> None:
+    """Refuse a config that lacks a setting, before anything is built or written."""
+    # An empty dict is a setting: test_cfg = dict() asks for the default loop.
+    missing = [key for key in keys if cfg.get(key) is None]
+    if missing:
+        raise InputError(
+            f'{cfg.filename}: cannot {purpose}: the config has no {", ".join(missing)}.'
+        )
+
+
+def _set_work_dir(cfg: Config, work_dir: str | os.PathLike[str] | None) -> None:
+    """Make the work directory absolute: a checkpoint's path is stored, to resume from."""
+    chosen = work_dir or cfg.get('work_dir') or Path('work_dirs') / Path(cfg.filename or 'run').stem
+    cfg.work_dir = str(Path(chosen).expanduser().resolve())
+
+
+def _set_amp(cfg: Config) -> None:
+    if not _has_accelerator():
+        raise InputError('--amp needs an accelerator, and torch sees none here. Leave it out.')
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', _AMP_TYPE):
+        raise InputError(
+            f'{cfg.filename}: --amp replaces an OptimWrapper, but optim_wrapper.type is {kind}. '
+            'Leave --amp out, or choose the precision in the config.'
+        )
+    cfg.optim_wrapper.type = _AMP_TYPE
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def _has_accelerator() -> bool:
+    return bool(is_cuda_available() or is_npu_available() or is_musa_available())
+
+
+def _newest_checkpoint(work_dir: str) -> str | None:
+    """Find the checkpoint to go on from, also if its folder was moved since."""
+    newest = find_latest_checkpoint(work_dir)
+    if newest is None or Path(newest).is_file():
+        return newest
+    moved = Path(work_dir) / Path(newest).name
+    if moved.is_file():
+        return str(moved)
+    raise MissingFileError(
+        f'{work_dir}/last_checkpoint: names {newest}, which does not exist. '
+        'Give the checkpoint itself: --resume FILE.'
+    )
+
+
+def _check_resumable(checkpoint: dict[str, Any], path: str) -> None:
+    missing = [key for key in ('meta', 'optimizer', 'message_hub') if key not in checkpoint]
+    if missing:
+        raise InputError(
+            f'{path}: training cannot go on from it, because it has no {", ".join(missing)}. '
+            f'To start a new training from its weights: --cfg-options load_from={path}'
+        )
+
+
+def _check_overlap(runner: Runner, weights: dict[str, Any], path: str) -> None:
+    """Refuse to start from weights of which the model takes none."""
+    network = getattr(runner.model, 'module', runner.model)
+    expected = network.state_dict()
+    if not any(
+        key in expected and value.shape == expected[key].shape for key, value in weights.items()
+    ):
+        check_fit(runner.model, weights, path)

@@ -1,0 +1,81 @@
+"""What tools/search_subnet.py does."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+
+from mmprune.building import check_options
+from mmprune.checkpoint import load_weights, read_checkpoint
+from mmprune.commands.run import build_runner
+from mmprune.commands.tables import results_table
+from mmprune.config import load_config
+from mmprune.errors import InputError
+from mmprune.missing_data import data_named
+from mmprune.models.algorithm import check_is_supernet
+from mmprune.registry import LOOPS
+from mmprune.report.tables import show
+from mmprune.search import SearchLoop, SearchResult
+
+
+def search_subnet(
+    config: str | os.PathLike[str] | Config,
+    checkpoint: str | os.PathLike[str],
+    work_dir: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    cfg_options: dict[str, Any] | None = None,
+    launcher: str = 'none',
+) -> list[SearchResult]:
+    """Search a trained supernet for the best subnets under the config's budgets.
+
+    The config's ``search_cfg`` is a search loop in LOOPS, and runs in the place
+    of its validation loop, with ``val_dataloader`` and ``val_evaluator`` unless
+    it has its own.
+
+    Args:
+        config: A config with an AutoSlim model and ``search_cfg``.
+        checkpoint: The supernet's checkpoint.
+        work_dir: Where the history, the channel configs and the log go; by
+            default the config's ``work_dir``, or ``work_dirs/<config>_search``.
+        resume: Go on from the history in the work directory.
+        cfg_options: Values to set in the config, by dotted key.
+        launcher: ``'none'``, ``'pytorch'`` or ``'slurm'``: several processes share
+            the validation images of each candidate.
+
+    Returns:
+        One result per budget, in the order in which they were found.
+
+    Raises:
+        InputError: If the config has no ``search_cfg``, the checkpoint does not
+            fit, a budget cannot be met, or there is no history to resume.
+    """
+    cfg = load_config(config, cfg_options)
+    for key in ('search_cfg', 'val_dataloader', 'val_evaluator'):
+        if not cfg.get(key):
+            raise InputError(
+                f'{cfg.filename}: a search needs {key}, for example search_cfg='
+                "dict(type='mmprune.GreedySearchLoop', targets=[0.5, 0.25])."
+            )
+    kind = cfg.search_cfg.get('type')
+    loop_class = LOOPS.get(kind) if isinstance(kind, str) else kind
+    if not (isinstance(loop_class, type) and issubclass(loop_class, SearchLoop)):
+        raise InputError(f'{cfg.filename}: search_cfg.type is {kind}, which is no search loop.')
+    given = [key for key in cfg.search_cfg if key != 'type']
+    check_options(loop_class, given, f'{cfg.filename}: search_cfg ({kind})')
+    cfg.val_cfg = dict(cfg.search_cfg, resume=resume)
+    chosen = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}_search'
+    cfg.work_dir = str(Path(chosen).expanduser().resolve())
+    cfg.load_from, cfg.resume = None, False
+    read_checkpoint(checkpoint)
+    runner = build_runner(cfg, launcher)
+    check_is_supernet(getattr(runner.model, 'module', runner.model), str(cfg.filename))
+    load_weights(runner.model, checkpoint)
+    with data_named(cfg):
+        runner.val()
+    loop = runner.val_loop
+    assert isinstance(loop, SearchLoop)
+    if is_main_process():
+        show(results_table(loop.full_cost, loop.results, loop.metric))
+    return loop.results

@@ -1,0 +1,1 @@
+"""Which channels go, said layer by layer: plans, channel lists; what else is touched and why."""

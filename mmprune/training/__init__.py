@@ -1,0 +1,15 @@
+"""Hooks of training: pruning while it goes on, penalties, carrying over what belongs to weights."""
+
+from mmprune.training.hooks import ProgressBarHook
+from mmprune.training.iterative_pruning import IterativePruning
+from mmprune.training.regularisers import GroupLasso, GrowingPenalty, ScaleL1
+from mmprune.training.slimming import SlimmingPenalty
+
+__all__ = [
+    'GroupLasso',
+    'GrowingPenalty',
+    'IterativePruning',
+    'ProgressBarHook',
+    'ScaleL1',
+    'SlimmingPenalty',
+]

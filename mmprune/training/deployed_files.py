@@ -1,0 +1,238 @@
+"""The files of a deployed network: checkpoint, config, channel config, ONNX."""
+
+import os
+from contextlib import ExitStack
+from copy import deepcopy
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from torch import nn
+
+from mmprune.deploy import VerifyReport
+from mmprune.deploy.channel_cfg import save_channel_cfg
+from mmprune.deploy.onnx_contract import describe_onnx
+from mmprune.deploy.onnx_export import export_onnx
+from mmprune.errors import InputError
+from mmprune.execution import MASK_NAMES
+from mmprune.fileio import atomic_path
+from mmprune.models import AutoSlim
+from mmprune.models.algorithm import full_and_set_cost
+from mmprune.randomness import seeded
+from mmprune.registry import HOOKS, MODELS
+from mmprune.report.tables import before_and_after_table, show
+from mmprune.training.compensation import Change
+from mmprune.training.pruner_hook import PrunerHook
+from mmprune.version import __version__
+
+# Settings that belong to the supernet and mean nothing to a plain network.
+_SUPERNET_SETTINGS = ('search_cfg', 'prune_cfg', 'model_wrapper_cfg', 'find_unused_parameters')
+_CONFIG_HEADER = """# A subnet as a plain network, deployed by mmprune from {name}.
+# Testing and training start from the checkpoint beside this file; the folder can be moved.
+"""
+_TRAINED_HEADER = """# The small network that mmprune deployed while {name} was trained.
+# The checkpoints beside this file fit it from then on; the folder can be moved.
+"""
+
+
+class VerificationError(InputError):
+    """The deployed network does not compute what the supernet computes."""
+
+
+@dataclass(frozen=True)
+class DeployedFiles:
+    """What deploying a subnet has written.
+
+    Attributes:
+        checkpoint: The plain network's weights, under its own names.
+        config: Builds the plain network, loads ``checkpoint``, and trains or tests it.
+        channel_cfg: The channel config that ``config`` refers to.
+        onnx: The network in evaluation mode, if it was asked for.
+        verified: The report of the comparison with the supernet.
+    """
+
+    checkpoint: Path
+    config: Path
+    channel_cfg: Path
+    onnx: Path | None
+    verified: VerifyReport
+
+
+def write_deployed(
+    algorithm: AutoSlim,
+    cfg: Config,
+    folder: Path,
+    source: str,
+    onnx: bool,
+    onnx_batch: int | None = None,
+    change: Change | None = None,
+) -> DeployedFiles:
+    """Verify the subnet that is set, and write it as a plain network; all files appear at once.
+
+    Args:
+        algorithm: The supernet, with norm statistics of the subnet's own.
+        cfg: Its config.
+        folder: Where the files go.
+        source: What the subnet is called in messages: its channel config's file, say.
+        onnx: Write ``deployed.onnx`` too, checked by onnxruntime.
+        onnx_batch: The only batch size that it takes, in which case it is written; any if None.
+        change: Compensates the plain network in place, after it was verified.
+
+    Raises:
+        VerificationError: If the plain network, or its ONNX file, computes something else.
+    """
+    network, verified = verified_network(algorithm, source)
+    layers = algorithm.pruner.export_subnet()
+    plain = plain_config(cfg)
+    check_rebuilds(plain, layers, network)
+    if change is not None:
+        print_log(f'{source}: {change(network)}', logger='current')
+
+    files = DeployedFiles(
+        folder / 'deployed.pth',
+        folder / 'deployed.py',
+        folder / 'channel_cfg.yaml',
+        folder / 'deployed.onnx' if onnx or onnx_batch is not None else None,
+        verified,
+    )
+    full, kept = full_and_set_cost(algorithm)
+    plain.model.channel_cfg = _beside_config(files.channel_cfg)
+    plain.load_from = _beside_config(files.checkpoint)
+    text = _CONFIG_HEADER.format(name=Path(source).name) + plain.pretty_text
+    weights = {
+        'meta': {'mmprune_version': __version__, **kept},
+        'state_dict': network.state_dict(),
+    }
+    with ExitStack() as stack:
+        if files.onnx is not None:
+            onnx_path = stack.enter_context(atomic_path(files.onnx))
+            export_onnx(network, algorithm.demo_input, onnx_path, onnx_batch)
+            contract = describe_onnx(onnx_path, network, algorithm.demo_input)
+        torch.save(weights, stack.enter_context(atomic_path(files.checkpoint)))
+        save_channel_cfg(layers, stack.enter_context(atomic_path(files.channel_cfg)))
+        stack.enter_context(atomic_path(files.config)).write_text(text, encoding='utf-8')
+
+    sizes = weights_size(algorithm.architecture), files.checkpoint.stat().st_size
+    rows = {
+        'MACs': (full['macs'], kept['macs']),
+        'parameters': (full['params'], kept['params']),
+        'file of weights, bytes': sizes,
+    }
+    show(before_and_after_table(f'Deployed and verified: {folder}', rows))
+    if files.onnx is not None:
+        print(
+            '\n'.join([f'{files.onnx}:', *(f'  {key}: {text}' for key, text in contract.items())])
+        )
+    return files
+
+
+def verified_network(
+    algorithm: AutoSlim, channel_cfg: str | os.PathLike[str]
+) -> tuple[nn.Module, VerifyReport]:
+    """Return the plain network of the subnet that is set, in eval mode, and the proof.
+
+    Raises:
+        VerificationError: If it does not compute what the supernet computes.
+    """
+    pruner, supernet = algorithm.pruner, algorithm.architecture.eval()
+    report = pruner.verify_subnet(supernet, pruner.current_subnet())
+    if not report.ok:
+        raise VerificationError(
+            f'{channel_cfg}: nothing was written, because the deployed network would not compute '
+            f'what the supernet computes. {report}'
+        )
+    return pruner.deploy_subnet(supernet, pruner.export_subnet()).eval(), report
+
+
+def plain_config(cfg: Config) -> Config:
+    """Return the config without what belongs to the supernet or to pruning, for the plain network.
+
+    ``model.channel_cfg`` and ``load_from`` are left to be filled in.
+
+    Args:
+        cfg: Its model is an AutoSlim, or the full network itself.
+    """
+    plain = deepcopy(cfg)
+    for key in _SUPERNET_SETTINGS:
+        plain.pop(key, None)
+    full = plain.model.get('architecture', plain.model)
+    plain.model = dict(type='mmprune.DeployedModel', model=full, channel_cfg=None)
+    if plain.get('custom_hooks'):
+        plain.custom_hooks = [hook for hook in plain.custom_hooks if not _prunes(hook)]
+    plain.load_from, plain.resume = None, False
+    plain.pop('work_dir', None)
+    return plain
+
+
+def _prunes(hook: Any) -> bool:
+    """Whether a hook, or its config, is of pruning."""
+    kind = hook.get('type') if isinstance(hook, dict) else type(hook)
+    found = HOOKS.get(kind) if isinstance(kind, str) else kind
+    return isinstance(found, type) and issubclass(found, PrunerHook)
+
+
+def write_deployed_config(
+    cfg: Config, path: Path, layers: dict[str, Any], network: nn.Module
+) -> None:
+    """Write a channel config, and beside it a config that builds the small network.
+
+    For the checkpoints of a training that goes on with the small network; none of them is loaded
+    by the config itself.
+
+    Args:
+        cfg: The training's config; without a file that it came from, only the channel
+            config is written.
+        path: Where the config goes; the channel config is ``channel_cfg.yaml`` beside it.
+        layers: The channel config.
+        network: The small network.
+
+    Raises:
+        VerificationError: If the config builds another network.
+    """
+    channel_cfg = path.with_name('channel_cfg.yaml')
+    save_channel_cfg(layers, channel_cfg)
+    if not cfg.filename:
+        return
+    plain = plain_config(cfg)
+    with seeded(0):
+        check_rebuilds(plain, layers, network)
+    plain.model.channel_cfg = _beside_config(channel_cfg)
+    with atomic_path(path) as unfinished:
+        text = _TRAINED_HEADER.format(name=Path(cfg.filename).name) + plain.pretty_text
+        unfinished.write_text(text, encoding='utf-8')
+
+
+def check_rebuilds(plain: Config, layers: dict[str, Any], network: nn.Module) -> None:
+    """Build what the deployed config describes, and compare it with the deployed network.
+
+    Raises:
+        VerificationError: If the weights do not fit, or the outputs differ.
+    """
+    model = dict(plain.model, channel_cfg=layers)
+    if plain.get('data_preprocessor') is not None:
+        model['data_preprocessor'] = plain.data_preprocessor
+    rebuilt = MODELS.build(model).eval()
+    try:
+        rebuilt.load_state_dict(network.state_dict())
+    except RuntimeError as error:
+        raise VerificationError(
+            f'The deployed config builds another network than the deployed one: {error}'
+        ) from error
+
+
+def weights_size(supernet: nn.Module) -> int:
+    """Return how many bytes the full network's weights take in a file, without the masks."""
+    state = supernet.state_dict()
+    plain = {key: value for key, value in state.items() if not key.endswith(MASK_NAMES)}
+    buffer = BytesIO()
+    torch.save({'state_dict': plain}, buffer)
+    return buffer.tell()
+
+
+def _beside_config(file: Path) -> str:
+    """Return a path that mmengine resolves to the folder of the config that says it."""
+    return '{{ fileDirname }}/' + file.name

@@ -1,0 +1,205 @@
+"""Pruning in steps while a network trains, and going on with the small network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
+
+from mmprune.errors import InputError
+from mmprune.models.sandwich import shared_subnet
+from mmprune.pruners import StructurePruner, Subnet
+from mmprune.registry import HOOKS
+from mmprune.training.carry_over import averaged_models, deploy_in_training, write_masks
+from mmprune.training.deployed_files import write_deployed_config
+from mmprune.training.pruner_hook import PrunerHook, check_not_slimmable, network_of
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    'linear': lambda time: time,
+    'cubic': lambda time: 1 - (1 - time) ** 3,
+}
+"""From the share of the time that has passed, 0 to 1, to the share of the way."""
+CHANNEL_CFG_KEY = 'mmprune_channel_cfg'
+"""Where a checkpoint of a model that was deployed in place says which channels it has."""
+
+
+@HOOKS.register_module()
+class IterativePruning(PrunerHook):
+    """Prunes the model while it trains, from the full width to the pruner's target.
+
+    Nothing goes until ``begin``; at ``end`` the target is reached. In between, every
+    ``interval``, the channels that matter least by then are removed, as many as the schedule
+    says: of the ratio, or of the way from the full cost to the budget. With ``deploy`` the
+    model then becomes the small, plain network, and training goes on: the optimizer holds only
+    what is left, and momentum, averages (EMAHook) and weights are carried over. In the work
+    directory are written ``channel_cfg.yaml`` and, with a config file, ``deployed.py``, which
+    builds the small network for the checkpoints from then on.
+
+    The cubic schedule is that of Zhu and Gupta, "To Prune, or Not to Prune: Exploring the Efficacy
+    of Pruning for Model Compression", 2017, section 3: fast at first, slow at the end.
+
+    Args:
+        pruner: See ``PrunerHook``; an ``ImportancePruner``.
+        input_shape: See ``PrunerHook``.
+        begin: Epoch (or iteration) from which channels are removed; counted from 0.
+        end: Epoch (or iteration) at whose begin the target is reached.
+        interval: Epochs (or iterations) from step to step.
+        by_epoch: Whether these are epochs.
+        schedule: ``'cubic'`` or ``'linear'``.
+        regrow: Whether channels that were removed may come back at a later step.
+        collect: See ``PrunerHook``.
+        deploy: Whether the model becomes the small network at ``end``.
+
+    Raises:
+        InputError: An option makes no sense.
+    """
+
+    def __init__(
+        self,
+        pruner: Mapping[str, Any] | StructurePruner | None = None,
+        input_shape: Sequence[int] | None = None,
+        begin: int = 0,
+        end: int = 1,
+        interval: int = 1,
+        by_epoch: bool = True,
+        schedule: str = 'cubic',
+        regrow: bool = False,
+        collect: Mapping[str, Any] | None = None,
+        deploy: bool = True,
+    ) -> None:
+        super().__init__(pruner, input_shape, collect)
+        if not 0 <= begin <= end or interval < 1:
+            raise InputError(
+                'IterativePruning needs 0 <= begin <= end and interval >= 1, got '
+                f'begin={begin}, end={end}, interval={interval}'
+            )
+        if schedule not in SCHEDULES:
+            raise InputError(
+                f'schedule must be one of {", ".join(map(repr, SCHEDULES))}, not {schedule!r}'
+            )
+        self.begin, self.end, self.interval = begin, end, interval
+        self.by_epoch = by_epoch
+        self.schedule = schedule
+        self.regrow = regrow
+        self.deploy = deploy
+        self.channel_cfg: dict[str, Any] | None = None
+
+    @property
+    def is_deployed(self) -> bool:
+        """Whether the model has become the small network."""
+        return self.channel_cfg is not None
+
+    def progress(self, now: int) -> float:
+        """How far on the way to the target, 0 to 1, at an epoch or iteration."""
+        if now >= self.end:
+            return 1.0
+        if now <= self.begin:
+            return 0.0
+        return SCHEDULES[self.schedule]((now - self.begin) / (self.end - self.begin))
+
+    # -- when --------------------------------------------------------------------------
+
+    def before_run(self, runner: Runner) -> None:
+        """Prepare the model, unless it was deployed in the training that is resumed."""
+        if not self.is_deployed:
+            check_not_slimmable(self, runner)
+            super().before_run(runner)
+            assert self.target
+
+    def before_train(self, runner: Runner) -> None:
+        """Refuse a training that ends before the target is reached."""
+        last = runner.max_epochs if self.by_epoch else runner.max_iters
+        if self.end >= last and not self.is_deployed:
+            unit = 'epochs' if self.by_epoch else 'iterations'
+            raise InputError(
+                f'IterativePruning: end={self.end}, but the {last} {unit} of training are counted '
+                f'0 to {last - 1}, so that the target would never be reached'
+            )
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Make a step if one is due."""
+        if self.by_epoch:
+            self._advance(runner, runner.epoch)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Make a step if one is due."""
+        if not self.by_epoch:
+            self._advance(runner, runner.iter)
+
+    def _advance(self, runner: Runner, now: int) -> None:
+        due = now == self.end or (now < self.end and (now - self.begin) % self.interval == 0)
+        if self.is_deployed or self.progress(now) == 0:
+            return
+        if due:
+            self._step(runner, now)
+        if now >= self.end and self.deploy:
+            self._deploy(runner)
+
+    # -- what --------------------------------------------------------------------------
+
+    def _step(self, runner: Runner, now: int) -> None:
+        """Remove what the schedule says."""
+        pruner, progress = self.target, self.progress(now)
+        self.look_at_data(runner)
+        subnet = pruner.prune(progress, self.regrow)
+        device = next(runner.model.parameters()).device
+        # Sums over data may be rounded differently from process to process.
+        self._set(runner, shared_subnet(subnet, device))
+        cost, full = pruner.cost(), self._full_cost()
+        runner.logger.info(
+            f'IterativePruning: {progress:.1%} of the way: {cost["macs"]:,} MACs '
+            f'({cost["macs"] / full["macs"]:.1%}), {cost["params"]:,} parameters '
+            f'({cost["params"] / full["params"]:.1%})'
+        )
+
+    def _set(self, runner: Runner, subnet: Subnet) -> None:
+        self.pruner.set_subnet(subnet)
+        masks = {key: b.tensor for b in self.pruner.supernet.masks.buffers for key in b.keys}
+        for average in averaged_models(runner):
+            write_masks(average, masks)
+
+    def _full_cost(self) -> dict[str, int]:
+        full = {s: torch.ones_like(mask) for s, mask in self.pruner.channel_spaces.items()}
+        return self.pruner.cost(full)
+
+    def _deploy(self, runner: Runner) -> None:
+        """Go on with the small network."""
+        channel_cfg = self.pruner.export_subnet()
+        report = self.pruner.verify_subnet(subnet=self.pruner.current_subnet())
+        if not report.ok:
+            raise InputError(f'IterativePruning: the model was not deployed. {report}')
+        deploy_in_training(runner, channel_cfg)
+        self.channel_cfg = channel_cfg
+        runner.logger.info(f'IterativePruning: training goes on with the small network. {report}')
+        if is_main_process():
+            path = Path(runner.work_dir) / 'deployed.py'
+            write_deployed_config(runner.cfg, path, channel_cfg, network_of(runner))
+
+    # -- checkpoints -------------------------------------------------------------------
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Write down which channels a deployed model has."""
+        if self.channel_cfg is not None:
+            checkpoint[CHANNEL_CFG_KEY] = self.channel_cfg
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Deploy the model as in the training that the checkpoint is of."""
+        self.follow(runner, checkpoint)
+
+    def follow(self, runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+        """Deploy a runner's model, if a checkpoint is that of a deployed one and it is not yet."""
+        channel_cfg = checkpoint.get(CHANNEL_CFG_KEY)
+        if channel_cfg is not None and not self.is_deployed:
+            deploy_in_training(runner, channel_cfg)
+            self.channel_cfg = dict(channel_cfg)
+
+
+def follow_checkpoint(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+    """Let a runner's hooks make its model the one that a checkpoint is of, before it is loaded."""
+    for hook in runner.hooks:
+        if isinstance(hook, IterativePruning):
+            hook.follow(runner, checkpoint)
