@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import median
 
 LISTED = 4
 """How many layers a message lists before it only counts."""
@@ -41,10 +42,10 @@ class CompensationReport:
         lines = [f'{self.method}: {len(self.treated)} {noun} compensated']
         if self.treated:
             before, after = (
-                sum(getattr(fit, name) for fit in self.treated.values()) / len(self.treated)
+                median(getattr(fit, name) for fit in self.treated.values())
                 for name in ('before', 'after')
             )
-            lines[0] += f', mean relative error {before:.3g} before, {after:.3g} after'
+            lines[0] += f', median relative error {before:.3g} before, {after:.3g} after'
         reasons: dict[str, list[str]] = {}
         for name, why in self.left.items():
             reasons.setdefault(why, []).append(name)
