@@ -75,7 +75,7 @@ def name_of(page: Path) -> str:
 def registries() -> Iterator[None]:
     """Take back what a page registers."""
     names = ('BACKWARD_PARSERS', 'CHANNEL_RULES', 'SLICERS', 'IMPORTANCE', 'PRUNERS', 'MODELS',
-             'LOSS_INPUTS')  # fmt: skip
+             'LOSS_INPUTS', 'COMPENSATIONS')  # fmt: skip
     tables = [getattr(registry, name) for name in names]
     for table in tables:
         table.import_from_location()
