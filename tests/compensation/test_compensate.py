@@ -189,6 +189,7 @@ def test_mean_folding_gives_every_layer_the_full_networks_mean(pruned, network, 
     pruner, cfg, small = pruned
     weights = {n: t for n, t in state(small).items() if n.endswith('weight')}
     report = pruner.compensate(small, images, MeanFolding(samples=10**6))
+    small.eval()
     assert list(report.treated) == ['one', 'two', 'head']
     assert all(torch.equal(small.state_dict()[n], t) for n, t in weights.items())
     full = deploy(network, whole_cfg(pruner)).eval()
