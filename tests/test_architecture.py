@@ -31,6 +31,9 @@ SIDE = {
     'cost': {'trace', 'channels', 'layers'},
     'datasets': set(),
     'door': set(STAGES[: STAGES.index('models')]),
+    # The face for what other people add, and what theirs is checked by.
+    'extend': {*STAGES, 'importance'} - {'commands'},
+    'testing': set(STAGES[: STAGES.index('models')]),
     'zoo': {*STAGES, 'cost', 'importance'},
     '': {'door'},
 }

@@ -19,6 +19,7 @@ from math import prod
 from typing import Any
 
 from mmprune.errors import InputError, nearest
+from mmprune.trace.parsers import PARSERS
 from mmprune.trace.trace_graph import TraceNode
 
 Shape = tuple[int, ...]
@@ -222,17 +223,15 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-def is_namesake(grad_fn: Any, parser: Callable[..., Any]) -> bool:
-    """Whether a node is of an ``autograd.Function`` that only has the name of what is parsed.
+def is_namesake(grad_fn: Any, name: str, parser: Callable[..., Any]) -> bool:
+    """Whether a node is of an ``autograd.Function`` that only has the name of one of torch's.
 
     ``class Roll(Function)`` of a user's makes nodes that are called as torch's own.
     """
     function = getattr(grad_fn, '_forward_cls', None)
-    return function is not None and not _is_ours(function) and _is_ours(parser)
-
-
-def _is_ours(what: Any) -> bool:
-    return what.__module__.partition('.')[0] == 'mmprune'
+    if function is None or function.__module__.partition('.')[0] == 'mmprune':
+        return False
+    return PARSERS.get(name, PARSERS.get(name.rstrip('0123456789'))) is parser
 
 
 def parsed(grad_fn: Any, parser: Callable[[Any], Any], module: str) -> tuple[str, dict[str, Any]]:

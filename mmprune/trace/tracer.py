@@ -340,7 +340,7 @@ class _GraphReader:
 
     def _parse(self, source: str, grad_fn: GradFn, module: str) -> tuple[str, dict[str, Any]]:
         parser = self.parsers.get(source) or self.parsers.get(source.rstrip('0123456789'))
-        if parser is None or is_namesake(grad_fn, parser):
+        if parser is None or is_namesake(grad_fn, source, parser):
             return 'opaque', {}
         op, attrs = parsed(grad_fn, parser, module)
         buffers = attrs.pop('buffer_tensors', ())
