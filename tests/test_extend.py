@@ -15,7 +15,7 @@ from mmprune import registry
 from mmprune.commands.diagnose import diagnose
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'extend.md'
-REGISTRIES = ('BACKWARD_PARSERS', 'CHANNEL_RULES', 'SLICERS', 'IMPORTANCE', 'MODELS')
+REGISTRIES = ('LOSS_INPUTS', 'BACKWARD_PARSERS', 'CHANNEL_RULES', 'SLICERS', 'IMPORTANCE', 'MODELS')
 
 
 @pytest.fixture
