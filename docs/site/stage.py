@@ -26,7 +26,7 @@ MENU = {
     'Train and search': 'train-a-supernet searching cost latency',
     'Deploy': 'export-and-deploy verify channel-config',
     'Understand': 'diagnose read-the-report what-can-be-pruned errors',
-    'Extend': 'extend architecture contributing',
+    'Extend': 'extend testing architecture contributing',
     'OpenMMLab': 'stacks from-mmrazor use-with-mim',
     'Measured': 'accuracy benchmarks zoo',
 }
