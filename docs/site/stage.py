@@ -129,6 +129,7 @@ def _packages() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     seen: set[int] = set()
     names = ['mmprune', *(module.name for module in _modules(mmprune.__path__))]
+    names.sort(key='mmprune.extend'.__eq__)  # it hands on what others define
     for name in names:
         if name.startswith(NOT_FOR_USERS) or name.count('.') > 1:
             continue
