@@ -1,5 +1,7 @@
 """The table of operations: a wrong parser is told where it has read, before a rule goes by it."""
 
+import subprocess
+import sys
 import timeit
 
 import pytest
@@ -138,6 +140,34 @@ def test_a_namesake_of_a_function_of_torch_is_not_taken_for_it(function, reads):
     assert trace(network(Applied(function)), data).opaque == {name: ('1',)}
     reads(name, lambda grad_fn: ('along', {'dim': 1}))  # by who knows better
     assert not trace(network(Applied(function)), data).opaque
+
+
+def test_a_parser_that_was_registered_before_those_of_mmprune_is_its_own():
+    program = """
+import torch
+from torch import nn
+from mmprune.registry import BACKWARD_PARSERS
+
+@BACKWARD_PARSERS.register_module(name='ScaledBackward')
+def parse(grad_fn):
+    return 'elementwise', {}
+
+class Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * 2
+
+class Network(nn.Conv2d):
+    def forward(self, x):
+        return Scaled.apply(super().forward(x))
+
+from mmprune.trace import trace
+assert not trace(Network(3, 4, 1), torch.rand(1, 3, 4, 4)).opaque
+"""
+    subprocess.run([sys.executable, '-c', program], check=True)
 
 
 def test_the_check_takes_a_small_part_of_a_trace():

@@ -18,7 +18,11 @@ A parser is found by the node's full name, or by its name without trailing digit
 from mmprune.registry import BACKWARD_PARSERS
 from mmprune.trace.parsers import arithmetic, layers, shapes
 
-# mmprune's own, which are about torch's operations; others may be registered later.
-PARSERS = dict(BACKWARD_PARSERS.module_dict)
+# mmprune's own, which are about torch's operations; others may be registered before and later.
+PARSERS = {
+    name: parser
+    for name, parser in BACKWARD_PARSERS.module_dict.items()
+    if parser.__module__.startswith(f'{__name__}.')
+}
 
 __all__ = ['PARSERS', 'arithmetic', 'layers', 'shapes']
