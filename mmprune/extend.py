@@ -1,8 +1,9 @@
 """The face for what other people add: every name that a part of theirs needs, in one place.
 
-Parsers, channel rules, slicers, importances, pruners, searches, hooks and inputs of losses import
-from here and from nowhere else in mmprune; these names stay where mmprune's folders change. What
-trains and searches brings mmengine's runner along, and is imported when it is asked for.
+Parsers, channel rules, slicers, importances, pruners, compensations, searches, hooks and inputs of
+losses import from here and from nowhere else in mmprune; these names stay where mmprune's folders
+change. What trains and searches brings mmengine's runner along, and is imported when it is asked
+for.
 The page on all of this is ``docs/extend.md``; :mod:`mmprune.testing` has the checks that mmprune's
 own parts pass.
 """
@@ -15,6 +16,8 @@ from mmprune.channels.facts import IntArray, axes_of
 from mmprune.channels.labels import LabelBook, Value, pin_all, squeeze_constant
 from mmprune.channels.member_values import channel_sums
 from mmprune.channels.rules.arithmetic import without
+from mmprune.compensation import Compensation
+from mmprune.compensation.problem import Problem, Solution
 from mmprune.errors import InputError
 from mmprune.importance import DataImportance, Importance, MemberScores
 from mmprune.importance.base import scored
@@ -30,6 +33,7 @@ from mmprune.pruners import (
 from mmprune.registry import (
     BACKWARD_PARSERS,
     CHANNEL_RULES,
+    COMPENSATIONS,
     DATASETS,
     HOOKS,
     IMPORTANCE,
@@ -77,6 +81,7 @@ __all__ = [
     'BACKWARD_PARSERS',
     'BROADCAST',
     'CHANNEL_RULES',
+    'COMPENSATIONS',
     'DATASETS',
     'DIM',
     'DIMS',
@@ -97,6 +102,7 @@ __all__ = [
     'YES_OR_NO',
     'Attributes',
     'ChannelGroup',
+    'Compensation',
     'DataImportance',
     'Importance',
     'ImportancePruner',
@@ -110,9 +116,11 @@ __all__ = [
     'Parsed',
     'ParserError',
     'Plan',
+    'Problem',
     'RatioPruner',
     'Shapes',
     'Slicer',
+    'Solution',
     'StructurePruner',
     'Subnet',
     'SubnetError',

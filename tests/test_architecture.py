@@ -16,8 +16,8 @@ TOOLS = PACKAGE.parent / 'tools'
 
 # In the direction in which data flows: each may import those before it.
 STAGES = [
-    *('trace', 'channels', 'layers', 'execution', 'deploy', 'supernet', 'formats', 'plans'),
-    *('report', 'pruners', 'models', 'training', 'search', 'commands'),
+    *('trace', 'channels', 'layers', 'execution', 'deploy', 'compensation', 'supernet'),
+    *('formats', 'plans', 'report', 'pruners', 'models', 'training', 'search', 'commands'),
 ]
 # Modules that every stage may import, and that import no stage.
 COMMON = {
@@ -184,6 +184,7 @@ CONTENTS = {
         APoZImportance ActivationImportance BNScaleImportance FPGMImportance HessianImportance
         L1Importance L2Importance LAMPImportance LpImportance RandomImportance TaylorImportance
     """,
+    'COMPENSATIONS': 'LeastSquares MeanFolding',
     'MODELS': """
         AutoSlim ChannelListModel DeployedModel KLDivergence MobileNetV1 SelfDistiller YOLOv5
     """,
