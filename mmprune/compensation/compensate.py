@@ -23,7 +23,7 @@ from mmprune.errors import InputError
 from mmprune.execution.instrument import STATE
 from mmprune.layers.layer import CONVS, TRANSPOSED_CONVS
 from mmprune.registry import COMPENSATIONS
-from mmprune.trace.model_state import renew_caches
+from mmprune.trace.model_state import modes_kept, renew_caches
 from mmprune.trace.tracer import run_model
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -48,8 +48,8 @@ def compensate(
 
     Args:
         full: The network before pruning, prepared or plain; it is left as it was.
-        small: The pruned network, a plain one, wherever it was pruned; changed in place, and in
-            eval mode afterwards.
+        small: The pruned network, a plain one, wherever it was pruned; its weights are changed in
+            place.
         channel_cfg: Which channels of ``full`` it has: a channel config or a file of one.
         data: Inputs without labels: a batch as a model takes it (a tensor, a tuple of
             arguments, a dict of keywords), or a list, loader or other iterable of batches.
@@ -71,7 +71,7 @@ def compensate(
     units = units_of(full, small, cfg)
     run = forward or run_model
     jobs = [_job(number, batch, run) for number, batch in enumerate(batches)]
-    with progress_bar() as stage:
+    with progress_bar() as stage, modes_kept(small):
         tick = stage('full network', len(jobs))
         watched = FullRun(full, units, method, len(jobs))
         watched.run(jobs, tick)

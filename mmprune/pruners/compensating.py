@@ -36,7 +36,7 @@ class Compensating:
         """Give a deployed network weights that make up for what was removed.
 
         Args:
-            deployed: The plain network of a subnet; changed in place, in eval mode afterwards.
+            deployed: The plain network of a subnet; its weights are changed in place.
             data: Images without labels: a batch, or an iterable of batches.
             method: Name or config in ``COMPENSATIONS``, or an instance.
             channel_cfg: The subnet; the one that is set if None.
