@@ -38,7 +38,7 @@ class OutputRecorder:
         self.outputs: list[tuple[str, list[torch.Tensor]]] = []
         self.running: list[str] = []
         self.handles = []
-        for name, module in model.named_modules() if observe else ():
+        for name, module in modules_of(model).items() if observe else ():
             self.handles.append(module.register_forward_pre_hook(self._enter(name)))
             self.handles.append(module.register_forward_hook(self._leave(name)))
 

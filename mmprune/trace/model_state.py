@@ -195,8 +195,8 @@ def may_cache(module: nn.Module) -> bool:
 @contextlib.contextmanager
 def _modes_kept(model: nn.Module) -> Iterator[None]:
     """Restore the mode of every module and ``requires_grad`` of every parameter on leaving."""
-    modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    modes = [(module, module.training) for module in modules_of(model).values()]
+    flags = [(parameter, parameter.requires_grad) for parameter in parameters_of(model).values()]
     try:
         yield
     finally:
@@ -218,7 +218,7 @@ def renew_caches(model: nn.Module, candidates: Sequence[nn.Module] | None = None
         model: The model.
         candidates: Its modules that may do so, if they are known.
     """
-    known = model.modules() if candidates is None else candidates
+    known = modules_of(model).values() if candidates is None else candidates
     caching = [m for m in known if may_cache(m) and held_tensors(m)]
     if not caching:
         return

@@ -29,6 +29,7 @@ from mmprune.trace.expressions import (
 )
 from mmprune.trace.trace_graph import Reading
 from mmprune.trace.traced_int import TracedInt
+from mmprune.trace.walk import modules_of
 
 UNRESOLVED = -1
 """In place of an output's number in ``Dim.edge`` while a trace runs; the other is a source's."""
@@ -144,7 +145,7 @@ class NumberLog:
             model: The model; whoever calls this puts its attributes back.
             stored: Attribute -> number or numbers, by module.
         """
-        modules = dict(model.named_modules())
+        modules = modules_of(model)
         for name, module in modules.items():
             for attribute, weight, dim in _sizes_of_weights(module):
                 (number,) = self.size(weight, weight.shape)[dim : dim + 1]

@@ -31,7 +31,7 @@ from mmprune.trace.session import GradFn, Session
 from mmprune.trace.stand_ins import ALL, FAITHFUL, StandIns
 from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode, UsedWeights
 from mmprune.trace.training import noted_readers, train, who_differ
-from mmprune.trace.walk import modules_of, parameters_of
+from mmprune.trace.walk import buffers_of, modules_of, names_of_parameters, parameters_of
 from mmprune.trace.weights import used_weights
 
 
@@ -71,10 +71,11 @@ def trace_road(model: nn.Module, road: Road, session: Session) -> TraceGraph:
 def _constant_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
     """Float buffers that a forward may use as it uses parameters: fixed position embeddings."""
     return {
-        name: buffer
+        f'{owner}.{local}' if owner else local: buffer
         for owner, module in modules_of(model).items()
-        for name, buffer in module.named_buffers(prefix=owner, recurse=False)
-        if not (isinstance(module, nn.modules.batchnorm._NormBase) and '.running_' in f'.{name}')
+        for local, buffer in module._buffers.items()
+        if buffer is not None
+        if not (isinstance(module, nn.modules.batchnorm._NormBase) and local.startswith('running_'))
         if buffer.is_floating_point() and buffer.numel() > 1 and buffer.is_leaf
     }
 
@@ -190,17 +191,15 @@ class _GraphReader:
         self.recorder = recorder
         self.escapes = escapes
         self.input_ids = {id(leaf) for leaf in input_leaves}
-        self.names: dict[int, list[str]] = {}
-        for name, parameter in model.named_parameters(remove_duplicate=False):
-            self.names.setdefault(id(parameter), []).append(name)
+        self.names = names_of_parameters(model)
         self.parameter_shapes = {
-            names[0]: tuple(parameter.shape)
-            for names, parameter in zip(self.names.values(), model.parameters(), strict=True)
+            name: tuple(parameter.shape) for name, parameter in parameters_of(model).items()
         }
         self.leaf_buffers = {id(buffer): name for name, buffer in buffers.items()}
-        self.all_buffers = {id(buffer): name for name, buffer in model.named_buffers()}
+        named = buffers_of(model)
+        self.all_buffers = {id(buffer): name for name, buffer in named.items()}
         self.buffer_names = {
-            (buffer.data_ptr(), buffer.shape): name for name, buffer in model.named_buffers()
+            (buffer.data_ptr(), buffer.shape): name for name, buffer in named.items()
         }
         self.parsers = table(BACKWARD_PARSERS)
         self.types: set[torch.dtype] = set()

@@ -18,6 +18,7 @@ from mmprune.trace.calls import CallRecorder
 from mmprune.trace.chance import without_chance
 from mmprune.trace.joined import NOISE
 from mmprune.trace.model_state import held_tensors, may_cache
+from mmprune.trace.walk import modules_of
 
 TORCH = str(Path(torch.__file__).parent / 'nn')
 FUSING = ('mmcv/cnn/bricks/conv_module.py',)
@@ -112,7 +113,7 @@ def _only_scales(module: nn.Module, tensors: list[torch.Tensor]) -> bool:
 
 def train(model: nn.Module) -> set[nn.Module]:
     """Put a model into training mode; the modules in which more changes than their modes."""
-    modules = list(model.modules())
+    modules = list(modules_of(model).values())
     before = []
     if any(may_cache(module) for module in modules):
         before = [(module, _attributes(module)) for module in modules]
@@ -131,4 +132,4 @@ def _attributes(module: nn.Module) -> dict[str, int]:
 
 def is_opaque_to_readers(model: nn.Module) -> bool:
     """Whether parts of a model are compiled, so that nobody sees what they ask."""
-    return any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
+    return any(isinstance(module, torch.jit.ScriptModule) for module in modules_of(model).values())

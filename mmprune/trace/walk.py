@@ -6,6 +6,9 @@ deep, and preparing a network walks through its modules some twenty times.
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import nn
 
 
@@ -20,18 +23,54 @@ def modules_of(model: nn.Module) -> dict[str, nn.Module]:
             continue
         seen.add(module)
         found[name] = module
-        inside = module._modules
-        if inside:
-            prefix = f'{name}.' if name else ''
-            pending += [(prefix + n, m) for n, m in reversed(inside.items()) if m is not None]
+        pending += _inside(name, module)
     return found
+
+
+def places_of_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Every name of every module of a model, of one that it holds twice all of them."""
+    found, pending = [], [('', model)]
+    while pending:
+        name, module = pending.pop()
+        found.append((name, module))
+        pending += _inside(name, module)
+    return found
+
+
+def _inside(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The direct parts of a module, the last one first."""
+    inside = module._modules
+    if not inside:
+        return []
+    prefix = f'{name}.' if name else ''
+    return [(prefix + n, m) for n, m in reversed(inside.items()) if m is not None]
 
 
 def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters of a model by their first name, in the order of ``named_parameters``."""
-    found: dict[int, tuple[str, nn.Parameter]] = {}
-    for name, module in modules_of(model).items():
+    return _tensors_of(model, '_parameters')
+
+
+def buffers_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The buffers of a model by their first name, in the order of ``named_buffers``."""
+    return _tensors_of(model, '_buffers')
+
+
+def names_of_parameters(model: nn.Module) -> dict[int, list[str]]:
+    """All names of every parameter of a model, by its id."""
+    found: dict[int, list[str]] = {}
+    for name, module in places_of_modules(model):
         for local, parameter in module._parameters.items():
-            if parameter is not None and id(parameter) not in found:
-                found[id(parameter)] = (f'{name}.{local}' if name else local, parameter)
+            if parameter is not None:
+                names = found.setdefault(id(parameter), [])
+                names.append(f'{name}.{local}' if name else local)
+    return found
+
+
+def _tensors_of(model: nn.Module, store: str) -> dict[str, Any]:
+    found: dict[int, tuple[str, Any]] = {}
+    for name, module in modules_of(model).items():
+        for local, tensor in getattr(module, store).items():
+            if tensor is not None and id(tensor) not in found:
+                found[id(tensor)] = (f'{name}.{local}' if name else local, tensor)
     return dict(found.values())

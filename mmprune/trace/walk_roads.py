@@ -16,6 +16,7 @@ from mmprune.trace.roads import Road, roads_of
 from mmprune.trace.trace_graph import TraceGraph, TraceNode, WalkedRoad
 from mmprune.trace.tracer import Session, trace_road
 from mmprune.trace.training import is_opaque_to_readers
+from mmprune.trace.walk import modules_of
 from mmprune.trace.weights import used_weights
 
 
@@ -50,7 +51,7 @@ def trace(
     session.known = {grad_fn: (number, None) for number, grad_fn in enumerate(session.order)}
     session.makers = {n: (grad_fn, session.recipe) for n, grad_fn in enumerate(session.order)}
     if is_opaque_to_readers(model):
-        session.readers |= set(model.modules())
+        session.readers |= set(modules_of(model).values())
     walked = [first]
     for road in rest:
         session.reached, session.stop = set(graph.parameters), len(graph.nodes)
