@@ -21,7 +21,7 @@ from mmprune.trace.chance import without_chance
 from mmprune.trace.eager import eagerly
 from mmprune.trace.escapes import EscapeRecorder
 from mmprune.trace.joined import opaque_operations
-from mmprune.trace.model_state import caching_modules, untouched
+from mmprune.trace.model_state import caching_modules
 from mmprune.trace.numbers import NumberLog, resolved
 from mmprune.trace.recipes import Recipe
 from mmprune.trace.roads import DemoInput as DemoInput
@@ -89,10 +89,9 @@ def _trace(
 ) -> TraceGraph:
     """Trace with these buffers as leaves of the graph, and with stand-ins for some functions."""
     # Inside inference mode nothing is recorded, whatever requires grad.
-    kept = untouched(model, session.contents)
     with (
-        torch.inference_mode(False), kept as copies, _requiring_grad(buffers.values()),
-        session.calls.used(model, road.training) as made,
+        torch.inference_mode(False), session.state.kept() as copies,
+        _requiring_grad(buffers.values()), session.calls.used(model, road.training) as made,
     ):  # fmt: skip
         _set_mode(model, road.training)
         _let_all_require_grad(model)
@@ -105,8 +104,8 @@ def _trace(
         with contextlib.ExitStack() as stack:
             for context in (
                 warnings.catch_warnings(), torch.enable_grad(), eagerly(model),
-                without_chance() if road.training else contextlib.nullcontext(),
                 log.installed(model, session.stored),
+                without_chance() if road.training else contextlib.nullcontext(),
             ):  # fmt: skip
                 stack.enter_context(context)
             readers = stack.enter_context(noted_readers())

@@ -7,11 +7,12 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+import torch
 from torch import nn
 
 from mmprune.trace.joined import join
 from mmprune.trace.known_calls import steady_parts
-from mmprune.trace.model_state import Contents
+from mmprune.trace.model_state import Contents, ModelState
 from mmprune.trace.roads import Road, roads_of
 from mmprune.trace.trace_graph import TraceGraph, TraceNode, WalkedRoad
 from mmprune.trace.tracer import Session, trace_road
@@ -44,7 +45,9 @@ def trace(
             depends on a parameter.
     """
     first, *rest = roads_of(model, demo_input)
-    session = Session({} if contents is None else contents, stored or {})
+    with torch.inference_mode(False):
+        state = ModelState(model, {} if contents is None else contents)
+    session = Session(state, stored or {})
     graph = trace_road(model, first, session)
     single = _has_single_values(graph.nodes)
     graph = _noted(graph, first, adds=True, needs_two=single)
