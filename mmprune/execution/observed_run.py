@@ -14,7 +14,7 @@ from mmprune.trace.calls import tensors_in
 from mmprune.trace.chance import without_chance
 from mmprune.trace.copies import Contents
 from mmprune.trace.eager import eagerly
-from mmprune.trace.model_state import untouched
+from mmprune.trace.model_state import set_mode, untouched
 from mmprune.trace.roads import DemoInput, Road, as_road
 from mmprune.trace.walk import modules_of
 
@@ -86,7 +86,7 @@ def observed_run(
     recorder = OutputRecorder(model, observe)
     training = {module: module.training for module in modules_of(model).values()}
     try:
-        model.train(road.training)
+        set_mode(model, road.training)
         fork = torch.random.fork_rng(devices=[])
         as_used = without_chance() if road.training else torch.no_grad()
         with plain_paths(), eagerly(model), fork, as_used:

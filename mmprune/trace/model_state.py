@@ -198,13 +198,20 @@ def held_tensors(module: nn.Module) -> list[torch.Tensor]:
     """Tensors in the plain attributes of a module, also in a dict among them."""
     found = []
     for name, value in vars(module).items():
-        if type(value) in _PLAIN:
+        kind = type(value)
+        if kind in _PLAIN or (kind is OrderedDict and not value):
             continue
         if isinstance(value, torch.Tensor):
             found.append(value)
-        elif isinstance(value, dict) and value and name not in _NO_CACHES:
+        elif name not in _NO_CACHES and isinstance(value, dict) and value:
             found += [v for v in value.values() if isinstance(v, torch.Tensor)]
     return found
+
+
+def set_mode(model: nn.Module, training: bool) -> None:
+    """Put a model into a mode, unless all of its modules are in it."""
+    if any([module.training is not training for module in modules_of(model).values()]):
+        model.train(training)
 
 
 def may_cache(module: nn.Module) -> bool:

@@ -21,7 +21,7 @@ from mmprune.trace.chance import without_chance
 from mmprune.trace.eager import eagerly
 from mmprune.trace.escapes import EscapeRecorder
 from mmprune.trace.joined import opaque_operations
-from mmprune.trace.model_state import caching_modules
+from mmprune.trace.model_state import caching_modules, set_mode
 from mmprune.trace.numbers import NumberLog, resolved
 from mmprune.trace.recipes import Recipe
 from mmprune.trace.roads import DemoInput as DemoInput
@@ -136,11 +136,8 @@ def _trace(
 
 
 def _set_mode(model: nn.Module, training: bool) -> None:
-    if training:
-        model.train()
-        return
-    model.eval()
-    for module in caching_modules(model):
+    set_mode(model, training)
+    for module in () if training else caching_modules(model):
         module.training = True  # what it reads in eval mode hides its parameters
 
 
@@ -209,17 +206,20 @@ class _GraphReader:
         """Build the graph that ends in ``outputs``, and in what is written to parameters."""
         known, start = self.session.known, self.session.stop
         edges = [get_gradient_edge(t) for t in outputs if t.requires_grad]
-        behind_outputs = set(_topological([edge.node for edge in edges], known))
+        roots = [edge.node for edge in edges]
+        order = _topological(roots, known)
+        behind_outputs = set(order)
         escaped = [edge.node for edge, _ in self.escapes.escapes]
         # What a module gives and nobody uses is computed all the same, and must fit.
         unused = [t.grad_fn for _, _, given in self.recorder.calls for t in given]
         unused = [node for node in unused if node is not None and node not in behind_outputs]
         unused += self.escapes.numbers.nodes() if self.escapes.numbers else []
-        order = _topological([edge.node for edge in edges] + escaped + unused, known)
+        roots += [node for node in escaped + unused if node not in behind_outputs]
+        order = order if len(roots) == len(edges) else _topological(roots, known)
         computed = set(order)
         updates = [tensor.grad_fn for tensor in written]
         if updates:
-            order = _topological([edge.node for edge in edges] + escaped + unused + updates, known)
+            order = _topological(roots + updates, known)
         self.order, self.ids = order, {g: start + index for index, g in enumerate(order)}
         nodes = tuple(self._read_node(grad_fn, grad_fn not in computed) for grad_fn in order)
         leaves = {
