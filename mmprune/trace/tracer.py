@@ -187,16 +187,15 @@ class _GraphReader:
         self.recorder = recorder
         self.escapes = escapes
         self.input_ids = {id(leaf) for leaf in input_leaves}
-        self.names = names_of_parameters(model)
+        named_parameters = names_of_parameters(model)
+        self.names = {key: names for key, (_, names) in named_parameters.items()}
         self.parameter_shapes = {
-            name: tuple(parameter.shape) for name, parameter in parameters_of(model).items()
+            names[0]: tuple(parameter.shape) for parameter, names in named_parameters.values()
         }
         self.leaf_buffers = {id(buffer): name for name, buffer in buffers.items()}
         named = buffers_of(model)
         self.all_buffers = {id(buffer): name for name, buffer in named.items()}
-        self.buffer_names = {
-            (buffer.data_ptr(), buffer.shape): name for name, buffer in named.items()
-        }
+        self.buffer_names = {(b.data_ptr(), b.shape): name for name, b in named.items()}
         self.parsers = table(BACKWARD_PARSERS)
         self.types: set[torch.dtype] = set()
         self.order: list[GradFn] = []

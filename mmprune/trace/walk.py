@@ -14,16 +14,22 @@ from torch import nn
 
 def modules_of(model: nn.Module) -> dict[str, nn.Module]:
     """The modules of a model by their first name, in the order of ``named_modules``."""
-    found: dict[str, nn.Module] = {}
-    seen: set[nn.Module] = set()
-    pending: list[tuple[str, nn.Module]] = [('', model)]
-    while pending:
-        name, module = pending.pop()
-        if module in seen:
-            continue
-        seen.add(module)
-        found[name] = module
-        pending += _inside(name, module)
+    found, seen = {'': model}, {model}
+    # What is still to come of each module that is being looked into, the innermost one last.
+    rest = [('', iter(model._modules.items()))]
+    while rest:
+        prefix, inside = rest[-1]
+        for local, module in inside:
+            if module is None or module in seen:
+                continue
+            seen.add(module)
+            name = prefix + local
+            found[name] = module
+            if module._modules:
+                rest.append((f'{name}.', iter(module._modules.items())))
+                break
+        else:
+            rest.pop()
     return found
 
 
@@ -33,17 +39,11 @@ def places_of_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     while pending:
         name, module = pending.pop()
         found.append((name, module))
-        pending += _inside(name, module)
+        if module._modules:
+            prefix = f'{name}.' if name else ''
+            inside = reversed(module._modules.items())
+            pending += [(prefix + n, m) for n, m in inside if m is not None]
     return found
-
-
-def _inside(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The direct parts of a module, the last one first."""
-    inside = module._modules
-    if not inside:
-        return []
-    prefix = f'{name}.' if name else ''
-    return [(prefix + n, m) for n, m in reversed(inside.items()) if m is not None]
 
 
 def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -56,13 +56,13 @@ def buffers_of(model: nn.Module) -> dict[str, torch.Tensor]:
     return _tensors_of(model, '_buffers')
 
 
-def names_of_parameters(model: nn.Module) -> dict[int, list[str]]:
-    """All names of every parameter of a model, by its id."""
-    found: dict[int, list[str]] = {}
+def names_of_parameters(model: nn.Module) -> dict[int, tuple[nn.Parameter, list[str]]]:
+    """The parameters of a model with all their names, by their id."""
+    found: dict[int, tuple[nn.Parameter, list[str]]] = {}
     for name, module in places_of_modules(model):
         for local, parameter in module._parameters.items():
             if parameter is not None:
-                names = found.setdefault(id(parameter), [])
+                _, names = found.setdefault(id(parameter), (parameter, []))
                 names.append(f'{name}.{local}' if name else local)
     return found
 
