@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -49,6 +50,17 @@ class Shrinking:
     constraints: tuple[EqualBlocks, ...]
     linked: list[Linked] | None
 
+    @cached_property
+    def sets_alike(self) -> list[Linked]:
+        """``linked``, with those of one size and weight as the rows of one array."""
+        found = []
+        for linked in self.linked or ():
+            rows: dict[tuple[int, int], list[IntArray]] = {}
+            for channels, weight in linked:
+                rows.setdefault((len(channels), weight), []).append(channels)
+            found.append([(np.stack(own), weight) for (_, weight), own in rows.items()])
+        return found
+
     @classmethod
     def of(cls, size: int, constraints: tuple[EqualBlocks, ...]) -> Shrinking:
         """For a group of ``size`` channels."""
@@ -84,13 +96,14 @@ def select(scores: np.ndarray, count: int, shrinking: Shrinking) -> BoolArray:
     if shrinking.linked is None:
         return _select_by_program(scores, count, shrinking.constraints)
     share = count / len(scores)
-    for linked in shrinking.linked:
-        steps = min(len(channels) // weight for channels, weight in linked)
-        wanted = share * sum(len(channels) for channels, _ in linked)
-        step = round_half_up(wanted / sum(weight for _, weight in linked))
-        for channels, weight in linked:
-            best = np.argsort(-scores[channels], kind='stable')
-            mask[channels[best[: weight * max(1, min(steps, step))]]] = True
+    for sets in shrinking.sets_alike:
+        steps = min([channels.shape[1] // weight for channels, weight in sets])
+        wanted = share * sum([channels.size for channels, _ in sets])
+        step = round_half_up(wanted / sum([weight * len(channels) for channels, weight in sets]))
+        for channels, weight in sets:
+            best = np.argsort(-scores[channels], axis=1, kind='stable')
+            best = best[:, : weight * max(1, min(steps, step))]
+            mask[np.take_along_axis(channels, best, axis=1)] = True
     return mask
 
 

@@ -116,6 +116,7 @@ class LabelBook:
     ``loose`` are nodes that end a shuffle behind which channels may stand in another order than in
     the full network, see ``Arrangement``. ``computed`` has the labels of the weights that are no
     parameters, but functions of some; ``scalars`` what nodes have made one number of.
+    Of a draft only the unions are wanted: it writes down no products and no sizes.
     """
 
     canonical: IntArray
@@ -144,6 +145,7 @@ class LabelBook:
     scalars: list[tuple[int, IntArray]] = field(default_factory=list)
     values: dict[Edge, Value] = field(default_factory=dict)
     widths: Mapping[tuple[int, int, int], tuple[Expression, IntArray]] = field(default_factory=dict)
+    is_draft: bool = False
     _numbers: dict[str, int] = field(default_factory=dict)
     _rows: set[bytes] = field(default_factory=set)
     _unions: list[tuple[IntArray, IntArray]] = field(default_factory=list)
@@ -279,7 +281,7 @@ class LabelBook:
 
     def add_sizes(self, module: str, value: Value, own: bool, is_weight: bool = False) -> None:
         """Note the dims that ``value`` has; the first is the batch, unless of a weight."""
-        if not (own or value.factors):
+        if self.is_draft or not (own or value.factors):
             return
         for dim in range(0 if is_weight else 1, len(value.shape)):
             factors = tuple(value.along(dim))
@@ -299,6 +301,8 @@ class LabelBook:
         counts: list[tuple[IntArray, int]],
     ) -> None:
         """Note a product that takes ``constant`` times ``counts`` MACs per output element."""
+        if self.is_draft:
+            return
         labelled: set[int] = set()
         counts = list(counts)
         for factor in output.factors:

@@ -29,6 +29,8 @@ def channel_sums(
         (C,), float64, on the device of the values; 0 for a channel without an element.
     """
     values = _sums(values.detach(), member.dims, of).flatten()
+    if _is_in_order(member, num_channels):
+        return values
     index = torch.from_numpy(member.index.copy()).to(values.device).flatten()
     mine = index >= 0
     return values.new_zeros(num_channels).index_add_(0, index[mine], values[mine])
@@ -36,6 +38,10 @@ def channel_sums(
 
 def _sums(values: torch.Tensor, dims: tuple[int, ...], of: Function) -> torch.Tensor:
     """The sums over all other dims than ``dims``, of which at least one is given."""
+    if values.numel() <= BLOCK:
+        others = tuple([dim for dim in range(values.dim()) if dim not in dims])
+        numbers = of(values)
+        return numbers.sum(others) if others else numbers
     rows = max(1, BLOCK * len(values) // max(values.numel(), 1))
     before = tuple(range(dims[0]))
     behind = tuple(dim - len(before) for dim in range(dims[0], values.dim()) if dim not in dims)
@@ -48,9 +54,17 @@ def _sums(values: torch.Tensor, dims: tuple[int, ...], of: Function) -> torch.Te
     return torch.stack(parts).sum(0) if before else torch.cat(parts)
 
 
+def _is_in_order(member: Member, num_channels: int) -> bool:
+    """Whether the positions of a dim are the channels, in their order."""
+    index = member.index
+    return index.shape == (num_channels,) and bool((index == np.arange(num_channels)).all())
+
+
 def has_elements(member: Member, num_channels: int) -> np.ndarray:
     """Which channels the tensor has anything of, (C,) bool."""
     index = member.index.ravel()
+    if _is_in_order(member, num_channels):
+        return np.ones(num_channels, bool)
     return np.bincount(index[index >= 0], minlength=num_channels) > 0
 
 

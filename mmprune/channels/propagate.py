@@ -142,7 +142,8 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
 
     One pass visits every node once, in topological order. Rules unite labels on the way;
     the next pass starts from the united ones, and the last pass is the one that unites
-    nothing more. What it pins and constrains is the result. Where heads turn out to be
+    nothing more. The first one is a draft: it unites something in any network. What the last
+    pass pins and constrains is the result. Where heads turn out to be
     pinned, their channels are labelled once more, to be pruned by dims; and the other way.
     """
     leaves = Leaves(graph)
@@ -248,15 +249,16 @@ def _to_rest(graph: TraceGraph, leaves: Leaves, wishes: Wishes, ways: Ways) -> _
     holds_escapes = bool(graph.unreached) or ESCAPES in wishes.broken
     heads: list[tuple[int, IntArray]] = []
     dims: list[tuple[int, IntArray]] = []
-    for _ in range(MAX_PASSES):
+    for number in range(MAX_PASSES):
         book = book_of(graph, leaves, wishes, ways, canonical)
+        book.is_draft = number == 0
         book.heads = [(node, united(labels, canonical)) for node, labels in heads]
         book.dims = [(node, united(labels, canonical)) for node, labels in dims]
         silence = one_pass(graph, leaves, book, holds_escapes, keeps_all=bool(ways.loose))
         tie_layers(wishes.ties, book, graph)
         canonical, changed = book.merged()
         heads, dims = book.heads, book.dims
-        if not changed:
+        if not (changed or book.is_draft):
             own_constraints = len(book.constraints)
             for constraint in book.constraints:
                 if constraint.is_rigid:
@@ -307,7 +309,8 @@ def one_pass(
             inputs = [None if edge is None else values[edge] for edge in node.inputs]
             book.node, book.module = node.id, node.module
             outputs = _apply(node, inputs, rules, book)
-            silence.visit(node, inputs, outputs)
+            if not book.is_draft:
+                silence.visit(node, inputs, outputs)
         for index, value in enumerate(outputs):
             values[node.id, index] = value
             if (node.id, index) in computed:

@@ -48,7 +48,7 @@ class CostModel:
         self.constant_params = 0
         for name, parameter in parameters_of(model).items():
             if name in labelling.tensors:
-                self.tensors.append(volume(name, parameter.shape, labelling.tensors[name]))
+                self.tensors.append(volume(name, labelling.shapes[name], labelling.tensors[name]))
             else:
                 self.constant_params += parameter.numel()
 

@@ -36,6 +36,7 @@ from mmprune.layers import (
 )
 from mmprune.layers.layer import CONVS, NORMS, TRANSPOSED_CONVS
 from mmprune.trace.model_state import renew_caches
+from mmprune.trace.walk import modules_of
 
 
 @dataclass
@@ -110,7 +111,7 @@ def deploy_in_place(model: nn.Module, cfg: ChannelCfg) -> list[Replaced]:
     parts = parts_of(model, by_module, cfg.error)
     release(model)
     replaced: dict[int, Replaced] = {}
-    for module in model.modules():
+    for module in modules_of(model).values():
         for store in (module._parameters, module._buffers):
             for local, tensor in store.items():
                 if tensor is not None and id(tensor) in cuts:
@@ -135,7 +136,7 @@ def cuts_of(model: nn.Module, cfg: ChannelCfg) -> dict[int, Cut]:
 
 def _plans(model: nn.Module, cfg: ChannelCfg) -> dict[str, _ModulePlan]:
     """What every module that a config names becomes; nothing is changed yet."""
-    modules = dict(model.named_modules())
+    modules = modules_of(model)
     plans = {
         name: _plan(cfg, name, entry, _find(cfg, name, modules))
         for name, entry in cfg.layers().items()
@@ -178,7 +179,7 @@ def _mend_groups(module: Any, plan: _ModulePlan) -> None:
 
 def layers_with_channels(model: nn.Module) -> list[str]:
     """Names of the convolutions, linear layers and norms of a model."""
-    return [n for n, module in model.named_modules() if raw_channels(module, 'out') is not None]
+    return [n for n, module in modules_of(model).items() if raw_channels(module, 'out') is not None]
 
 
 def _check_complete(cfg: ChannelCfg, model: nn.Module) -> None:

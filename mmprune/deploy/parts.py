@@ -28,8 +28,9 @@ def deploy_parts(
         attributes: Attributes of its modules, by name, that have to change with them.
     """
     copied = plain_copy(model, parts_of(model, cuts))
+    modules = modules_of(copied) if attributes else {}
     for name, values in attributes.items():
-        module = copied.get_submodule(name)
+        module = modules[name]
         for attribute, value in values.items():
             setattr(module, attribute, value)
     renew_caches(copied)

@@ -18,6 +18,7 @@ from mmprune.channels.labels import IntArray, kept
 from mmprune.errors import InputError
 from mmprune.execution.instrument import instrument
 from mmprune.layers import Layer
+from mmprune.trace.walk import places_of_modules
 
 MASK_NAMES = ('in_mask', 'out_mask')
 """What the keys of masks end with in a state dict."""
@@ -85,7 +86,7 @@ class MaskBuffers:
         self._arrays: tuple[list[torch.Tensor], list[np.ndarray] | None] | None = None
         modules: dict[str, nn.Module] = {}
         self._places: dict[nn.Module, list[str]] = {}
-        for place, module in model.named_modules(remove_duplicate=False):
+        for place, module in places_of_modules(model):
             modules[place] = module
             self._places.setdefault(module, []).append(place)
         covered = np.zeros(self.size, bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from mmprune.trace.calls import tensors_in
 from mmprune.trace.chance import without_chance
 from mmprune.trace.copies import Contents
 from mmprune.trace.eager import eagerly
-from mmprune.trace.model_state import untouched
+from mmprune.trace.model_state import set_mode, untouched
 from mmprune.trace.roads import DemoInput, Road, as_road
 from mmprune.trace.walk import modules_of
 
@@ -38,7 +39,7 @@ class OutputRecorder:
         self.outputs: list[tuple[str, list[torch.Tensor]]] = []
         self.running: list[str] = []
         self.handles = []
-        for name, module in model.named_modules() if observe else ():
+        for name, module in modules_of(model).items() if observe else ():
             self.handles.append(module.register_forward_pre_hook(self._enter(name)))
             self.handles.append(module.register_forward_hook(self._leave(name)))
 
@@ -85,11 +86,11 @@ def observed_run(
     recorder = OutputRecorder(model, observe)
     training = {module: module.training for module in modules_of(model).values()}
     try:
-        model.train(road.training)
+        set_mode(model, road.training)
         fork = torch.random.fork_rng(devices=[])
         as_used = without_chance() if road.training else torch.no_grad()
         with plain_paths(), eagerly(model), fork, as_used:
-            torch.manual_seed(0)
+            _seed(training)
             found = tensors_in(road.run(model))
         return [tensor.detach() for tensor in found], recorder, ''
     except Exception as error:  # whatever a user's model raises is the finding
@@ -99,6 +100,15 @@ def observed_run(
         for module, mode in training.items():
             if module.training is not mode:
                 module.training = mode
+
+
+def _seed(modules: Iterable[nn.Module]) -> None:
+    """Let all numbers that some modules draw be the same in every run."""
+    devices = {p.device.type for m in modules for p in m._parameters.values() if p is not None}
+    if devices <= {'cpu'}:  # for other devices torch notes down where it was told
+        torch.default_generator.manual_seed(0)
+    else:
+        torch.manual_seed(0)
 
 
 def first_difference(first: OutputRecorder, second: OutputRecorder, tolerance: float) -> str:

@@ -10,6 +10,7 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray, Statistic, axes_of
 from mmprune.channels.propagate import Labelling
 from mmprune.trace import TraceGraph
+from mmprune.trace.walk import buffers_of, places_of_modules
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ def prunable_tensors(
     model: nn.Module, graph: TraceGraph, labelling: Labelling, prunable: BoolArray
 ) -> list[PrunableTensor]:
     """The tensors of ``model`` that have a prunable label, (num_labels,) bool."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-    buffers = {name for name, _ in model.named_buffers()}
+    modules = dict(places_of_modules(model))
+    buffers = buffers_of(model).keys()
     consumers, updated = graph.consumers(), graph.updated()
     found = []
     for name, factors in labelling.tensors.items():

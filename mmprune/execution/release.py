@@ -54,7 +54,15 @@ def plain_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
             )
     for module in reversed(plain):  # a module that copies itself may look at those in it
         own: dict[str, Any] = module.__reduce_ex__(4)[2]  # type: ignore[assignment]
-        state = {n: v if type(v) in _ATOMS else _copied(v, memo) for n, v in own.items()}
+        state = {}
+        for name, value in own.items():
+            kind = type(value)
+            if kind in _ATOMS:
+                state[name] = value
+            elif kind is OrderedDict and not value and id(value) not in memo:  # most are hooks
+                state[name] = memo[id(value)] = OrderedDict[Any, Any]()
+            else:
+                state[name] = _copied(value, memo)
         memo[id(module)].__setstate__(state)
     copied: nn.Module = copy.deepcopy(model, memo)
     release(copied)
@@ -79,6 +87,9 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     if kind is OrderedDict and not value:
         memo[id(value)] = copied = OrderedDict[Any, Any]()
         return copied
+    if kind in (list, set) and _ATOMS.issuperset(map(type, value)):
+        memo[id(value)] = plain = kind(value)
+        return plain
     if kind is dict:
         memo[id(value)] = entries = dict[Any, Any]()
         entries.update((_copied(key, memo), _copied(own, memo)) for key, own in value.items())

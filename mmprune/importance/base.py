@@ -190,12 +190,9 @@ class Importance(abc.ABC):
             InputError: It was not seen how a weight is computed.
         """
         tensors = tensors_of(model)
-        for member in ordered_members(group, model):
-            shape = shape_of(member, tensors)
-            if len(shape) < 2:
-                continue
-            side = 'inputs' if reads_channels(member, shape, group, model) else 'outputs'
-            if self.members in ('all', side):
+        for member, shape, reads in _by_side(group, model):
+            side = 'inputs' if reads else 'outputs'
+            if len(shape) > 1 and self.members in ('all', side):
                 tensor = effective(member, group, tensors, self.name)
                 assert tensor is not None  # buffers have no shape here
                 yield member, tensor
@@ -236,17 +233,30 @@ def owner_of(member: Member, model: nn.Module) -> nn.Module:
 
 def ordered_members(group: ChannelGroup, model: nn.Module) -> list[Member]:
     """Layers that make the channels first, then those that read them, as they run."""
+    return [member for member, _, _ in _by_side(group, model)]
+
+
+def _by_side(group: ChannelGroup, model: nn.Module) -> list[tuple[Member, tuple[int, ...], bool]]:
+    """The members in order, each with its shape, and whether it reads the channels."""
     tensors = tensors_of(model)
+    places = [{name: i for i, name in enumerate(n)} for n in (group.layers, group.consumers)]
+    found = []
+    for member in group.used:
+        shape = shape_of(member, tensors)
+        reads = reads_channels(member, shape, group, model)
+        known = places[reads]
+        place = min([known.get(name, len(known)) for name in _layers_around(member)])
+        found.append(((reads, place), (member, shape, reads)))
+    return [member for _, member in sorted(found, key=lambda pair: pair[0])]
 
-    def key(member: Member) -> tuple[int, int]:
-        reads = reads_channels(member, shape_of(member, tensors), group, model)
-        names = group.consumers if reads else group.layers
-        owner = member.tensor.rpartition('.')[0]
-        # A weight behind a function belongs to a module inside of the layer.
-        places = (i for i, name in enumerate(names) if f'{owner}.'.startswith(f'{name}.'))
-        return int(reads), next(places, len(names))
 
-    return sorted(group.used, key=key)
+def _layers_around(member: Member) -> list[str]:
+    """The module that owns a member's tensor, and all that it is in but the network.
+
+    A weight behind a function belongs to a module inside of the layer.
+    """
+    parts = member.tensor.split('.')[:-1]
+    return ['.'.join(parts[:stop]) for stop in range(len(parts), 0, -1)] or ['']
 
 
 def shape_of(member: Member, tensors: Mapping[str, torch.Tensor]) -> tuple[int, ...]:
@@ -269,10 +279,9 @@ def reads_channels(
     module = owner_of(member, model)
     if isinstance(module, TRANSPOSED):
         return 1 not in member.dims and shape[1] > 1
-    owner = member.tensor.rpartition('.')[0]
+    around = _layers_around(member)
     makes, reads = (
-        any(f'{owner}.'.startswith(f'{name}.') for name in names)
-        for names in (group.layers, group.consumers)
+        any([name in names for name in around]) for names in (group.layers, group.consumers)
     )
     return 1 in member.dims if makes and reads else reads
 

@@ -99,7 +99,9 @@ class LpImportance(Importance):
         scales = norm_scales(group, model) if self.norms else ()
         for member, tensor in (*self.weights(group, model), *scales):
             sums = channel_sums(tensor, member, group.num_channels, self._powers)
-            found.append(scored(member, sums.pow(1 / self.p) if self.root else sums))
+            found.append(
+                scored(member, sums.pow(1 / self.p) if self.root and self.p != 1 else sums)
+            )
         return found
 
 

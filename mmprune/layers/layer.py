@@ -11,7 +11,7 @@ from torch import nn
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray
 from mmprune.channels.propagate import Labelling
-from mmprune.trace.walk import modules_of, parameters_of
+from mmprune.trace.walk import buffers_of, modules_of, parameters_of
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED_CONVS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -163,7 +163,7 @@ def layers_of(model: nn.Module, labelling: Labelling) -> dict[str, Layer]:
     """The layers of ``model``, by name, in the model's own order."""
     by_tensor = {
         id(tensor): labelling.tensors[name]
-        for name, tensor in [*parameters_of(model).items(), *model.named_buffers()]
+        for name, tensor in [*parameters_of(model).items(), *buffers_of(model).items()]
         if name in labelling.tensors
     }
     sites: dict[tuple[str, str], IntArray] = {}

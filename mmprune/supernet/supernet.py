@@ -127,7 +127,6 @@ class Supernet:
         model, prunable = self.model, self._prunable_labels()
         self.alive = np.ones(self.size, bool)
         self.layers = layers_of(model, self.labelling)
-        self.cost_model = CostModel(model, self.labelling)
         touched = {n: layer for n, layer in self.layers.items() if _touches(layer, prunable)}
         tensors = prunable_tensors(model, self.graph, self.labelling, prunable)
         statistics = prunable_statistics(self.labelling, prunable)
@@ -237,6 +236,11 @@ class Supernet:
     def demo_input(self) -> DemoInput:
         """The input of the first road, in the type and on the device that the model has now."""
         return next(self.road_book.walkable(self.model)).input
+
+    @cached_property
+    def cost_model(self) -> CostModel:
+        """What subnets cost by their labels."""
+        return CostModel(self.model, self.labelling)
 
     @cached_property
     def cost_table(self) -> CostTable:

@@ -9,6 +9,7 @@ from torch import nn
 
 from mmprune.layers.layer import CONVS, TRANSPOSED_CONVS
 from mmprune.trace import TraceGraph
+from mmprune.trace.walk import modules_of
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
 
@@ -23,7 +24,7 @@ def unwalked_readers(model: nn.Module, graph: TraceGraph) -> dict[str, int]:
     owners = {name.rpartition('.')[0] for name in reached}
     found: dict[str, int] = {}
     dead: set[str] = set()
-    for name, module in model.named_modules():
+    for name, module in modules_of(model).items():
         is_alive = name in run or any(f'{owner}.'.startswith(f'{name}.') for owner in owners)
         is_list = isinstance(module, nn.ModuleList | nn.ModuleDict)
         is_known = any(f'{name}.'.startswith(f'{other}.') for other in (*found, *dead))
@@ -39,7 +40,7 @@ def unwalked_readers(model: nn.Module, graph: TraceGraph) -> dict[str, int]:
 
 def _width_read(module: nn.Module) -> int | None:
     """How many channels the first layer in a module reads."""
-    for layer in module.modules():
+    for layer in modules_of(module).values():
         if isinstance(layer, (*CONVS, *TRANSPOSED_CONVS)):
             return layer.in_channels
         if isinstance(layer, nn.Linear):

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmprune.trace.walk import parameters_of
+
 _NAMES = (
     'copy_', 'add_', 'sub_', 'mul_', 'div_', 'lerp_', 'addcmul_', 'addcdiv_',
     '__iadd__', '__isub__', '__imul__', '__itruediv__',
@@ -44,7 +46,9 @@ class WrittenWeights:
             **{function: self._of_several(function) for function in _OF_LISTS},
         }
         self._storages = {
-            p.untyped_storage()._cdata: p for p in model.parameters() if p.is_floating_point()
+            p.untyped_storage()._cdata: p
+            for p in parameters_of(model).values()
+            if p.is_floating_point()
         }
 
     def _of_one(self, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,8 +17,7 @@ def eagerly(model: nn.Module) -> contextlib.AbstractContextManager:
     2.6 there is no such context, and they are.
     """
     is_compiled = any(
-        getattr(module, '_compiled_call_impl', None) is not None
-        or isinstance(getattr(module, '_orig_mod', None), nn.Module)
+        module.__dict__.get('_compiled_call_impl') is not None or '_orig_mod' in module._modules
         for module in modules_of(model).values()
     )
     if is_compiled and hasattr(torch.compiler, 'set_stance'):

@@ -15,7 +15,7 @@ from mmprune.trace.copies import may_write
 from mmprune.trace.numbers import NumberLog
 from mmprune.trace.recipes import Recipes
 from mmprune.trace.recipes import flat_tensors as _tensors
-from mmprune.trace.size_arguments import watch
+from mmprune.trace.size_arguments import SIZES, watch
 from mmprune.trace.stand_ins import FAITHFUL, StandIns
 from mmprune.trace.writes import Writes
 
@@ -73,32 +73,38 @@ class EscapeRecorder(TorchFunctionMode):
         args: tuple = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        kwargs = dict(kwargs or {})
-        given = _tensors((args, kwargs))
-        # A view made under no_grad claims to require grad, but has no edge.
-        in_graph = [t for t in given if t.requires_grad and _has_edge(t)]
-        producers = [(t, t.grad_fn, t.output_nr) for t in in_graph]  # may be another afterwards
-        constants = [t for t in given if not t.requires_grad and t.numel() > 1]
-        start = torch.autograd._get_sequence_nr()
+        kwargs = dict(kwargs) if kwargs else {}
+        if self.numbers is not None and func in SIZES:  # they give no tensors
+            return watch(self.numbers, func, args, kwargs, func(*args, **kwargs))
         name = _name_of(func)
-        for tensor in given if may_write(name, func, kwargs) else ():
-            self.keep(tensor)
+        # Other modes are not told of what is asked here.
+        with torch._C.DisableTorchFunction():
+            given = _tensors((args, kwargs) if kwargs else args)
+            # A view made under no_grad claims to require grad, but has no edge.
+            in_graph = [t for t in given if t.requires_grad and _has_edge(t)]
+            producers = [(t, t.grad_fn, t.output_nr) for t in in_graph]  # may be another afterwards
+            constants = [t for t in given if not t.requires_grad and t.numel() > 1]
+            start = torch.autograd._get_sequence_nr()
+            for tensor in given if may_write(name, func, kwargs) else ():
+                self.keep(tensor)
         result = self.stand_ins.get(func, func)(*args, **kwargs)
         if self.numbers is not None:
             result = watch(self.numbers, func, args, kwargs, result)
-        made = _tensors(result) if result is not None else given[:1]
-        self.recipes.note(func, name, args, kwargs, given, made)
-        if not (made or name in _TO_PYTHON):
-            return result
-        for tensor in given:
-            self.use(tensor)
-        self.writes.note(name, args, result, start)
-        if any(t.requires_grad for t in made) and constants:
-            self._starts.append(start)
-            shapes = tuple(tuple(t.shape) for t in constants)
-            self._spans.append((torch.autograd._get_sequence_nr(), shapes))
-        if producers and (name in _TO_PYTHON or not all(t.requires_grad for t in made)):
-            self._note_detached(name, given, made, _edges(producers))
+        with torch._C.DisableTorchFunction():
+            made = _tensors(result) if result is not None else given[:1]
+            self.recipes.note(func, name, args, kwargs, given, made)
+            if not (made or name in _TO_PYTHON):
+                return result
+            for tensor in given if self._detached else ():
+                self.use(tensor)
+            self.writes.note(name, args, result, start)
+            differentiable = [t.requires_grad for t in made]
+            if constants and any(differentiable):
+                self._starts.append(start)
+                shapes = tuple(tuple(t.shape) for t in constants)
+                self._spans.append((torch.autograd._get_sequence_nr(), shapes))
+            if producers and (name in _TO_PYTHON or not all(differentiable)):
+                self._note_detached(name, given, made, _edges(producers))
         return result
 
     def _note_detached(

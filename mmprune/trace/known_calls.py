@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from mmprune.trace.walk import modules_of
+
 _PLAIN = {bool, int, float, str, bytes, type(None), torch.dtype, torch.device}
 
 
@@ -112,4 +114,4 @@ def _is_untouched(frozen: tuple) -> bool:
 
 def steady_parts(model: nn.Module, unsteady: set[nn.Module]) -> set[nn.Module]:
     """The direct parts of a model without any of some modules inside."""
-    return {part for part in model.children() if unsteady.isdisjoint(part.modules())}
+    return {part for part in model.children() if unsteady.isdisjoint(modules_of(part).values())}

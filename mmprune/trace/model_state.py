@@ -128,63 +128,90 @@ def _random_state_kept(devices: set[torch.device]) -> Iterator[None]:
             random.setstate(python_state)
 
 
-@contextlib.contextmanager
-def untouched(model: nn.Module, contents: Contents | None = None) -> Iterator[Copies]:
-    """Context in which ``model`` may be run and switched freely.
+class ModelState:
+    """The state of a model as it is now, to be put back as often as wanted.
 
-    On leaving it, also by an error, these are what they were: ``requires_grad`` and
-    ``grad`` of every parameter, the train mode of every module, the contents of every
-    parameter and buffer, every attribute of every module with the contents of containers
-    and tensors in it (so caches are emptied again), and the random state of torch, numpy
-    and Python. Objects are put back, not copies: an optimizer still holds the parameters.
-    Not restored is what a module changes inside objects of other classes.
+    That is: ``requires_grad`` and ``grad`` of every parameter, the train mode of every module,
+    the contents of every parameter and buffer, every attribute of every module with the
+    contents of containers and tensors in it (so caches are emptied again). Objects are put
+    back, not copies: an optimizer still holds the parameters. Not restored is what a module
+    changes inside objects of other classes.
+
+    Args:
+        model: Any module.
+        contents: See ``untouched``.
+    """
+
+    def __init__(self, model: nn.Module, contents: Contents | None = None) -> None:
+        modules = list(modules_of(model).values())
+        self._parameters = [(p, p.requires_grad, p.grad) for p in parameters_of(model).values()]
+        devices = {parameter.device for parameter, _, _ in self._parameters}
+        self._devices = {device for device in devices if device.type == 'cuda'}
+        self._snapshot = _Snapshot()
+        for module in modules:
+            self._snapshot.take(module.__dict__)
+        self._copies = Copies({} if contents is None else contents)
+        with torch._C.DisableTorchFunction():
+            held = [tensor for tensor, _ in self._snapshot.tensors]
+            self._copies.watch(held)
+            # What compiled code writes to, nobody sees.
+            is_seen = not any(isinstance(module, torch.jit.ScriptModule) for module in modules)
+            for tensor in held:
+                if contents is None or not (is_seen and isinstance(tensor, nn.Parameter)):
+                    self._copies.keep(tensor)
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[Copies]:
+        """Context after which the model has this state again, also after an error.
+
+        So have the random generators of torch, numpy and Python the one they began with.
+
+        Yields:
+            Has to be told of parameters before they are written to, if ``contents`` are given.
+        """
+        with _random_state_kept(self._devices):
+            try:
+                yield self._copies
+            finally:
+                self._snapshot.restore(self._copies.contents)
+                for parameter, requires_grad, grad in self._parameters:
+                    if parameter.requires_grad != requires_grad:
+                        parameter.requires_grad_(requires_grad)
+                    parameter.grad = grad
+
+
+def untouched(
+    model: nn.Module, contents: Contents | None = None
+) -> contextlib.AbstractContextManager[Copies]:
+    """Context in which ``model`` may be run and switched freely; see ``ModelState``.
 
     Args:
         model: Any module.
         contents: Copies of tensors that are written to, to share among several of these
             contexts, between which nobody writes to the model. With it a parameter is not
             copied until the caller says that something may be written to it.
-
-    Yields:
-        Has to be told of parameters before they are written to, if ``contents`` are given.
     """
-    modules = list(modules_of(model).values())
-    parameters = [(p, p.requires_grad, p.grad) for p in parameters_of(model).values()]
-    devices = {p.device for p, _, _ in parameters if p.device.type == 'cuda'}
-    snapshot = _Snapshot()
-    for module in modules:
-        snapshot.take(module.__dict__)
-    copies = Copies({} if contents is None else contents)
-    with torch._C.DisableTorchFunction():
-        held = [tensor for tensor, _ in snapshot.tensors]
-        copies.watch(held)
-        # What compiled code writes to, nobody sees.
-        is_seen = not any(isinstance(module, torch.jit.ScriptModule) for module in modules)
-        for tensor in held:
-            if contents is None or not (is_seen and isinstance(tensor, nn.Parameter)):
-                copies.keep(tensor)
-    with _random_state_kept(devices):
-        try:
-            yield copies
-        finally:
-            snapshot.restore(copies.contents)
-            for parameter, requires_grad, grad in parameters:
-                if parameter.requires_grad != requires_grad:
-                    parameter.requires_grad_(requires_grad)
-                parameter.grad = grad
+    return ModelState(model, contents).kept()
 
 
 def held_tensors(module: nn.Module) -> list[torch.Tensor]:
     """Tensors in the plain attributes of a module, also in a dict among them."""
     found = []
     for name, value in vars(module).items():
-        if type(value) in _PLAIN:
+        kind = type(value)
+        if kind in _PLAIN or (kind is OrderedDict and not value):
             continue
         if isinstance(value, torch.Tensor):
             found.append(value)
-        elif isinstance(value, dict) and value and name not in _NO_CACHES:
+        elif name not in _NO_CACHES and isinstance(value, dict) and value:
             found += [v for v in value.values() if isinstance(v, torch.Tensor)]
     return found
+
+
+def set_mode(model: nn.Module, training: bool) -> None:
+    """Put a model into a mode, unless all of its modules are in it."""
+    if any([module.training is not training for module in modules_of(model).values()]):
+        model.train(training)
 
 
 def may_cache(module: nn.Module) -> bool:
@@ -195,8 +222,8 @@ def may_cache(module: nn.Module) -> bool:
 @contextlib.contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
     """Restore the mode of every module and ``requires_grad`` of every parameter on leaving."""
-    modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    modes = [(module, module.training) for module in modules_of(model).values()]
+    flags = [(parameter, parameter.requires_grad) for parameter in parameters_of(model).values()]
     try:
         yield
     finally:
@@ -218,7 +245,7 @@ def renew_caches(model: nn.Module, candidates: Sequence[nn.Module] | None = None
         model: The model.
         candidates: Its modules that may do so, if they are known.
     """
-    known = model.modules() if candidates is None else candidates
+    known = modules_of(model).values() if candidates is None else candidates
     caching = [m for m in known if may_cache(m) and held_tensors(m)]
     if not caching:
         return

@@ -29,6 +29,7 @@ from mmprune.trace.expressions import (
 )
 from mmprune.trace.trace_graph import Reading
 from mmprune.trace.traced_int import TracedInt
+from mmprune.trace.walk import modules_of
 
 UNRESOLVED = -1
 """In place of an output's number in ``Dim.edge`` while a trace runs; the other is a source's."""
@@ -90,8 +91,8 @@ class NumberLog:
 
     Attributes:
         token: What ``Filled`` tensors are made from, so that they are part of the graph.
-        sources: Edges of the autograd graph whose sizes were asked for, and the sizes; see
-            ``UNRESOLVED``.
+        sources: Edges of the autograd graph, or leaves, whose sizes were asked for, and the
+            sizes; see ``UNRESOLVED``.
         layers: Attributes of torch's layers -> the dims of their weights that they are.
         asked: The modules that asked for the sizes of each source, by its number.
         readings: (edge, dim, start, stop, expression or None, module, function): numbers that a
@@ -104,7 +105,7 @@ class NumberLog:
     def __init__(self, running: Callable[[], str]) -> None:
         self.running = running
         self.token = torch.zeros((), requires_grad=True)
-        self.sources: list[tuple[GradientEdge, tuple[int, ...]]] = []
+        self.sources: list[tuple[GradientEdge | torch.Tensor, tuple[int, ...]]] = []
         self.layers: dict[Attribute, Expression] = {}
         self.asked: dict[int, dict[str, None]] = {}
         self.readings: list[tuple[GradientEdge, int, int, int, Expression | None, str, str]] = []
@@ -117,11 +118,9 @@ class NumberLog:
 
     def size(self, tensor: torch.Tensor, plain: torch.Size) -> torch.Size:
         """The shape of a tensor, in numbers that know of it if it is part of the graph."""
-        edge = _edge(tensor)
-        if edge is None:
+        source = self._source(tensor, plain)
+        if source is None:
             return plain
-        source = self._source(edge, plain)
-        self.asked.setdefault(source, {}).setdefault(self.running())
         return torch.Size(
             [
                 Number(size, Dim((source, UNRESOLVED), dim), self) if size > 1 else size
@@ -129,12 +128,26 @@ class NumberLog:
             ]
         )
 
-    def _source(self, edge: GradientEdge, shape: torch.Size) -> int:
-        key = (edge.node, edge.output_nr)
+    def _source(self, tensor: torch.Tensor, shape: torch.Size) -> int | None:
+        """The number of a tensor that is asked for its sizes; None if it is not in the graph."""
+        if tensor.grad_fn is not None:
+            key: Any = (tensor.grad_fn, tensor.output_nr)
+        elif _is_leaf(tensor):
+            key = id(tensor)
+        else:
+            return None
         number = self._numbers.setdefault(key, len(self.sources))
         if number == len(self.sources):
-            self.sources.append((edge, tuple(shape)))
+            # Of the many weights of a network few sizes are used: their edges can wait.
+            source = tensor if tensor.grad_fn is None else GradientEdge(*key)
+            self.sources.append((source, tuple(shape)))
+        self.asked.setdefault(number, {}).setdefault(self.running())
         return number
+
+    def edge_of(self, number: int) -> GradientEdge:
+        """Where a source stands in the autograd graph."""
+        source = self.sources[number][0]
+        return get_gradient_edge(source) if isinstance(source, torch.Tensor) else source
 
     @contextlib.contextmanager
     def installed(self, model: nn.Module, stored: Mapping[str, Any]) -> Iterator[None]:
@@ -144,14 +157,15 @@ class NumberLog:
             model: The model; whoever calls this puts its attributes back.
             stored: Attribute -> number or numbers, by module.
         """
-        modules = dict(model.named_modules())
+        modules = modules_of(model)
         for name, module in modules.items():
             for attribute, weight, dim in _sizes_of_weights(module):
-                (number,) = self.size(weight, weight.shape)[dim : dim + 1]
-                if isinstance(number, Number):
+                size = weight.shape[dim]
+                source = self._source(weight, weight.shape) if size > 1 else None
+                if source is not None:
                     place = Attribute(name, attribute)
-                    self.layers[place] = number.expression
-                    module.__dict__[attribute] = Number(number, place, self)
+                    self.layers[place] = Dim((source, UNRESOLVED), dim)
+                    module.__dict__[attribute] = Number(size, place, self)
         for name, attributes in stored.items():
             own = modules[name].__dict__
             for attribute in attributes:
@@ -179,7 +193,7 @@ class NumberLog:
         expressions += [expression for pair in self.equal for expression in pair]
         dims = [leaf for own in expressions for leaf in leaves(own) if isinstance(leaf, Dim)]
         edges = [reading[0] for reading in self.readings]
-        edges += [self.sources[dim.edge[0]][0] for dim in dims]
+        edges += [self.edge_of(dim.edge[0]) for dim in dims]
         return list({edge.node: None for edge in edges if edge.node.next_functions})
 
     # -- numbers that come back --------------------------------------------------------
@@ -232,9 +246,9 @@ def resolved(log: NumberLog, ids: Mapping[Any, int]) -> dict[str, Any]:
         if isinstance(expression, Attribute):
             expression = log.layers.get(expression, expression)
         if isinstance(expression, Dim):
-            source, shape = log.sources[expression.edge[0]]
+            source = log.edge_of(expression.edge[0])
             if source.node not in ids:
-                return shape[expression.dim]
+                return log.sources[expression.edge[0]][1][expression.dim]
             return Dim((ids[source.node], source.output_nr), expression.dim)
         if isinstance(expression, Computed):
             return Computed(expression.function, tuple(map(resolve, expression.operands)))
@@ -281,9 +295,12 @@ def _edge(tensor: torch.Tensor) -> GradientEdge | None:
     """Where a tensor stands in the autograd graph, if it does."""
     if tensor.grad_fn is not None:
         return GradientEdge(tensor.grad_fn, tensor.output_nr)
-    if tensor.requires_grad and tensor.is_leaf and not tensor._is_view():
-        return get_gradient_edge(tensor)
-    return None
+    return get_gradient_edge(tensor) if _is_leaf(tensor) else None
+
+
+def _is_leaf(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is a leaf of the autograd graph."""
+    return tensor.requires_grad and tensor.is_leaf and not tensor._is_view()
 
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -117,8 +117,10 @@ class Recipes:
             given: The tensors in both.
             made: The tensors that it returned.
         """
+        if name in LAYERS:
+            return
         sources = [tensor for tensor in given if tensor.requires_grad]
-        if not sources or name in LAYERS or not all(map(self._is_known, sources)):
+        if not sources or not all(map(self._is_known, sources)):
             return
         if may_write(name, function, kwargs) and not _only_reads(name, args, kwargs):
             return
@@ -193,8 +195,8 @@ def flat_tensors(value: Any) -> list[torch.Tensor]:
         item = pending.pop()
         if isinstance(item, torch.Tensor):
             found.append(item)
-        elif isinstance(item, tuple | list):
-            pending.extend(reversed(item))
+        elif isinstance(item, (tuple, list)):
+            pending += item[::-1]
         elif isinstance(item, dict):
-            pending.extend(reversed(item.values()))
+            pending += reversed(item.values())
     return found

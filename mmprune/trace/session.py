@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from mmprune.trace.known_calls import KnownCalls
-from mmprune.trace.model_state import Contents
+from mmprune.trace.model_state import ModelState
 from mmprune.trace.recipes import Recipe
 from mmprune.trace.roads import DemoInput
 from mmprune.trace.trace_graph import Edge
@@ -28,7 +28,7 @@ class Session:
     """What the traces of several roads through one model share.
 
     Attributes:
-        contents: See ``untouched``.
+        state: The model's own state, which it has again after every road.
         stored: Numbers that modules store, by module and attribute, to follow where they are
             used.
         known: Nodes of autograd that were read -> the node that each is, and which output of it
@@ -43,7 +43,7 @@ class Session:
         makers: Node of the graph -> the node of autograd and the ``recipe`` of its road.
     """
 
-    contents: Contents
+    state: ModelState
     stored: Mapping[str, Any]
     known: dict[GradFn, tuple[int, int | None]] = field(default_factory=dict)
     calls: KnownCalls = field(default_factory=KnownCalls)

@@ -21,7 +21,7 @@ from mmprune.trace.chance import without_chance
 from mmprune.trace.eager import eagerly
 from mmprune.trace.escapes import EscapeRecorder
 from mmprune.trace.joined import opaque_operations
-from mmprune.trace.model_state import caching_modules, untouched
+from mmprune.trace.model_state import caching_modules, set_mode
 from mmprune.trace.numbers import NumberLog, resolved
 from mmprune.trace.operations import is_namesake, parsed
 from mmprune.trace.recipes import Recipe
@@ -32,7 +32,7 @@ from mmprune.trace.session import GradFn, Session
 from mmprune.trace.stand_ins import ALL, FAITHFUL, StandIns
 from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode, UsedWeights
 from mmprune.trace.training import noted_readers, train, who_differ
-from mmprune.trace.walk import modules_of, parameters_of
+from mmprune.trace.walk import buffers_of, modules_of, names_of_parameters, parameters_of
 from mmprune.trace.weights import used_weights
 
 
@@ -72,10 +72,11 @@ def trace_road(model: nn.Module, road: Road, session: Session) -> TraceGraph:
 def _constant_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
     """Float buffers that a forward may use as it uses parameters: fixed position embeddings."""
     return {
-        name: buffer
+        f'{owner}.{local}' if owner else local: buffer
         for owner, module in modules_of(model).items()
-        for name, buffer in module.named_buffers(prefix=owner, recurse=False)
-        if not (isinstance(module, nn.modules.batchnorm._NormBase) and '.running_' in f'.{name}')
+        for local, buffer in module._buffers.items()
+        if buffer is not None
+        if not (isinstance(module, nn.modules.batchnorm._NormBase) and local.startswith('running_'))
         if buffer.is_floating_point() and buffer.numel() > 1 and buffer.is_leaf
     }
 
@@ -89,10 +90,9 @@ def _trace(
 ) -> TraceGraph:
     """Trace with these buffers as leaves of the graph, and with stand-ins for some functions."""
     # Inside inference mode nothing is recorded, whatever requires grad.
-    kept = untouched(model, session.contents)
     with (
-        torch.inference_mode(False), kept as copies, _requiring_grad(buffers.values()),
-        session.calls.used(model, road.training) as made,
+        torch.inference_mode(False), session.state.kept() as copies,
+        _requiring_grad(buffers.values()), session.calls.used(model, road.training) as made,
     ):  # fmt: skip
         _set_mode(model, road.training)
         _let_all_require_grad(model)
@@ -105,8 +105,8 @@ def _trace(
         with contextlib.ExitStack() as stack:
             for context in (
                 warnings.catch_warnings(), torch.enable_grad(), eagerly(model),
-                without_chance() if road.training else contextlib.nullcontext(),
                 log.installed(model, session.stored),
+                without_chance() if road.training else contextlib.nullcontext(),
             ):  # fmt: skip
                 stack.enter_context(context)
             readers = stack.enter_context(noted_readers())
@@ -115,14 +115,7 @@ def _trace(
             # Only here do numbers that a model gives to Python require grad.
             warnings.filterwarnings('ignore', message='Converting a tensor with requires_grad')
             warnings.filterwarnings('ignore', message='Using `torch.compile.* global hooks')
-            try:
-                outputs = road.run(model, demo_input)
-            except Exception as error:
-                raise TraceError(
-                    f'{type(model).__name__} cannot be run on {describe_input(demo_input)}: '
-                    f'{type(error).__name__}: {error}. It failed in module '
-                    f"'{recorder.stack[-1]}'. Give a demo_input that the model accepts."
-                ) from error
+            outputs = _run(model, road, demo_input, recorder)
         found = tensors_in(outputs)
         for tensor in found:
             escapes.use(tensor)
@@ -136,12 +129,21 @@ def _trace(
         return graph
 
 
+def _run(model: nn.Module, road: Road, demo_input: Any, recorder: CallRecorder) -> Any:
+    """Run the model on this road; say in which module it failed."""
+    try:
+        return road.run(model, demo_input)
+    except Exception as error:
+        raise TraceError(
+            f'{type(model).__name__} cannot be run on {describe_input(demo_input)}: '
+            f'{type(error).__name__}: {error}. It failed in module '
+            f"'{recorder.stack[-1]}'. Give a demo_input that the model accepts."
+        ) from error
+
+
 def _set_mode(model: nn.Module, training: bool) -> None:
-    if training:
-        model.train()
-        return
-    model.eval()
-    for module in caching_modules(model):
+    set_mode(model, training)
+    for module in () if training else caching_modules(model):
         module.training = True  # what it reads in eval mode hides its parameters
 
 
@@ -191,18 +193,15 @@ class _GraphReader:
         self.recorder = recorder
         self.escapes = escapes
         self.input_ids = {id(leaf) for leaf in input_leaves}
-        self.names: dict[int, list[str]] = {}
-        for name, parameter in model.named_parameters(remove_duplicate=False):
-            self.names.setdefault(id(parameter), []).append(name)
+        named_parameters = names_of_parameters(model)
+        self.names = {key: names for key, (_, names) in named_parameters.items()}
         self.parameter_shapes = {
-            names[0]: tuple(parameter.shape)
-            for names, parameter in zip(self.names.values(), model.parameters(), strict=True)
+            names[0]: tuple(parameter.shape) for parameter, names in named_parameters.values()
         }
         self.leaf_buffers = {id(buffer): name for name, buffer in buffers.items()}
-        self.all_buffers = {id(buffer): name for name, buffer in model.named_buffers()}
-        self.buffer_names = {
-            (buffer.data_ptr(), buffer.shape): name for name, buffer in model.named_buffers()
-        }
+        named = buffers_of(model)
+        self.all_buffers = {id(buffer): name for name, buffer in named.items()}
+        self.buffer_names = {(b.data_ptr(), b.shape): name for name, b in named.items()}
         self.parsers = table(BACKWARD_PARSERS)
         self.types: set[torch.dtype] = set()
         self.order: list[GradFn] = []
@@ -212,17 +211,19 @@ class _GraphReader:
         """Build the graph that ends in ``outputs``, and in what is written to parameters."""
         known, start = self.session.known, self.session.stop
         edges = [get_gradient_edge(t) for t in outputs if t.requires_grad]
-        behind_outputs = set(_topological([edge.node for edge in edges], known))
+        roots = [edge.node for edge in edges]
+        order = _topological(roots, known)
+        behind_outputs = set(order)
         escaped = [edge.node for edge, _ in self.escapes.escapes]
         # What a module gives and nobody uses is computed all the same, and must fit.
-        unused = [t.grad_fn for _, _, given in self.recorder.calls for t in given]
-        unused = [node for node in unused if node is not None and node not in behind_outputs]
+        given_to = [t.grad_fn for _, _, given in self.recorder.calls for t in given]
+        unused = [node for node in given_to if node is not None and node not in behind_outputs]
         unused += self.escapes.numbers.nodes() if self.escapes.numbers else []
-        order = _topological([edge.node for edge in edges] + escaped + unused, known)
+        roots += [node for node in escaped + unused if node not in behind_outputs]
+        order = order if len(roots) == len(edges) else _topological(roots, known)
         computed = set(order)
         updates = [tensor.grad_fn for tensor in written]
-        if updates:
-            order = _topological([edge.node for edge in edges] + escaped + unused + updates, known)
+        order = _topological(roots + updates, known) if updates else order
         self.order, self.ids = order, {g: start + index for index, g in enumerate(order)}
         nodes = tuple(self._read_node(grad_fn, grad_fn not in computed) for grad_fn in order)
         leaves = {

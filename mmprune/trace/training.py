@@ -18,6 +18,7 @@ from mmprune.trace.calls import CallRecorder
 from mmprune.trace.chance import without_chance
 from mmprune.trace.joined import NOISE
 from mmprune.trace.model_state import held_tensors, may_cache
+from mmprune.trace.walk import modules_of
 
 TORCH = str(Path(torch.__file__).parent / 'nn')
 FUSING = ('mmcv/cnn/bricks/conv_module.py',)
@@ -112,23 +113,28 @@ def _only_scales(module: nn.Module, tensors: list[torch.Tensor]) -> bool:
 
 def train(model: nn.Module) -> set[nn.Module]:
     """Put a model into training mode; the modules in which more changes than their modes."""
-    modules = list(model.modules())
-    before = []
-    if any(may_cache(module) for module in modules):
-        before = [(module, _attributes(module)) for module in modules]
+    modules = list(modules_of(model).values())
+    if not any(may_cache(module) for module in modules):
+        model.train()
+        return set()
+    before = [
+        (module, store, dict(store))
+        for module in modules
+        for store in (vars(module), module._parameters, module._buffers, module._modules)
+        if store
+    ]
     model.train()
-    return {module for module, attributes in before if _attributes(module) != attributes}
+    return {module for module, store, entries in before if _is_changed(store, entries)}
 
 
-def _attributes(module: nn.Module) -> dict[str, int]:
-    """Which objects a module holds, by id."""
-    own = {name: id(value) for name, value in vars(module).items() if name != 'training'}
-    stores = (module._parameters, module._buffers, module._modules)
-    for name, value in ((n, v) for store in stores for n, v in store.items()):
-        own[f'.{name}'] = id(value)
-    return own
+def _is_changed(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether a module holds other objects under some names, but for its mode."""
+    if now.keys() != before.keys():
+        return True
+    pairs = zip(now.items(), before.values(), strict=True)
+    return any([name != 'training' for (name, value), old in pairs if value is not old])
 
 
 def is_opaque_to_readers(model: nn.Module) -> bool:
     """Whether parts of a model are compiled, so that nobody sees what they ask."""
-    return any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
+    return any(isinstance(module, torch.jit.ScriptModule) for module in modules_of(model).values())

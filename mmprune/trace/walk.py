@@ -6,32 +6,71 @@ deep, and preparing a network walks through its modules some twenty times.
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import nn
 
 
 def modules_of(model: nn.Module) -> dict[str, nn.Module]:
     """The modules of a model by their first name, in the order of ``named_modules``."""
-    found: dict[str, nn.Module] = {}
-    seen: set[nn.Module] = set()
-    pending: list[tuple[str, nn.Module]] = [('', model)]
+    found, seen = {'': model}, {model}
+    # What is still to come of each module that is being looked into, the innermost one last.
+    rest = [('', iter(model._modules.items()))]
+    while rest:
+        prefix, inside = rest[-1]
+        for local, module in inside:
+            if module is None or module in seen:
+                continue
+            seen.add(module)
+            name = prefix + local
+            found[name] = module
+            if module._modules:
+                rest.append((f'{name}.', iter(module._modules.items())))
+                break
+        else:
+            rest.pop()
+    return found
+
+
+def places_of_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Every name of every module of a model, of one that it holds twice all of them."""
+    found, pending = [], [('', model)]
     while pending:
         name, module = pending.pop()
-        if module in seen:
-            continue
-        seen.add(module)
-        found[name] = module
-        inside = module._modules
-        if inside:
+        found.append((name, module))
+        if module._modules:
             prefix = f'{name}.' if name else ''
-            pending += [(prefix + n, m) for n, m in reversed(inside.items()) if m is not None]
+            inside = reversed(module._modules.items())
+            pending += [(prefix + n, m) for n, m in inside if m is not None]
     return found
 
 
 def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters of a model by their first name, in the order of ``named_parameters``."""
-    found: dict[int, tuple[str, nn.Parameter]] = {}
-    for name, module in modules_of(model).items():
+    return _tensors_of(model, '_parameters')
+
+
+def buffers_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The buffers of a model by their first name, in the order of ``named_buffers``."""
+    return _tensors_of(model, '_buffers')
+
+
+def names_of_parameters(model: nn.Module) -> dict[int, tuple[nn.Parameter, list[str]]]:
+    """The parameters of a model with all their names, by their id."""
+    found: dict[int, tuple[nn.Parameter, list[str]]] = {}
+    for name, module in places_of_modules(model):
         for local, parameter in module._parameters.items():
-            if parameter is not None and id(parameter) not in found:
-                found[id(parameter)] = (f'{name}.{local}' if name else local, parameter)
+            if parameter is not None:
+                _, names = found.setdefault(id(parameter), (parameter, []))
+                names.append(f'{name}.{local}' if name else local)
+    return found
+
+
+def _tensors_of(model: nn.Module, store: str) -> dict[str, Any]:
+    found: dict[int, tuple[str, Any]] = {}
+    for name, module in modules_of(model).items():
+        for local, tensor in getattr(module, store).items():
+            if tensor is not None and id(tensor) not in found:
+                found[id(tensor)] = (f'{name}.{local}' if name else local, tensor)
     return dict(found.values())

@@ -7,16 +7,18 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+import torch
 from torch import nn
 
 from mmprune.trace.joined import join
 from mmprune.trace.known_calls import steady_parts
-from mmprune.trace.model_state import Contents
+from mmprune.trace.model_state import Contents, ModelState
 from mmprune.trace.operations import ParserError, check_operations
 from mmprune.trace.roads import Road, roads_of
 from mmprune.trace.trace_graph import Edge, TraceGraph, TraceNode, WalkedRoad
 from mmprune.trace.tracer import Session, trace_road
 from mmprune.trace.training import is_opaque_to_readers
+from mmprune.trace.walk import modules_of
 from mmprune.trace.weights import used_weights
 
 
@@ -45,7 +47,9 @@ def trace(
         ParserError: A parser failed, or gave what its operation does not have.
     """
     first, *rest = roads_of(model, demo_input)
-    session = Session({} if contents is None else contents, stored or {})
+    with torch.inference_mode(False):
+        state = ModelState(model, {} if contents is None else contents)
+    session = Session(state, stored or {})
     graph = trace_road(model, first, session)
     _check(graph)
     single = _has_single_values(graph.nodes)
@@ -53,7 +57,7 @@ def trace(
     session.known = {grad_fn: (number, None) for number, grad_fn in enumerate(session.order)}
     session.makers = {n: (grad_fn, session.recipe) for n, grad_fn in enumerate(session.order)}
     if is_opaque_to_readers(model):
-        session.readers |= set(model.modules())
+        session.readers |= set(modules_of(model).values())
     walked = [first]
     for road in rest:
         session.reached, session.stop = set(graph.parameters), len(graph.nodes)
