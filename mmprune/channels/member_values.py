@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from mmprune.channels.groups import Member
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 BLOCK = 2**16
 """Elements of a tensor that are worked on together: few enough to stay in a processor's cache."""
+_Both = tuple[nn.Parameter, torch.Tensor, torch.Tensor]
+_known: ContextVar[dict[Any, _Both] | None] = ContextVar('_known', default=None)
+
+
+@contextmanager
+def shared_sums() -> Iterator[None]:
+    """Context in which nobody writes to parameters: each is looked at once for both its sides.
+
+    A weight is a member of two groups, by its outputs and by its inputs. To add up either takes
+    less time than to make the numbers that are added up.
+    """
+    token = _known.set({})
+    try:
+        yield
+    finally:
+        _known.reset(token)
 
 
 def channel_sums(
@@ -28,7 +48,14 @@ def channel_sums(
     Returns:
         (C,), float64, on the device of the values; 0 for a channel without an element.
     """
-    values = _sums(values.detach(), member.dims, of).flatten()
+    known, plain = _known.get(), values.detach()
+    if known is not None and isinstance(values, nn.Parameter) and _has_two_sides(member, values):
+        # Held together with its sums, so that no other one gets its id.
+        both = known.get((id(values), of)) or (values, *_both_sums(plain, of))
+        known[id(values), of] = both
+        values = both[1 + member.dims[0]]
+    else:
+        values = _sums(plain, member.dims, of).flatten()
     if _is_in_order(member, num_channels):
         return values
     index = torch.from_numpy(member.index.copy()).to(values.device).flatten()
@@ -45,13 +72,29 @@ def _sums(values: torch.Tensor, dims: tuple[int, ...], of: Function) -> torch.Te
     rows = max(1, BLOCK * len(values) // max(values.numel(), 1))
     before = tuple(range(dims[0]))
     behind = tuple(dim - len(before) for dim in range(dims[0], values.dim()) if dim not in dims)
-    parts = []
+    if before:
+        total = values.new_zeros(values.shape[dims[0] :], dtype=torch.float64)
+        for block in values.split(rows):
+            total += of(block).flatten(0, dims[0] - 1).sum(0)
+        return total.sum(behind) if behind else total
+    blocks = map(of, values.split(rows))
+    return torch.cat([numbers.sum(behind) if behind else numbers for numbers in blocks])
+
+
+def _has_two_sides(member: Member, values: torch.Tensor) -> bool:
+    """Whether other groups may have the other side of a weight, which is not small."""
+    return values.numel() > BLOCK and member.dims in ((0,), (1,)) and min(values.shape[:2]) > 1
+
+
+def _both_sums(values: torch.Tensor, of: Function) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sums over all dims but the first, and over all but the second."""
+    rows = max(1, BLOCK * len(values) // max(values.numel(), 1))
+    outputs, inputs = [], values.new_zeros(values.shape[1:], dtype=torch.float64)
     for block in values.split(rows):
-        # What lies together in memory is added up first.
         numbers = of(block)
-        numbers = numbers.flatten(0, dims[0] - 1).sum(0) if before else numbers
-        parts.append(numbers.sum(behind) if behind else numbers)
-    return torch.stack(parts).sum(0) if before else torch.cat(parts)
+        outputs.append(numbers.flatten(1).sum(1))
+        inputs += numbers.sum(0)
+    return torch.cat(outputs), inputs.reshape(values.shape[1], -1).sum(1)
 
 
 def _is_in_order(member: Member, num_channels: int) -> bool:

@@ -161,7 +161,7 @@ def _mask(cfg: ChannelCfg, name: str, what: str, kept: Any, raw: Any, index: Any
             f'{raw - 1}'
         )  # fmt: skip
     mask[index] = True
-    if mask.sum() != kept:
+    if np.count_nonzero(mask) != kept:
         raise cfg.error(
             name, f'{what}: keeps {kept} channels, but its index names only {mask.sum()} different '
             'ones'

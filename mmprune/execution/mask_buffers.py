@@ -106,10 +106,11 @@ class MaskBuffers:
                     covered[labels] = True
 
     def _register(self, module: nn.Module, name: str, labels: IntArray, rank: int) -> None:
-        shape = (1, -1, *(1,) * (rank - 2)) if rank > 1 else (-1,)
+        shape = (1, len(labels), *(1,) * (rank - 2)) if rank > 1 else (len(labels),)
         like = next((t for t in module._parameters.values() if t is not None), None)
-        mask = torch.ones(len(labels), device=None if like is None else like.device).reshape(shape)
-        while name in instrument(module).masks:
+        mask = torch.ones(shape, device=None if like is None else like.device)
+        masks = instrument(module).masks
+        while name in masks:
             name += '_'  # a parameter with channels along two dims
         if hasattr(module, name):
             raise InputError(
@@ -117,7 +118,7 @@ class MaskBuffers:
                 'mmprune needs this name for its masks: rename the attribute'
             )
         module.register_buffer(name, mask)
-        instrument(module).masks.append(name)
+        masks.append(name)
         keys = tuple(f'{p}.{name}' if p else name for p in self._places[module])
         self.buffers.append(MaskBuffer(module, name, keys, labels))
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from mmprune.channels import ChannelGroup
 from mmprune.channels.constraints import BoolArray
+from mmprune.channels.member_values import shared_sums
 from mmprune.errors import InputError
 from mmprune.latency import TableLatency
 from mmprune.pruners.budget import (
@@ -178,7 +179,8 @@ class ImportancePruner(StructurePruner):
     def _find(self, progress: float, regrow: bool) -> tuple[dict[str, int], SubnetCosts]:
         """Channels to keep by group, and what says which ones."""
         groups = self.supernet.prunable_groups
-        scores = {s: self._comparable(self._scores(group)) for s, group in groups.items()}
+        with shared_sums():
+            scores = {s: self._comparable(self._scores(group)) for s, group in groups.items()}
         gone = dict.fromkeys(groups, 0)
         if not regrow:
             for space_id, group in groups.items():

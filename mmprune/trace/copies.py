@@ -14,6 +14,7 @@ Contents = dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 _WRITERS = frozenset({'__setitem__', 'batch_norm', 'instance_norm', 'embedding', 'embedding_bag'})
 # They give the memory of a tensor to code that torch does not see.
 _SHARERS = frozenset({'numpy', '__array__', '__dlpack__', 'data_ptr', 'untyped_storage'})
+_OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 
 
 class Copies:
@@ -50,7 +51,7 @@ def may_write(name: str, function: Any, kwargs: Mapping[str, Any]) -> bool:
         or (name.endswith('_') and not name.endswith('__'))
         or name.startswith('__i')
         or 'out' in kwargs
-        or isinstance(function, torch._ops.OpOverload | torch._ops.OpOverloadPacket)
+        or isinstance(function, _OPERATORS)
     )
 
 

@@ -114,4 +114,6 @@ def _is_untouched(frozen: tuple) -> bool:
 
 def steady_parts(model: nn.Module, unsteady: set[nn.Module]) -> set[nn.Module]:
     """The direct parts of a model without any of some modules inside."""
+    if not unsteady:
+        return set(model.children())
     return {part for part in model.children() if unsteady.isdisjoint(modules_of(part).values())}

@@ -34,6 +34,10 @@ def _entries(container: Any) -> tuple[list[Any], list[Any]]:
 
 def _fill(container: Any, keys: list[Any], values: list[Any]) -> None:
     """Give a container these entries, if it has others now."""
+    if isinstance(container, dict) and len(container) == len(keys):  # most are as they were
+        same = all(map(operator.is_, container.values(), values))
+        if same and all(map(operator.is_, container, keys)):
+            return
     keys_now, values_now = _entries(container)
     same = len(values) == len(values_now) and keys == keys_now
     if same and all(map(operator.is_, values, values_now)):

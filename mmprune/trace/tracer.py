@@ -211,7 +211,7 @@ class _GraphReader:
         """Build the graph that ends in ``outputs``, and in what is written to parameters."""
         known, start = self.session.known, self.session.stop
         edges = [get_gradient_edge(t) for t in outputs if t.requires_grad]
-        roots = [edge.node for edge in edges]
+        roots: list[GradFn] = [edge.node for edge in edges]
         order = _topological(roots, known)
         behind_outputs = set(order)
         escaped = [edge.node for edge, _ in self.escapes.escapes]

@@ -6,7 +6,14 @@ import torch
 from hand_network import by_hand, prepared, scores
 from torch import nn
 
-from mmprune.channels.member_values import channel_rows, channel_sums, has_elements, spread
+from mmprune.channels import Member
+from mmprune.channels.member_values import (
+    channel_rows,
+    channel_sums,
+    has_elements,
+    shared_sums,
+    spread,
+)
 from mmprune.errors import InputError
 from mmprune.importance import FPGMImportance, Importance, L1Importance, LAMPImportance
 from mmprune.importance.base import MemberScores, ordered_members
@@ -324,3 +331,28 @@ def test_columns_of_other_groups():
     assert channel_rows(weight, member, 2).tolist() == [[3, 8], [4, 9]]
     assert channel_sums(weight, member, 2).tolist() == [11, 13]
     assert spread(torch.tensor([1.0, 2]), member, 4, other=7).flatten().tolist() == [7, 7, 7, 1, 2]
+
+
+@pytest.mark.parametrize('shape', [(96, 80, 3, 3), (300, 260)])
+def test_sums_of_both_sides_are_shared_and_forgotten(shape):
+    """A weight is looked at once for both of its groups, and anew after it may have changed."""
+    weight = nn.Parameter(torch.randn(shape))
+    members = [Member('w', (dim,), np.arange(shape[dim])) for dim in (0, 1)]
+    looks = []
+
+    def squares(block):
+        looks.append(len(block))
+        return block.double().square()
+
+    for _ in range(2):
+        expected = [
+            weight.detach().double().square().sum([d for d in range(len(shape)) if d != dim])
+            for dim in (0, 1)
+        ]
+        looks.clear()
+        with shared_sums():
+            found = [channel_sums(weight, m, shape[d], squares) for d, m in enumerate(members)]
+        assert sum(looks) == shape[0]
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs)
+        weight.data.mul_(2)
