@@ -244,6 +244,45 @@ class MomentumEncoderForeach(MomentumEncoder):
 
 
 @toy
+class QueueOfKeys(Toy):
+    """Momentum contrast: what the average gives is written to a buffer, and read later."""
+
+    GROUPS = {
+        'online.0': (
+            12,
+            {'online.0', 'online.1', 'target.0', 'target.1'},
+            {'online.3', 'target.3'},
+        ),
+    }
+    PINNED = {'online.3', 'online.0.weight'}
+    KEPT = 0.6
+
+    def __init__(self):
+        super().__init__()
+        self.online = nn.Sequential(conv(3, 12), nn.BatchNorm2d(12), nn.ReLU(), conv(12, 8))
+        self.target = copy.deepcopy(self.online).requires_grad_(False)
+        self.register_buffer('queue', torch.randn(8, 16))
+        self.register_buffer('place', torch.zeros(1, dtype=torch.long))
+
+    def forward(self, x):
+        query = F.normalize(self.online(x).mean((2, 3)), dim=1)
+        if not self.training:
+            return query
+        with torch.no_grad():
+            for source, mine in zip(
+                self.online.parameters(), self.target.parameters(), strict=True
+            ):
+                mine.data = mine.data * 0.99 + source.data * 0.01
+            key = F.normalize(self.target(x.flip(0)).mean((2, 3)), dim=1)
+        near = (query * key).sum(1, keepdim=True)
+        logits = torch.cat([near, query @ self.queue.clone().detach()], 1)
+        start = int(self.place)
+        self.queue[:, start : start + len(key)] = key.T
+        self.place[0] = (start + len(key)) % self.queue.size(1)
+        return logits
+
+
+@toy
 class AveragedWeights(Toy):
     """An average of the weights that no road runs, only training writes to."""
 

@@ -163,10 +163,6 @@ def _is_inside_blocks(size: Size) -> bool:
     return all(len(axes_of(factor)) > 1 for factor in size.factors)
 
 
-def _same(first: IntArray, second: IntArray) -> bool:
-    return bool((np.sort(first) == np.sort(second)).all())
-
-
 def _are_alike(first: IntArray, second: IntArray, book: LabelBook) -> bool:
     """Whether two dims have the same labels, or shrink alike for some other reason."""
     start, wanted = set_key(first), set_key(second)

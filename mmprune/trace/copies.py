@@ -29,6 +29,7 @@ class Copies:
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
         self._by_storage: dict[int, list[torch.Tensor]] = {}
+        self._written: set[int] = set()
 
     def watch(self, tensors: Iterable[torch.Tensor]) -> None:
         """Know these tensors by whatever name or view."""
@@ -41,6 +42,15 @@ class Copies:
             if id(watched) not in self.contents:
                 data = watched.detach()
                 self.contents[id(watched)] = (watched, data, data.clone())
+
+    def note_write(self, tensor: torch.Tensor) -> None:
+        """As ``keep``, and remember that something may have been written there."""
+        self._written.add(_storage(tensor))
+        self.keep(tensor)
+
+    def is_written(self, tensor: torch.Tensor) -> bool:
+        """Whether a write to the storage of ``tensor`` was noted."""
+        return _storage(tensor) in self._written
 
 
 def may_write(name: str, function: Any, kwargs: Mapping[str, Any]) -> bool:

@@ -63,6 +63,7 @@ class _Snapshot:
         self.empty: list[Any] = []
         self.containers: list[tuple[Any, list[Any], list[Any]]] = []
         self.tensors: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.constants: list[torch.Tensor] = []
         self.arrays: list[tuple[np.ndarray, np.ndarray]] = []
         # The objects stay alive as long as their ids are looked up here.
         self.seen: dict[int, Any] = {}
@@ -91,6 +92,8 @@ class _Snapshot:
                 if not _has_contents(value):
                     continue
                 self.tensors.append((value, value.detach()))
+                if not (value.requires_grad or value._is_view()):
+                    self.constants.append(value)
             elif isinstance(value, np.ndarray):
                 self.arrays.append((value, value.copy()))
             else:
@@ -106,6 +109,9 @@ class _Snapshot:
             _fill(container, keys, values)
         for array, numbers in self.arrays:
             array[...] = numbers
+        for tensor in self.constants:
+            if tensor.grad_fn is not None:  # something of a graph was written into it
+                tensor.detach_()
         for tensor, data in self.tensors:
             if tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape:
                 tensor.data = data
@@ -163,6 +169,10 @@ class ModelState:
             for tensor in held:
                 if contents is None or not (is_seen and isinstance(tensor, nn.Parameter)):
                     self._copies.keep(tensor)
+
+    def is_written(self, tensor: torch.Tensor) -> bool:
+        """Whether somebody was about to write to ``tensor`` while the state was kept."""
+        return self._copies.is_written(tensor)
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[Copies]:

@@ -62,17 +62,22 @@ def trace_road(model: nn.Module, road: Road, session: Session) -> TraceGraph:
             depends on a parameter.
     """
     buffers = _constant_buffers(model)
-    # A buffer that is written to cannot require grad, and some code wants no gradients where
-    # it says so: the last attempt shows why.
-    for stand_ins, leaves in ((ALL, buffers), (FAITHFUL, buffers), (ALL, {})):
-        if leaves or not buffers:
+    # Some code wants no gradients where it says so: the last attempt shows why.
+    attempts = [(ALL, buffers), (FAITHFUL, buffers)]
+    for stand_ins, leaves in attempts + ([(ALL, {}), (FAITHFUL, {})] if buffers else []):
+        while True:
             try:
                 return _trace(model, road, leaves, session, stand_ins)
             except TraceError as error:
-                cause = error.__cause__
+                failure, cause = error, error.__cause__
                 if session.known and type(cause) is not RuntimeError:
                     raise  # the model's own refusal of a road that need not run
-    return _trace(model, road, {}, session, FAITHFUL)
+            # A buffer that is written to cannot require grad.
+            fewer = {n: b for n, b in leaves.items() if not session.state.is_written(b)}
+            if len(fewer) == len(leaves):
+                break
+            leaves = fewer
+    raise failure
 
 
 def _constant_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -107,7 +112,7 @@ def _trace(
         writes, log = WrittenWeights(model), NumberLog(lambda: recorder.stack[-1])
         if road.training:
             stand_ins = {**writes.stand_ins, **stand_ins}
-        escapes = EscapeRecorder(log.running, stand_ins, copies.keep, log)
+        escapes = EscapeRecorder(log.running, stand_ins, copies.note_write, log)
         with contextlib.ExitStack() as stack:
             for context in (
                 warnings.catch_warnings(), torch.enable_grad(), eagerly(model),
