@@ -50,6 +50,49 @@ class DeepLstm(Recurrent):
         super().__init__(nn.LSTM(8, 6, 2, bidirectional=True), 12)
 
 
+class LstmFromZeros(Recurrent):
+    """A state of zeros for every layer and direction, as wide as the layer says it is."""
+
+    GROUPS = {**Recurrent.GROUPS, 'rnn': (6, {'rnn'}, {'rnn', 'b'})}
+
+    def __init__(self):
+        super().__init__(nn.LSTM(8, 6, 2, bidirectional=True, batch_first=True), 12)
+
+    def forward(self, x):
+        state = torch.zeros(4, x.size(0), self.rnn.hidden_size, dtype=x.dtype)
+        x, _ = self.rnn(F.relu(self.a(x)), (state, state))
+        return self.head(F.relu(self.b(x[:, -1])))
+
+
+class GruFromParameter(Recurrent):
+    """A learned state for every layer, whose channels are those of all layers."""
+
+    GROUPS = {**Recurrent.GROUPS, 'rnn': (6, {'rnn'}, {'rnn', 'b'})}
+
+    def __init__(self):
+        super().__init__(nn.GRU(8, 6, 2, batch_first=True))
+        self.start = nn.Parameter(torch.randn(2, 1, 6))
+
+    def forward(self, x):
+        x, _ = self.rnn(F.relu(self.a(x)), self.start.expand(-1, len(x), -1).contiguous())
+        return self.head(F.relu(self.b(x)))
+
+
+class CellFromZeros(Recurrent):
+    """A cell is asked how wide it is."""
+
+    GROUPS = {**Recurrent.GROUPS, 'rnn': (6, {'rnn'}, {'rnn', 'b'})}
+
+    def __init__(self):
+        super().__init__(nn.GRUCell(8, 6))
+
+    def forward(self, x):
+        state = x.new_zeros(len(x), self.rnn.hidden_size)
+        for step in F.relu(self.a(x)).unbind(1):
+            state = self.rnn(step, state)
+        return self.head(F.relu(self.b(state)))
+
+
 class ProjectedLstm(Recurrent):
     """Hidden channels and projected ones are two decisions; no biases."""
 

@@ -311,6 +311,11 @@ def _sizes_of_weights(module: nn.Module) -> list[tuple[str, torch.Tensor, int]]:
     """Attributes of one of torch's layers that are dims of a weight: (name, weight, dim)."""
     if isinstance(module, nn.MultiheadAttention):
         return [('embed_dim', module.out_proj.weight, 1)]
+    if isinstance(module, nn.RNNCellBase | nn.RNNBase):
+        own, end = module._parameters, '' if isinstance(module, nn.RNNCellBase) else '_l0'
+        found = [('hidden_size', own[f'weight_hh{end}']), ('input_size', own[f'weight_ih{end}'])]
+        projects = isinstance(module, nn.RNNBase) and module.proj_size > 0
+        return [(name, w, 1) for name, w in found[projects:] if w is not None]
     weight = module._parameters.get('weight')
     if weight is None or not type(module).__module__.startswith('torch.'):
         return []

@@ -101,9 +101,8 @@ def _outputs(
             continue
         if len(labels) == 1:
             book.unite(channels_along(value, len(value.shape) - 1, book), labels[0])
-        elif value.factors:
-            pin_all([value], book, f'{node.where} starts from it')
-            book.pin(labels, f'{node.where} starts from other channels')
+        else:
+            _start(node, value, labels, book)
     values = []
     has_data = len(node.shapes) > len(states)
     for shape, labels in zip(node.shapes, [last[None]] * has_data + per_state, strict=True):
@@ -113,6 +112,20 @@ def _outputs(
             factor = labels.reshape(len(labels), *(1,) * (len(shape) - 2), -1)
         values.append(Value(shape, [factor] if axes_of(factor) else [], fixed))
     return values
+
+
+def _start(node: TraceNode, state: Value, labels: IntArray, book: LabelBook) -> None:
+    """Let all layers and directions, a row of labels each, start from a state (n, ..., C)."""
+    own = [factor for factor in state.factors if factor.shape[-1] > 1]
+    if len(own) == 1 and set(axes_of(own[0])) <= {0, len(state.shape) - 1}:
+        rows = own[0].reshape(-1, labels.shape[1])
+        for first, second in zip(np.broadcast_to(rows, labels.shape), labels, strict=True):
+            book.unite(first, second)
+    else:
+        book.pin(labels, f'{node.where} starts from other channels')
+        pin_all([Value(state.shape, own)], book, f'{node.where} starts from it')
+    others = [factor for factor in state.factors if factor.shape[-1] == 1]
+    pin_all([Value(state.shape, others)], book, f'{node.where} starts from it')
 
 
 def _count(
