@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mmprune.compensation import CompensationReport, batches_of, run_inputs
 from mmprune.deploy import VerifyReport
 from mmprune.errors import InputError
 from mmprune.execution import release
@@ -40,6 +41,7 @@ class Pruned:
             ``latency`` if there was a limit of it.
         after: The small network's.
         findings: All channel groups, how many channels each has kept, and why some are whole.
+        compensation: Which layers have other weights than they were cut with; None for no layer.
     """
 
     network: nn.Module
@@ -48,6 +50,7 @@ class Pruned:
     before: Mapping[str, float]
     after: Mapping[str, float]
     findings: Findings
+    compensation: CompensationReport | None = None
 
     def __str__(self) -> str:
         found = self.findings
@@ -70,7 +73,8 @@ class Pruned:
         for pinned in found.pinned:
             more = f' and {len(pinned.groups) - 3} more' if len(pinned.groups) > 3 else ''
             lines.append(f'  {", ".join(pinned.groups[:3])}{more}: {_own_words(pinned.reason)}')
-        return '\n'.join([*lines, str(self.verified)])
+        lines.append(str(self.verified))
+        return '\n'.join([*lines, str(self.compensation)] if self.compensation else lines)
 
     __repr__ = __str__
 
@@ -87,6 +91,7 @@ def prune(
     importance: Any = None,
     data: Iterable[Any] | None = None,
     loss_fn: Callable[[nn.Module, Any], torch.Tensor] | None = None,
+    compensation: Any = 'LeastSquares',
     round_to: int = 1,
     keep: str | Sequence[str] = (),
     **options: Any,
@@ -106,11 +111,14 @@ def prune(
         latency_of: A file that ``tools/latency.py`` has written, or a function of (pruner,
             subnet).
         importance: Which channels matter, as ``ImportancePruner`` takes it.
-        data: Batches for an importance that looks at data.
+        data: Batches of what the network is for. With them the small network gets weights that
+            make up for what was removed, and an importance that looks at data sees them.
         loss_fn: ``loss_fn(network, batch)`` runs the network and returns the loss. By default
             batches are ``(inputs, labels)`` for a cross entropy, or dicts of keywords for a
             network that returns an object with a ``loss``. An importance that looks at
             activations takes batches of inputs alone.
+        compensation: Name or config in ``COMPENSATIONS`` of how the small network is given other
+            weights, if there are ``data``; None leaves the weights that it was cut with.
         round_to: Every group keeps a multiple of this many channels, or all.
         keep: Layers, or modules with all in them, whose output channels stay.
         **options: Further ones of ``ImportancePruner``, ``scope`` and ``max_removed`` among them.
@@ -136,21 +144,24 @@ def prune(
     )
     try:
         before = _costs(pruner)
-        if pruner.needs_data or data is not None:
-            if data is None:
+        batches = None if data is None else batches_of(data)
+        if pruner.needs_data:
+            if batches is None:
                 raise InputError(
                     f'{type(pruner.importance).__name__} looks at data: give data=<batches>, such '
                     'as a list of (inputs, labels)'
                 )
-            pruner.collect(data, loss_fn or _default_loss)
+            pruner.collect(batches, loss_fn or _default_loss)
         subnet = pruner.prune()
         verified = pruner.verify_subnet(subnet=subnet)
         if not verified.ok:
             raise InputError(f'the small network would not compute the same. {verified}')
         channel_cfg = pruner.export_subnet()
         small = pruner.deploy_subnet(pruner.supernet.model, channel_cfg)
-        found = find(pruner.supernet)
-        return Pruned(small, channel_cfg, verified, before, _costs(pruner), found)
+        found, after, report = find(pruner.supernet), _costs(pruner), None
+        if batches is not None and compensation is not None:
+            report = pruner.compensate(small, batches, compensation, channel_cfg, run_inputs)
+        return Pruned(small, channel_cfg, verified, before, after, found, report)
     finally:
         release(pruner.supernet.model)
 

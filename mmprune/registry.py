@@ -24,6 +24,13 @@ PRUNERS = Registry(
 IMPORTANCE = Registry(
     'importance', build_func=build_checked, scope='mmprune', locations=['mmprune.importance']
 )
+# How the weights that are left make up for what was removed.
+COMPENSATIONS = Registry(
+    'compensation',
+    build_func=build_checked,
+    scope='mmprune',
+    locations=['mmprune.compensation'],
+)
 # Class of an mmengine model -> function(model, demo input) that makes the keywords of its loss.
 LOSS_INPUTS = Registry('loss input', scope='mmprune', locations=['mmprune.models.loss_inputs'])
 # Name of a grad_fn -> function(grad_fn) that reads it into plain data.

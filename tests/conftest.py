@@ -10,8 +10,18 @@ import torch
 from installation import copy_tree, install
 from mmengine.utils import ManagerMixin
 
+pytest_plugins = ['tiny_supernet']
+
 # Two test processes share two cores.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    """Run in one thread per process, whatever a test before has set."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """How the package is put together: who imports whom, what is registered, how long things are."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -15,8 +16,8 @@ TOOLS = PACKAGE.parent / 'tools'
 
 # In the direction in which data flows: each may import those before it.
 STAGES = [
-    *('trace', 'channels', 'layers', 'execution', 'deploy', 'supernet', 'formats', 'plans'),
-    *('report', 'pruners', 'models', 'training', 'search', 'commands'),
+    *('trace', 'channels', 'layers', 'execution', 'deploy', 'compensation', 'supernet'),
+    *('formats', 'plans', 'report', 'pruners', 'models', 'training', 'search', 'commands'),
 ]
 # Modules that every stage may import, and that import no stage.
 COMMON = {
@@ -31,6 +32,9 @@ SIDE = {
     'cost': {'trace', 'channels', 'layers'},
     'datasets': set(),
     'door': set(STAGES[: STAGES.index('models')]),
+    # The face for what other people add, and what theirs is checked by.
+    'extend': {*STAGES, 'importance'} - {'commands'},
+    'testing': set(STAGES[: STAGES.index('models')]),
     'zoo': {*STAGES, 'cost', 'importance'},
     '': {'door'},
 }
@@ -82,6 +86,19 @@ def test_imports_go_in_one_direction(path):
 
 def test_every_part_of_the_package_has_its_place():
     assert {part_of(path) for path in FILES} == {*STAGES, *COMMON, *SIDE}
+
+
+def test_every_room_is_described():
+    """In docs/architecture.md, each once; and CONTRIBUTING.md names rooms that exist."""
+    rooms = sorted(path.parent.name for path in PACKAGE.glob('*/__init__.py'))
+    text = (PACKAGE.parent / 'docs' / 'architecture.md').read_text(encoding='utf-8')
+    table_of_rooms = text[text.index('| room |') : text.index('`mmprune/registry.py` lists')]
+    first = [line.split('|')[1] for line in table_of_rooms.splitlines() if line.startswith('|')]
+    assert sorted(re.findall(r'`mmprune/(\w+)`', ' '.join(first))) == rooms
+    for name in re.findall(
+        r'`(mmprune/[\w/]+)/`', (PACKAGE.parent / 'CONTRIBUTING.md').read_text()
+    ):
+        assert (PACKAGE.parent / name).is_dir(), name
 
 
 def test_the_check_of_imports_finds_what_it_should(tmp_path):
@@ -167,6 +184,7 @@ CONTENTS = {
         APoZImportance ActivationImportance BNScaleImportance FPGMImportance HessianImportance
         L1Importance L2Importance LAMPImportance LpImportance RandomImportance TaylorImportance
     """,
+    'COMPENSATIONS': 'LeastSquares MeanFolding',
     'MODELS': """
         AutoSlim ChannelListModel DeployedModel KLDivergence MobileNetV1 SelfDistiller YOLOv5
     """,

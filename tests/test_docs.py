@@ -15,10 +15,10 @@ from types import ModuleType
 import pytest
 import torch
 import yaml
+from kept_registries import kept_registries
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmprune import registry
 from mmprune.deploy.channel_cfg import load_channel_cfg, save_channel_cfg
 from mmprune.registry import LOOPS, MODELS, PRUNERS
 
@@ -75,15 +75,9 @@ def name_of(page: Path) -> str:
 def registries() -> Iterator[None]:
     """Take back what a page registers."""
     names = ('BACKWARD_PARSERS', 'CHANNEL_RULES', 'SLICERS', 'IMPORTANCE', 'PRUNERS', 'MODELS',
-             'LOSS_INPUTS')  # fmt: skip
-    tables = [getattr(registry, name) for name in names]
-    for table in tables:
-        table.import_from_location()
-    before = [dict(table._module_dict) for table in tables]
-    yield
-    for table, entries in zip(tables, before, strict=True):
-        table._module_dict.clear()
-        table._module_dict.update(entries)
+             'LOSS_INPUTS', 'LOOPS', 'COMPENSATIONS')  # fmt: skip
+    with kept_registries(names):
+        yield
 
 
 WITH_PYTHON = [page for page in PAGES if any(map(is_program, blocks_of(page)))]

@@ -168,12 +168,28 @@ def test_data_that_does_not_fit_is_refused() -> None:
     taylor = dict(ratio=0.5, importance=dict(type='TaylorImportance'))
     with pytest.raises(InputError, match='TaylorImportance looks at data: give data=<batches>'):
         mmprune.prune(network(), DEMO, **taylor)
-    with pytest.raises(InputError, match='L1Importance looks at no data'):
-        mmprune.prune(network(), DEMO, ratio=0.5, data=[DEMO])
+    with pytest.raises(InputError, match='data: there are no batches'):
+        mmprune.prune(network(), DEMO, ratio=0.5, data=[])
     with pytest.raises(InputError, match=r'give loss_fn=.*labels are torch\.float64'):
         mmprune.prune(network(), DEMO, **taylor, data=[(DEMO, LABELS.double())])
     with pytest.raises(InputError, match='must return a scalar'):
         mmprune.prune(network(), DEMO, **taylor, data=[DEMO])
+
+
+def test_data_make_up_for_what_was_removed() -> None:
+    net = network()
+    images = [torch.rand(8, *DEMO.shape[1:], dtype=DEMO.dtype) for _ in range(4)]
+    cut = mmprune.prune(net, DEMO, ratio=0.5, data=images, compensation=None)
+    made_up = mmprune.prune(net, DEMO, ratio=0.5, data=(image for image in images))
+    assert cut.compensation is None
+    assert made_up.compensation is not None
+    assert made_up.compensation.treated
+    assert 'LeastSquares' in str(made_up)
+    assert 'LeastSquares' not in str(cut)
+    with torch.no_grad():
+        expected = net(images[0])
+        errors = [(own.network(images[0]) - expected).square().sum() for own in (made_up, cut)]
+    assert errors[0] < 0.5 * errors[1]
 
 
 # -- wrong arguments -------------------------------------------------------------------

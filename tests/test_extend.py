@@ -6,29 +6,31 @@ other is taken away.
 
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
+from kept_registries import kept_registries
 from test_docs import blocks_of, is_config, is_program
 
 from mmprune import registry
 from mmprune.commands.diagnose import diagnose
+from mmprune.search import read_history
+from mmprune.testing import check_importance, check_pruner, check_rule
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'extend.md'
-REGISTRIES = ('BACKWARD_PARSERS', 'CHANNEL_RULES', 'SLICERS', 'IMPORTANCE', 'MODELS')
+REGISTRIES = (
+    *('BACKWARD_PARSERS', 'CHANNEL_RULES', 'SLICERS', 'LOSS_INPUTS', 'IMPORTANCE', 'PRUNERS'),
+    *('LOOPS', 'MODELS'),
+)
 
 
 @pytest.fixture
 def registries():
     """Take back what the page registers."""
-    tables = [getattr(registry, name) for name in REGISTRIES]
-    for table in tables:
-        table.import_from_location()
-    before = [dict(table._module_dict) for table in tables]
-    yield
-    for table, entries in zip(tables, before, strict=True):
-        table._module_dict.clear()
-        table._module_dict.update(entries)
+    with kept_registries(REGISTRIES):
+        yield
     sys.modules.pop('my_pruning', None)
 
 
@@ -47,6 +49,46 @@ def config(tmp_path, monkeypatch, registries):
     path = configs / 'mine' / 'mine.py'
     path.write_text(block.text, encoding='utf-8')
     return path
+
+
+def test_the_page_imports_nothing_else_of_mmprune():
+    """Nor does the page about checks, but for them."""
+    for page, allowed in (
+        (PAGE, {'extend'}),
+        (PAGE.with_name('testing.md'), {'extend', 'testing'}),
+    ):
+        text = '\n'.join(block.text for block in blocks_of(page) if block.language == 'python')
+        found = re.findall(
+            r'^\s*(?:from|import) mmprune(\S*)(?: import (.*))?$', text, re.MULTILINE
+        )
+        assert found
+        assert {module.removeprefix('.') for module, _ in found} <= allowed, page.name
+        assert set(re.findall(r'(?<!`)mmprune\.(\w+)', text)) <= {*allowed, 'AutoSlim', 'Mine'}
+
+
+def test_parts_of_the_page_pass_the_checks(config):
+    page = import_module('my_pruning')
+    networks = {
+        'cumsum': torch.nn.Sequential(
+            torch.nn.Conv2d(3, 16, 3), page.Cumsum(3), torch.nn.Conv2d(16, 4, 3)
+        ),
+        'elementwise': torch.nn.Sequential(
+            torch.nn.Conv2d(3, 16, 3), page.Sinc(), page.Scale(16), torch.nn.Conv2d(16, 4, 3)
+        ),
+    }
+    for operation, network in networks.items():
+        check_rule(operation, network, torch.rand(2, 3, 8, 8), keeps_at_most=0.55)
+    check_importance(page.BiasImportance())
+    check_pruner(dict(type='AtLeast', least=3))
+
+
+def test_the_search_of_the_page_finds_a_subnet(config, untrained, search):
+    import_module('my_pruning')
+    (found,) = search(untrained, type='mmprune.RandomSearch', macs=0.6, candidates=3)
+    history = Path(found.channel_cfg).with_name('search_history.jsonl')
+    evaluations = read_history(history)
+    assert (found.budget, len(evaluations)) == ('0.6', 3)
+    assert found.metric == max(evaluation.metric for evaluation in evaluations)
 
 
 def groups_of(found):

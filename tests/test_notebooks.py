@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kept_registries import kept_registries
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
-
-from mmprune.registry import BACKWARD_PARSERS, IMPORTANCE
 
 FOLDER = Path(__file__).resolve().parents[1] / 'notebooks'
 NOTEBOOKS = sorted(FOLDER.glob('*.ipynb'))
@@ -17,16 +16,10 @@ NOTEBOOKS = sorted(FOLDER.glob('*.ipynb'))
 @pytest.fixture
 def registries() -> Iterator[None]:
     """Take back what a notebook registers, and what mmengine keeps for the process."""
-    before = []
-    for registry in (BACKWARD_PARSERS, IMPORTANCE):
-        registry.import_from_location()
-        before.append((registry, dict(registry._module_dict)))
     DefaultScope._instance_dict.clear()
     MMLogger._instance_dict.clear()
-    yield
-    for registry, entries in before:
-        registry._module_dict.clear()
-        registry._module_dict.update(entries)
+    with kept_registries(('BACKWARD_PARSERS', 'IMPORTANCE')):
+        yield
 
 
 def cells_of(path: Path) -> list[dict]:

@@ -406,3 +406,32 @@ def test_what_a_road_that_nobody_has_told_of_may_read_stays():
     roads = [lambda network: network(data), lambda network: network.embed(data)]
     told.prepare_from_supernet(randomise(Unwalked().double()), roads)
     assert not told.channel_groups['a'].reason
+
+
+class Recurrence(nn.Module):
+    """Two layers with a state that begins as a constant, and dropout between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(8, 8, 1) for _ in range(2))
+        self.stem, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for layer in self.layers:
+            state = torch.zeros(x.shape, dtype=x.dtype)
+            for _ in range(2):
+                state = torch.tanh(layer(x) + state)
+            x = x + 1 if self.training else x
+            x = layer(x) * state
+        return self.head(x)
+
+
+def test_a_constant_of_several_roads_is_as_wide_as_on_the_first():
+    model, data = randomise(Recurrence().double()), torch.rand(2, 3, 8, 8).double()
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5]))
+    pruner.prepare_from_supernet(model, data)
+    assert list(pruner.channel_spaces) == ['stem']
+    report = pruner.verify_subnet()
+    assert report.ok, report
+    assert report.roads == ('eval', 'train')

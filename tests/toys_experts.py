@@ -5,9 +5,11 @@ import torch.nn.functional as F
 from torch import nn
 from toy_networks import Toy
 
+from mmprune.registry import BACKWARD_PARSERS, table
 
-class GroupedMm(torch.autograd.Function):
-    """As torch's own, of which the node has the name, in double precision."""
+
+class DoubleGroupedMm(torch.autograd.Function):
+    """As torch's own, in double precision."""
 
     @staticmethod
     def forward(ctx, rows, weights, ends):
@@ -33,9 +35,14 @@ class GroupedMm(torch.autograd.Function):
         )
 
 
+@BACKWARD_PARSERS.register_module(name='DoubleGroupedMmBackward', force=True)
+def parse_as_torchs_own(grad_fn):
+    return table(BACKWARD_PARSERS)['GroupedMmBackward'](grad_fn)
+
+
 def grouped_mm(rows, weights, ends):
     if rows.dtype == torch.float64:
-        return GroupedMm.apply(rows, weights, ends)
+        return DoubleGroupedMm.apply(rows, weights, ends)
     return F.grouped_mm(rows, weights, offs=ends)
 
 

@@ -15,6 +15,9 @@ written and the exit status is 2. Otherwise the output directory gets
   channel_cfg.yaml  the channels, which deployed.py refers to
   deployed.onnx     with --onnx: any batch size, or with --onnx-batch N: N; checked by onnxruntime
 
+With --compensate the norms keep the supernet's statistics, and after the comparison the weights
+are solved anew from training images without labels (the config's `prune_cfg.compensation`).
+
 example:
   python tools/deploy_subnet.py CONFIG CHECKPOINT work_dirs/search/subnet_0.5.yaml --onnx
   python tools/test.py .../deployed.py .../deployed.pth
@@ -40,6 +43,11 @@ def parse_args() -> argparse.Namespace:
         metavar='N',
         help='write an ONNX file that takes batches of N only',
     )
+    parser.add_argument(
+        '--compensate',
+        action='store_true',
+        help='solve weights that make up for what was removed, instead of new norm statistics',
+    )
     add_cfg_options(parser, 'model.input_shape="[1,1,8,8]"')
     return parser.parse_args()
 
@@ -56,6 +64,7 @@ def main() -> None:
             args.onnx,
             args.cfg_options,
             args.onnx_batch,
+            args.compensate,
         )
 
 

@@ -21,6 +21,9 @@ the exit status is 2. Otherwise the output directory gets
 Printed are the channels of every group before and after, costs, and the metrics of the config's
 evaluator, if it has one.
 
+With prune_cfg=dict(compensation='LeastSquares') the norms keep the full network's statistics, and
+after the comparison the weights make up for what was removed: docs/compensation.md.
+
 examples:
   python tools/prune.py CONFIG CHECKPOINT --budget macs=0.4 --importance Taylor --out-dir pruned
   python tools/prune.py CONFIG CHECKPOINT --ratio 0.5 --scope local --keep backbone.stem

@@ -26,7 +26,7 @@ MENU = {
     'Train and search': 'train-a-supernet searching cost latency',
     'Deploy': 'export-and-deploy verify channel-config',
     'Understand': 'diagnose read-the-report what-can-be-pruned errors',
-    'Extend': 'extend architecture contributing',
+    'Extend': 'extend testing architecture contributing',
     'OpenMMLab': 'stacks from-mmrazor use-with-mim',
     'Measured': 'accuracy benchmarks zoo',
 }
@@ -129,6 +129,7 @@ def _packages() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     seen: set[int] = set()
     names = ['mmprune', *(module.name for module in _modules(mmprune.__path__))]
+    names.sort(key='mmprune.extend'.__eq__)  # it hands on what others define
     for name in names:
         if name.startswith(NOT_FOR_USERS) or name.count('.') > 1:
             continue

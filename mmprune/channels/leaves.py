@@ -40,6 +40,8 @@ class Leaves:
                 in_buffers.append((start, self.num_labels))
         self.widths: dict[tuple[int, int, int], tuple[Expression, int, int]] = {}
         for key, size, expression in _new_dims(graph):
+            if key in self.widths:
+                continue  # of a later road, through the same operation
             self.widths[key] = (expression, self.num_labels, self.num_labels + size)
             in_buffers.append((self.num_labels, self.num_labels + size))
             self.num_labels += size

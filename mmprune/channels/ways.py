@@ -28,10 +28,20 @@ def other_ways(book: LabelBook, num_labels: int, ways: Ways) -> Ways | None:
         is_one = labels.size > 1 and bool((labels == labels[0]).all())
         return is_one or bool(labels.min() < 0 or pinned[labels].any())
 
-    stuck = {node for node, labels in book.heads if is_stuck(labels)} - ways.by_dims
+    stuck = [(n, labels) for n, labels in book.heads if n not in ways.by_dims and is_stuck(labels)]
     if stuck:
-        return replace(ways, by_dims=ways.by_dims | stuck)
+        return replace(ways, by_dims=ways.by_dims | _last_of_each(stuck))
     whole = {node for node, labels in book.dims if is_stuck(labels)} - ways.by_heads
     if book.attention == 'heads' or not whole:
         return None
     return replace(ways, by_heads=ways.by_heads | whole)
+
+
+def _last_of_each(stuck: list[tuple[int, IntArray]]) -> frozenset[int]:
+    """Of nodes that decide about the same channels the last: it need not be the fault of all."""
+    found: list[tuple[int, set[int]]] = []
+    for node, labels in sorted(stuck, key=lambda pair: -pair[0]):
+        own = set(labels[labels >= 0].tolist())
+        if not own or all(own.isdisjoint(other) for _, other in found):
+            found.append((node, own))
+    return frozenset(node for node, _ in found)

@@ -8,7 +8,8 @@ from mmengine.config import Config
 
 from mmprune.commands.export_subnet import set_from_file
 from mmprune.config import load_config
-from mmprune.models.algorithm import build_algorithm, calibration_batches
+from mmprune.models.algorithm import build_algorithm
+from mmprune.training.compensation import compensation_of, recalibrate_unless
 from mmprune.training.deployed_files import DeployedFiles, VerificationError, write_deployed
 
 __all__ = ['DeployedFiles', 'VerificationError', 'deploy_subnet']
@@ -22,6 +23,7 @@ def deploy_subnet(
     onnx: bool = False,
     cfg_options: dict[str, Any] | None = None,
     onnx_batch: int | None = None,
+    compensate: bool = False,
 ) -> DeployedFiles:
     """Write a subnet as a plain network, after proving that it computes the same.
 
@@ -39,6 +41,9 @@ def deploy_subnet(
         onnx: Write ``deployed.onnx`` too, checked by onnxruntime.
         cfg_options: Values to set in the config, by dotted key.
         onnx_batch: The only batch size of ``deployed.onnx``, which is written then; any if None.
+        compensate: Give the plain network, once it is verified, weights that make up for what was
+            removed, from training images without labels: by the config's
+            ``prune_cfg.compensation``, or least squares. Norms keep the supernet's statistics.
 
     Returns:
         The files.
@@ -50,6 +55,7 @@ def deploy_subnet(
     cfg = load_config(config, cfg_options)
     algorithm = build_algorithm(cfg, checkpoint)
     set_from_file(algorithm, channel_cfg)
-    algorithm.recalibrate(calibration_batches(cfg, algorithm.recalibration))
+    change = compensation_of(algorithm, cfg, 'LeastSquares') if compensate else None
+    recalibrate_unless(change, algorithm, cfg)
     folder = Path(out_dir or Path(checkpoint).parent / f'deployed_{Path(channel_cfg).stem}')
-    return write_deployed(algorithm, cfg, folder, str(channel_cfg), onnx, onnx_batch)
+    return write_deployed(algorithm, cfg, folder, str(channel_cfg), onnx, onnx_batch, change)

@@ -19,6 +19,7 @@ from mmprune.models import Recalibration
 from mmprune.models.algorithm import build_algorithm, calibration_batches, load_network
 from mmprune.pruners import ImportancePruner, StructurePruner
 from mmprune.report.tables import show
+from mmprune.training.compensation import compensation_of, recalibrate_unless
 from mmprune.training.deployed_files import DeployedFiles, write_deployed
 from mmprune.training.pruning_data import training_loss
 
@@ -47,7 +48,9 @@ def prune(
             if left out. With
             ``prune_cfg=dict(plans=...)`` plans are carried out instead, by a pruner of any
             type: a file that ``pruner.save_plans`` has written, or a list of arguments of
-            ``pruner.plan``.
+            ``pruner.plan``. With ``prune_cfg=dict(compensation=...)`` the small network gets
+            weights that make up for what was removed, see ``compensation_of``, and its norms
+            keep the full network's statistics.
         checkpoint: A checkpoint of the plain network, or of the supernet.
         out_dir: Where the files go; by default ``pruned`` next to the checkpoint.
         onnx: Write ``deployed.onnx`` too, checked by onnxruntime.
@@ -74,10 +77,11 @@ def prune(
         carry_out(algorithm.pruner, plans, str(cfg.filename))
     else:
         _prune_by_importance(algorithm.pruner, cfg)
-    algorithm.recalibrate(calibration_batches(cfg, algorithm.recalibration))
+    change = compensation_of(algorithm, cfg)
+    recalibrate_unless(change, algorithm, cfg)
     folder = Path(out_dir or Path(checkpoint).parent / 'pruned')
     widths = widths_table(algorithm.pruner)
-    files = write_deployed(algorithm, cfg, folder, str(cfg.filename), onnx, onnx_batch)
+    files = write_deployed(algorithm, cfg, folder, str(cfg.filename), onnx, onnx_batch, change)
     show(widths)
     if before:
         after = metrics_of(load_network(files.config, files.checkpoint), cfg)

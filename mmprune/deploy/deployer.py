@@ -121,6 +121,19 @@ def deploy_in_place(model: nn.Module, cfg: ChannelCfg) -> list[Replaced]:
     return list(replaced.values())
 
 
+def cuts_of(model: nn.Module, cfg: ChannelCfg) -> dict[int, Cut]:
+    """How a channel config cuts the tensors of a model, by their identity; nothing is changed.
+
+    Raises:
+        ChannelCfgError: The config does not fit the model.
+    """
+    return {
+        id(local_tensors(model.get_submodule(name))[local]): cut
+        for name, plan in _plans(model, cfg).items()
+        for local, cut in plan.cuts.items()
+    }
+
+
 def _plans(model: nn.Module, cfg: ChannelCfg) -> dict[str, _ModulePlan]:
     """What every module that a config names becomes; nothing is changed yet."""
     modules = modules_of(model)

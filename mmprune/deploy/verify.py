@@ -121,19 +121,33 @@ def compare(
         if error > tolerance:
             return failed(first_difference(first, second, tolerance), 'Outputs differ.', error)
         if road.training and cut is not None:
-            written = _written_differently(cut(), deployed, tolerance)
-            if written:
-                return failed(written.rpartition('.')[0], f'It writes other numbers to {written}.')
+            name, error = _written_differently(cut(), deployed)
+            if error > tolerance:
+                problem = f'It writes other numbers to {name}.'
+                return failed(name.rpartition('.')[0], problem, error)
     largest = max((float(t.double().abs().max()) for t in expected if t.numel()), default=0.0)
     if largest == 0 and not road.training:
         return failed('', 'All outputs are zero, which proves nothing.', error)
     return VerifyReport(True, error, tolerance, road=road.name)
 
 
-def _written_differently(first: nn.Module, second: nn.Module, tolerance: float) -> str:
-    """The first tensor that differs in two networks of the same kind; empty if none does."""
-    others = second.state_dict()
-    for name, tensor in first.state_dict().items():
-        if isinstance(tensor, torch.Tensor) and relative_error(tensor, others[name]) > tolerance:
-            return name
-    return ''
+def _written_differently(first: nn.Module, second: nn.Module) -> tuple[str, float]:
+    """The tensor that differs most in two networks of the same kind, and by how much.
+
+    Relative to the largest number that its module holds: a running mean may be 0 but for
+    rounding.
+    """
+    ours, theirs = first.state_dict(), second.state_dict()
+    tensors = {n: t.detach().double() for n, t in ours.items() if isinstance(t, torch.Tensor)}
+    scales: dict[str, float] = {}
+    for name, tensor in tensors.items():
+        owner = name.rpartition('.')[0]
+        largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+        scales[owner] = max(scales.get(owner, 0.0), largest)
+    worst = ('', 0.0)
+    for name, tensor in tensors.items():
+        error, scale = relative_error(tensor, theirs[name]), scales[name.rpartition('.')[0]]
+        if 0 < error < float('inf') and scale > 0:
+            error = float((tensor - theirs[name].detach().double()).abs().max()) / scale
+        worst = max(worst, (name, error), key=lambda found: found[1])
+    return worst

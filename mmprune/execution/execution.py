@@ -180,6 +180,7 @@ class Execution:
             ],
         }
         copied.__dict__.pop('_alike', None)
+        copied.__dict__.pop('_places', None)
         return copied
 
     @cached_property
@@ -190,6 +191,23 @@ class Execution:
             key = (plan.tensor.shape, plan.factors, plan.tensor.is_masked, plan.tensor.masked)
             found.setdefault(key, []).append(plan)
         return list(found.values())
+
+    @cached_property
+    def _places(self) -> list[tuple[dict[str, Any], str, nn.Module, str]]:
+        """Where every module that is patched stands: in whose children, under what name."""
+        found = []
+        for name in self.states:
+            owner, _, local = name.rpartition('.')
+            if name:
+                children = self.modules[owner]._modules
+                found.append((children, local, self.modules[name], name))
+        return found
+
+    def replaced(self) -> list[str]:
+        """The patched modules in whose place there is another one now."""
+        return [
+            name for children, local, own, name in self._places if children.get(local) is not own
+        ]
 
     def recompute_alike(self, names: Iterable[str]) -> None:
         """What these modules checkpoint is recomputed on the subnet's tensors too."""

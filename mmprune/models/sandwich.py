@@ -1,17 +1,16 @@
 """One training step of a slimmable network: several widths, one optimizer step."""
 
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from mmengine.dist import broadcast, is_distributed
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
+from mmprune.models.distillers import SelfDistiller
 from mmprune.models.norm_statistics import kept_norm_statistics
-
-if TYPE_CHECKING:
-    from mmprune.models.autoslim import AutoSlim
 
 # The mode in which AutoSlim.forward computes the losses of labelled data inside a step.
 LABELLED = 'labelled'
@@ -24,8 +23,20 @@ class Sampler(Protocol):
         """Return a random subnet."""
 
 
+class Slimmable(Protocol):
+    """What a step needs of an algorithm: a model of mmengine's with these (AutoSlim)."""
+
+    architecture: nn.Module
+    pruner: Any
+    distiller: SelfDistiller | None
+    num_sample_training: int
+    data_preprocessor: nn.Module
+    parameters: Callable[[], Iterator[nn.Parameter]]
+    parse_losses: Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
+
+
 def sandwich_step(
-    algorithm: 'AutoSlim', model: nn.Module, data: Any, optim_wrapper: OptimWrapper
+    algorithm: Slimmable, model: nn.Module, data: Any, optim_wrapper: OptimWrapper
 ) -> dict[str, Tensor]:
     """Train the widest, the narrowest and some random widths on one batch.
 
@@ -80,7 +91,7 @@ def sandwich_step(
     return {'loss': total, **logs}
 
 
-def _set_width(algorithm: 'AutoSlim', width: str, device: torch.device) -> None:
+def _set_width(algorithm: Slimmable, width: str, device: torch.device) -> None:
     if width == 'max_subnet':
         algorithm.pruner.set_max_channel()
     elif width == 'min_subnet':
@@ -90,7 +101,7 @@ def _set_width(algorithm: 'AutoSlim', width: str, device: torch.device) -> None:
 
 
 def _losses(
-    algorithm: 'AutoSlim', model: nn.Module, batch: dict[str, Any], is_widest: bool
+    algorithm: Slimmable, model: nn.Module, batch: dict[str, Any], is_widest: bool
 ) -> dict[str, Tensor]:
     """Run the width that is set; return its losses, and record the teacher if it is one."""
     distiller = algorithm.distiller

@@ -3,46 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmprune.channels import ChannelGroup
 from mmprune.channels.constraints import BoolArray
-from mmprune.channels.labels import IntArray
 from mmprune.errors import InputError
 from mmprune.layers.surgery import kept_after
 from mmprune.plans.connections import connections
+from mmprune.plans.plan_record import PlanRecord
 from mmprune.plans.plan_touches import Touch, touches_of
+from mmprune.plans.removals import PlanError, Removal, labels_of, side_of
 from mmprune.supernet.supernet import Subnet, Supernet
 
-if TYPE_CHECKING:
-    from mmprune.plans.plan_record import PlanRecord
-
 CHOSEN = 'chosen'
-
-
-@dataclass(frozen=True)
-class Removal:
-    """Channels of one layer that are to go.
-
-    Attributes:
-        layer: Its name.
-        channels: Their numbers in the full layer, whatever was removed before.
-        side: ``'out'`` or ``'in'``.
-        raw: How many channels the full layer has on this side.
-    """
-
-    layer: str
-    channels: tuple[int, ...]
-    side: str
-    raw: int
-
-
-class PlanError(InputError):
-    """A plan that cannot be made or carried out."""
 
 
 class Plan:
@@ -207,7 +183,7 @@ def make_plan(
     """
     if side not in ('in', 'out'):
         raise PlanError(f"side must be 'in' or 'out', not {side!r}")
-    labels = _side_of(supernet, layer, side)
+    labels = side_of(supernet, layer, side)
     try:
         keep = kept_after(f"layer '{layer}', {side}puts", len(labels), channels, at_least=0)
     except InputError as error:
@@ -223,48 +199,6 @@ def make_plan(
         places = gone[np.maximum(labels, 0)] & (labels >= 0)
         removal = replace(removal, channels=tuple(np.flatnonzero(places).tolist()))
     return Plan(supernet, (removal,), gone, record)
-
-
-def _side_of(supernet: Supernet, name: str, side: str) -> IntArray:
-    layer = supernet.layers.get(name)
-    labels = None if layer is None else layer.inputs if side == 'in' else layer.outputs
-    if layer is not None and side == 'in' and labels is None and layer.inputs is None:
-        labels = layer.outputs  # a norm reads what it gives
-    if labels is None:
-        like = [n for n in supernet.layers if n.rpartition('.')[2] == name.rpartition('.')[2]][:3]
-        known = like or list(supernet.layers)[:3]
-        raise PlanError(
-            f"no traced layer '{name}' with {side}put channels; there are, for example, {known}"
-        )
-    return labels
-
-
-def labels_of(supernet: Supernet, removal: Removal) -> IntArray:
-    """The labels of the channels of a removal.
-
-    Raises:
-        PlanError: The layer has no such channels, or one of them is pinned.
-    """
-    labels = _side_of(supernet, removal.layer, removal.side)
-    if len(labels) != removal.raw:
-        raise PlanError(
-            f"layer '{removal.layer}' has {len(labels)} {removal.side}puts, the plan was made for "
-            f'{removal.raw}: it is for another model'
-        )
-    chosen = labels[list(removal.channels)]
-    prunable = np.zeros(supernet.size, bool)
-    for one in supernet.prunable_groups.values():
-        prunable[one.labels] = True
-    pinned = [c for c, n in zip(removal.channels, chosen, strict=True) if n < 0 or not prunable[n]]
-    if pinned:
-        label = labels[pinned[0]]
-        group = next((g for g in supernet.groups.values() if label in g.labels), None)
-        why = group.reason if group is not None else 'it always stays'
-        raise PlanError(
-            f"layer '{removal.layer}': channel {pinned[0]} of its {len(labels)} {removal.side}puts "
-            f'is pinned ({why})'
-        )
-    return chosen
 
 
 def _completed(supernet: Supernet, gone: BoolArray) -> BoolArray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmprune.channels.constraints import BoolArray
 from mmprune.fileio import atomic_path
-from mmprune.plans.plan import Plan, PlanError, Removal, labels_of
+from mmprune.plans.removals import PlanError, Removal, labels_of
 from mmprune.supernet.supernet import Subnet, Supernet
 
 FORMAT = {'name': 'mmprune plans', 'version': 1}
@@ -149,6 +149,3 @@ def _difference(supernet: Supernet, alive: BoolArray, wanted: Mapping[str, Any])
                 'made: another model, or other options of the pruner'
             )
     return ''
-
-
-__all__ = ['Plan', 'PlanRecord']

@@ -1,6 +1,7 @@
 """Pruners: how many channels a subnet keeps, and which."""
 
-from mmprune.plans.plan import Plan, PlanError
+from mmprune.plans.plan import Plan
+from mmprune.plans.removals import PlanError
 from mmprune.pruners.importance_pruner import ImportancePruner
 from mmprune.pruners.network_slimming import NetworkSlimming
 from mmprune.pruners.ratio_pruner import RatioPruner

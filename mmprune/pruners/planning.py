@@ -11,8 +11,9 @@ from mmprune.errors import InputError
 from mmprune.formats.cfg_codec import write_cfg
 from mmprune.formats.mmrazor_files import mmrazor_content, save_mmrazor_file
 from mmprune.plans.channel_list import RESIDUALS, sampled_cfg, union_counts, widths_of_list
-from mmprune.plans.plan import Plan, Removal, make_plan
+from mmprune.plans.plan import Plan, make_plan
 from mmprune.plans.plan_record import PlanRecord
+from mmprune.plans.removals import Removal
 from mmprune.supernet.supernet import Subnet, Supernet
 from mmprune.supernet.topology import Topology, checked_options, topology_of
 

@@ -19,6 +19,7 @@ from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
 from mmprune.errors import InputError
 from mmprune.formats.cfg_codec import read_cfg, write_cfg
 from mmprune.pruners.arguments import built_importance, default_input, refuse_subnet
+from mmprune.pruners.compensating import Compensating
 from mmprune.pruners.in_place import InPlace
 from mmprune.pruners.mmrazor_names import MMRazorNames
 from mmprune.pruners.planning import Planning
@@ -38,7 +39,7 @@ ChannelCfgLike = Mapping[str, Any] | str | Path
 
 
 @PRUNERS.register_module()
-class StructurePruner(MMRazorNames, Planning, InPlace, abc.ABC):
+class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, abc.ABC):
     """Turns a network into a supernet of subnets with fewer channels.
 
     Subclasses say how many channels a subnet keeps (``sample_subnet``,

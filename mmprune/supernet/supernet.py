@@ -18,7 +18,6 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray
 from mmprune.channels.readings import HOLD, misread
 from mmprune.cost import CostModel, CostTable, memory_of
-from mmprune.errors import InputError
 from mmprune.execution import (
     Execution,
     FollowLoading,
@@ -30,6 +29,7 @@ from mmprune.execution import (
 )
 from mmprune.execution.observed_run import observed_run, restored
 from mmprune.layers import Layer, layers_of, stored_numbers, torchs_attention
+from mmprune.supernet.replaced import SubnetError, refuse_others
 from mmprune.supernet.road_book import RoadBook, place_of
 from mmprune.supernet.topology import Restriction
 from mmprune.supernet.trial import Failure, blame, compare_executions, random_alive
@@ -43,10 +43,6 @@ Subnet = dict[str, torch.Tensor]
 """Kept channels of every prunable group: space_id -> 0/1 mask of the group's channels."""
 SUBNETS = 4
 """How many random subnets must have the right sizes."""
-
-
-class SubnetError(InputError):
-    """A subnet that does not fit the supernet."""
 
 
 class Supernet:
@@ -121,12 +117,15 @@ class Supernet:
         return prunable
 
     def _instrument(self, wishes: Wishes, mode: str) -> None:
-        model = self.model
         self.labelling, groups = self._label(wishes)
-        self.groups = self.restriction.apply(groups, model)
+        self.groups = self.restriction.apply(groups, self.model)
         self.size = self.labelling.num_labels
+        self._install(mode)
+
+    def _install(self, mode: str) -> None:
+        """Put the switch and the masks into the model, which has its full width."""
+        model, prunable = self.model, self._prunable_labels()
         self.alive = np.ones(self.size, bool)
-        prunable = self._prunable_labels()
         self.layers = layers_of(model, self.labelling)
         touched = {n: layer for n, layer in self.layers.items() if _touches(layer, prunable)}
         tensors = prunable_tensors(model, self.graph, self.labelling, prunable)
@@ -265,6 +264,8 @@ class Supernet:
                 f'the {type(self.model).__name__} has been prepared again since: use the pruner '
                 'that prepared it last'
             )
+        if self.execution.replaced():
+            self._follow_replaced()
         try:
             self.execution.apply(alive)
         except BaseException:
@@ -272,6 +273,14 @@ class Supernet:
             raise
         self.masks.write(alive)
         self.alive = alive
+
+    def _follow_replaced(self) -> None:
+        """Take modules that were put in the place of others, with the same tensors."""
+        refuse_others(self.model, self.execution)
+        mode = self.execution.mode
+        with torch.inference_mode(False):
+            release(self.model)
+            self._install(mode)
 
     def refresh(self) -> None:
         """Follow the mask buffers, after a checkpoint was loaded."""

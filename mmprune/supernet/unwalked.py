@@ -62,11 +62,12 @@ def _is_named(model: nn.Module, name: str) -> bool:
 
 
 def _names_in_methods(kind: type) -> Iterator[set[str]]:
-    """What the methods of a class name, but for its constructor."""
+    """What the methods of a class name, but for its constructor and what it has overridden."""
+    seen = {'__init__'}
     for base in kind.__mro__:
-        if base.__module__.startswith('torch.'):
-            continue
         for method, function in vars(base).items():
             code = getattr(getattr(function, '__func__', function), '__code__', None)
-            if method != '__init__' and isinstance(code, CodeType):
+            is_own = method not in seen and not base.__module__.startswith('torch.')
+            seen.add(method)
+            if is_own and isinstance(code, CodeType):
                 yield {*code.co_names, *(c for c in code.co_consts if isinstance(c, str))}

@@ -224,7 +224,7 @@ def may_cache(module: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def _modes_kept(model: nn.Module) -> Iterator[None]:
+def modes_kept(model: nn.Module) -> Iterator[None]:
     """Restore the mode of every module and ``requires_grad`` of every parameter on leaving."""
     modes = [(module, module.training) for module in modules_of(model).values()]
     flags = [(parameter, parameter.requires_grad) for parameter in parameters_of(model).values()]
@@ -254,7 +254,7 @@ def renew_caches(model: nn.Module, candidates: Sequence[nn.Module] | None = None
     if not caching:
         return
     training = [module.training for module in caching]
-    with _modes_kept(model), torch.no_grad():
+    with modes_kept(model), torch.no_grad():
         for module, mode in zip(caching, training, strict=True):
             module.train(True)
             if not mode:
@@ -269,7 +269,7 @@ def caching_modules(model: nn.Module) -> list[nn.Module]:
     found = []
     candidates = [module for module in modules_of(model).values() if may_cache(module)]
     candidates = [module for module in candidates if held_tensors(module)]
-    with _modes_kept(model) if candidates else contextlib.nullcontext():
+    with modes_kept(model) if candidates else contextlib.nullcontext():
         for module in candidates:
             before = {id(tensor) for tensor in held_tensors(module)}
             if before:

@@ -23,6 +23,7 @@ from mmprune.trace.escapes import EscapeRecorder
 from mmprune.trace.joined import opaque_operations
 from mmprune.trace.model_state import caching_modules, set_mode
 from mmprune.trace.numbers import NumberLog, resolved
+from mmprune.trace.operations import is_namesake, parsed
 from mmprune.trace.recipes import Recipe
 from mmprune.trace.roads import DemoInput as DemoInput
 from mmprune.trace.roads import Road, describe_input
@@ -313,7 +314,7 @@ class _GraphReader:
             shapes = tuple(tuple(m.shape) for m in grad_fn._input_metadata)
             self.types.update(m.dtype for m in grad_fn._input_metadata)
             module = self.recorder.module_at(grad_fn._sequence_nr())
-            op, attrs = self._parse(source, grad_fn)
+            op, attrs = self._parse(source, grad_fn, module)
             constants = self.escapes.constants_at(grad_fn._sequence_nr())
             if constants:
                 attrs['constant_shapes'] = constants
@@ -334,11 +335,11 @@ class _GraphReader:
             module=module,
         )
 
-    def _parse(self, source: str, grad_fn: GradFn) -> tuple[str, dict[str, Any]]:
+    def _parse(self, source: str, grad_fn: GradFn, module: str) -> tuple[str, dict[str, Any]]:
         parser = self.parsers.get(source) or self.parsers.get(source.rstrip('0123456789'))
-        if parser is None:
+        if parser is None or is_namesake(grad_fn, source, parser):
             return 'opaque', {}
-        op, attrs = parser(grad_fn)
+        op, attrs = parsed(grad_fn, parser, module)
         buffers = attrs.pop('buffer_tensors', ())
         names = [self.buffer_names.get((b.data_ptr(), b.shape)) for b in buffers]
         if names:

@@ -13,8 +13,9 @@ from torch import nn
 from mmprune.trace.joined import join
 from mmprune.trace.known_calls import steady_parts
 from mmprune.trace.model_state import Contents, ModelState
+from mmprune.trace.operations import ParserError, check_operations
 from mmprune.trace.roads import Road, roads_of
-from mmprune.trace.trace_graph import TraceGraph, TraceNode, WalkedRoad
+from mmprune.trace.trace_graph import Edge, TraceGraph, TraceNode, WalkedRoad
 from mmprune.trace.tracer import Session, trace_road
 from mmprune.trace.training import is_opaque_to_readers
 from mmprune.trace.walk import modules_of
@@ -43,12 +44,14 @@ def trace(
     Raises:
         TraceError: The model fails on the first road, or returns no tensor there that
             depends on a parameter.
+        ParserError: A parser failed, or gave what its operation does not have.
     """
     first, *rest = roads_of(model, demo_input)
     with torch.inference_mode(False):
         state = ModelState(model, {} if contents is None else contents)
     session = Session(state, stored or {})
     graph = trace_road(model, first, session)
+    _check(graph)
     single = _has_single_values(graph.nodes)
     graph = _noted(graph, first, adds=True, needs_two=single)
     session.known = {grad_fn: (number, None) for number, grad_fn in enumerate(session.order)}
@@ -64,6 +67,9 @@ def trace(
             continue
         try:
             later = trace_road(model, road, session)
+            _check(later, graph.nodes)
+        except ParserError:
+            raise
         except Exception as error:  # whatever a model raises on a road that may never be taken
             graph = _noted(graph, road, problem=_told(error))
             continue
@@ -71,6 +77,18 @@ def trace(
         single = single or _has_single_values(later.nodes)
         graph = _joined(graph, later, road, session, single)
     return graph
+
+
+def _check(graph: TraceGraph, before: tuple[TraceNode, ...] = ()) -> None:
+    """Compare a road's nodes, which are numbered after those ``before``, with the table."""
+    start = len(before)
+
+    def shape_of(edge: Edge) -> tuple[int, ...]:
+        number, output = edge
+        node = before[number] if number < start else graph.nodes[number - start]
+        return node.shapes[output]
+
+    check_operations(graph.nodes, shape_of)
 
 
 def _joined(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from torch import nn
 
 from mmprune.deploy import VerifyReport
@@ -24,6 +25,7 @@ from mmprune.models.algorithm import full_and_set_cost
 from mmprune.randomness import seeded
 from mmprune.registry import HOOKS, MODELS
 from mmprune.report.tables import before_and_after_table, show
+from mmprune.training.compensation import Change
 from mmprune.training.pruner_hook import PrunerHook
 from mmprune.version import __version__
 
@@ -67,6 +69,7 @@ def write_deployed(
     source: str,
     onnx: bool,
     onnx_batch: int | None = None,
+    change: Change | None = None,
 ) -> DeployedFiles:
     """Verify the subnet that is set, and write it as a plain network; all files appear at once.
 
@@ -77,6 +80,7 @@ def write_deployed(
         source: What the subnet is called in messages: its channel config's file, say.
         onnx: Write ``deployed.onnx`` too, checked by onnxruntime.
         onnx_batch: The only batch size that it takes, in which case it is written; any if None.
+        change: Compensates the plain network in place, after it was verified.
 
     Raises:
         VerificationError: If the plain network, or its ONNX file, computes something else.
@@ -85,6 +89,8 @@ def write_deployed(
     layers = algorithm.pruner.export_subnet()
     plain = plain_config(cfg)
     check_rebuilds(plain, layers, network)
+    if change is not None:
+        print_log(f'{source}: {change(network)}', logger='current')
 
     files = DeployedFiles(
         folder / 'deployed.pth',

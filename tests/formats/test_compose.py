@@ -26,7 +26,10 @@ FAMILIES = [
 TOYS = [toy for family in FAMILIES for toy in family.TOYS]
 # The second round removes whole groups, or heads by their width, which the first has left: as one
 # choice the full network has none of them.
-NO_SUBNETS = {'GroupedConv', 'Transposed', 'MethodOfAModule', 'WeightsByBatchNorm'}
+NO_SUBNETS = {
+    *('GroupedConv', 'Transposed', 'MethodOfAModule', 'WeightsByBatchNorm', 'FusedEncoder'),
+    *('RotaryGrouped', 'MaskedAttention'),
+}
 pytestmark = [
     pytest.mark.filterwarnings('ignore:None of the inputs have requires_grad'),
     pytest.mark.filterwarnings(r'ignore:std_mean\(\)'),  # of what is one channel wide in the end

@@ -11,7 +11,7 @@ from small_network import images, new_pruner, nothing_changes, small_network
 from torch import nn
 
 from mmprune.errors import InputError
-from mmprune.plans.plan import PlanError
+from mmprune.plans.removals import PlanError
 
 
 def fresh():

@@ -15,6 +15,14 @@ the model (running statistics); the tracer replaces them by their names under
 A parser is found by the node's full name, or by its name without trailing digits.
 """
 
+from mmprune.registry import BACKWARD_PARSERS
 from mmprune.trace.parsers import arithmetic, layers, shapes
 
-__all__ = ['arithmetic', 'layers', 'shapes']
+# mmprune's own, which are about torch's operations; others may be registered before and later.
+PARSERS = {
+    name: parser
+    for name, parser in BACKWARD_PARSERS.module_dict.items()
+    if parser.__module__.startswith(f'{__name__}.')
+}
+
+__all__ = ['PARSERS', 'arithmetic', 'layers', 'shapes']

@@ -1,6 +1,9 @@
-"""A tiny supernet's config, and checkpoints of it: as initialised, and trained a little."""
+"""Fixtures of all tests: a tiny supernet's config, and checkpoints of it, new and trained a little.
 
-from collections.abc import Callable, Iterator
+What trains and searches brings mmcls along, and is imported by the tests that ask for it.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,6 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
 
-from mmprune.commands.run import train
-from mmprune.commands.search_subnet import search_subnet
 from mmprune.config import load_config
 from mmprune.registry import MODELS
 
@@ -39,6 +40,8 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope='session')
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the tiny supernet that is right more often than not."""
+    from mmprune.commands.run import train
+
     folder = tmp_path_factory.mktemp('trained')
     options = {
         'train_dataloader.dataset.indices': 640,
@@ -54,6 +57,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def search(tmp_path: Path) -> Callable[..., Any]:
     """Search with some settings of search_cfg changed, into ``tmp_path/<folder>``."""
+    from mmprune.commands.search_subnet import search_subnet
 
     def search(
         checkpoint: Path, folder: str = 'search', resume: bool = False, **search_cfg: Any
@@ -66,11 +70,3 @@ def search(tmp_path: Path) -> Callable[..., Any]:
         return search_subnet(cfg, checkpoint, tmp_path / folder, resume=resume)
 
     return search
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run in one thread per process, whatever a test sets."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
