@@ -210,10 +210,7 @@ class _GraphReader:
         order = _topological(roots, known)
         behind_outputs = set(order)
         escaped = [edge.node for edge, _ in self.escapes.escapes]
-        # What a module gives and nobody uses is computed all the same, and must fit.
-        unused = [t.grad_fn for _, _, given in self.recorder.calls for t in given]
-        unused = [node for node in unused if node is not None and node not in behind_outputs]
-        unused += self.escapes.numbers.nodes() if self.escapes.numbers else []
+        unused = self._unused(behind_outputs)
         roots += [node for node in escaped + unused if node not in behind_outputs]
         order = order if len(roots) == len(edges) else _topological(roots, known)
         computed = set(order)
@@ -266,6 +263,12 @@ class _GraphReader:
             weights=weights,
             **self._numbers(),
         )
+
+    def _unused(self, behind_outputs: set[GradFn]) -> list[GradFn]:
+        """What a module gives and nobody uses is computed all the same, and must fit."""
+        given = [t.grad_fn for _, _, tensors in self.recorder.calls for t in tensors]
+        unused = [node for node in given if node is not None and node not in behind_outputs]
+        return unused + (self.escapes.numbers.nodes() if self.escapes.numbers else [])
 
     def recipe(self, grad_fn: GradFn, output: int) -> Recipe | None:
         """How a tensor of this road was computed from parameters, if that was seen."""
