@@ -37,7 +37,7 @@ class Compensation(abc.ABC):
 
 @COMPENSATIONS.register_module()
 class LeastSquares(Compensation):
-    """The weights W that minimise |W x - y|^2 + r |W - W0|^2, W0 the cut ones.
+    """The weights W that minimise ``|W x - y|^2 + r |W - W0|^2``, W0 the cut ones.
 
     x is what a layer reads in the pruned network, y what it gives in the full one. A bias is solved
     with the weights and is not drawn to its old value. ThiNet (ICCV 2017), section 3.3; He et

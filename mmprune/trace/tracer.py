@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from mmprune.trace.model_state import caching_modules, set_mode
 from mmprune.trace.numbers import NumberLog, resolved
 from mmprune.trace.operations import is_namesake, parsed
 from mmprune.trace.recipes import Recipe
+from mmprune.trace.requiring_grad import requiring_grad
 from mmprune.trace.roads import DemoInput as DemoInput
 from mmprune.trace.roads import Road, describe_input
 from mmprune.trace.roads import run_model as run_model
@@ -34,6 +35,11 @@ from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode, U
 from mmprune.trace.training import noted_readers, train, who_differ
 from mmprune.trace.walk import buffers_of, modules_of, names_of_parameters, parameters_of
 from mmprune.trace.weights import used_weights
+
+UNREACHED = (
+    'not part of the autograd graph of the outputs (never used on a road, or used in inference '
+    'mode or by other code than torch)'
+)
 
 
 class TraceError(InputError):
@@ -92,7 +98,7 @@ def _trace(
     # Inside inference mode nothing is recorded, whatever requires grad.
     with (
         torch.inference_mode(False), session.state.kept() as copies,
-        _requiring_grad(buffers.values()), session.calls.used(model, road.training) as made,
+        requiring_grad(buffers.values()), session.calls.used(model, road.training) as made,
     ):  # fmt: skip
         _set_mode(model, road.training)
         _let_all_require_grad(model)
@@ -115,14 +121,7 @@ def _trace(
             # Only here do numbers that a model gives to Python require grad.
             warnings.filterwarnings('ignore', message='Converting a tensor with requires_grad')
             warnings.filterwarnings('ignore', message='Using `torch.compile.* global hooks')
-            try:
-                outputs = road.run(model, demo_input)
-            except Exception as error:
-                raise TraceError(
-                    f'{type(model).__name__} cannot be run on {describe_input(demo_input)}: '
-                    f'{type(error).__name__}: {error}. It failed in module '
-                    f"'{recorder.stack[-1]}'. Give a demo_input that the model accepts."
-                ) from error
+            outputs = _run(model, road, demo_input, recorder)
         found = tensors_in(outputs)
         for tensor in found:
             escapes.use(tensor)
@@ -136,23 +135,22 @@ def _trace(
         return graph
 
 
+def _run(model: nn.Module, road: Road, demo_input: Any, recorder: CallRecorder) -> Any:
+    """Run the model on this road; say in which module it failed."""
+    try:
+        return road.run(model, demo_input)
+    except Exception as error:
+        raise TraceError(
+            f'{type(model).__name__} cannot be run on {describe_input(demo_input)}: '
+            f'{type(error).__name__}: {error}. It failed in module '
+            f"'{recorder.stack[-1]}'. Give a demo_input that the model accepts."
+        ) from error
+
+
 def _set_mode(model: nn.Module, training: bool) -> None:
     set_mode(model, training)
     for module in () if training else caching_modules(model):
         module.training = True  # what it reads in eval mode hides its parameters
-
-
-@contextlib.contextmanager
-def _requiring_grad(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
-    """Let buffers require grad for a while."""
-    before = [(tensor, tensor.requires_grad) for tensor in tensors]
-    try:
-        for tensor, _ in before:
-            tensor.requires_grad_(True)
-        yield
-    finally:
-        for tensor, required in before:
-            tensor.requires_grad_(required)
 
 
 def _let_all_require_grad(model: nn.Module) -> None:
@@ -210,13 +208,15 @@ class _GraphReader:
         order = _topological(roots, known)
         behind_outputs = set(order)
         escaped = [edge.node for edge, _ in self.escapes.escapes]
-        unused = self._unused(behind_outputs)
+        # What a module gives and nobody uses is computed all the same, and must fit.
+        given_to = [t.grad_fn for _, _, given in self.recorder.calls for t in given]
+        unused = [node for node in given_to if node is not None and node not in behind_outputs]
+        unused += self.escapes.numbers.nodes() if self.escapes.numbers else []
         roots += [node for node in escaped + unused if node not in behind_outputs]
         order = order if len(roots) == len(edges) else _topological(roots, known)
         computed = set(order)
         updates = [tensor.grad_fn for tensor in written]
-        if updates:
-            order = _topological(roots + updates, known)
+        order = _topological(roots + updates, known) if updates else order
         self.order, self.ids = order, {g: start + index for index, g in enumerate(order)}
         nodes = tuple(self._read_node(grad_fn, grad_fn not in computed) for grad_fn in order)
         leaves = {
@@ -233,12 +233,7 @@ class _GraphReader:
                 'nothing to trace. Does the forward pass run in inference mode, or leave torch?'
             )
         behind_unused = set(_topological(unused + updates, known))
-        unreached = {
-            name: 'not part of the autograd graph of the outputs (never used on a road, or '
-            'used in inference mode or by other code than torch)'
-            for name in self.parameter_shapes
-            if name not in used and leaves.get(name) not in behind_unused
-        }
+        found = used.union(name for name, leaf in leaves.items() if leaf in behind_unused)
         buffers = frozenset(leaves) - self.parameter_shapes.keys()
         # Those of later roads are found where all nodes are together.
         weights = UsedWeights() if known else used_weights(nodes, buffers, self._recipe_at(order))
@@ -249,7 +244,9 @@ class _GraphReader:
                 node.attrs['name']: node.shapes[0] for node in nodes if node.op == 'parameter'
             },
             aliases={n[0]: tuple(n) for n in self.names.values() if len(n) > 1},
-            unreached=unreached,
+            unreached=dict.fromkeys(
+                (n for n in self.parameter_shapes if n not in found), UNREACHED
+            ),
             calls=tuple(self._calls(self.session.reached | set(leaves))),
             opaque=opaque_operations(nodes),
             escapes=tuple(
@@ -263,12 +260,6 @@ class _GraphReader:
             weights=weights,
             **self._numbers(),
         )
-
-    def _unused(self, behind_outputs: set[GradFn]) -> list[GradFn]:
-        """What a module gives and nobody uses is computed all the same, and must fit."""
-        given = [t.grad_fn for _, _, tensors in self.recorder.calls for t in tensors]
-        unused = [node for node in given if node is not None and node not in behind_outputs]
-        return unused + (self.escapes.numbers.nodes() if self.escapes.numbers else [])
 
     def recipe(self, grad_fn: GradFn, output: int) -> Recipe | None:
         """How a tensor of this road was computed from parameters, if that was seen."""
