@@ -14,7 +14,6 @@ from torch.nn.modules import module as module_globals
 from mmprune.trace.checkpoints import without_checkpoints
 from mmprune.trace.walk import modules_of
 
-
 # Numbers of a trace know all of it.
 _NO_CONTAINERS = (nn.Module, str, bytes, int, float, type(None))
 
