@@ -10,7 +10,9 @@ from torch import nn
 
 from mmprune.registry import PRUNERS
 from mmprune.trace import trace
+from mmprune.trace.calls import tensors_in
 from mmprune.trace.expressions import Attribute, Computed, Dim, text
+from mmprune.trace.numbers import Number, NumberLog
 
 
 def pruned(model, data, **options):
@@ -400,3 +402,12 @@ def test_expressions_of_a_trace():
     assert all(isinstance(own, Dim) and own.dim == 3 for own in dims)
     assert model[1].num_heads == 8
     assert type(model[1].num_heads) is int
+
+
+def test_numbers_that_a_module_is_given_hold_no_tensors():
+    """They know the trace, whose tensors are not what the module was given."""
+    log = NumberLog(lambda: '')
+    weight = torch.ones(3, 4, requires_grad=True)
+    number = log.size(weight, weight.shape)[0]
+    assert isinstance(number, Number)
+    assert tensors_in(((number, 4), weight)) == [weight]

@@ -1,5 +1,7 @@
 """Preparing twice, by two pruners, through wrappers; running in two ways."""
 
+import gc
+
 import pytest
 import torch
 from mmengine.model import revert_sync_batchnorm
@@ -275,3 +277,29 @@ def test_modules_with_other_tensors_are_refused_by_name():
     model[0] = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
     with pytest.raises(SubnetError, match=r"module '0' was a Conv2d .* is a Sequential with other"):
         pruner.set_min_channel()
+
+
+@pytest.mark.parametrize('was_on', [True, False])
+def test_the_garbage_collector_waits_and_is_as_it_was(was_on):
+    """While a network is prepared, also if that fails."""
+    seen = []
+
+    class Fails(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv2d(1, 2, 1)
+
+        def forward(self, x):
+            seen.append(gc.isenabled())
+            raise ValueError('no')
+
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5], _scope_='mmprune'))
+    before = gc.isenabled()
+    try:
+        (gc.enable if was_on else gc.disable)()
+        with pytest.raises(TraceError):
+            pruner.prepare_from_supernet(Fails(), torch.rand(1, 1, 4, 4))
+        assert gc.isenabled() is was_on
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert set(seen) == {False}

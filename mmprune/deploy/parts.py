@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmprune.collector import collector_waits
 from mmprune.execution import local_tensors, plain_copy
 from mmprune.layers import Cut, renew_computed_weights
 from mmprune.trace.model_state import held_tensors, renew_caches
@@ -27,7 +28,8 @@ def deploy_parts(
         cuts: What stays of its tensors.
         attributes: Attributes of its modules, by name, that have to change with them.
     """
-    copied = plain_copy(model, parts_of(model, cuts))
+    with collector_waits():
+        copied = plain_copy(model, parts_of(model, cuts))
     modules = modules_of(copied) if attributes else {}
     for name, values in attributes.items():
         module = modules[name]

@@ -17,6 +17,7 @@ from mmprune.channels import ChannelGroup, Labelling, Wishes, build_groups, prop
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray
 from mmprune.channels.readings import HOLD, misread
+from mmprune.collector import collector_waits
 from mmprune.cost import CostModel, CostTable, memory_of
 from mmprune.execution import (
     Execution,
@@ -71,7 +72,7 @@ class Supernet:
         self.restriction = restriction or Restriction()
         self.road_book = RoadBook(roads_of(model, demo_input), place_of(model))
         # Tensors made in inference mode could not be written to outside of it.
-        with replaced_preparation(model), torch.inference_mode(False):
+        with replaced_preparation(model), torch.inference_mode(False), collector_waits():
             # A supernet's modules have the numbers of its subnet until they are released.
             self.wishes = replace(
                 wishes or Wishes(),

@@ -14,6 +14,9 @@ from torch.nn.modules import module as module_globals
 from mmprune.trace.checkpoints import without_checkpoints
 from mmprune.trace.walk import modules_of
 
+# Numbers of a trace know all of it.
+_NO_CONTAINERS = (nn.Module, str, bytes, int, float, type(None))
+
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
     """Every tensor in nested containers and plain objects (data samples), in order."""
@@ -23,13 +26,13 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
         item = pending.pop()
         if isinstance(item, torch.Tensor):
             found.append(item)
-        elif item is not None and id(item) not in seen:
+        elif not isinstance(item, _NO_CONTAINERS) and id(item) not in seen:
             seen.add(id(item))
             if isinstance(item, Mapping):
                 pending.extend(reversed(list(item.values())))
             elif isinstance(item, tuple | list | set):
                 pending.extend(reversed(list(item)))
-            elif not isinstance(item, nn.Module | str | bytes) and hasattr(item, '__dict__'):
+            elif hasattr(item, '__dict__'):
                 pending.extend(reversed(list(vars(item).values())))
     return found
 
