@@ -68,6 +68,7 @@ class GruFromParameter(Recurrent):
     """A learned state for every layer, whose channels are those of all layers."""
 
     GROUPS = {**Recurrent.GROUPS, 'rnn': (6, {'rnn'}, {'rnn', 'b'})}
+    PINNED = {*Recurrent.PINNED, 'start'}
 
     def __init__(self):
         super().__init__(nn.GRU(8, 6, 2, batch_first=True))
