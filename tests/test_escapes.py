@@ -49,8 +49,12 @@ OUTSIDE = {
     'detached output': (lambda net, x: (net.d(x), x.detach()), {'a': 'output of the network'}),
     'no_grad': (under(torch.no_grad, lambda net, x: net.b(x)), {}),
     'no_grad, then a layer': (under(torch.no_grad, lambda net, x: net.b(F.relu(x))), {}),
-    'no_grad around a write that gradients forbid': (
+    'no_grad around a write to a buffer': (
         under(torch.no_grad, lambda net, x: (net.row.add_(0), net.b(x))[1]),
+        {},
+    ),
+    'no_grad around a write that gradients forbid': (
+        under(torch.no_grad, lambda net, x: (net.b.weight.clamp_(-9, 9), net.b(x))[1]),
         {'a': 'conv2d in b'},
     ),
     'ones_like': (lambda net, x: net.d(net.b(x) + torch.ones_like(x)), {}),
