@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmprune.channels.constraints import BoolArray
+from mmprune.channels.labels import IntArray
 from mmprune.deploy.channel_cfg import FORMAT, as_channel_cfg
 from mmprune.deploy.entries import (
     FORMAT_KEY,
@@ -21,7 +23,6 @@ from mmprune.deploy.entries import (
     tensor_mask,
 )
 
-IntArray = np.ndarray
 ChannelCfgLike = Mapping[str, Any] | str | Path
 
 
@@ -224,13 +225,8 @@ def _shape(
     known |= {dim: parts[1][dim]['raw'] for dim in dims if dim in parts[1] and dim not in known}
     if size is None:  # as it was before other dims were cut
         size = int(parts[1][key]['raw'])
-        if any(dim in parts[0] for dim in dims):
-            left = [parts[0][dim]['kept'] for dim in dims if dim in parts[0]]
-            size = (
-                size
-                // int(np.prod(left))
-                * int(np.prod([parts[0][d]['raw'] for d in dims if d in parts[0]]))
-            )
+        cut = [parts[0][dim] for dim in dims if dim in parts[0]]
+        size = size // math.prod(p['kept'] for p in cut) * math.prod(p['raw'] for p in cut)
     if not known:
         return (1, size)
     if len(dims) > 2:
