@@ -18,7 +18,7 @@ export OMP_NUM_THREADS ?= 2
 RUN = PYTHONPATH="$(CURDIR)" $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test stacks demo docs zoo bench bench-accuracy lint format clean
+.PHONY: help venv test test-family stacks demo docs zoo bench bench-accuracy lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,11 @@ test: $(READY) ## run the tests
 
 stacks: $(READY) ## try other sets of packages, each in an environment of its own (.stacks)
 	$(RUN) tests/stacks/run.py $(or $(ARGS),--write)
+
+test-family: $(READY) ## run the tests that need mmdet, mmseg and mmpose, in an environment with full mmcv
+	$(RUN) tests/stacks/run.py family
+	test ! -x .stacks/family/bin/python || OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)" \
+		.stacks/family/bin/python -m pytest -p no:cacheprovider -W default --disable-warnings tests/family $(ARGS)
 
 demo: $(READY) ## train, search, deploy and finetune on handwritten digits, with a table at the end
 	$(RUN) tools/demo.py $(ARGS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -41,6 +42,7 @@ class Stack:
         scope: The package of OpenMMLab whose classifier is tried, and the config's
             ``default_scope``; empty if there is none.
         without: Packages that are installed without those that they ask for.
+        compiled: Packages that are compiled here, beside the numpy that the stack has.
         wheel: Pattern of a wheel that is installed as it is; without it the stack is skipped.
         only_by_name: It takes long, so it is built only if it is asked for.
         note: What a reader of the table should know.
@@ -50,6 +52,7 @@ class Stack:
     packages: tuple[str, ...] = ()
     scope: str = ''
     without: tuple[str, ...] = ()
+    compiled: tuple[str, ...] = ()
     wheel: str = ''
     only_by_name: bool = False
     note: str = ''
@@ -82,6 +85,23 @@ STACKS = (
         'mmpretrain',
         only_by_name=True,
         note='the whole family; its mmcv compiles for half an hour',
+    ),
+    Stack(
+        'family',
+        (
+            *('mmengine==0.11.0rc3', 'mmpretrain==1.2.0'),
+            *('pycocotools', 'shapely', 'terminaltables', 'six', 'tqdm', 'prettytable'),
+            *('json-tricks', 'munkres', 'pillow', 'ftfy', 'regex', 'onnx', 'onnxruntime'),
+            *('pytest', 'openmim', 'setuptools>=77,<81', 'cython', CV2),
+        ),
+        without=(
+            *('mmdet==3.3.0', 'mmsegmentation==1.2.2', 'mmpose==1.3.2', 'mmyolo==0.6.0'),
+            *('torchvision', 'mlxtend'),
+        ),
+        compiled=('xtcocotools==1.14.3',),
+        wheel='mmcv-2.0.1-*.whl',
+        only_by_name=True,
+        note='detectors, segmenters, poses: `make test-family`',
     ),
     Stack(
         'mmengine-0.10',
@@ -120,12 +140,18 @@ def build(stack: Stack) -> str:
     shared = folder / 'shared'
     link_distributions(closure(shared_names()), shared)
     (site / 'shared.pth').write_text(f'{shared}\n', encoding='utf-8')
+    if 'torchvision' in stack.without:
+        shutil.copy(Path(__file__).with_name('torchvision_ops.py'), site)
+        (site / 'torchvision_ops.pth').write_text('import torchvision_ops\n', encoding='utf-8')
     pip = [str(python_of(stack)), '-m', 'pip', 'install', '--quiet']
     constraints = folder / 'constraints.txt'
     constraints.write_text(unless_named(stack.packages), encoding='utf-8')
     steps = [
         [*stack.packages, '-c', str(constraints)] if stack.packages else [],
         ['--no-deps', *stack.without, *map(str, wheels)] if stack.without or wheels else [],
+        ['--no-deps', '--no-build-isolation', '--no-binary', ':all:', *stack.compiled]
+        if stack.compiled
+        else [],
     ]
     for arguments in filter(None, steps):
         subprocess.run([*pip, *arguments], check=True)
