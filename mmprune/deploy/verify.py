@@ -63,9 +63,9 @@ class VerifyReport:
             if not self.rounding:
                 return agree
             return (
-                f'{agree} in float64. In its own type they differ by {self.rounding:.1e}: rounding, '
-                'which statistics of a small batch magnify, and which tips choices that a network '
-                'takes, such as which neighbours are nearest'
+                f'{agree} in float64. In its own type they differ by {self.rounding:.1e}: rounding '
+                'tips choices that the network takes, such as which neighbours are nearest, or is '
+                'magnified by the statistics of a small batch'
             )
         where = self.first_diverging_module or 'the output'
         return (

@@ -22,7 +22,6 @@ from torch import nn
 
 from mmprune.registry import LOSS_INPUTS
 
-
 _CLASSIFIER = 'ImageClassifier'
 
 

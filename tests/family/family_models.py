@@ -13,8 +13,9 @@ from torch import nn
 def config_of(package: str, path: str, **options: Any) -> Config:
     """A config below ``<package>/.mim/configs``, with options as ``--cfg-options`` takes them."""
     spec = find_spec(package)
-    assert spec is not None and spec.submodule_search_locations is not None
-    cfg = Config.fromfile(Path(spec.submodule_search_locations[0], '.mim', 'configs', path))
+    assert spec is not None
+    assert spec.origin is not None
+    cfg = Config.fromfile(Path(spec.origin).with_name('.mim') / 'configs' / path)
     cfg.merge_from_dict(options)
     return cfg
 
