@@ -2,7 +2,7 @@
 
 import argparse
 
-from mmprune.bench.accuracy import AccuracyOptions, run_accuracy
+from mmprune.bench.accuracy import MEASURES, AccuracyOptions, run_accuracy
 from mmprune.errors import exit_on_input_error
 
 EPILOG = """\
@@ -49,6 +49,12 @@ def parse_args() -> argparse.Namespace:
         default=defaults.scopes,
         metavar='NAME',
         help=f'which scores criteria compare (default: {" ".join(defaults.scopes)})',
+    )
+    parser.add_argument(
+        '--measures',
+        nargs='+',
+        metavar='NAME',
+        help=f'some of {", ".join(MEASURES)} (default: all); others can be added later',
     )
     parser.add_argument(
         '--workers', type=int, default=defaults.workers, metavar='N',

@@ -13,6 +13,7 @@ from mmprune.importance.magnitude import (
     LpImportance,
     RandomImportance,
 )
+from mmprune.importance.residual import ResidualImportance
 
 __all__ = [
     'APoZImportance',
@@ -29,5 +30,6 @@ __all__ = [
     'LpImportance',
     'MemberScores',
     'RandomImportance',
+    'ResidualImportance',
     'TaylorImportance',
 ]

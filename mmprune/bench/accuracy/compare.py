@@ -9,13 +9,8 @@ from typing import Any
 
 from mmprune.bench.accuracy.criteria import BESIDE
 from mmprune.bench.accuracy.networks import TITLES
-from mmprune.bench.accuracy.unit import OURS, THEIRS
+from mmprune.bench.accuracy.unit import MEASURES, OURS, THEIRS
 
-MEASURES = {
-    'pruned': 'right after',
-    'recalibrated': 'norms recalibrated',
-    'finetuned': 'finetuned',
-}
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -136,6 +131,7 @@ def comparisons(contents: Sequence[Mapping[str, Any]]) -> Iterator[Comparison]:
             figures[program] = {
                 measure: Figure(tuple(rows[seed][measure] for seed in seeds))
                 for measure in MEASURES
+                if all(measure in rows[seed] for seed in seeds)
             }
         yield Comparison(network, method, scope, target, kept, figures)
 
@@ -148,4 +144,8 @@ def unpruned(contents: Sequence[Mapping[str, Any]], network: str) -> dict[str, F
         for row in content['rows']
         if content['network'] == network and row['target'] == 1
     ]
-    return {measure: Figure(tuple(row[measure] for row in rows)) for measure in MEASURES}
+    return {
+        measure: Figure(tuple(row[measure] for row in rows))
+        for measure in MEASURES
+        if all(measure in row for row in rows)
+    }

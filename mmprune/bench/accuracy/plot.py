@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmprune.bench.accuracy.compare import MEASURES, Comparison
+from mmprune.bench.accuracy.compare import Comparison
 from mmprune.bench.accuracy.networks import TITLES
-from mmprune.bench.accuracy.unit import OURS, THEIRS
+from mmprune.bench.accuracy.unit import MEASURES, OURS, THEIRS
 from mmprune.fileio import atomic_path
 
 SHOWN = ('recalibrated', 'finetuned')

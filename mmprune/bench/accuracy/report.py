@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from mmprune.bench.accuracy.compare import (
-    MEASURES,
     Comparison,
     comparisons,
     mean_difference,
@@ -18,7 +17,7 @@ from mmprune.bench.accuracy.compare import (
 )
 from mmprune.bench.accuracy.networks import TITLES
 from mmprune.bench.accuracy.plot import write_plot
-from mmprune.bench.accuracy.unit import AUTOSLIM, OURS, THEIRS
+from mmprune.bench.accuracy.unit import AUTOSLIM, MEASURES, OURS, THEIRS
 from mmprune.bench.pages import insert_between, installed_versions, write_text
 from mmprune.version import __version__
 
