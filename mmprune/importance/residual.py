@@ -171,6 +171,10 @@ class ResidualImportance(DataImportance):
             loss_fn(model, batch)
         return {key: r.reads / r.given for key, r in readers.items() if r.given > 0}
 
+    def of_group(self, scores: np.ndarray) -> np.ndarray:
+        """Errors of squared ones, as weights are compared by their sizes."""
+        return np.sqrt(scores)
+
     def member_scores(self, group: ChannelGroup, model: nn.Module) -> list[MemberScores]:
         """One member: the costs of removal, all layers that mix the channels together."""
         if not self.num_batches:
