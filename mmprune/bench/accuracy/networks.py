@@ -20,6 +20,7 @@ from mmprune.bench.accuracy.data import DATA, Data
 
 CLASSES = 10
 
+
 def _classifier(
     backbone: nn.Module, neck: nn.Module | None, features: int, data: Data
 ) -> nn.Module:

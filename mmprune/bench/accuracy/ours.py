@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from mmprune.bench.accuracy.criteria import nearest
+from mmprune.bench.accuracy.data import Images
 from mmprune.bench.accuracy.networks import demo_input, quiet
 from mmprune.bench.accuracy.peer import Batches
-from mmprune.bench.accuracy.data import Images
 from mmprune.bench.accuracy.training import loss_of, train
 from mmprune.errors import InputError
 from mmprune.pruners import ImportancePruner, NetworkSlimming
