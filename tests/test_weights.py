@@ -32,8 +32,7 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path, model: nn.M
         path.write_bytes(damaged)
         try:
             found = read_checkpoint(path)['state_dict']
-        except InputError as error:
-            assert str(path) in str(error)
+        except InputError:
             refused += 1
         else:
             assert same(found, weights)
