@@ -290,7 +290,9 @@ class _GraphReader:
         return {} if log is None else resolved(log, {**known, **self.ids})
 
     def _handed(self) -> Iterable[tuple[str, str]]:
-        for tensor, module in self.recorder.handed:
+        """Parameters, and modules that must see them as wide as their owners do."""
+        log = self.escapes.numbers
+        for tensor, module in (*self.recorder.handed, *(log.asked_leaves() if log else ())):
             names = self.names.get(id(tensor)) or [self.leaf_buffers.get(id(tensor), '')]
             if names[0]:
                 yield names[0], module
