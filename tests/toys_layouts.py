@@ -158,13 +158,21 @@ class _Configured(nn.Module):
             for part in self.qkv(x).split(split, -1)
         )
         mixed = (q @ k.transpose(-1, -2) * (dim // heads) ** -0.5).softmax(-1) @ v
-        return x + self.o(mixed.transpose(1, 2).reshape(batch, places, dim))
+        return x + self.o(self.join(mixed.transpose(1, 2)))
+
+    def join(self, x):
+        return x.reshape(*x.shape[:2], self.config.dim)
 
 
 class _ConfiguredByDict(_Configured):
+    """The width of all heads is only ever computed with."""
+
     def numbers(self):
         config = self.config['attention']
         return config['dim'], config['heads'], config['split']
+
+    def join(self, x):
+        return x.flatten(2)
 
 
 class SharedConfig(Toy):
