@@ -42,6 +42,7 @@ from mmprune.layers import (
     slicer_of,
 )
 from mmprune.trace.model_state import may_cache, renew_caches
+from mmprune.trace.stored import stored
 from mmprune.trace.walk import modules_of
 
 Cuts = dict[nn.Module, dict[str, Cut]]
@@ -310,8 +311,7 @@ class Execution:
         ]
         return {
             name: {
-                key: like(getattr(self.modules[name], key), new)
-                for key, (_, new) in changed.items()
+                key: like(stored(self.modules[name], key), new) for key, (_, new) in changed.items()
             }
             for name, changed in mended_numbers(self.numbers, sizes).items()
         }
@@ -322,7 +322,7 @@ class Execution:
         sizes = [size_in(number.size, alive) for number in self.quantities]
         for name, changed in mended_numbers(self.quantities, sizes).items():
             own = self._attributes.own(name)
-            both = {key: masked_sizes(getattr(own, key), new) for key, (_, new) in changed.items()}
+            both = {key: masked_sizes(stored(own, key), new) for key, (_, new) in changed.items()}
             wanted[name] = {**wanted.get(name, {}), **both}
         return wanted
 

@@ -144,6 +144,11 @@ def _run(model: nn.Module, road: Road, demo_input: Any, recorder: CallRecorder) 
     """Run the model on this road; say in which module it failed."""
     try:
         return road.run(model, demo_input)
+    except RecursionError as error:
+        raise TraceError(
+            f'{type(model).__name__}: modules are nested deeper than Python calls may be. '
+            'sys.setrecursionlimit(10_000) allows it.'
+        ) from error
     except Exception as error:
         raise TraceError(
             f'{type(model).__name__} cannot be run on {describe_input(demo_input)}: '
@@ -285,7 +290,9 @@ class _GraphReader:
         return {} if log is None else resolved(log, {**known, **self.ids})
 
     def _handed(self) -> Iterable[tuple[str, str]]:
-        for tensor, module in self.recorder.handed:
+        """Parameters, and modules that must see them as wide as their owners do."""
+        log = self.escapes.numbers
+        for tensor, module in (*self.recorder.handed, *(log.asked_leaves() if log else ())):
             names = self.names.get(id(tensor)) or [self.leaf_buffers.get(id(tensor), '')]
             if names[0]:
                 yield names[0], module
