@@ -228,6 +228,7 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, abc.ABC):
 
     def export_subnet(self) -> dict[str, Any]:
         """The channel config of the subnet that is set."""
+        self.supernet.follow_replaced()
         return write_cfg(self.supernet, self.supernet.alive)
 
     def load_channel_cfg(self, channel_cfg: ChannelCfgLike) -> Subnet:
@@ -281,6 +282,8 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, abc.ABC):
         model = unwrap(supernet)
         prepared = self._supernet
         is_prepared = prepared is not None and prepared.model is model
+        if prepared is not None and is_prepared:
+            prepared.follow_replaced()
         if channel_cfg is None:
             if not is_prepared:
                 raise InputError(
@@ -319,6 +322,7 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, abc.ABC):
         prepared = self.supernet
         if supernet is not None and unwrap(supernet) is not prepared.model:
             raise InputError('verify_subnet: the model is not the one that was prepared')
+        prepared.follow_replaced()
         if subnet is None:
             seed = int(np.random.default_rng().integers(2**32))
             alive = random_alive(prepared.groups, prepared.size, seed)
