@@ -49,20 +49,19 @@ def deform_conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) ->
 def deform_attention(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """Values (n, keys, heads, c) at places (n, queries, heads, ...), in weighted sums of them.
 
-    The weights are (n, queries, heads, ...), the result is (n, queries, heads c).
+    The result is (n, queries, heads c). Each head has places of its own, so all of them stay.
     """
     shape, (value, _, _, *others) = node.shapes[0], inputs
     fixed = book.fixed(f'comes from {node.where}')
     if value is None:
         pin_all(others, book, f'{node.where} attends to a constant')
         return Value(shape, [], fixed)
-    reason = f'{node.where} sums over the channels'
+    _are_places(others, book, node)
+    reason = f'{node.where} looks its keys up by number'
     full = (*shape[:2], *value.shape[2:])
-    sides = [Value((*full[:1], 1, *full[2:]), without(value, {0, 1}, book, reason), value.fixed)]
-    for other in others:
-        if other is not None:
-            dims = set(range(len(other.shape))) - {2}
-            factors = [f.reshape(1, 1, -1, 1) for f in without(other, dims, book, reason)]
-            sides.append(Value((*full[:3], 1), factors, other.fixed))
+    sides = [
+        Value((1, 1, *full[2:]), without(value, {0, 1}, book, reason), value.fixed),
+        Value((*full[:3], 1), [], fixed),
+    ]
     heads = meet(sides, full, book, node.where)
     return view(replace(node, op='view', attrs={}), [heads], book)
