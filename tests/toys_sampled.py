@@ -101,6 +101,25 @@ class WrittenChannels(Toy):
         return self.head(F.relu(self.c(x)).mean((2, 3)))
 
 
+class WrittenOut(Toy):
+    """The larger of two is written into a part of what is as wide as a layer says."""
+
+    GROUPS = {'a': (8, {'a', 'b'}, {'c'}), 'c': (5, {'c'}, {'head'})}
+    PINNED = frozenset({'head', 'a.weight', 'b.weight'})
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.head = conv(3, 8), conv(3, 8), conv(8, 5), nn.Linear(5, 4)
+
+    def forward(self, x):
+        a, b = self.a(x), self.b(x)
+        with torch.no_grad():
+            made = a.new_zeros(a.shape)
+            part = made[:, :, 2:6]
+            torch.max(part, b.detach()[:, :, 2:6], out=part)
+        return self.head(F.relu(self.c(a + made)).mean((2, 3)))
+
+
 class SortedPlaces(Toy):
     """Places in the order of a score, the best of them, and the others' largest values."""
 

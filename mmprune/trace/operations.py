@@ -178,9 +178,7 @@ OPERATIONS: dict[str, Operation] = {
     'attention': takes(3, None, is_scaled_by_width=YES_OR_NO),
     # layers
     'conv': takes(2, 3, groups=WHOLE, transposed=YES_OR_NO),
-    'deform_conv': takes(
-        3, 5, groups=WHOLE, transposed=YES_OR_NO, blocks=WHOLE, places=WHOLE
-    ),
+    'deform_conv': takes(3, 5, groups=WHOLE, transposed=YES_OR_NO, blocks=WHOLE, places=WHOLE),
     'deform_attention': takes(5),
     'batch_norm': takes(1, 3),
     'group_norm': takes(1, 3, groups=WHOLE),
