@@ -113,6 +113,8 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
             TraceError: The model cannot be run on the demo input, or the first road.
             InputError: The demo input is a shape, or a name or option fits no layer.
         """
+        if not isinstance(supernet, nn.Module):
+            raise InputError(f'a network is a torch.nn.Module, found a {type(supernet).__name__}')
         refuse_shape(demo_input)
         model = unwrap(supernet)
         if demo_input is None:

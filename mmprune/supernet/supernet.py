@@ -39,6 +39,7 @@ from mmprune.trace import Road, trace
 from mmprune.trace.model_state import Contents, untouched
 from mmprune.trace.roads import DemoInput, roads_of
 from mmprune.trace.walk import modules_of
+from mmprune.weights import check_weights
 
 Subnet = dict[str, torch.Tensor]
 """Kept channels of every prunable group: space_id -> 0/1 mask of the group's channels."""
@@ -68,6 +69,7 @@ class Supernet:
         mode: str = 'slice',
         restriction: Restriction | None = None,
     ) -> None:
+        check_weights(model, type(model).__name__)
         self.model = model
         self.restriction = restriction or Restriction()
         self.road_book = RoadBook(roads_of(model, demo_input), place_of(model))

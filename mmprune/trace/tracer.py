@@ -144,6 +144,11 @@ def _run(model: nn.Module, road: Road, demo_input: Any, recorder: CallRecorder) 
     """Run the model on this road; say in which module it failed."""
     try:
         return road.run(model, demo_input)
+    except RecursionError as error:
+        raise TraceError(
+            f'{type(model).__name__}: modules are nested deeper than Python calls may be. '
+            'sys.setrecursionlimit(10_000) allows it.'
+        ) from error
     except Exception as error:
         raise TraceError(
             f'{type(model).__name__} cannot be run on {describe_input(demo_input)}: '

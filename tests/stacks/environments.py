@@ -83,6 +83,7 @@ STACKS = (
         'onedl-all',
         ('onedl-mmengine>=0.10.12', 'onedl-mmcv', 'onedl-mmpretrain', 'onedl-mmdetection'),
         'mmpretrain',
+        without=('torchvision',),
         only_by_name=True,
         note='the whole family; its mmcv compiles for half an hour',
     ),
