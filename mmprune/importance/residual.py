@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from mmprune.importance.base import Importance, MemberScores, owner_of
 from mmprune.importance.data import DataImportance, Groups, Key, LossFunction, key_of
 from mmprune.registry import IMPORTANCE
 
+L1 = MappingProxyType(dict(type='L1Importance'))
 STEPS = 128
 """Up to so many channels are removed one by one, more of them a share at a time."""
 
@@ -108,11 +110,11 @@ class _Reader:
         """Add a call: its input, (N, in, ...) or (..., in), and what came out."""
         dim = -1 if isinstance(self.module, nn.Linear) else -1 - len(self.module.kernel_size)
         rows = data.detach().movedim(dim, 0).flatten(1)
-        if int(self.places.max()) >= len(rows):
-            raise InputError(
-                'ResidualImportance looks at the full width: call set_max_channel() before '
-                'collecting'
-            )
+        mask = getattr(self.module, 'in_mask', None)
+        if mask is not None and len(rows) < mask.numel():  # a subnet is set: the others are 0
+            kept = rows
+            rows = kept.new_zeros(mask.numel(), kept.shape[1])
+            rows[mask.flatten() != 0] = kept
         positions = rows.shape[1]
         rows = rows[self.places.to(rows.device)].float()  # (R, K, positions)
         rows = (rows - rows.mean(2, keepdim=True)).flatten(1)
@@ -136,20 +138,20 @@ class ResidualImportance(DataImportance):
 
     Args:
         ridge: Added to the variances, relative to their mean.
-        fallback: Importance, or its config, of groups that no layer mixes (queries and keys).
-            None: they are refused.
+        fallback: Importance, or its config, of groups that no layer mixes, as those of
+            queries and keys. None: they are refused.
         **kwargs: See ``Importance``; ``reduction`` and ``members`` change nothing.
 
     Raises:
         InputError: ``ridge`` is not above 0.
     """
 
-    def __init__(self, ridge: float = 1e-2, fallback: Any = None, **kwargs: Any) -> None:
+    def __init__(self, ridge: float = 1e-2, fallback: Any = L1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not 0 < ridge < float('inf'):
             raise InputError(f'{self.name}: ridge must be a finite number above 0, not {ridge!r}')
         self.ridge = ridge
-        built = IMPORTANCE.build(fallback) if isinstance(fallback, Mapping) else fallback
+        built = IMPORTANCE.build(dict(fallback)) if isinstance(fallback, Mapping) else fallback
         self.fallback: Importance | None = built
 
     def watch(
@@ -172,13 +174,22 @@ class ResidualImportance(DataImportance):
         return {key: r.reads / r.given for key, r in readers.items() if r.given > 0}
 
     def of_group(self, scores: np.ndarray) -> np.ndarray:
-        """Errors of squared ones, as weights are compared by their sizes."""
+        """Errors, not squared, as the sizes of weights are not."""
         return np.sqrt(scores)
 
     def member_scores(self, group: ChannelGroup, model: nn.Module) -> list[MemberScores]:
         """One member: the costs of removal, all layers that mix the channels together."""
         if not self.num_batches:
             return super().member_scores(group, model)  # says what to do
+        uses = self._uses(group, model)
+        if not uses:
+            return []
+        costs = removal_costs(uses, self.ridge)
+        has = np.ones(group.num_channels, bool)
+        return [MemberScores(group.space_id, costs.numpy(), has)]
+
+    def _uses(self, group: ChannelGroup, model: nn.Module) -> list[Use]:
+        """By all layers that mix the channels."""
         uses = []
         for member, tensor in self.weights(group, model):
             reads = self.sums.get(key_of(group, member))
@@ -188,15 +199,11 @@ class ResidualImportance(DataImportance):
             blocks = _blocks(member, owner_of(member, model), group.num_channels)
             alike = blocks[:, None] == blocks
             uses.append(Use(reads / self.num_batches * alike, rows @ rows.T * alike))
-        if not uses:
-            return []
-        costs = removal_costs(uses, self.ridge)
-        has = np.ones(group.num_channels, bool)
-        return [MemberScores(group.space_id, costs.numpy(), has)]
+        return uses
 
     def scores(self, group: ChannelGroup, model: nn.Module) -> np.ndarray:
         """One finite float per channel, (C,), of the fallback for a group that no layer mixes."""
-        if self.fallback is not None and self.num_batches and not self.member_scores(group, model):
+        if self.fallback is not None and self.num_batches and not self._uses(group, model):
             return self.fallback.scores(group, model)
         return super().scores(group, model)
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from mmprune.bench.accuracy.data import Images
 from mmprune.models import AutoSlim
+from mmprune.models.losses import KLDivergence
 
 BATCH = 64
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
@@ -124,10 +125,8 @@ def _loss(
     inputs = pixels(network, inputs)
     logits = network(inputs)
     with torch.no_grad():
-        wanted = (teacher(inputs) / TEMPERATURE).log_softmax(1)
-    given = (logits / TEMPERATURE).log_softmax(1)
-    apart = F.kl_div(given, wanted, reduction='batchmean', log_target=True) * TEMPERATURE**2
-    return (F.cross_entropy(logits, labels) + apart) / 2
+        wanted = teacher(inputs)
+    return (F.cross_entropy(logits, labels) + KLDivergence(TEMPERATURE)(logits, wanted)) / 2
 
 
 def _schedule(time: float) -> float:
