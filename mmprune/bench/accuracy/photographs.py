@@ -136,7 +136,7 @@ def _measured(
             importance=CRITERIA[name],
         )
     )
-    supernet, batches = copy.deepcopy(network), images.seen.split(BATCH)
+    supernet, batches = copy.deepcopy(network), list(images.seen.split(BATCH))
     pruner.prepare_from_supernet(supernet, images.seen[:1])
     full = pruner.cost()['macs']
     if pruner.needs_data:
