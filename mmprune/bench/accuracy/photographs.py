@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mmprune.bench.accuracy.unit import MEASURES
+from mmprune.bench.pages import insert_between
 from mmprune.compensation import compensate
 from mmprune.dependencies import require
 from mmprune.fileio import atomic_path
@@ -33,6 +35,8 @@ CRITERIA: dict[str, dict[str, Any]] = {
     'Residual': dict(type='ResidualImportance'),
 }
 BATCH = 16
+AGREEMENTS = ('pruned', 'recalibrated', 'compensated')
+BEGIN, END = '<!-- photographs: begin -->', '<!-- photographs: end -->'
 
 
 @dataclass(frozen=True)
@@ -159,3 +163,34 @@ def _measured(
         'recalibrated': agreement(recalibrated),
         'compensated': agreement(compensated),
     }
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as Markdown."""
+    names = ['criterion', '% of MACs', *(MEASURES[m] for m in AGREEMENTS)]
+    lines = [f'| {" | ".join(names)} |', '| --- ' * len(names) + '|']
+    for row in rows:
+        found = [row['criterion'], *(f'{row[name]:.1f}' for name in ('macs', *AGREEMENTS))]
+        lines.append(f'| {" | ".join(found)} |')
+    return '\n'.join(lines) + '\n'
+
+
+def run_photographs(folder: Path, docs: Path | None = None) -> str:
+    """Measure what is missing, print every row, and put the table into a page.
+
+    Args:
+        folder: For the rows.
+        docs: A page with a place for the table; None for none.
+
+    Raises:
+        InputError: A package is missing, or the page has no such place.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for row in agreements(folder / 'photographs.json'):
+        print(', '.join(f'{k} {v:.1f}' if k in AGREEMENTS else f'{k} {v}' for k, v in row.items()))
+        rows.append(row)
+    text = table(sorted(rows, key=lambda row: -row['share']))
+    if docs is not None:
+        insert_between(docs, BEGIN, END, text)
+    return text
