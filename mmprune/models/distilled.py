@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from mmprune.building import check_options
 from mmprune.checkpoint import load_weights
-from mmprune.deploy.channel_cfg import as_channel_cfg
 from mmprune.errors import InputError
 from mmprune.models.algorithm import load_network
 from mmprune.models.deployed import without_pretrained
@@ -184,8 +183,8 @@ class Teaching:
         device = next(teacher.parameters()).device
         try:
             with torch.autocast(device.type, enabled=False):
-                cfg = as_channel_cfg(self.channel_cfg)
-                return kept_by_config(teacher, road, cfg, self.distiller.teacher_modules)
+                names = self.distiller.teacher_modules
+                return kept_by_config(teacher, road, self.channel_cfg, names)
         except InputError as error:
             message = f'DistilledModel: which channels both networks have is unknown: {error}'
             print_log(message, 'current', logging.WARNING)
