@@ -163,7 +163,8 @@ class _Reader:
         self._compare()
         self._bind()
         for index, size, expression, failures in computed:
-            self._follow(size, expression, is_guess=failures == GUESS)
+            dims = self._read_by(self.graph.readings[index].edge) if failures == GUESS else None
+            self._follow(size, expression, dims)
             self._check(index, size, expression)
         self._note_scales()
         return self.found
@@ -205,15 +206,11 @@ class _Reader:
 
     def _tie_to_input(self, dims: Iterable[Dim], reading: Reading) -> bool:
         """What is viewed by the sizes of another tensor is taken to be as wide as that one."""
-        edge = self.graph.nodes[reading.edge[0]].inputs[0]
         has_tied = False
-        if edge is None:
-            return False
         for dim in dims:
             other = self.size_of(dim)
-            for place, full in enumerate(self.values[edge].shape):
-                own = self.size_of(Dim(edge, place))
-                is_free = full == other.full and self.shrinks(own) and self.shrinks(other)
+            for own in self._read_by(reading.edge):
+                is_free = own.full == other.full and self.shrinks(own) and self.shrinks(other)
                 if is_free and set_key(own.row()) != set_key(other.row()):
                     self._equate(own, other, _reason(reading))
                     has_tied = True
@@ -269,20 +266,34 @@ class _Reader:
         own = SizeAttribute(attribute.module, attribute.name, raw, attribute.index, size)
         self.found.attributes.append(own)
 
-    def _follow(self, size: Size, expression: Computed, is_guess: bool) -> None:
-        """Note the attributes that a number is computed from, and perhaps guess what they are."""
+    def _read_by(self, edge: Edge) -> list[Size]:
+        """The dims of the first input of an operation."""
+        source = self.graph.nodes[edge[0]].inputs[0]
+        if source is None:
+            return []
+        return [self.size_of(Dim(source, dim)) for dim in range(len(self.values[source].shape))]
+
+    def _follow(self, size: Size, expression: Computed, read: list[Size] | None) -> None:
+        """Note the attributes that a number is computed from.
+
+        Args:
+            size: What the number was given for.
+            expression: Where it comes from.
+            read: Dims of which the attributes may be one, if it is to be guessed.
+        """
         dims = [self.size_of(leaf) for leaf in leaves(expression) if isinstance(leaf, Dim)]
         for leaf in leaves(expression):
             if isinstance(leaf, Attribute):
                 self.found.read.add((leaf.module, leaf.name))
-                if is_guess and leaf not in self.uses and not NO_SIZE.search(leaf.name):
-                    self._guess(leaf, size, dims)
+                is_guess = read is not None and leaf not in self.uses
+                if is_guess and not NO_SIZE.search(leaf.name):
+                    self._guess(leaf, size, dims + (read or []))
 
     def _guess(self, attribute: Attribute, size: Size, dims: list[Size]) -> None:
         """An attribute that is only ever computed with is a dim of its size nearby.
 
-        Nearby are the dims that it is computed with, and those that have channels of what it was
-        computed for.
+        Nearby are the dims that it is computed with, those that the operation reads, and those that
+        have channels of what it was computed for.
         """
         number = self._raw(attribute)
         labels = np.concatenate([np.zeros(0, np.int64), *(f.ravel() for f in size.factors)])

@@ -21,7 +21,7 @@ from mmprune.collector import collector_waits
 from mmprune.cost import CostModel, CostTable, memory_of
 from mmprune.execution import (
     Execution,
-    FollowLoading,
+    Follow,
     MaskBuffers,
     prunable_statistics,
     prunable_tensors,
@@ -30,7 +30,7 @@ from mmprune.execution import (
 )
 from mmprune.execution.observed_run import observed_run, restored
 from mmprune.layers import Layer, layers_of, stored_numbers, torchs_attention
-from mmprune.supernet.replaced import SubnetError, refuse_others
+from mmprune.supernet.replaced import SubnetError, own_numbers, refuse_others
 from mmprune.supernet.road_book import RoadBook, place_of
 from mmprune.supernet.topology import Restriction
 from mmprune.supernet.trial import Failure, blame, compare_executions, random_alive
@@ -39,6 +39,7 @@ from mmprune.trace import Road, trace
 from mmprune.trace.model_state import Contents, untouched
 from mmprune.trace.roads import DemoInput, roads_of
 from mmprune.trace.walk import modules_of
+from mmprune.weights import check_weights
 
 Subnet = dict[str, torch.Tensor]
 """Kept channels of every prunable group: space_id -> 0/1 mask of the group's channels."""
@@ -68,6 +69,7 @@ class Supernet:
         mode: str = 'slice',
         restriction: Restriction | None = None,
     ) -> None:
+        check_weights(model, type(model).__name__)
         self.model = model
         self.restriction = restriction or Restriction()
         self.road_book = RoadBook(roads_of(model, demo_input), place_of(model))
@@ -139,7 +141,7 @@ class Supernet:
         )
         self.execution.recompute_alike(self.graph.recomputing)
         self.masks = MaskBuffers(model, touched.values(), prunable, self.labelling.tensors)
-        FollowLoading(self).attach(model)
+        Follow(self).attach(model)
 
     def _label(self, wishes: Wishes) -> tuple[Labelling, dict[str, ChannelGroup]]:
         """Label the network so that the numbers that it computes are right in random subnets."""
@@ -265,8 +267,7 @@ class Supernet:
                 f'the {type(self.model).__name__} has been prepared again since: use the pruner '
                 'that prepared it last'
             )
-        if self.execution.replaced():
-            self._follow_replaced()
+        self.follow_replaced()
         try:
             self.execution.apply(alive)
         except BaseException:
@@ -275,13 +276,23 @@ class Supernet:
         self.masks.write(alive)
         self.alive = alive
 
-    def _follow_replaced(self) -> None:
-        """Take modules that were put in the place of others, with the same tensors."""
+    def follow_replaced(self) -> None:
+        """Take modules that were put in the place of others, with the same tensors.
+
+        Raises:
+            SubnetError: One of them has others, or is of another kind.
+        """
+        if not (self.is_current and self.execution.places.changed()):
+            return
         refuse_others(self.model, self.execution)
-        mode = self.execution.mode
+        alive, mode = self.alive, self.execution.mode
+        own_numbers(self.model, self.execution)
         with torch.inference_mode(False):
             release(self.model)
             self._install(mode)
+            self.execution.apply(alive)
+            self.masks.write(alive)
+            self.alive = alive
 
     def refresh(self) -> None:
         """Follow the mask buffers, after a checkpoint was loaded."""

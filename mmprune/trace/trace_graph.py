@@ -161,7 +161,8 @@ class TraceGraph:
         calls: Calls of modules, innermost first.
         opaque: Names of autograd nodes without parser -> the modules they ran in.
         escapes: Edges whose values are used outside of the autograd graph, and how.
-        handed: (parameter, module that hands it to another one which uses it).
+        handed: (parameter, module that hands it to another one which uses it, or that asks for
+            its size).
         recomputing: Modules that have a part of them recomputed in the backward pass.
         buffers: Those of ``parameters`` that are buffers.
         types: What its operations give, as types of torch.

@@ -23,7 +23,7 @@ from mmprune.trace.escapes import EscapeRecorder
 from mmprune.trace.joined import opaque_operations
 from mmprune.trace.model_state import caching_modules, set_mode
 from mmprune.trace.numbers import NumberLog, resolved
-from mmprune.trace.operations import is_namesake, parsed
+from mmprune.trace.operations import parsed, parser_of
 from mmprune.trace.recipes import Recipe
 from mmprune.trace.requiring_grad import requiring_grad
 from mmprune.trace.roads import DemoInput as DemoInput
@@ -144,6 +144,11 @@ def _run(model: nn.Module, road: Road, demo_input: Any, recorder: CallRecorder) 
     """Run the model on this road; say in which module it failed."""
     try:
         return road.run(model, demo_input)
+    except RecursionError as error:
+        raise TraceError(
+            f'{type(model).__name__}: modules are nested deeper than Python calls may be. '
+            'sys.setrecursionlimit(10_000) allows it.'
+        ) from error
     except Exception as error:
         raise TraceError(
             f'{type(model).__name__} cannot be run on {describe_input(demo_input)}: '
@@ -285,7 +290,9 @@ class _GraphReader:
         return {} if log is None else resolved(log, {**known, **self.ids})
 
     def _handed(self) -> Iterable[tuple[str, str]]:
-        for tensor, module in self.recorder.handed:
+        """Parameters, and modules that must see them as wide as their owners do."""
+        log = self.escapes.numbers
+        for tensor, module in (*self.recorder.handed, *(log.asked_leaves() if log else ())):
             names = self.names.get(id(tensor)) or [self.leaf_buffers.get(id(tensor), '')]
             if names[0]:
                 yield names[0], module
@@ -335,8 +342,8 @@ class _GraphReader:
         )
 
     def _parse(self, source: str, grad_fn: GradFn, module: str) -> tuple[str, dict[str, Any]]:
-        parser = self.parsers.get(source) or self.parsers.get(source.rstrip('0123456789'))
-        if parser is None or is_namesake(grad_fn, source, parser):
+        parser = parser_of(grad_fn, source, self.parsers)
+        if parser is None:
             return 'opaque', {}
         op, attrs = parsed(grad_fn, parser, module)
         buffers = attrs.pop('buffer_tensors', ())
