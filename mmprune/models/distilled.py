@@ -24,6 +24,7 @@ from mmprune.models.kept_outputs import Kept, kept_by_config
 from mmprune.randomness import seeded
 from mmprune.registry import MODELS
 from mmprune.trace import Road
+from mmprune.trace.walking import is_walking
 
 Losses = Mapping[str, Any]
 
@@ -111,7 +112,7 @@ class Taught(nn.Module):
         def run(mode: str) -> Any:
             return super(Taught, self).forward(inputs, data_samples, mode=mode, **kwargs)
 
-        if mode != 'loss' or not self.training:
+        if mode != 'loss' or not self.training or is_walking():
             return run(mode)
         return self.teaching.losses(self, run, inputs, data_samples)
 
