@@ -13,6 +13,7 @@ from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from mmprune.building import check_options
 from mmprune.checkpoint import load_weights
@@ -185,11 +186,12 @@ class Teaching:
         try:
             with torch.autocast(device.type, enabled=False):
                 names = self.distiller.teacher_modules
-                return kept_by_config(teacher, road, self.channel_cfg, names)
+                kept = kept_by_config(teacher, road, self.channel_cfg, names)
         except InputError as error:
             message = f'DistilledModel: which channels both networks have is unknown: {error}'
             print_log(message, 'current', logging.WARNING)
             return {}
+        return tree_map(lambda index: index.to(device), kept)
 
 
 def _load_teacher(config: str | Path | Mapping[str, Any], checkpoint: str | Path) -> nn.Module:
