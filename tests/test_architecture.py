@@ -186,7 +186,8 @@ CONTENTS = {
     """,
     'COMPENSATIONS': 'LeastSquares MeanFolding',
     'MODELS': """
-        AutoSlim ChannelListModel DeployedModel KLDivergence MobileNetV1 SelfDistiller YOLOv5
+        AutoSlim ChannelListModel ChannelWiseDivergence DeployedModel DistilledModel KLDivergence
+        L2Loss MobileNetV1 SelfDistiller YOLOv5
     """,
     'MODEL_WRAPPERS': 'AutoSlimDDP',
     'LOOPS': 'EvolutionSearchLoop GreedySearchLoop',

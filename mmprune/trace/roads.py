@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from mmprune.errors import InputError
 from mmprune.registry import LOSS_INPUTS, table
+from mmprune.trace.walking import walking
 
 DemoInput = torch.Tensor | tuple | list | Mapping | Callable[[nn.Module], Any]
 LossInput = Callable[[nn.Module, Any], Mapping[str, Any] | None]
@@ -36,6 +37,7 @@ class Road:
     training: bool = False
     keywords: LossInput | None = None
 
+    @walking()
     def run(self, model: nn.Module, demo_input: DemoInput | None = None) -> Any:
         """What ``model``, whose mode is the caller's, gives on this road."""
         given = self.input if demo_input is None else demo_input
