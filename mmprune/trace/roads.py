@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from mmprune.errors import InputError
 from mmprune.registry import DEMO_INPUTS, table
+from mmprune.trace.in_double import in_double
 
 DemoInput = torch.Tensor | tuple | list | Mapping | Callable[[nn.Module], Any]
 Pack = Callable[[nn.Module, Any], DemoInput]
@@ -37,9 +39,16 @@ class Road:
     pack: Pack | None = None
 
     def run(self, model: nn.Module, demo_input: DemoInput | None = None) -> Any:
-        """What ``model``, whose mode is the caller's, gives on this road."""
+        """What ``model``, whose mode is the caller's, gives on this road.
+
+        On float64 images what else code makes in float32 is float64 as well, if the road packs.
+        """
         given = self.input if demo_input is None else demo_input
-        return run_model(model, given if self.pack is None else self.pack(model, given))
+        if self.pack is None:
+            return run_model(model, given)
+        is_double = isinstance(given, torch.Tensor) and given.dtype is torch.float64
+        with in_double() if is_double else contextlib.nullcontext():
+            return run_model(model, self.pack(model, given))
 
     @property
     def images(self) -> torch.Tensor:
