@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmprune.deploy.channel_cfg import as_channel_cfg
 from mmprune.errors import InputError
+from mmprune.models.demo_inputs import ConfiguredInput
 from mmprune.models.distillers import SelfDistiller
 from mmprune.models.norm_statistics import (
     kept_norm_statistics,
@@ -21,7 +22,6 @@ from mmprune.models.norm_statistics import (
 from mmprune.models.sandwich import LABELLED, sandwich_step
 from mmprune.models.transparent import Transparent
 from mmprune.registry import MODELS, PRUNERS
-from mmprune.trace.demo_images import image_shape, noise_image
 
 ChannelCfg = str | Path | dict[str, Any]
 
@@ -51,8 +51,11 @@ class AutoSlim(Transparent):
         num_sample_training: Widths trained per step: the widest, the narrowest
             and this many less two random ones.
         input_shape: Shape of the input on which the network is traced and its
-            cost is counted, as (N, C, H, W), or (C, H, W) for one sample;
-            1x3x224x224 if left out, which is said.
+            cost is counted, as (N, C, H, W), or (C, H, W) for one sample; that of a
+            pose estimator's codec, or 1x3x224x224, which is said, if left out.
+        demo_input: How the network is called on it, for a network that takes more than images:
+            ``dict(type=<name in DEMO_INPUTS>, ...)``; what mmprune knows for its class
+            if left out. See ``mmprune.models.demo_inputs``.
         bn_training_mode: Let the norms use each batch's own statistics in
             validation and test too, as MMRazor 0.x has it. The running
             statistics stay as they are. Search and deployment never do this.
@@ -76,6 +79,7 @@ class AutoSlim(Transparent):
         distiller: Any = None,
         num_sample_training: int = 4,
         input_shape: Sequence[int] | None = None,
+        demo_input: dict[str, Any] | None = None,
         bn_training_mode: bool = False,
         retraining: bool = False,
         channel_cfg: ChannelCfg | list[ChannelCfg] | None = None,
@@ -99,7 +103,7 @@ class AutoSlim(Transparent):
             )
         self.num_sample_training = num_sample_training
         self.bn_training_mode = bn_training_mode
-        self.demo_input = noise_image(image_shape(input_shape))
+        self.roads = ConfiguredInput.of(network, demo_input, input_shape).roads(network)
         self.recalibration = Recalibration(**(recalibration or {}))
         # Plain names mean mmprune's own, whatever the config's default scope.
         if isinstance(pruner, dict):
@@ -120,7 +124,7 @@ class AutoSlim(Transparent):
         self.architecture = network
         if self.distiller is not None:
             self.distiller.check(network)
-        pruner.prepare_from_supernet(network, demo_input=self.demo_input)
+        pruner.prepare_from_supernet(network, demo_input=self.roads)
 
     def forward(
         self, inputs: Tensor, data_samples: list[Any] | None = None, mode: str = 'tensor'
