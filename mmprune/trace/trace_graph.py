@@ -201,11 +201,14 @@ class TraceGraph:
         return self.roads[0].stop if self.roads else len(self.nodes)
 
     def first_road(self) -> TraceGraph:
-        """The nodes and outputs of the first road alone."""
+        """The nodes, outputs and calls of the first road alone."""
         if not self.roads or self.first_stop == len(self.nodes):
             return self
-        outputs = self.outputs[: self.roads[0].outputs]
-        return replace(self, nodes=self.nodes[: self.first_stop], outputs=outputs)
+        stop, outputs = self.first_stop, self.outputs[: self.roads[0].outputs]
+        calls = tuple(
+            c for c in self.calls if all(edge[0] < stop for edge in (*c.inputs, *c.outputs))
+        )
+        return replace(self, nodes=self.nodes[:stop], outputs=outputs, calls=calls)
 
     def consumers(self) -> dict[str, list[str]]:
         """Parameter name -> modules whose forward reads it, in order of use."""

@@ -23,7 +23,7 @@ from mmprune.trace.escapes import EscapeRecorder
 from mmprune.trace.joined import opaque_operations
 from mmprune.trace.model_state import caching_modules, set_mode
 from mmprune.trace.numbers import NumberLog, resolved
-from mmprune.trace.operations import is_namesake, parsed
+from mmprune.trace.operations import parsed, parser_of
 from mmprune.trace.recipes import Recipe
 from mmprune.trace.requiring_grad import requiring_grad
 from mmprune.trace.roads import DemoInput as DemoInput
@@ -342,8 +342,8 @@ class _GraphReader:
         )
 
     def _parse(self, source: str, grad_fn: GradFn, module: str) -> tuple[str, dict[str, Any]]:
-        parser = self.parsers.get(source) or self.parsers.get(source.rstrip('0123456789'))
-        if parser is None or is_namesake(grad_fn, source, parser):
+        parser = parser_of(grad_fn, source, self.parsers)
+        if parser is None:
             return 'opaque', {}
         op, attrs = parsed(grad_fn, parser, module)
         buffers = attrs.pop('buffer_tensors', ())
