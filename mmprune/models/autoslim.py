@@ -20,6 +20,7 @@ from mmprune.models.norm_statistics import (
     recalibrate_norm_statistics,
 )
 from mmprune.models.sandwich import LABELLED, sandwich_step
+from mmprune.models.training_data import training_data
 from mmprune.models.transparent import Transparent
 from mmprune.registry import MODELS, PRUNERS
 
@@ -177,7 +178,7 @@ class AutoSlim(Transparent):
 
         Args:
             batches: Training batches as the dataloader gives them. They are
-                preprocessed as in testing: no mixing of images.
+                preprocessed as in training, but images are not mixed.
 
         Returns:
             How many samples the statistics were taken over; 0 if ``recalibration`` wants no batches
@@ -186,8 +187,8 @@ class AutoSlim(Transparent):
         self.architecture.eval()
         if self.recalibration.num_batches == 0:
             return 0
-        inputs = (self.data_preprocessor(batch, False)['inputs'] for batch in batches)
-        return recalibrate_norm_statistics(self.architecture, inputs)
+        data = (training_data(self.data_preprocessor, batch) for batch in batches)
+        return recalibrate_norm_statistics(self.architecture, data)
 
 
 @dataclass(frozen=True)
