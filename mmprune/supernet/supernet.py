@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from mmprune.channels import ChannelGroup, Labelling, Wishes, build_groups, propagate
+from mmprune.channels.checked_sizes import misread
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray
-from mmprune.channels.readings import HOLD, misread
+from mmprune.channels.readings import HOLD
 from mmprune.collector import collector_waits
 from mmprune.cost import CostModel, CostTable, memory_of
 from mmprune.execution import (
@@ -39,7 +40,6 @@ from mmprune.trace import Road, trace
 from mmprune.trace.model_state import Contents, untouched
 from mmprune.trace.roads import DemoInput, roads_of
 from mmprune.trace.walk import modules_of
-from mmprune.weights import check_weights
 
 Subnet = dict[str, torch.Tensor]
 """Kept channels of every prunable group: space_id -> 0/1 mask of the group's channels."""
@@ -69,7 +69,6 @@ class Supernet:
         mode: str = 'slice',
         restriction: Restriction | None = None,
     ) -> None:
-        check_weights(model, type(model).__name__)
         self.model = model
         self.restriction = restriction or Restriction()
         self.road_book = RoadBook(roads_of(model, demo_input), place_of(model))
