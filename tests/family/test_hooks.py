@@ -19,9 +19,7 @@ YOLOX = {
     'model.bbox_head.feat_channels': 16,
 }
 CONVNEXT = {
-    'model.backbone.arch': dict(
-        _delete_=True, depths=[1, 1, 1, 1], channels=[8, 8, 16, 16]
-    ),
+    'model.backbone.arch': dict(_delete_=True, depths=[1, 1, 1, 1], channels=[8, 8, 16, 16]),
     'model.backbone.init_cfg': None,
     'model.decode_head.in_channels': [8, 8, 16, 16],
     'model.decode_head.channels': 8,

@@ -14,6 +14,7 @@ from mmprune.commands.diagnose import diagnose
 from mmprune.commands.prune import prune
 from mmprune.commands.prune_options import PruneOptions
 from mmprune.commands.run import train
+from mmprune.deploy.channel_cfg import save_channel_cfg
 from mmprune.registry import PRUNERS
 from mmprune.testing.comparisons import randomise, scattered
 
@@ -141,7 +142,7 @@ optim_wrapper = dict(
     paramwise_cfg=dict(custom_keys=dict(auxiliary_head=dict(lr_mult=10.0))),
 )
 default_hooks = dict(
-    logger=dict(type='LoggerHook', interval=1), checkpoint=dict(type='CheckpointHook', interval=2)
+    logger=dict(type='LoggerHook', interval=1), checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2)
 )
 """
 SUPERNET = """
@@ -183,7 +184,9 @@ def test_a_segmentor_with_an_auxiliary_head_is_pruned_and_trained_again(folder: 
     assert type(runner.model.decode_head.bottleneck.bn).__name__ == '_BatchNormXd'
     checkpoint = folder / 'plain' / 'iter_2.pth'
     found = diagnose(folder / 'plain.py', checkpoint, folder / 'diagnosis', (1, 3, 64, 64))
-    assert 'auxiliary_head.convs.0.conv' in [group.space_id for group in found.groups]
+    assert found.is_verified
+    groups = {group.space_id: group.prunable for group in found.findings.groups}
+    assert groups['auxiliary_head.convs.0.conv']
     options = PruneOptions(ratio=0.5, input_shape=(1, 3, 64, 64))
     files = prune(folder / 'plain.py', checkpoint, folder / 'pruned', options=options)
     assert 'loss' in files.verified.roads
@@ -199,7 +202,7 @@ def test_a_supernet_with_an_auxiliary_head_is_trained_and_deployed(folder: Path)
     assert rates == {0.01, 0.1}
     runner.model.pruner.set_min_channel()
     subnet = folder / 'subnet.yaml'
-    write_channel_cfg(runner.model.pruner.export_subnet(), subnet)
+    save_channel_cfg(runner.model.pruner.export_subnet(), subnet)
     checkpoint = folder / 'supernet' / 'iter_2.pth'
     files = deploy_subnet(folder / 'supernet.py', checkpoint, subnet, folder / 'deployed')
     again = train(files.config, folder / 'retrained')
