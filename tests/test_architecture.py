@@ -178,7 +178,7 @@ CONTENTS = {
         EmbeddingBag GroupNorm LayerNorm Linear PReLU RMSNorm RNNBase RNNCellBase _BatchNorm
         _NormBase torch.nn.modules.activation.MultiheadAttention
     """,
-    'LOSS_INPUTS': 'ImageClassifier',
+    'DEMO_INPUTS': 'BaseDetector BasePoseEstimator BaseSegmentor ImageClassifier',
     'PRUNERS': 'ImportancePruner NetworkSlimming RatioPruner StructurePruner',
     'IMPORTANCE': """
         APoZImportance ActivationImportance BNScaleImportance FPGMImportance HessianImportance

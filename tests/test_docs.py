@@ -76,7 +76,7 @@ def name_of(page: Path) -> str:
 def registries() -> Iterator[None]:
     """Take back what a page registers."""
     names = ('BACKWARD_PARSERS', 'CHANNEL_RULES', 'SLICERS', 'IMPORTANCE', 'PRUNERS', 'MODELS',
-             'LOSS_INPUTS', 'LOOPS', 'COMPENSATIONS')  # fmt: skip
+             'DEMO_INPUTS', 'LOOPS', 'COMPENSATIONS')  # fmt: skip
     with kept_registries(names):
         yield
 

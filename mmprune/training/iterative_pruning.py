@@ -53,6 +53,7 @@ class IterativePruning(PrunerHook):
         regrow: Whether channels that were removed may come back at a later step.
         collect: See ``PrunerHook``.
         deploy: Whether the model becomes the small network at ``end``.
+        demo_input: See ``PrunerHook``.
 
     Raises:
         InputError: An option makes no sense.
@@ -70,8 +71,9 @@ class IterativePruning(PrunerHook):
         regrow: bool = False,
         collect: Mapping[str, Any] | None = None,
         deploy: bool = True,
+        demo_input: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(pruner, input_shape, collect)
+        super().__init__(pruner, input_shape, collect, demo_input)
         if not 0 <= begin <= end or interval < 1:
             raise InputError(
                 'IterativePruning needs 0 <= begin <= end and interval >= 1, got '
