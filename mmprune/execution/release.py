@@ -13,6 +13,7 @@ from torch import nn
 
 from mmprune.execution.instrument import STATE, Instrument, uninstrument
 from mmprune.execution.loading import detach_hooks, followers
+from mmprune.layers import outputs_whole, put_back
 from mmprune.trace.walk import modules_of
 
 _ATOMS = frozenset({bool, int, float, str, bytes, type(None)})
@@ -23,6 +24,7 @@ def release(model: nn.Module) -> None:
     for module in modules_of(model).values():
         detach_hooks(module)
         uninstrument(module)
+    put_back(model, outputs_whole(model))
 
 
 def plain_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -106,6 +108,7 @@ def replaced_preparation(model: nn.Module) -> Iterator[None]:
         for live in (
             module.__dict__,
             module._buffers,
+            module._modules,
             module._load_state_dict_pre_hooks,
             module._load_state_dict_post_hooks,
         )
