@@ -21,7 +21,7 @@ STAGES = [
 ]
 # Modules that every stage may import, and that import no stage.
 COMMON = {
-    *('checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry', 'version'),
+    *('checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry', 'version', 'weights'),
     *('building', 'collector', 'missing_data', 'randomness', 'renamed_configs', 'wrappers'),
 }
 # Beside the flow.

@@ -41,6 +41,7 @@ from mmprune.layers import (
 )
 from mmprune.layers.layer import CONVS, NORMS, TRANSPOSED_CONVS
 from mmprune.trace.model_state import renew_caches
+from mmprune.trace.stored import store, stored
 from mmprune.trace.walk import modules_of
 
 
@@ -140,10 +141,10 @@ def deploy_in_place(model: nn.Module, cfg: ChannelCfg) -> list[Replaced]:
     put_back(model, kept)
     replaced: dict[int, Replaced] = {}
     for module in modules_of(model).values():
-        for store in (module._parameters, module._buffers):
-            for local, tensor in store.items():
+        for tensors in (module._parameters, module._buffers):
+            for local, tensor in tensors.items():
                 if tensor is not None and id(tensor) in cuts:
-                    new = store[local] = parts[id(tensor)]
+                    new = tensors[local] = parts[id(tensor)]
                     replaced[id(tensor)] = Replaced(tensor, new, cuts[id(tensor)])
     _mend(model, plans)
     return list(replaced.values())
@@ -189,8 +190,7 @@ def _mend(model: nn.Module, plans: Mapping[str, _ModulePlan]) -> None:
             setattr(module, attribute, value)
         if getattr(module, 'groups', 1) > 1 and isinstance(module, (*CONVS, *TRANSPOSED_CONVS)):
             _mend_groups(module, plan)
-        for attribute, value in plan.attributes.items():
-            setattr(module, attribute, like(getattr(module, attribute), value))
+        store(module, {n: like(stored(module, n), v) for n, v in plan.attributes.items()})
         if plan.shortcut is not None:
             sample_shortcut(module, plan.shortcut)
     renew_caches(model)
@@ -245,7 +245,7 @@ def _raw(module: nn.Module, attribute: str) -> Any:
     """An attribute's full-size value, also while a subnet is set."""
     state = module.__dict__.get(STATE)
     mended = state.attributes if state is not None else {}
-    return mended.get(attribute, getattr(module, attribute))
+    return mended[attribute] if attribute in mended else stored(module, attribute)
 
 
 def raw_channels(module: nn.Module, side: str) -> int | None:
@@ -329,9 +329,10 @@ def _attributes(
     """New values of the numbers that an entry says are sizes of channels."""
     found = {}
     for attribute, numbers in entry.get('attributes', {}).items():
-        if not hasattr(module, attribute):
-            raise cfg.error(name, f"the layer has no attribute '{attribute}'")
-        own, raw = _raw(module, attribute), numbers['raw']
+        try:
+            own, raw = _raw(module, attribute), numbers['raw']
+        except AttributeError:
+            raise cfg.error(name, f"the layer has no attribute '{attribute}'") from None
         if (list(own) if isinstance(own, tuple) else own) != raw:
             raise cfg.error(
                 name, f"'{attribute}' is {raw} in the config, but {own} in the layer: this config "

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from mmprune.execution.instrument import STATE, Instrument, uninstrument
-from mmprune.execution.loading import detach_hooks, followers
+from mmprune.execution.loading import detach_hooks, followers, stores_of_hooks
 from mmprune.layers import outputs_whole, put_back
 from mmprune.trace.walk import modules_of
 
@@ -102,17 +102,11 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
 @contextlib.contextmanager
 def replaced_preparation(model: nn.Module) -> Iterator[None]:
     """Release a model and let it be prepared anew; on an error it is as it was before."""
-    before: list[tuple[dict[Any, Any], dict[Any, Any]]] = [
-        (live, dict(live))
-        for module in modules_of(model).values()
-        for live in (
-            module.__dict__,
-            module._buffers,
-            module._modules,
-            module._load_state_dict_pre_hooks,
-            module._load_state_dict_post_hooks,
-        )
-    ]
+    stores: list[dict[Any, Any]] = []
+    for module in modules_of(model).values():
+        stores += [module.__dict__, module._modules, module._buffers]
+        stores += stores_of_hooks(module)
+    before = [(live, dict(live)) for live in stores]
     try:
         release(model)
         yield

@@ -145,6 +145,11 @@ def _run(model: nn.Module, road: Road, demo_input: Any, recorder: CallRecorder) 
     """Run the model on this road; say in which module it failed."""
     try:
         return road.run(model, demo_input)
+    except RecursionError as error:
+        raise TraceError(
+            f'{type(model).__name__}: modules are nested deeper than Python calls may be. '
+            'sys.setrecursionlimit(10_000) allows it.'
+        ) from error
     except Exception as error:
         raise TraceError(
             f'{type(model).__name__} cannot be run on {describe_input(demo_input)}: '
@@ -287,7 +292,8 @@ class _GraphReader:
         return {} if log is None else resolved(log, {**known, **self.ids})
 
     def _handed(self) -> Iterable[tuple[str, str]]:
-        for tensor, module in self.recorder.handed:
+        asked = self.escapes.numbers.asked_leaves() if self.escapes.numbers else ()
+        for tensor, module in (*self.recorder.handed, *asked):
             names = self.names.get(id(tensor)) or [self.leaf_buffers.get(id(tensor), '')]
             if names[0]:
                 yield names[0], module
@@ -366,10 +372,7 @@ class _GraphReader:
 
 
 def _topological(roots: list[GradFn], known: Collection[GradFn]) -> list[GradFn]:
-    """All grad_fns behind ``roots``, producers first, ties by order of execution.
-
-    Those that are ``known`` are left out, with all behind them.
-    """
+    """All grad_fns behind ``roots`` but known ones, producers first, ties by order of execution."""
     order: list[GradFn] = []
     done: set[GradFn] = set(known)
     stack: list[tuple[GradFn, bool]] = [(root, False) for root in reversed(roots)]
@@ -385,7 +388,7 @@ def _topological(roots: list[GradFn], known: Collection[GradFn]) -> list[GradFn]
                 for parent, _ in grad_fn.next_functions
                 if parent is not None and parent not in done
             )
-    sequences = {g: -1 if not g.next_functions else g._sequence_nr() for g in order}
+    sequences = {g: g._sequence_nr() if g.next_functions else -1 for g in order}
     executed = sorted(order, key=sequences.__getitem__)
     position = {grad_fn: index for index, grad_fn in enumerate(executed)}
     in_order = all(
