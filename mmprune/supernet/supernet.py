@@ -30,13 +30,13 @@ from mmprune.execution import (
     replaced_preparation,
 )
 from mmprune.execution.observed_run import observed_run, restored
-from mmprune.layers import Layer, layers_of, stored_numbers, torchs_attention
+from mmprune.layers import Layer, keep_outputs, layers_of, stored_numbers, torchs_attention
 from mmprune.supernet.replaced import SubnetError, own_numbers, refuse_others
-from mmprune.supernet.road_book import RoadBook, place_of
+from mmprune.supernet.road_book import RoadBook, place_of, trace_roads
 from mmprune.supernet.topology import Restriction
 from mmprune.supernet.trial import Failure, blame, compare_executions, random_alive
 from mmprune.supernet.unwalked import unwalked_readers
-from mmprune.trace import Road, trace
+from mmprune.trace import Road
 from mmprune.trace.model_state import Contents, untouched
 from mmprune.trace.roads import DemoInput, roads_of
 from mmprune.trace.walk import modules_of
@@ -75,11 +75,7 @@ class Supernet:
         # Tensors made in inference mode could not be written to outside of it.
         with replaced_preparation(model), torch.inference_mode(False), collector_waits():
             # A supernet's modules have the numbers of its subnet until they are released.
-            self.wishes = replace(
-                wishes or Wishes(),
-                numbers=stored_numbers(model),
-                torchs_heads=torchs_attention(model),
-            )
+            self.wishes = replace(wishes or Wishes(), torchs_heads=torchs_attention(model))
             self._prepare(mode)
             self.restriction.check(self.groups)
 
@@ -87,7 +83,8 @@ class Supernet:
         """Label, instrument and try; pin what fails, until a random subnet runs."""
         contents: Contents = {}
         roads = list(self.road_book.roads)
-        self.graph = trace(self.model, roads, contents, self.wishes.numbers)
+        self.graph, self.kept_outputs = trace_roads(self.model, roads, contents)
+        self.wishes = replace(self.wishes, numbers=stored_numbers(self.model))
         unwalked = unwalked_readers(self.model, self.graph)
         self.wishes = replace(self.wishes, unwalked=unwalked)
         self.road_book.take_note(self.graph)
@@ -127,6 +124,7 @@ class Supernet:
     def _install(self, mode: str) -> None:
         """Put the switch and the masks into the model, which has its full width."""
         model, prunable = self.model, self._prunable_labels()
+        keep_outputs(model, self.kept_outputs)
         self.alive = np.ones(self.size, bool)
         self.layers = layers_of(model, self.labelling)
         touched = {n: layer for n, layer in self.layers.items() if _touches(layer, prunable)}
