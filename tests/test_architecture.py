@@ -181,8 +181,9 @@ CONTENTS = {
     'LOSS_INPUTS': 'ImageClassifier',
     'PRUNERS': 'ImportancePruner NetworkSlimming RatioPruner StructurePruner',
     'IMPORTANCE': """
-        APoZImportance ActivationImportance BNScaleImportance FPGMImportance HessianImportance
-        L1Importance L2Importance LAMPImportance LpImportance RandomImportance TaylorImportance
+        APoZImportance ActivationImportance BNScaleImportance FPGMImportance GroupFisherImportance
+        HessianImportance L1Importance L2Importance LAMPImportance LpImportance RandomImportance
+        TaylorImportance VarianceImportance
     """,
     'COMPENSATIONS': 'LeastSquares MeanFolding',
     'MODELS': """
