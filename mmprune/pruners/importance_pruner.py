@@ -13,10 +13,12 @@ from torch import nn
 
 from mmprune.channels import ChannelGroup
 from mmprune.channels.constraints import BoolArray
+from mmprune.channels.labels import IntArray
 from mmprune.channels.member_values import shared_sums
 from mmprune.cost import COLUMNS
 from mmprune.errors import InputError
 from mmprune.latency import TableLatency
+from mmprune.pruners.allocation import allocate_counts
 from mmprune.pruners.budget import (
     Limits,
     check_budget,
@@ -34,6 +36,7 @@ from mmprune.registry import PRUNERS
 from mmprune.supernet.supernet import Subnet
 from mmprune.trace.tracer import DemoInput
 
+ALLOCATIONS = ('threshold', 'milp')
 SCOPES = ('global', 'isomorphic', 'local')
 TOLERANCE = 0.01
 """Share of a budget that may be left unused without a word."""
@@ -68,6 +71,10 @@ class ImportancePruner(StructurePruner):
             of ``'macs'``, ``'params'``, ``'activations'`` or another column of ``pruner.cost``,
             while all others stay. For the same loss, the most expensive channels go first. Not
             for the scope ``'local'``.
+        allocation: How a budget is shared among the groups: ``'threshold'`` removes the lowest
+            scores until it is met; ``'milp'`` chooses the widths that keep the highest sum of
+            scores within it, by integer programs, see ``mmprune.pruners.allocation``. It starts
+            from the widths of the threshold, and never keeps a lower sum.
         min_channels: Every group keeps this many channels, or all.
         max_removed: No group loses a higher share of its channels.
         importance: Config or instance of an importance.
@@ -85,6 +92,7 @@ class ImportancePruner(StructurePruner):
         budget: Mapping[str, float] | None = None,
         scope: str = 'global',
         score_per: str | None = None,
+        allocation: str = 'threshold',
         min_channels: int = 1,
         max_removed: float = 0.9,
         importance: Any = None,
@@ -101,13 +109,14 @@ class ImportancePruner(StructurePruner):
                 f'score_per must be one of {", ".join(map(repr, COLUMNS))}, for a scope that '
                 f'compares groups; found {score_per!r} with scope={scope!r}'
             )
+        _check_allocation(allocation, budget, scope, score_per, latency)
         if isinstance(min_channels, bool) or not isinstance(min_channels, int) or min_channels < 1:
             raise InputError(f'min_channels must be a whole number above 0, not {min_channels!r}')
         if not 0 <= max_removed <= 1:
             raise InputError(f'max_removed must be a share from 0 to 1, not {max_removed!r}')
         self.ratios = None if ratio is None else checked_ratios(ratio, max_removed)
         self.budget = None if budget is None else check_budget(budget, latency is not None)
-        self.scope, self.score_per = scope, score_per
+        self.scope, self.score_per, self.allocation = scope, score_per, allocation
         self.min_channels = min_channels
         self.max_removed = max_removed
         self.latency: Latency | None = (
@@ -219,7 +228,12 @@ class ImportancePruner(StructurePruner):
             ]
         )
         costs = SubnetCosts(
-            self.supernet, scores, self.budget or (), self.select, self._measured_latency
+            self.supernet,
+            scores,
+            self.budget or (),
+            self.select,
+            self._measured_latency,
+            self._predicted_latencies,
         )
         if self.budget is not None:
             return self._within_budget(order, costs, progress), costs
@@ -283,12 +297,18 @@ class ImportancePruner(StructurePruner):
         sizes = {space_id: len(scores) for space_id, scores in costs.scores.items()}
         room = {space_id: size // 8 for space_id, size in sizes.items()}
         counts = exchange(limits, counts, TOLERANCE, (narrower, wider), costs.of, room)
+        if self.allocation == 'milp':
+            counts = allocate_counts(costs, limits, counts, least, most)
         warn_if_far(limits, costs.of(counts), TOLERANCE)
         return counts
 
     def _measured_latency(self, subnet: Subnet) -> float:
         assert callable(self.latency)
         return self.latency(self, subnet)
+
+    def _predicted_latencies(self, widths: IntArray) -> np.ndarray:
+        assert isinstance(self.latency, TableLatency)
+        return 1e3 * self.latency.estimator(self.supernet).batch(widths)
 
     def floor(self, group: ChannelGroup) -> int:
         """How many channels a group keeps in any case."""
@@ -314,3 +334,29 @@ class ImportancePruner(StructurePruner):
             layer, _, tensor = member.tensor.rpartition('.')
             kind = type(self.supernet.model.get_submodule(layer)).__name__
             yield kind, tensor, member.dims, layer in group.layers, layer in group.consumers
+
+
+def _check_allocation(
+    allocation: str,
+    budget: Mapping[str, float] | None,
+    scope: str,
+    score_per: str | None,
+    latency: Any,
+) -> None:
+    """Refuse an allocation that is none, or that the other options leave nothing to."""
+    if allocation not in ALLOCATIONS:
+        names = ', '.join(map(repr, ALLOCATIONS))
+        raise InputError(f'allocation must be one of {names}, not {allocation!r}')
+    if allocation == 'threshold':
+        return
+    if budget is None or scope != 'global' or score_per is not None:
+        raise InputError(
+            "allocation='milp' shares a budget so that the sum of scores is highest: it needs "
+            f"budget, scope='global' and no score_per; found budget={budget!r}, scope={scope!r}, "
+            f'score_per={score_per!r}'
+        )
+    if 'latency' in budget and not isinstance(latency, str | os.PathLike | TableLatency):
+        raise InputError(
+            "allocation='milp' asks for the latency of thousands of subnets: give the table that "
+            "tools/latency.py writes, latency='latency.json', not a function that measures"
+        )
