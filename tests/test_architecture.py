@@ -187,8 +187,9 @@ CONTENTS = {
     'DEMO_INPUTS': 'BaseDetector BasePoseEstimator BaseSegmentor ImageClassifier',
     'PRUNERS': 'ImportancePruner NetworkSlimming RatioPruner StructurePruner',
     'IMPORTANCE': """
-        APoZImportance ActivationImportance BNScaleImportance FPGMImportance HessianImportance
-        L1Importance L2Importance LAMPImportance LpImportance RandomImportance TaylorImportance
+        APoZImportance ActivationImportance BNScaleImportance FPGMImportance GroupFisherImportance
+        HessianImportance L1Importance L2Importance LAMPImportance LpImportance RandomImportance
+        TaylorImportance VarianceImportance
     """,
     'COMPENSATIONS': 'LeastSquares MeanFolding',
     'MODELS': """
