@@ -208,7 +208,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
 def _not_dealt(
     checked: Iterable[CheckedSize], arrangements: Iterable[Arrangement]
 ) -> list[CheckedSize]:
-    """Those that have no channels which are dealt anew at every width."""
+    """Those without channels that are dealt anew at every width."""
     dealt = np.concatenate([np.zeros(0, np.int64), *(a.labels for a in arrangements)])
     return [check for check in checked if not np.isin(check.labels(), dealt).any()]
 

@@ -3,7 +3,7 @@
 A number that is a dim of a tensor must stay the size of what it was given for: the two dims keep
 equally many channels. One that is an attribute of a module is mended in a subnet. One that stands
 in the code cannot change, so the channels that it counts stay. What is computed from several
-numbers is checked for random subnets, see ``misread``.
+numbers is checked for random subnets, see ``checked_sizes.misread``.
 """
 
 from __future__ import annotations
@@ -14,40 +14,17 @@ from math import gcd
 
 import numpy as np
 
-from mmprune.channels.constraints import BoolArray
+from mmprune.channels.checked_sizes import CheckedSize
 from mmprune.channels.facts import EqualCounts, IntArray, Size, Statistic, axes_of, set_key
 from mmprune.channels.labels import LabelBook, Value
-from mmprune.channels.sizes import NO_SIZE, Numbers, Shrinking, SizeAttribute, size_in
-from mmprune.trace.expressions import Attribute, Computed, Dim, Expression, evaluate, leaves, text
+from mmprune.channels.sizes import NO_SIZE, Numbers, Shrinking, SizeAttribute
+from mmprune.trace.expressions import Attribute, Computed, Dim, Expression, leaves, text
 from mmprune.trace.trace_graph import Edge, Reading, TraceGraph
 
 GUESS, RELATE, HOLD = 1, 2, 3
 """What is tried when a computed number was wrong in some subnet so often: that an attribute which
 it is computed from is a dim, that dims keep the relation which it takes for granted, that all of
 them stay."""
-
-
-@dataclass(frozen=True)
-class CheckedSize:
-    """A number that must be the size of a dim in every subnet.
-
-    Attributes:
-        index: Which of the readings of the trace it is.
-        size: The dim, or a part of it.
-        expression: Where the number comes from.
-        origins: The dims that it is computed from, and the full values of attributes.
-    """
-
-    index: int
-    size: Size
-    expression: Expression
-    origins: Mapping[Dim | Attribute, Size | int]
-
-    def labels(self) -> IntArray:
-        """All labels that it depends on."""
-        sizes = [self.size, *(own for own in self.origins.values() if isinstance(own, Size))]
-        parts = [factor.ravel() for size in sizes for factor in size.factors]
-        return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
 @dataclass
@@ -268,7 +245,7 @@ class _Reader:
 
     def _read_by(self, edge: Edge) -> list[Size]:
         """The dims of the first input of an operation."""
-        source = self.graph.nodes[edge[0]].inputs[0]
+        source = next(iter(self.graph.nodes[edge[0]].inputs), None)
         if source is None:
             return []
         return [self.size_of(Dim(source, dim)) for dim in range(len(self.values[source].shape))]
@@ -371,35 +348,3 @@ def read_numbers(
         held: Readings (by their place) that were wrong in some subnet, and how often.
     """
     return _Reader(graph, values, book, stored).read(held)
-
-
-def misread(
-    checked: Iterable[CheckedSize], attributes: Sequence[SizeAttribute], alive: BoolArray
-) -> set[int]:
-    """The readings that are wrong in the subnet whose labels are ``alive``.
-
-    Not for channels that are dealt anew at every width: their places in the full network say
-    nothing, see ``Arrangement``.
-    """
-    mended: dict[Dim | Attribute, int] = {
-        Attribute(own.module, own.name, own.index): size_in(own.size, alive) for own in attributes
-    }
-    counts: dict[int, int] = {}
-
-    def count(size: Size) -> int:
-        if id(size) not in counts:
-            counts[id(size)] = size_in(size, alive)
-        return counts[id(size)]
-
-    wrong = set()
-    for check in checked:
-
-        def value_of(leaf: Dim | Attribute, check: CheckedSize = check) -> int:
-            origin = check.origins[leaf]
-            if isinstance(origin, int):
-                return mended.get(leaf, origin)
-            return count(origin)
-
-        if evaluate(check.expression, value_of) != count(check.size):
-            wrong.add(check.index)
-    return wrong

@@ -1,8 +1,13 @@
 """Which channels of a group weigh most."""
 
-from mmprune.importance.activation import ActivationImportance, APoZImportance
+from mmprune.importance.activation import (
+    ActivationImportance,
+    APoZImportance,
+    VarianceImportance,
+)
 from mmprune.importance.base import Importance, MemberScores
 from mmprune.importance.data import DataImportance, LossFunction
+from mmprune.importance.fisher import GroupFisherImportance
 from mmprune.importance.gradient import HessianImportance, TaylorImportance
 from mmprune.importance.magnitude import (
     BNScaleImportance,
@@ -21,6 +26,7 @@ __all__ = [
     'BNScaleImportance',
     'DataImportance',
     'FPGMImportance',
+    'GroupFisherImportance',
     'HessianImportance',
     'Importance',
     'L1Importance',
@@ -32,4 +38,5 @@ __all__ = [
     'RandomImportance',
     'ResidualImportance',
     'TaylorImportance',
+    'VarianceImportance',
 ]

@@ -34,6 +34,7 @@ from mmprune.supernet.trial import random_alive
 from mmprune.supernet.verification import verify
 from mmprune.trace.demo_images import refuse_shape
 from mmprune.trace.tracer import DemoInput
+from mmprune.weights import check_weights
 from mmprune.wrappers import unwrap
 
 ChannelCfgLike = Mapping[str, Any] | str | Path
@@ -117,6 +118,7 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
             raise InputError(f'a network is a torch.nn.Module, found a {type(supernet).__name__}')
         refuse_shape(demo_input)
         model = unwrap(supernet)
+        check_weights(model, type(model).__name__)
         if demo_input is None:
             demo_input = default_input(model)
         self._supernet = Supernet(
@@ -340,7 +342,7 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
 
         Args:
             subnet: The subnet; the one that is set if None.
-            columns: Any of ``macs``, ``params``, and in bytes ``traffic`` and ``peak``.
+            columns: Any of ``macs``, ``params``; in bytes ``activations``, ``traffic``, ``peak``.
         """
         prepared = self.supernet
         alive = prepared.alive if subnet is None else prepared.alive_of(subnet)

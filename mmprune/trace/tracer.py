@@ -110,6 +110,7 @@ def _trace(
         demo_input, input_leaves = session.differentiable(road.input)
         recorder = CallRecorder(model)
         writes, log = WrittenWeights(model), NumberLog(lambda: recorder.stack[-1])
+        recorder.token = log.token
         if road.training:
             stand_ins = {**writes.stand_ins, **stand_ins}
         escapes = EscapeRecorder(log.running, stand_ins, copies.note_write, log)
@@ -265,6 +266,7 @@ class _GraphReader:
             ),
             handed=tuple(self._handed()),
             recomputing=tuple(self.recorder.recomputing),
+            constants=tuple(self.recorder.constants),
             buffers=buffers,
             types=frozenset(self.types),
             weights=weights,
@@ -290,9 +292,8 @@ class _GraphReader:
         return {} if log is None else resolved(log, {**known, **self.ids})
 
     def _handed(self) -> Iterable[tuple[str, str]]:
-        """Parameters, and modules that must see them as wide as their owners do."""
-        log = self.escapes.numbers
-        for tensor, module in (*self.recorder.handed, *(log.asked_leaves() if log else ())):
+        asked = self.escapes.numbers.asked_leaves() if self.escapes.numbers else ()
+        for tensor, module in (*self.recorder.handed, *asked):
             names = self.names.get(id(tensor)) or [self.leaf_buffers.get(id(tensor), '')]
             if names[0]:
                 yield names[0], module
@@ -371,10 +372,7 @@ class _GraphReader:
 
 
 def _topological(roots: list[GradFn], known: Collection[GradFn]) -> list[GradFn]:
-    """All grad_fns behind ``roots``, producers first, ties by order of execution.
-
-    Those that are ``known`` are left out, with all behind them.
-    """
+    """All grad_fns behind ``roots`` but known ones, producers first, ties by order of execution."""
     order: list[GradFn] = []
     done: set[GradFn] = set(known)
     stack: list[tuple[GradFn, bool]] = [(root, False) for root in reversed(roots)]
@@ -390,7 +388,7 @@ def _topological(roots: list[GradFn], known: Collection[GradFn]) -> list[GradFn]
                 for parent, _ in grad_fn.next_functions
                 if parent is not None and parent not in done
             )
-    sequences = {g: -1 if not g.next_functions else g._sequence_nr() for g in order}
+    sequences = {g: g._sequence_nr() if g.next_functions else -1 for g in order}
     executed = sorted(order, key=sequences.__getitem__)
     position = {grad_fn: index for index, grad_fn in enumerate(executed)}
     in_order = all(
