@@ -124,7 +124,7 @@ def test_rows_of_other_settings_are_refused(tmp_path):
         (dict(networks=('vgg', 'lenet')), r"networks are resnet, vgg, .*, not \['lenet'\]"),
         (dict(methods=('L1', 'Magic')), r"methods are Random, L1, .*, not \['Magic'\]"),
         (dict(methods=()), 'methods are .*, not none'),
-        (dict(scopes=('alike',)), r"scopes are global, local, not \['alike'\]"),
+        (dict(scopes=('alike',)), r"scopes are global, local, isomorphic, not \['alike'\]"),
         (dict(measures=('speed',)), r"measures are pruned, .*, not \['speed'\]"),
         (dict(workers=0), 'at least one worker is needed, got 0'),
         (dict(show=True), 'there are no rows; run tools/bench_accuracy.py first'),
