@@ -38,7 +38,7 @@ from mmprune.supernet.unwalked import unwalked_readers
 from mmprune.trace import Road, trace
 from mmprune.trace.model_state import Contents, untouched
 from mmprune.trace.roads import DemoInput, roads_of
-from mmprune.trace.walk import modules_of
+from mmprune.trace.walk import modules_of, walked_once
 
 Subnet = dict[str, torch.Tensor]
 """Kept channels of every prunable group: space_id -> 0/1 mask of the group's channels."""
@@ -72,7 +72,10 @@ class Supernet:
         self.restriction = restriction or Restriction()
         self.road_book = RoadBook(roads_of(model, demo_input), place_of(model))
         # Tensors made in inference mode could not be written to outside of it.
-        with replaced_preparation(model), torch.inference_mode(False), collector_waits():
+        with (
+            walked_once(), replaced_preparation(model),
+            torch.inference_mode(False), collector_waits(),
+        ):  # fmt: skip
             # A supernet's modules have the numbers of its subnet until they are released.
             self.wishes = replace(
                 wishes or Wishes(),

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from mmprune.errors import InputError
 from mmprune.registry import LOSS_INPUTS, table
+from mmprune.trace.walk import forget_walks
 
 DemoInput = torch.Tensor | tuple | list | Mapping | Callable[[nn.Module], Any]
 LossInput = Callable[[nn.Module, Any], Mapping[str, Any] | None]
@@ -39,9 +40,12 @@ class Road:
     def run(self, model: nn.Module, demo_input: DemoInput | None = None) -> Any:
         """What ``model``, whose mode is the caller's, gives on this road."""
         given = self.input if demo_input is None else demo_input
-        if self.keywords is not None:
-            given = self.keywords(model, given) or {}
-        return run_model(model, given)
+        try:
+            if self.keywords is not None:
+                given = self.keywords(model, given) or {}
+            return run_model(model, given)
+        finally:
+            forget_walks()
 
     def mapped(self, function: Callable[[Any], Any]) -> Road:
         """The same road on other leaves of its input; a callable stays as it is."""
