@@ -28,8 +28,8 @@ def meet(values: Sequence[Value], shape: tuple[int, ...], book: LabelBook, where
     aligned = [(value, *align(value, len(shape))) for value in values]
     if all([len(factors) == 1 for _, _, factors in aligned]):
         rows = [factor for _, _, (factor,) in aligned]
-        axes = {axes_of(row) for row in rows}
-        if len(axes) == 1 and len(*axes) == 1:  # as most do, and then there is no more to say
+        kinds = {axes_of(row) for row in rows}
+        if len(kinds) == 1 and len(*kinds) == 1:  # as most do, and then there is no more to say
             labels = _one_row(rows, book)
             return Value(shape, [labels], _widest(values))
     extents = []

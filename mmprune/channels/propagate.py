@@ -178,7 +178,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         products=book.products,
         sizes=book.sizes,
         size_attributes=[*rest.numbers.attributes, *unread],
-        checked=_not_dealt(rest.numbers.checked, arrangements),
+        checked=_not_dealt(rest.numbers.checked, arrangements, leaves.num_labels),
         unknown_sizes=rest.numbers.unknown,
         quantities=rest.numbers.quantities,
         statistics=[*book.statistics, *_widths_of_one_head(wishes.torchs_heads, tensors)],
@@ -200,11 +200,13 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
 
 
 def _not_dealt(
-    checked: Iterable[CheckedSize], arrangements: Iterable[Arrangement]
+    checked: Iterable[CheckedSize], arrangements: Iterable[Arrangement], num_labels: int
 ) -> list[CheckedSize]:
     """Those that have no channels which are dealt anew at every width."""
-    dealt = np.concatenate([np.zeros(0, np.int64), *(a.labels for a in arrangements)])
-    return [check for check in checked if not np.isin(check.labels(), dealt).any()]
+    dealt = np.zeros(num_labels + 1, bool)  # the last one is for labels below 0
+    for arrangement in arrangements:
+        dealt[arrangement.labels] = True
+    return [c for c in checked if not dealt[np.maximum(c.labels(), -1)].any()]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import nn
 
 from mmprune.channels import ChannelGroup, Labelling, Wishes, build_groups, propagate
 from mmprune.channels.constraints import BoolArray
-from mmprune.channels.labels import IntArray
+from mmprune.channels.labels import IntArray, having_any
 from mmprune.channels.readings import HOLD, misread
 from mmprune.collector import collector_waits
 from mmprune.cost import CostModel, CostTable, memory_of
@@ -29,7 +29,7 @@ from mmprune.execution import (
     replaced_preparation,
 )
 from mmprune.execution.observed_run import observed_run, restored
-from mmprune.layers import Layer, layers_of, stored_numbers, torchs_attention
+from mmprune.layers import layers_of, stored_numbers, torchs_attention
 from mmprune.supernet.replaced import SubnetError, refuse_others
 from mmprune.supernet.road_book import RoadBook, place_of
 from mmprune.supernet.topology import Restriction
@@ -131,7 +131,8 @@ class Supernet:
         model, prunable = self.model, self._prunable_labels()
         self.alive = np.ones(self.size, bool)
         self.layers = layers_of(model, self.labelling)
-        touched = {n: layer for n, layer in self.layers.items() if _touches(layer, prunable)}
+        names = having_any(((n, a) for n, own in self.layers.items() for a in own.labels), prunable)
+        touched = {n: layer for n, layer in self.layers.items() if n in names}
         tensors = prunable_tensors(model, self.graph, self.labelling, prunable)
         statistics = prunable_statistics(self.labelling, prunable)
         numbers = self.labelling.size_attributes
@@ -386,8 +387,3 @@ class Supernet:
         """(1, C, 1, ...) with the rank of the outputs of the layer that makes the channels."""
         ranks = [self.layers[name].mask_rank for name in group.layers if name in self.layers]
         return (1, -1, *(1,) * (max(ranks[0], 2) - 2)) if ranks else (1, -1)
-
-
-def _touches(layer: Layer, prunable: BoolArray) -> bool:
-    arrays = [layer.inputs, layer.outputs, *(f for fs in layer.tensors.values() for f in fs)]
-    return any(a is not None and bool(prunable[a[a >= 0]].any()) for a in arrays)
