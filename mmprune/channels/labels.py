@@ -346,8 +346,8 @@ class LabelBook:
         graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(size, size))
         count, component = connected_components(graph, directed=False)
         # The smallest label stands for its component, so that order says something.
-        smallest = np.full(count, size)
-        np.minimum.at(smallest, component, np.arange(size))
+        smallest = np.empty(count, np.int64)
+        smallest[component[::-1]] = np.arange(size)[::-1]  # the last that is written stays
         return smallest[component][self.canonical], True
 
 
