@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from family_models import build_model
 from torch import nn
 
@@ -122,11 +121,6 @@ def prepared(name: str, **options: Any) -> tuple[nn.Module, Any, list[Road]]:
     """It in float64 with random numbers, a pruner of it, and its roads."""
     model = randomise(tiny(name).double()).eval()
     roads = ConfiguredInput.of(model, options, shape_of(name)).roads(model)
-    pruner = PRUNERS.build(dict(type='mmprune.RatioPruner', ratios=[0.5]))
+    pruner = PRUNERS.build(dict(_scope_='mmprune', type='RatioPruner', ratios=[0.5]))
     pruner.prepare_from_supernet(model, roads)
     return model, pruner, roads
-
-
-def given(name: str) -> torch.Tensor:
-    """Its images."""
-    return ConfiguredInput.of(tiny(name), None, shape_of(name)).images
