@@ -15,7 +15,7 @@ from mmprune.checkpoint import check_fit, load_weights, read_checkpoint
 from mmprune.config import enter_scope, load_config
 from mmprune.errors import InputError
 from mmprune.missing_data import data_named
-from mmprune.models import AutoSlim, Recalibration
+from mmprune.models.autoslim import AutoSlim, Recalibration
 from mmprune.models.training_data import collate_function
 from mmprune.randomness import seeded
 from mmprune.registry import DATASETS, MODELS
@@ -64,7 +64,7 @@ def _load_plain(
     network.load_state_dict({**weights, **full}, strict=False)
 
 
-def load_network(config: str | Path, checkpoint: str | Path) -> BaseModel:
+def load_network(config: str | Path | Config, checkpoint: str | Path) -> BaseModel:
     """Build the model of a config with a checkpoint's weights, in eval mode.
 
     Args:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import is_distributed
-from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
@@ -22,13 +21,14 @@ from mmprune.models.norm_statistics import (
 )
 from mmprune.models.sandwich import LABELLED, sandwich_step
 from mmprune.models.training_data import training_data
+from mmprune.models.transparent import Transparent
 from mmprune.registry import MODELS, PRUNERS
 
 ChannelCfg = str | Path | dict[str, Any]
 
 
 @MODELS.register_module()
-class AutoSlim(BaseModel):
+class AutoSlim(Transparent):
     """A slimmable network: every width of ``architecture`` that ``pruner`` can set.
 
     Yu and Huang, "AutoSlim: Towards One-Shot Architecture Search for Channel
@@ -39,7 +39,8 @@ class AutoSlim(BaseModel):
     ``channel_cfg`` the model *is* that plain network, trained from scratch.
 
     The network's weights are under ``architecture.`` in the state dict, masks
-    included; names in channel configs are relative to ``architecture``.
+    included; names in channel configs are relative to ``architecture``, and hooks and constructors
+    of optimizers see its attributes and names (:class:`~mmprune.models.transparent.Transparent`).
 
     Args:
         architecture: The network, or its config (any mmengine model, such as

@@ -1,5 +1,6 @@
 """Looking for the best subnet under a budget."""
 
+from mmprune.search.evaluate import evaluate_subnet
 from mmprune.search.evolution import EvolutionSearchLoop
 from mmprune.search.greedy import GreedySearchLoop
 from mmprune.search.history import Evaluation, SearchHistory, read_history
@@ -12,5 +13,6 @@ __all__ = [
     'SearchHistory',
     'SearchLoop',
     'SearchResult',
+    'evaluate_subnet',
     'read_history',
 ]

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from mmprune.errors import InputError
 from mmprune.registry import DEMO_INPUTS, table
 from mmprune.trace.in_double import in_double
+from mmprune.trace.walking import walking
 
 DemoInput = torch.Tensor | tuple | list | Mapping | Callable[[nn.Module], Any]
 Pack = Callable[[nn.Module, Any], DemoInput]
@@ -38,6 +39,7 @@ class Road:
     training: bool = False
     pack: Pack | None = None
 
+    @walking()
     def run(self, model: nn.Module, demo_input: DemoInput | None = None) -> Any:
         """What ``model``, whose mode is the caller's, gives on this road.
 
