@@ -80,6 +80,7 @@ def prunable_config(cfg: Config, options: PruneOptions) -> Config:
         type='mmprune.AutoSlim',
         architecture=cfg.model,
         input_shape=_input_shape(cfg, options),
+        demo_input=cfg.pop('demo_input', None),
         pruner=_pruner({'ratio': 1.0, **own} if plans else own, options),
     )
     if not cfg.get('train_dataloader'):
@@ -120,8 +121,9 @@ def _pruner(own: Mapping[str, Any], options: PruneOptions) -> dict[str, Any]:
 def _input_shape(cfg: Config, options: PruneOptions) -> tuple[int, ...]:
     """The shape that was given, or that of the first image that the config tests on."""
     name = next((name for name in _WITH_IMAGES if cfg.get(name)), None)
-    if options.input_shape is not None or name is None:
-        return image_shape(options.input_shape, '--input-shape')
+    given = options.input_shape or cfg.get('demo_input', {}).get('input_shape')
+    if given is not None or name is None:
+        return image_shape(given, '--input-shape')
     with seeded(0), enter_scope(cfg), data_named(cfg):
         sample = DATASETS.build(deepcopy(cfg[name].dataset))[0]
     inputs = sample.get('inputs') if isinstance(sample, Mapping) else None
