@@ -184,15 +184,17 @@ CONTENTS = {
         EmbeddingBag GroupNorm KeptOutputs LayerNorm Linear PReLU RMSNorm RNNBase RNNCellBase
         _BatchNorm _NormBase torch.nn.modules.activation.MultiheadAttention
     """,
-    'LOSS_INPUTS': 'ImageClassifier',
+    'DEMO_INPUTS': 'BaseDetector BasePoseEstimator BaseSegmentor ImageClassifier',
     'PRUNERS': 'ImportancePruner NetworkSlimming RatioPruner StructurePruner',
     'IMPORTANCE': """
-        APoZImportance ActivationImportance BNScaleImportance FPGMImportance HessianImportance
-        L1Importance L2Importance LAMPImportance LpImportance RandomImportance TaylorImportance
+        APoZImportance ActivationImportance BNScaleImportance FPGMImportance GroupFisherImportance
+        HessianImportance L1Importance L2Importance LAMPImportance LpImportance RandomImportance
+        TaylorImportance VarianceImportance
     """,
     'COMPENSATIONS': 'LeastSquares MeanFolding',
     'MODELS': """
-        AutoSlim ChannelListModel DeployedModel KLDivergence MobileNetV1 SelfDistiller YOLOv5
+        AutoSlim ChannelListModel ChannelWiseDivergence DeployedModel DistilledModel KLDivergence
+        L2Loss MobileNetV1 SelfDistiller YOLOv5
     """,
     'MODEL_WRAPPERS': 'AutoSlimDDP',
     'LOOPS': 'EvolutionSearchLoop GreedySearchLoop',

@@ -342,7 +342,7 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
 
         Args:
             subnet: The subnet; the one that is set if None.
-            columns: Any of ``macs``, ``params``, and in bytes ``traffic`` and ``peak``.
+            columns: Any of ``macs``, ``params``; in bytes ``activations``, ``traffic``, ``peak``.
         """
         prepared = self.supernet
         alive = prepared.alive if subnet is None else prepared.alive_of(subnet)

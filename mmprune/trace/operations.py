@@ -249,6 +249,9 @@ def parser_of(grad_fn: Any, name: str, parsers: Mapping[str, Any]) -> Callable[.
 def parsed(grad_fn: Any, parser: Callable[[Any], Any], module: str) -> tuple[str, dict[str, Any]]:
     """What a parser reads of a node that was made in ``module``.
 
+    A node whose saved tensors were written to since, which is allowed where a model needs no
+    gradients, cannot be read.
+
     Raises:
         ParserError: It fails, or gives anything but an operation and a dict.
     """
@@ -256,6 +259,8 @@ def parsed(grad_fn: Any, parser: Callable[[Any], Any], module: str) -> tuple[str
     try:
         found = parser(grad_fn)
     except Exception as error:  # whatever a parser of somebody's raises
+        if 'modified by an inplace operation' in str(error):
+            return 'opaque', {}
         raise ParserError(f'{where} failed: {type(error).__name__}: {error}') from error
     if isinstance(found, tuple) and len(found) == 2:
         op, attrs = found
