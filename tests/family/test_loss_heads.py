@@ -142,7 +142,8 @@ optim_wrapper = dict(
     paramwise_cfg=dict(custom_keys=dict(auxiliary_head=dict(lr_mult=10.0))),
 )
 default_hooks = dict(
-    logger=dict(type='LoggerHook', interval=1), checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2)
+    logger=dict(type='LoggerHook', interval=1),
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2),
 )
 """
 SUPERNET = """
