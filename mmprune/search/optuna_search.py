@@ -87,8 +87,9 @@ class OptunaSearchLoop(SearchLoop):
             for limits in listed
         ]
         self.space = self.pruner.search_space(shares)
+        (smallest,) = self.costs([self.space.subnet_at([0] * len(self.space))])
         for budget in self.budgets:
-            budget.check_reachable(self.smallest_cost)
+            budget.check_reachable(smallest)
         self.candidates = candidates
         self.sampler, self.sampler_options = sampler, dict(sampler_options or {})
         self.start = [start] if isinstance(start, str) else list(start)
@@ -169,9 +170,7 @@ class OptunaSearchLoop(SearchLoop):
             return [budget.fits(cost) for cost in self.costs(subnets, self.space.widths_at(rows))]
 
         found = nearest_within(self.space, wish, fits)
-        if found is None:
-            budget.check_reachable(self.space.costs['smallest'])
-            raise InputError(f'No subnet of the given shares is within the budget {budget}.')
+        assert found is not None  # the smallest subnet is
         return self.space.levels(found)
 
     def _wish(self, start: str) -> dict[str, int]:

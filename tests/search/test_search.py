@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from mmprune.commands.deploy_subnet import deploy_subnet
 from mmprune.commands.predict import predict_dataset
 from mmprune.commands.prune_options import searchable_config
 from mmprune.commands.search_subnet import search_subnet
@@ -343,6 +344,9 @@ def test_a_trained_plain_network_is_searched(
         algorithm.recalibrate(batches)
     found = predict_dataset(network.eval(), cfg.val_dataloader).accuracy
     assert found == pytest.approx(result.metric)
+
+    files = deploy_subnet(cfg, tmp_path / 'plain.pth', result.channel_cfg, tmp_path / 'deployed')
+    assert files.verified.ok
 
 
 def test_the_loops_are_in_the_registry() -> None:
