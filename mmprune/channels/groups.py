@@ -106,14 +106,20 @@ class ChannelGroup:
                 check_finite(scores)
                 return self.arrangement.choose(scores, count / len(scores))
             mask = select(scores, count, self._shrinking)
-            if all(mask[part].any() for _, part in self.parts):
+            if self._has_all_parts(mask):
                 return mask
             scores = scores.astype(float)
             best = {int(part[scores[part].argmax()]) for _, part in self.parts}
             scores[list(best)] += 1 + np.ptp(scores)
-            return select(scores, max(count, len(best)), self._shrinking)
+            # Where the best of two parts are in one block, a constraint may leave room for one.
+            numbers = range(max(count, len(best)), self.num_channels + 1)
+            masks = (select(scores, number, self._shrinking) for number in numbers)
+            return next(mask for mask in masks if self._has_all_parts(mask))
         except InputError as error:
             raise InputError(f"group '{self.space_id}': {error}") from error
+
+    def _has_all_parts(self, mask: BoolArray) -> bool:
+        return all(mask[part].any() for _, part in self.parts)
 
     def problem_with(self, mask: BoolArray) -> str:
         """Why ``mask`` is no valid choice for this group; empty if it is one."""

@@ -25,6 +25,7 @@ from mmprune.pruners.in_place import InPlace
 from mmprune.pruners.mmrazor_names import MMRazorNames
 from mmprune.pruners.planning import Planning
 from mmprune.pruners.rounding import check_round_to, select_rounded
+from mmprune.pruners.searching import Searching
 from mmprune.registry import PRUNERS
 from mmprune.report.picture import draw_groups
 from mmprune.report.report import report
@@ -34,13 +35,14 @@ from mmprune.supernet.trial import random_alive
 from mmprune.supernet.verification import verify
 from mmprune.trace.demo_images import refuse_shape
 from mmprune.trace.tracer import DemoInput
+from mmprune.weights import check_weights
 from mmprune.wrappers import unwrap
 
 ChannelCfgLike = Mapping[str, Any] | str | Path
 
 
 @PRUNERS.register_module()
-class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, abc.ABC):
+class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, abc.ABC):
     """Turns a network into a supernet of subnets with fewer channels.
 
     Subclasses say how many channels a subnet keeps (``sample_subnet``,
@@ -114,8 +116,11 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, abc.ABC):
             TraceError: The model cannot be run on the demo input, or the first road.
             InputError: The demo input is a shape, or a name or option fits no layer.
         """
+        if not isinstance(supernet, nn.Module):
+            raise InputError(f'a network is a torch.nn.Module, found a {type(supernet).__name__}')
         refuse_shape(demo_input)
         model = unwrap(supernet)
+        check_weights(model, type(model).__name__)
         if demo_input is None:
             demo_input = default_input(model)
         self._supernet = Supernet(
@@ -228,6 +233,7 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, abc.ABC):
 
     def export_subnet(self) -> dict[str, Any]:
         """The channel config of the subnet that is set."""
+        self.supernet.follow_replaced()
         cfg = write_cfg(self.supernet, self.supernet.alive)
         self._exported = Exported(self.supernet, cfg, self.supernet.alive)
         return cfg
@@ -283,6 +289,8 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, abc.ABC):
         model = unwrap(supernet)
         prepared = self._supernet
         is_prepared = prepared is not None and prepared.model is model
+        if prepared is not None and is_prepared:
+            prepared.follow_replaced()
         if channel_cfg is None:
             if not is_prepared:
                 raise InputError(
@@ -325,6 +333,7 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, abc.ABC):
         prepared = self.supernet
         if supernet is not None and unwrap(supernet) is not prepared.model:
             raise InputError('verify_subnet: the model is not the one that was prepared')
+        prepared.follow_replaced()
         if subnet is None:
             seed = int(np.random.default_rng().integers(2**32))
             alive = random_alive(prepared.groups, prepared.size, seed)
@@ -341,7 +350,7 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, abc.ABC):
 
         Args:
             subnet: The subnet; the one that is set if None.
-            columns: Any of ``macs``, ``params``, and in bytes ``traffic`` and ``peak``.
+            columns: Any of ``macs``, ``params``; in bytes ``activations``, ``traffic``, ``peak``.
         """
         prepared = self.supernet
         alive = prepared.alive if subnet is None else prepared.alive_of(subnet)
