@@ -130,9 +130,9 @@ def _grouped(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> None:
     """A depthwise convolution has as many groups as channels."""
     groups = args[6] if len(args) > 6 else kwargs.get('groups', 1)
     if isinstance(groups, int) and isinstance(args[0], Tensor):
-        dim = args[1].dim() - 1 if len(args) > 1 else 0
-        data = args[0]
-        if dim and data.dim() > dim and groups == data.shape[-dim]:
+        data, weight = args[0], args[1] if len(args) > 1 else kwargs['weight']
+        dim = weight.dim() - 1
+        if data.dim() > dim and groups == data.shape[-dim]:
             log.read(data, data.dim() - dim, groups, 'the groups of a convolution')
 
 
@@ -198,6 +198,8 @@ SIZES = (Tensor.shape.__get__, Tensor.size)  # type: ignore[attr-defined]
 
 def watch(log: NumberLog, func: Any, args: tuple, kwargs: Kwargs, result: Any) -> Any:
     """Note the numbers that a call was given; what the call gives instead of ``result``."""
+    if not args:
+        args, kwargs = _by_place(kwargs)
     if func in SIZES:
         return _size(log, args, kwargs, result)
     if func in FILLERS:
@@ -210,6 +212,14 @@ def watch(log: NumberLog, func: Any, args: tuple, kwargs: Kwargs, result: Any) -
             if isinstance(value, Number):
                 log.note_scale(value)
     return result
+
+
+def _by_place(kwargs: Kwargs) -> tuple[tuple, Kwargs]:
+    """The first argument, given by its name, as if it were given by its place."""
+    name = next((name for name in ('input', 'tensor') if name in kwargs), None)
+    if name is None:
+        return (), kwargs
+    return (kwargs[name],), {key: value for key, value in kwargs.items() if key != name}
 
 
 def _size(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> Any:
