@@ -189,6 +189,7 @@ class Deformed(nn.Module):
         return function(x, torch.cat([y, x_], 1), mask.sigmoid(), self.weight, self.bias)
 
     def compute(self, x, offsets, mask, weight, bias):
+        assert weight.is_contiguous()  # as mmcv wants it
         (n, _, h, w), blocks = x.shape, self.blocks
         shape = (n * blocks, 9, h, w)
         around = torch.meshgrid(*[torch.arange(-1, 2)] * 2, indexing='ij')
@@ -222,6 +223,54 @@ class DeformedConvolution(Toy):
     def forward(self, x):
         x = self.b(F.relu(self.norm(self.a(x))))
         return self.head(F.relu(self.after(x)).mean((2, 3)))
+
+
+class Sines(nn.Module):
+    """Fixed positions of an image's places, as many channels as ``2 feats``."""
+
+    def __init__(self, feats):
+        super().__init__()
+        self.feats = feats
+
+    def forward(self, mask):
+        rates = 10 ** (torch.arange(self.feats) / self.feats).to(mask)
+        y, x = mask.cumsum(1)[..., None] / rates, mask.cumsum(2)[..., None] / rates
+        return torch.cat([y.sin(), x.cos()], dim=3).permute(0, 3, 1, 2)
+
+
+class FixedPositions(Toy):
+    """Sines that are added to the features of two levels lose what these lose."""
+
+    GROUPS = {'a': (8, {'a', 'b'}, {'b', 'c'}), 'c': (5, {'c'}, {'head'})}
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.positions = conv(3, 8), conv(8, 8, stride=2), Sines(4)
+        self.c, self.head = nn.Linear(8, 5), nn.Linear(5, 4)
+
+    def at(self, x):
+        mask = torch.ones(x.shape[0], *x.shape[2:], dtype=x.dtype, device=x.device)
+        return F.relu(x + self.positions(mask)).flatten(2).transpose(1, 2)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.head(F.relu(self.c(torch.cat([self.at(x), self.at(self.b(x))], dim=1))))
+
+
+class KeywordsOfConvolution(Toy):
+    """A convolution of each channel by itself that is given all by name."""
+
+    GROUPS = {'a': (8, {'a', 'weight'}, {'weight', 'b'}), 'b': (5, {'b'}, {'head'})}
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.weight = conv(3, 8), nn.Parameter(torch.randn(8, 1, 3, 3))
+        self.b, self.head = conv(8, 5), nn.Linear(5, 4)
+
+    def forward(self, x):
+        x = self.a(x)
+        x = F.conv2d(input=x, weight=self.weight, groups=x.shape[1])
+        return self.head(F.relu(self.b(x)).mean((2, 3)))
 
 
 def attend(values, sizes, starts, places, weights):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,12 +25,16 @@ from mmprune.deploy.shortcuts import checked_shortcut, sample_shortcut
 from mmprune.execution import local_tensors, plain_copy, release
 from mmprune.execution.instrument import STATE
 from mmprune.layers import (
+    PLACES,
     Cut,
     cut_of_masks,
+    keep_outputs,
     known_masks,
     like,
     mended_attributes,
+    outputs_kept,
     plain_cut,
+    put_back,
     renew_computed_weights,
     turned_cuts,
     weight_shape,
@@ -65,10 +70,30 @@ def deploy(model: nn.Module, cfg: ChannelCfg) -> nn.Module:
     Raises:
         ChannelCfgError: The config does not fit the model.
     """
-    plans = _plans(model, cfg)
-    copied = plain_copy(model, parts_of(model, _cuts(model, plans), cfg.error))
+    with _outputs_kept(model, cfg):
+        plans = _plans(model, cfg)
+        copied = plain_copy(model, parts_of(model, _cuts(model, plans), cfg.error))
     _mend(copied, plans)
     return copied
+
+
+@contextlib.contextmanager
+def _outputs_kept(model: nn.Module, cfg: ChannelCfg) -> Iterator[None]:
+    """Context in which modules stand in those that pick of their outputs, as a config wants it."""
+    wanted = {
+        name: (int(along[1]), part['raw'])
+        for name, entry in cfg.layers().items()
+        for local, parts in entry.get('tensors', {}).items()
+        if (along := PLACES.fullmatch(local))
+        for part in parts.values()
+    }
+    before = outputs_kept(model)
+    keep_outputs(model, wanted)
+    try:
+        yield
+    finally:
+        now = outputs_kept(model).items()
+        put_back(model, {name: own.module for name, own in now if name not in before})
 
 
 @dataclass(frozen=True)
@@ -103,14 +128,17 @@ def deploy_in_place(model: nn.Module, cfg: ChannelCfg) -> list[Replaced]:
     Raises:
         ChannelCfgError: The config does not fit the model; nothing is changed.
     """
-    plans = _plans(model, cfg)
-    by_module = _cuts(model, plans)
-    cuts: dict[int, Cut] = {}
-    for module, own_cuts in by_module.items():
-        own = local_tensors(module)
-        cuts.update((id(own[local]), cut) for local, cut in own_cuts.items() if not cut.is_whole)
-    parts = parts_of(model, by_module, cfg.error)
+    with _outputs_kept(model, cfg):
+        plans = _plans(model, cfg)
+        by_module = _cuts(model, plans)
+        cuts: dict[int, Cut] = {}
+        for module, own_cuts in by_module.items():
+            own = local_tensors(module)
+            cuts.update((id(own[n]), cut) for n, cut in own_cuts.items() if not cut.is_whole)
+        parts = parts_of(model, by_module, cfg.error)
+        kept = outputs_kept(model)
     release(model)
+    put_back(model, kept)
     replaced: dict[int, Replaced] = {}
     for module in modules_of(model).values():
         for tensors in (module._parameters, module._buffers):
@@ -128,11 +156,12 @@ def cuts_of(model: nn.Module, cfg: ChannelCfg) -> dict[int, Cut]:
     Raises:
         ChannelCfgError: The config does not fit the model.
     """
-    return {
-        id(local_tensors(model.get_submodule(name))[local]): cut
-        for name, plan in _plans(model, cfg).items()
-        for local, cut in plan.cuts.items()
-    }
+    with _outputs_kept(model, cfg):
+        return {
+            id(local_tensors(model.get_submodule(name))[local]): cut
+            for name, plan in _plans(model, cfg).items()
+            for local, cut in plan.cuts.items()
+        }
 
 
 def _plans(model: nn.Module, cfg: ChannelCfg) -> dict[str, _ModulePlan]:

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from mmprune.execution.instrument import STATE, Instrument, uninstrument
 from mmprune.execution.loading import detach_hooks, followers, stores_of_hooks
+from mmprune.layers import outputs_whole, put_back
 from mmprune.trace.walk import modules_of
 
 _ATOMS = frozenset({bool, int, float, str, bytes, type(None)})
@@ -25,6 +26,7 @@ def release(model: nn.Module) -> None:
     for module in modules_of(model).values():
         detach_hooks(module)
         uninstrument(module)
+    put_back(model, outputs_whole(model))
 
 
 def plain_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -127,7 +129,8 @@ def replaced_preparation(model: nn.Module) -> Iterator[None]:
     """Release a model and let it be prepared anew; on an error it is as it was before."""
     stores: list[dict[Any, Any]] = []
     for module in modules_of(model).values():
-        stores += [module.__dict__, module._buffers, *stores_of_hooks(module)]
+        stores += [module.__dict__, module._modules, module._buffers]
+        stores += stores_of_hooks(module)
     before = [(live, dict(live)) for live in stores]
     try:
         release(model)

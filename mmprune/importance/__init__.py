@@ -1,8 +1,13 @@
 """Which channels of a group weigh most."""
 
-from mmprune.importance.activation import ActivationImportance, APoZImportance
+from mmprune.importance.activation import (
+    ActivationImportance,
+    APoZImportance,
+    VarianceImportance,
+)
 from mmprune.importance.base import Importance, MemberScores
 from mmprune.importance.data import DataImportance, LossFunction
+from mmprune.importance.fisher import GroupFisherImportance
 from mmprune.importance.gradient import HessianImportance, TaylorImportance
 from mmprune.importance.magnitude import (
     BNScaleImportance,
@@ -13,6 +18,7 @@ from mmprune.importance.magnitude import (
     LpImportance,
     RandomImportance,
 )
+from mmprune.importance.residual import ResidualImportance
 
 __all__ = [
     'APoZImportance',
@@ -20,6 +26,7 @@ __all__ = [
     'BNScaleImportance',
     'DataImportance',
     'FPGMImportance',
+    'GroupFisherImportance',
     'HessianImportance',
     'Importance',
     'L1Importance',
@@ -29,5 +36,7 @@ __all__ = [
     'LpImportance',
     'MemberScores',
     'RandomImportance',
+    'ResidualImportance',
     'TaylorImportance',
+    'VarianceImportance',
 ]

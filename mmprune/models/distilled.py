@@ -13,10 +13,10 @@ from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from mmprune.building import check_options
 from mmprune.checkpoint import load_weights
-from mmprune.deploy.channel_cfg import as_channel_cfg
 from mmprune.errors import InputError
 from mmprune.models.algorithm import load_network
 from mmprune.models.deployed import without_pretrained
@@ -25,6 +25,7 @@ from mmprune.models.kept_outputs import Kept, kept_by_config
 from mmprune.randomness import seeded
 from mmprune.registry import MODELS
 from mmprune.trace import Road
+from mmprune.trace.walking import is_walking
 
 Losses = Mapping[str, Any]
 
@@ -112,7 +113,7 @@ class Taught(nn.Module):
         def run(mode: str) -> Any:
             return super(Taught, self).forward(inputs, data_samples, mode=mode, **kwargs)
 
-        if mode != 'loss' or not self.training:
+        if mode != 'loss' or not self.training or is_walking():
             return run(mode)
         return self.teaching.losses(self, run, inputs, data_samples)
 
@@ -184,12 +185,13 @@ class Teaching:
         device = next(teacher.parameters()).device
         try:
             with torch.autocast(device.type, enabled=False):
-                cfg = as_channel_cfg(self.channel_cfg)
-                return kept_by_config(teacher, road, cfg, self.distiller.teacher_modules)
+                names = self.distiller.teacher_modules
+                kept = kept_by_config(teacher, road, self.channel_cfg, names)
         except InputError as error:
             message = f'DistilledModel: which channels both networks have is unknown: {error}'
             print_log(message, 'current', logging.WARNING)
             return {}
+        return tree_map(lambda index: index.to(device), kept)
 
 
 def _load_teacher(config: str | Path | Mapping[str, Any], checkpoint: str | Path) -> nn.Module:

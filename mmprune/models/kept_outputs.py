@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +14,12 @@ from mmprune.channels import Labelling, Wishes, propagate
 from mmprune.channels.arrangement import places_of, row_key
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray, Value, axes_of, kept
-from mmprune.deploy import ChannelCfg, cuts_of
+from mmprune.deploy import cuts_of
+from mmprune.deploy.channel_cfg import as_channel_cfg
 from mmprune.deploy.entries import SIDES, entry_mask, mask_entry
 from mmprune.layers import layers_of, stored_numbers, torchs_attention
 from mmprune.trace import Road, trace
+from mmprune.trace.roads import DemoInput, as_road
 
 Cuts = Mapping[int, Tensor]
 """Dim of a tensor -> which of its positions the smaller network has, in its order."""
@@ -60,37 +64,41 @@ def _cuts(
 
 
 def kept_by_config(
-    network: nn.Module, road: Road, channel_cfg: ChannelCfg, modules: Iterable[str]
+    network: nn.Module,
+    demo_input: DemoInput | Road,
+    channel_cfg: Mapping[str, Any] | str | Path,
+    modules: Iterable[str],
 ) -> Kept:
     """Which channels of some modules' outputs the network of a channel config has.
 
     Args:
-        network: The full network; it is traced, and left as it was.
-        road: How to run it.
-        channel_cfg: What was kept of it.
+        network: The full network; it is traced in eval mode, and left as it was.
+        demo_input: What it is run on, as for a pruner, or the road to take.
+        channel_cfg: What was kept of it: a file, or its contents.
         modules: Their names.
 
     Raises:
         InputError: The channel config was made for another network.
     """
-    cuts_of(network, channel_cfg)  # which refuses a config of another network
+    cfg = as_channel_cfg(channel_cfg)
+    cuts_of(network, cfg)  # which refuses a config of another network
     numbers = stored_numbers(network)
     wishes = Wishes(numbers=numbers, torchs_heads=torchs_attention(network))
-    labelling = propagate(trace(network, road, stored=numbers), wishes)
+    labelling = propagate(trace(network, as_road(demo_input), stored=numbers), wishes)
     layers = layers_of(network, labelling)
     alive = np.ones(labelling.num_labels, bool)
     said: list[tuple[str, str, IntArray]] = []
-    for name, entry in channel_cfg.layers().items():
+    for name, entry in cfg.layers().items():
         if name not in layers:
             continue
         for side, labels in zip(SIDES, (layers[name].inputs, layers[name].outputs), strict=True):
-            mask = entry_mask(channel_cfg, name, entry, side)
+            mask = entry_mask(cfg, name, entry, side)
             if labels is not None and mask is not None:
                 alive[labels[labels >= 0]] = mask[labels >= 0]
                 said.append((name, side, labels))
     places = places_of(labelling.arrangements, alive)
     for name, side, labels in said:
         again = mask_entry(kept(alive, labels), side, places.get(row_key(labels)))
-        if any(channel_cfg[name].get(key) != value for key, value in again.items()):
-            raise channel_cfg.error(name, f'keeps other {side}puts than the layers beside it')
+        if any(cfg[name].get(key) != value for key, value in again.items()):
+            raise cfg.error(name, f'keeps other {side}puts than the layers beside it')
     return kept_outputs(labelling, alive, modules)

@@ -209,6 +209,7 @@ OPERATIONS: dict[str, Operation] = {
     'pixel_unshuffle': takes(1, gives=MOVED, factor=WHOLE),
     'expand': takes(1, gives=BROADCAST),
     'filled': takes(1),
+    'kept': takes(2, dim=DIM),
     'repeat': takes(1, repeats=WHOLES),
     'pad': takes(1, pad=WHOLES),
     'rows': takes(1),

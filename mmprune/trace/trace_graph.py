@@ -164,6 +164,7 @@ class TraceGraph:
         handed: (parameter, module that hands it to another one which uses it, or that asks for
             its size).
         recomputing: Modules that have a part of them recomputed in the backward pass.
+        constants: (module, shape) of the constants that modules without tensors gave.
         buffers: Those of ``parameters`` that are buffers.
         types: What its operations give, as types of torch.
         weights: What its layers use as their weights.
@@ -186,6 +187,7 @@ class TraceGraph:
     escapes: tuple[tuple[Edge, str], ...] = ()
     handed: tuple[tuple[str, str], ...] = ()
     recomputing: tuple[str, ...] = ()
+    constants: tuple[tuple[str, tuple[int, ...]], ...] = ()
     buffers: frozenset[str] = frozenset()
     types: frozenset[Any] = frozenset()
     weights: UsedWeights = field(default_factory=UsedWeights)

@@ -110,6 +110,7 @@ def _trace(
         demo_input, input_leaves = session.differentiable(road.input)
         recorder = CallRecorder(model)
         writes, log = WrittenWeights(model), NumberLog(lambda: recorder.stack[-1])
+        recorder.token = log.token
         if road.training:
             stand_ins = {**writes.stand_ins, **stand_ins}
         escapes = EscapeRecorder(log.running, stand_ins, copies.note_write, log)
@@ -265,6 +266,7 @@ class _GraphReader:
             ),
             handed=tuple(self._handed()),
             recomputing=tuple(self.recorder.recomputing),
+            constants=tuple(self.recorder.constants),
             buffers=buffers,
             types=frozenset(self.types),
             weights=weights,

@@ -11,6 +11,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
+from mmprune.errors import MissingFileError
 from mmprune.models import ChannelWiseDivergence, L2Loss, distilled_model
 from mmprune.randomness import stir
 from mmprune.registry import PRUNERS
@@ -178,3 +179,17 @@ def test_a_segmenter_learns_where_its_teacher_looks(mode: str) -> None:
     }
     torch.testing.assert_close({key: found[key] for key in by_hand}, by_hand)
     assert {*found} == {*narrow['result'], *by_hand}
+
+
+def test_the_config_of_a_teacher_may_be_another_packages() -> None:
+    settings = dict(config='mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', checkpoint='no.pth')
+    component = dict(student_module='neck', teacher_module='neck', losses=[dict(type='L2Loss')])
+    student = distilled_model(
+        build_model(
+            'mmdet', 'retinanet/retinanet_r18_fpn_1x_coco.py', **{'model.backbone.init_cfg': None}
+        ),
+        settings,
+        dict(type='SelfDistiller', components=[component]),
+    )
+    with pytest.raises(MissingFileError, match=r'no\.pth: the checkpoint does not exist'):
+        student.train()(IMAGES, detection_samples(), mode='loss')

@@ -18,7 +18,7 @@ from mmprune.errors import InputError, MissingFileError
 from mmprune.models import AutoSlim
 from mmprune.models.algorithm import build_model
 from mmprune.randomness import seeded, stir
-from mmprune.registry import MODELS
+from mmprune.registry import MODELS, PRUNERS
 
 Build = Callable[..., AutoSlim]
 Batch = Callable[..., dict[str, Any]]
@@ -263,6 +263,19 @@ def test_only_training_needs_the_teacher(full: tuple[AutoSlim, Path], batch: Bat
     model.train()
     with pytest.raises(MissingFileError, match=r'full\.pth: the checkpoint does not exist'):
         model(**model.data_preprocessor(data, True), mode='loss')
+
+
+def test_a_student_is_pruned_without_its_teacher(full: tuple[AutoSlim, Path]) -> None:
+    """Its loss is a road as any: the teacher is not even there."""
+    supernet, checkpoint = full
+    student = distilled(supernet, checkpoint)
+    checkpoint.unlink()
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5]))
+    pruner.prepare_from_supernet(student, torch.rand(2, 1, 8, 8))
+    report = pruner.verify_subnet()
+    assert report.ok, report
+    assert not pruner.supernet.not_walked()
+    assert [road.name for road in pruner.supernet.roads()][-1] == 'loss'
 
 
 class Points(BaseModel):

@@ -31,6 +31,19 @@ def regions(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Val
     return Value(node.shapes[0], without(value, {0}, book, reason), fixed)
 
 
+@CHANNEL_RULES.register_module(name='kept')
+def kept(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """Channels of what a module gives by numbers that are stored, and cut where channels go."""
+    shape, dim = node.shapes[0], node.attrs['dim']
+    value, places = inputs
+    assert places is not None
+    sizes = [-1 if d == dim else 1 for d in range(len(shape))]
+    factors = [channels_along(places, 0, book).reshape(sizes)]
+    if value is not None:
+        factors += without(value, {dim}, book, f'{node.where} picks channels by number')
+    return Value(shape, factors, book.fixed('is a constant') if value is None else value.fixed)
+
+
 @CHANNEL_RULES.register_module(name='deform_conv')
 def deform_conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """A convolution of data that are read where other inputs say, for each block of channels."""
