@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmprune.errors import InputError, nearest
-from mmprune.models.kept_outputs import Kept
+from mmprune.models.kept_channels import Kept
 from mmprune.registry import MODELS
 from mmprune.trace.calls import tensors_in
 
