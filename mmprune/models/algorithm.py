@@ -40,13 +40,22 @@ def build_algorithm(cfg: Config, checkpoint: str | os.PathLike[str]) -> AutoSlim
     """
     algorithm = build_model(cfg)
     check_is_supernet(algorithm, str(cfg.filename))
+    load_supernet(algorithm, checkpoint)
+    algorithm.architecture.eval()
+    return algorithm
+
+
+def load_supernet(algorithm: AutoSlim, checkpoint: str | os.PathLike[str]) -> None:
+    """Load the weights of a supernet, masks included, or of the plain network at full width.
+
+    Raises:
+        InputError: They are another network's.
+    """
     weights = read_checkpoint(checkpoint)['state_dict']
     if any(key.startswith(WRAPPED) for key in weights):
         load_weights(algorithm, checkpoint)
     else:
         _load_plain(algorithm, weights, checkpoint)
-    algorithm.architecture.eval()
-    return algorithm
 
 
 def _load_plain(

@@ -298,7 +298,7 @@ class ImportancePruner(StructurePruner):
         room = {space_id: size // 8 for space_id, size in sizes.items()}
         counts = exchange(limits, counts, TOLERANCE, (narrower, wider), costs.of, room)
         if self.allocation == 'milp':
-            counts = allocate_counts(costs, limits, counts, least, most)
+            return allocate_counts(costs, limits, counts, least, most)
         warn_if_far(limits, costs.of(counts), TOLERANCE)
         return counts
 

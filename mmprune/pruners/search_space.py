@@ -127,7 +127,7 @@ def nearest_within(space: SearchSpace, choices: Choices, fits: Fits) -> dict[str
     wish = np.array(space.levels(choices))
 
     def fitting(rows: np.ndarray) -> list[bool]:
-        return list(fits(rows.tolist()))
+        return list(fits(rows.tolist())) if len(rows) else []
 
     if fitting(wish[None])[0]:
         return space.at(wish.tolist())

@@ -32,19 +32,19 @@ class Searching:
         """The widths of every group between the pruner's smallest subnet and the full one.
 
         Args:
-            shares: The shares of a group's channels to choose from, above 0 and at most 1; the
-                ratios of a pruner that has a list of them, else every eighth. Constraints and
-                ``round_to`` say which numbers of channels these are.
+            shares: The shares of a group's channels to choose from, above 0 and at most 1; if None
+                the ratios of a pruner that has a list of them, else every eighth, and the smallest
+                subnet's. Constraints and ``round_to`` say which numbers of channels these are.
 
         Raises:
             InputError: A share is no such number.
         """
-        shares = self.shares if shares is None else shares
+        own, shares = shares is None, self.shares if shares is None else shares
         if not shares or not all(0 < share <= 1 for share in shares):
             raise InputError(f'shares must be numbers above 0 and at most 1, not {shares!r}')
         narrowest = self.smallest_subnet()
         masks = {
-            space_id: self._masks(group, shares, narrowest[space_id])
+            space_id: self._masks(group, shares, narrowest[space_id], own)
             for space_id, group in self.supernet.prunable_groups.items()
         }
         constraints = {
@@ -60,7 +60,7 @@ class Searching:
         return SearchSpace(masks, constraints, dict(zip(of_whom, costs, strict=True)))
 
     def _masks(
-        self, group: ChannelGroup, shares: Sequence[float], narrowest: torch.Tensor
+        self, group: ChannelGroup, shares: Sequence[float], narrowest: torch.Tensor, with_it: bool
     ) -> dict[int, torch.Tensor]:
         """Widths of a group, narrowest first -> which channels they keep."""
         scores, least = self._scores(group), int(narrowest.sum())
@@ -70,8 +70,10 @@ class Searching:
             int(mask.sum()): torch.from_numpy(mask).to(narrowest).view_as(narrowest)
             for mask in found
         }
-        masks = {least: narrowest, **{width: masks[width] for width in sorted(masks)}}
-        return {width: mask for width, mask in masks.items() if width >= least}
+        masks = {width: mask for width, mask in masks.items() if width >= least}
+        if with_it or not masks:
+            masks[least] = narrowest
+        return dict(sorted(masks.items()))
 
     def smallest_subnet(self) -> Subnet:
         """The subnet of ``set_min_channel``; nothing is set."""

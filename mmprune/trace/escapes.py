@@ -85,7 +85,7 @@ class EscapeRecorder(TorchFunctionMode):
             producers = [(t, t.grad_fn, t.output_nr) for t in in_graph]  # may be another afterwards
             constants = [t for t in given if not t.requires_grad and t.numel() > 1]
             start = torch.autograd._get_sequence_nr()
-            for tensor in given if may_write(name, func, kwargs) else ():
+            for tensor in given if may_write(name, func, args, kwargs) else ():
                 self.keep(tensor)
         out = kwargs.pop('out', None) if in_graph else None
         result = self.stand_ins.get(func, func)(*args, **kwargs)
