@@ -9,11 +9,13 @@ to read all of it safely.
 
 import os
 import re
+import struct
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -21,10 +23,13 @@ from mmengine.logging import HistoryBuffer
 from torch import Tensor, nn
 
 from mmprune.errors import InputError, MissingFileError
+from mmprune.weights import check_weights
 from mmprune.wrappers import is_model_wrapper
 
 # How many wrong layers an error message lists.
 _LISTED = 5
+_BROKEN = (OSError, RuntimeError, EOFError, LookupError, ValueError, UnpicklingError, BadZipFile)
+_FOLDER = 0x10
 _NUMPY_TYPES = ('bool', 'uint8', 'int32', 'int64', 'float16', 'float32', 'float64')
 
 
@@ -53,8 +58,17 @@ def read_checkpoint(
         raise MissingFileError(f'{path}: the checkpoint {what}.')
     torch.serialization.add_safe_globals(_allowed_globals())
     try:
+        _check_sums(file)
         content = torch.load(file, map_location=map_location, weights_only=True)
-    except (OSError, RuntimeError, EOFError, LookupError, ValueError, UnpicklingError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        LookupError,
+        ValueError,
+        UnpicklingError,
+        BadZipFile,
+    ) as error:
         raise InputError(f'{path}: {_diagnose(file, error)}') from error
     checkpoint = content if isinstance(content, Mapping) else {}
     weights = checkpoint.get('state_dict')
@@ -87,7 +101,7 @@ def check_fit(
 
     Raises:
         InputError: Names the file and the first layers that are missing or
-            have another shape, with both shapes.
+            have another shape, with both shapes, or whose numbers are none.
     """
     expected = _network_of(model).state_dict()
     wrong = [
@@ -99,6 +113,7 @@ def check_fit(
         if isinstance(tensor, Tensor) and (key not in weights or weights[key].shape != tensor.shape)
     ]
     if not wrong:
+        check_weights(_network_of(model), str(path), weights)
         return
     unknown = [key for key in weights if key not in expected]
     listed = '\n  '.join(wrong[:_LISTED])
@@ -173,11 +188,26 @@ def _allowed_globals() -> list[Any]:
     return [HistoryBuffer, _statistics_method, reconstruct, scalar, np.ndarray, np.dtype, *dtypes]
 
 
+def _check_sums(file: Path) -> None:
+    """Compare what an archive holds with its own checksums, which torch does not look at."""
+    if not is_zipfile(file):
+        return
+    with ZipFile(file) as archive:
+        try:
+            # torch reads nothing of an entry with the mark of a folder, and says nothing.
+            folders = [i.filename for i in archive.infolist() if i.external_attr & _FOLDER]
+            damaged = folders[0] if folders else archive.testzip()
+        except (zlib.error, struct.error) as error:
+            raise BadZipFile(str(error)) from error
+    if damaged is not None:
+        raise BadZipFile(f'damaged: {damaged} is not what was written')
+
+
 def _diagnose(file: Path, error: Exception) -> str:
     """Say why torch could not read a file, and what to do, in one sentence each."""
     if isinstance(error, PermissionError):
         return 'you may not read this file.'
-    if not is_zipfile(file):
+    if not isinstance(error, BadZipFile) and not is_zipfile(file):
         return (
             f'not a checkpoint, or cut off: its {file.stat().st_size} bytes are no complete '
             'archive. Give a file that mmengine or torch.save has written, or write it anew.'

@@ -104,6 +104,13 @@ OPTIONAL = (
         "pip install matplotlib (mmprune's extra `search`)",
     ),
     Dependency(
+        'optuna',
+        ('optuna',),
+        '>=4.0',
+        'it has the samplers of a search, and earlier ones were never tried',
+        "pip install 'optuna>=4.0' (mmprune's extra `search`)",
+    ),
+    Dependency(
         'onnx',
         ('onnx',),
         '',

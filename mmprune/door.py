@@ -5,6 +5,7 @@ All of it is the pruners', put together for the case that needs no config.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -249,6 +250,11 @@ def _prepared(
         pruner.prepare_from_supernet(network, demo_input)
     except InputError as error:
         raise type(error)(_own_words(str(error))) from error
+    if all(layer.outputs is None for layer in pruner.supernet.layers.values()):
+        raise InputError(
+            f'{type(network).__name__}: has no layer with output channels of its own, such as a '
+            'convolution or a linear layer, so that nothing can be pruned'
+        )
     return pruner
 
 
@@ -265,7 +271,7 @@ def _check_limits(budget: Mapping[str, Any], ratio: Any, latency_of: Any) -> Non
             'params= and latency=, each a share of what the network costs or a number'
         )
     for name, limit in budget.items():
-        is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
+        is_number = type(limit) in (int, float) and math.isfinite(limit)
         whole = name == 'latency' or not is_number or limit <= 1 or limit == int(limit)
         if not is_number or not limit > 0 or not whole:
             raise InputError(

@@ -20,6 +20,7 @@ import toys_norms
 import toys_recurrent
 import toys_regions
 import toys_roads
+import toys_sampled
 import toys_shuffles
 from randomised import scattered
 from toy_checks import assert_exact, assert_groups, assert_plain, assert_trains, prepared
@@ -32,6 +33,7 @@ FAMILIES = [
     toys_norms,
     toys_functions,
     toys_regions,
+    toys_sampled,
     toys_layers,
     toys_recurrent,
     toys_handed,
@@ -53,6 +55,14 @@ def test_groups_and_plain_networks(toy):
     model, data, pruner = prepared(toy)
     assert_groups(toy, pruner)
     assert_plain(toy, model, data, pruner)
+
+
+def test_functions_of_others_are_given_contiguous_weights():
+    model, data, pruner = prepared(toys_sampled.DeformedConvolution)
+    pruner.set_min_channel()  # the first channels, which could be a view
+    model.train()(data).sum().backward()
+    assert model.b.weight.grad[:3, :4].any()
+    assert not model.b.weight.grad[3:].any()
 
 
 @pytest.mark.parametrize('execution', ['slice', 'mask'])

@@ -1,4 +1,4 @@
-"""Search a trained supernet for the best subnets under the budgets of a config."""
+"""Search a supernet, or any trained network, for the best subnets under a config's budgets."""
 
 import argparse
 
@@ -9,7 +9,7 @@ from mmprune.errors import exit_on_input_error
 EPILOG = """\
 The config needs `search_cfg`, for example
   search_cfg = dict(type='mmprune.GreedySearchLoop', targets=[0.5, 0.25], max_channel_bins=12)
-with targets as MACs or as fractions of the full network's, or an `mmprune.EvolutionSearchLoop`
+with targets as MACs or as fractions of the full network's, or an `mmprune.OptunaSearchLoop`
 with `constraints=dict(macs=..., params=...)`.
 
 Into the work directory go
@@ -29,8 +29,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config with an AutoSlim model and search_cfg')
-    parser.add_argument('checkpoint', help='checkpoint of the trained supernet')
+    parser.add_argument('config', help='config with search_cfg, of a supernet or any network')
+    parser.add_argument('checkpoint', help='checkpoint of it')
     parser.add_argument(
         '--work-dir', help='where results go (default: work_dirs/<config name>_search)'
     )

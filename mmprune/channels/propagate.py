@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from mmprune.channels.arrangement import Arrangement
+from mmprune.channels.checked_sizes import CheckedSize, not_dealt
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.guarded import apply_rule
 from mmprune.channels.held import hold_broken
@@ -24,7 +25,7 @@ from mmprune.channels.labels import (
     pin_all,
 )
 from mmprune.channels.leaves import Leaves, united
-from mmprune.channels.readings import CheckedSize, ReadNumbers, edges_of, read_numbers
+from mmprune.channels.readings import ReadNumbers, edges_of, read_numbers
 from mmprune.channels.shuffled import arrange, shuffles_of
 from mmprune.channels.silence import Silence
 from mmprune.channels.sizes import Numbers, Shrinking, SizeAttribute, unread_attributes
@@ -75,6 +76,7 @@ class Labelling:
         arrangements: What is shuffled, and stands in another order in a subnet.
         computed: Weights that are functions of parameters, with their label arrays.
         hidden: Parameters that layers use through those alone.
+        outputs: (module, labels of what it puts out) of every call on the first road.
     """
 
     tensors: Mapping[str, list[IntArray]]
@@ -101,6 +103,7 @@ class Labelling:
     arrangements: tuple[Arrangement, ...] = ()
     computed: list[tuple[ComputedWeight, list[IntArray]]] = field(default_factory=list)
     hidden: frozenset[str] = frozenset()
+    outputs: list[tuple[str, list[Value]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         products=book.products,
         sizes=book.sizes,
         size_attributes=[*rest.numbers.attributes, *unread],
-        checked=_not_dealt(rest.numbers.checked, arrangements),
+        checked=not_dealt(rest.numbers.checked, arrangements, leaves.num_labels),
         unknown_sizes=rest.numbers.unknown,
         quantities=rest.numbers.quantities,
         statistics=[*book.statistics, *_widths_of_one_head(wishes.torchs_heads, tensors)],
@@ -196,15 +199,11 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         arrangements=tuple(arrangements),
         computed=[(w, book.computed[w.edge].factors) for w in graph.weights.computed],
         hidden=graph.weights.hidden,
+        outputs=[
+            (call.module, [rest.values[edge] for edge in call.outputs])
+            for call in graph.first_road().calls
+        ],
     )
-
-
-def _not_dealt(
-    checked: Iterable[CheckedSize], arrangements: Iterable[Arrangement]
-) -> list[CheckedSize]:
-    """Those that have no channels which are dealt anew at every width."""
-    dealt = np.concatenate([np.zeros(0, np.int64), *(a.labels for a in arrangements)])
-    return [check for check in checked if not np.isin(check.labels(), dealt).any()]
 
 
 @dataclass(frozen=True)
@@ -345,12 +344,8 @@ def _use_counts(graph: TraceGraph) -> dict[Edge, int]:
     uses: dict[Edge, int] = {}
     escapes = [edge for edge, _ in graph.escapes]
     numbers = edges_of(graph)
-    kept = [
-        *graph.outputs,
-        *escapes,
-        *numbers,
-        *(e for c in graph.calls for e in (*c.inputs, *c.outputs)),
-    ]
+    kept = [*graph.outputs, *escapes, *numbers]
+    kept += [e for c in graph.calls for e in (*c.inputs, *c.outputs)]
     for edge in [e for node in graph.nodes for e in node.inputs] + kept:
         if edge is not None:
             uses[edge] = uses.get(edge, 0) + 1

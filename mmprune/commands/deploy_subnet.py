@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmprune.commands.export_subnet import set_from_file
+from mmprune.commands.prune_options import searchable_config
 from mmprune.config import load_config
 from mmprune.models.algorithm import build_algorithm
 from mmprune.training.compensation import compensation_of, recalibrate_unless
@@ -52,7 +53,7 @@ def deploy_subnet(
         InputError: If the checkpoint or the channel config is broken or does not fit.
         VerificationError: If the plain network, or its ONNX file, computes something else.
     """
-    cfg = load_config(config, cfg_options)
+    cfg = searchable_config(load_config(config, cfg_options))
     algorithm = build_algorithm(cfg, checkpoint)
     set_from_file(algorithm, channel_cfg)
     change = compensation_of(algorithm, cfg, 'LeastSquares') if compensate else None

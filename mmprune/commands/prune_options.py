@@ -76,11 +76,32 @@ def prunable_config(cfg: Config, options: PruneOptions) -> Config:
             f'{cfg.filename}: its model is a plain network, so say what to prune it to: '
             '--budget macs=0.5, or --ratio 0.5'
         )
+    return _wrapped(cfg, _pruner({'ratio': 1.0, **own} if plans else own, options), options)
+
+
+def searchable_config(cfg: Config) -> Config:
+    """The config with an AutoSlim around a plain network, whose widths are to be searched.
+
+    Args:
+        cfg: Of an AutoSlim, which stays as it is, or of any network. Its ``pruner`` says which
+            widths there are and which channels they keep: every eighth, and those of the largest
+            L1 norm, if it has none.
+    """
+    if not cfg.get('model') or cfg.model.get('type') in SUPERNETS:
+        return cfg
+    eighths = [eighth / 8 for eighth in range(1, 9)]
+    pruner = cfg.get('pruner') or dict(type='RatioPruner', ratios=eighths, importance='L1')
+    return _wrapped(deepcopy(cfg), dict(pruner), PruneOptions())
+
+
+def _wrapped(cfg: Config, pruner: dict[str, Any], options: PruneOptions) -> Config:
+    """A plain network's config, with an AutoSlim put around the network."""
     cfg.model = dict(
         type='mmprune.AutoSlim',
         architecture=cfg.model,
         input_shape=_input_shape(cfg, options),
-        pruner=_pruner({'ratio': 1.0, **own} if plans else own, options),
+        demo_input=cfg.pop('demo_input', None),
+        pruner=pruner,
     )
     if not cfg.get('train_dataloader'):
         cfg.model.recalibration = dict(num_batches=0)
@@ -120,8 +141,9 @@ def _pruner(own: Mapping[str, Any], options: PruneOptions) -> dict[str, Any]:
 def _input_shape(cfg: Config, options: PruneOptions) -> tuple[int, ...]:
     """The shape that was given, or that of the first image that the config tests on."""
     name = next((name for name in _WITH_IMAGES if cfg.get(name)), None)
-    if options.input_shape is not None or name is None:
-        return image_shape(options.input_shape, '--input-shape')
+    given = options.input_shape or cfg.get('demo_input', {}).get('input_shape')
+    if given is not None or name is None:
+        return image_shape(given, '--input-shape')
     with seeded(0), enter_scope(cfg), data_named(cfg):
         sample = DATASETS.build(deepcopy(cfg[name].dataset))[0]
     inputs = sample.get('inputs') if isinstance(sample, Mapping) else None

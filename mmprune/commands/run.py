@@ -18,6 +18,7 @@ from mmprune.errors import InputError, MissingFileError
 from mmprune.fileio import atomic_path
 from mmprune.missing_data import data_named
 from mmprune.training.iterative_pruning import follow_checkpoint
+from mmprune.weights import check_weights
 
 _AMP_TYPE = 'AmpOptimWrapper'
 
@@ -237,3 +238,4 @@ def _check_overlap(runner: Runner, weights: dict[str, Any], path: str) -> None:
         key in expected and value.shape == expected[key].shape for key, value in weights.items()
     ):
         check_fit(runner.model, weights, path)
+    check_weights(network, path, weights)

@@ -8,13 +8,14 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from mmprune.building import check_options
-from mmprune.checkpoint import load_weights, read_checkpoint
+from mmprune.checkpoint import read_checkpoint
+from mmprune.commands.prune_options import searchable_config
 from mmprune.commands.run import build_runner
 from mmprune.commands.tables import results_table
 from mmprune.config import load_config
 from mmprune.errors import InputError
 from mmprune.missing_data import data_named
-from mmprune.models.algorithm import check_is_supernet
+from mmprune.models.algorithm import check_is_supernet, load_supernet
 from mmprune.registry import LOOPS
 from mmprune.report.tables import show
 from mmprune.search import SearchLoop, SearchResult
@@ -28,15 +29,17 @@ def search_subnet(
     cfg_options: dict[str, Any] | None = None,
     launcher: str = 'none',
 ) -> list[SearchResult]:
-    """Search a trained supernet for the best subnets under the config's budgets.
+    """Search a trained supernet, or any trained network, for subnets under the config's budgets.
 
     The config's ``search_cfg`` is a search loop in LOOPS, and runs in the place
     of its validation loop, with ``val_dataloader`` and ``val_evaluator`` unless
-    it has its own.
+    it has its own. The model of a config may be a plain network: its pruner, or an importance by
+    the L1 norm, then says which channels each width keeps, and candidates are judged without any
+    training, after recalibration of norms or after compensation.
 
     Args:
-        config: A config with an AutoSlim model and ``search_cfg``.
-        checkpoint: The supernet's checkpoint.
+        config: A config with ``search_cfg``; its model is an AutoSlim or any other network.
+        checkpoint: The supernet's checkpoint, or the plain network's.
         work_dir: Where the history, the channel configs and the log go; by
             default the config's ``work_dir``, or ``work_dirs/<config>_search``.
         resume: Go on from the history in the work directory.
@@ -69,9 +72,11 @@ def search_subnet(
     cfg.work_dir = str(Path(chosen).expanduser().resolve())
     cfg.load_from, cfg.resume = None, False
     read_checkpoint(checkpoint)
+    cfg = searchable_config(cfg)
     runner = build_runner(cfg, launcher)
-    check_is_supernet(getattr(runner.model, 'module', runner.model), str(cfg.filename))
-    load_weights(runner.model, checkpoint)
+    algorithm = getattr(runner.model, 'module', runner.model)
+    check_is_supernet(algorithm, str(cfg.filename))
+    load_supernet(algorithm, checkpoint)
     with data_named(cfg):
         runner.val()
     loop = runner.val_loop

@@ -6,6 +6,7 @@ from rich.table import Table
 
 from mmprune.pruners import StructurePruner
 from mmprune.search import SearchResult
+from mmprune.search.search_loop import in_words
 
 
 def results_table(
@@ -29,7 +30,7 @@ def results_table(
             f'{result.macs / full_cost["macs"]:.1%}',
             f'{result.params:,}',
             f'{result.params / full_cost["params"]:.1%}',
-            f'{result.metric:.4f}',
+            in_words(result.metric),
             result.channel_cfg,
         )
     return table

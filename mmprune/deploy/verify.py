@@ -120,7 +120,11 @@ def compare(
         errors = [relative_error(a, b) for a, b in zip(expected, found, strict=True)]
         error = max(errors, default=0.0)
         if error > tolerance:
-            return failed(first_difference(first, second, tolerance), 'Outputs differ.', error)
+            nan = any(bool(torch.isnan(tensor).any()) for tensor in expected)
+            problem = (
+                'The supernet gives NaN: give another demo input.' if nan else 'Outputs differ.'
+            )
+            return failed(first_difference(first, second, tolerance), problem, error)
         if road.training and cut is not None:
             name, error = _written_differently(cut(), deployed)
             if error > tolerance:
@@ -128,7 +132,8 @@ def compare(
                 return failed(name.rpartition('.')[0], problem, error)
     largest = max((float(t.double().abs().max()) for t in expected if t.numel()), default=0.0)
     if largest == 0 and not road.training:
-        return failed('', 'All outputs are zero, which proves nothing.', error)
+        what = 'zero' if any(t.numel() for t in expected) else 'empty'
+        return failed('', f'All outputs are {what}, which proves nothing.', error)
     return VerifyReport(True, error, tolerance, road=road.name)
 
 

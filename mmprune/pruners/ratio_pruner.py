@@ -33,7 +33,7 @@ class RatioPruner(StructurePruner):
                 f'ratios must be a list of numbers above 0 and at most 1; found {ratios!r}'
             )
         ratios = sorted(float(ratio) for ratio in numbers)
-        self.ratios = tuple(ratios)
+        self.ratios = self.shares = tuple(ratios)
 
     def subnet_of_ratio(self, ratio: float) -> Subnet:
         """The subnet in which every group keeps ``ratio`` of its channels, at least one."""

@@ -18,12 +18,14 @@ from mmprune.deploy import ChannelCfgError, VerifyReport, deploy, deploy_parts
 from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
 from mmprune.errors import InputError
 from mmprune.formats.cfg_codec import read_cfg, write_cfg
+from mmprune.formats.exported import Exported
 from mmprune.pruners.arguments import built_importance, default_input, refuse_subnet
 from mmprune.pruners.compensating import Compensating
 from mmprune.pruners.in_place import InPlace
 from mmprune.pruners.mmrazor_names import MMRazorNames
 from mmprune.pruners.planning import Planning
 from mmprune.pruners.rounding import check_round_to, select_rounded
+from mmprune.pruners.searching import Searching
 from mmprune.registry import PRUNERS
 from mmprune.report.picture import draw_groups
 from mmprune.report.report import report
@@ -33,13 +35,14 @@ from mmprune.supernet.trial import random_alive
 from mmprune.supernet.verification import verify
 from mmprune.trace.demo_images import refuse_shape
 from mmprune.trace.tracer import DemoInput
+from mmprune.weights import check_weights
 from mmprune.wrappers import unwrap
 
 ChannelCfgLike = Mapping[str, Any] | str | Path
 
 
 @PRUNERS.register_module()
-class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, abc.ABC):
+class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, abc.ABC):
     """Turns a network into a supernet of subnets with fewer channels.
 
     Subclasses say how many channels a subnet keeps (``sample_subnet``,
@@ -93,6 +96,7 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, abc.ABC):
         self.restriction = Restriction(topology, leave_out)
         self.ties = [(first, second) for first, second in ties]
         self._supernet: Supernet | None = None
+        self._exported: Exported | None = None
 
     # -- preparing ---------------------------------------------------------------------
 
@@ -112,8 +116,11 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, abc.ABC):
             TraceError: The model cannot be run on the demo input, or the first road.
             InputError: The demo input is a shape, or a name or option fits no layer.
         """
+        if not isinstance(supernet, nn.Module):
+            raise InputError(f'a network is a torch.nn.Module, found a {type(supernet).__name__}')
         refuse_shape(demo_input)
         model = unwrap(supernet)
+        check_weights(model, type(model).__name__)
         if demo_input is None:
             demo_input = default_input(model)
         self._supernet = Supernet(
@@ -226,7 +233,10 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, abc.ABC):
 
     def export_subnet(self) -> dict[str, Any]:
         """The channel config of the subnet that is set."""
-        return write_cfg(self.supernet, self.supernet.alive)
+        self.supernet.follow_replaced()
+        cfg = write_cfg(self.supernet, self.supernet.alive)
+        self._exported = Exported(self.supernet, cfg, self.supernet.alive)
+        return cfg
 
     def load_channel_cfg(self, channel_cfg: ChannelCfgLike) -> Subnet:
         """The subnet that a channel config (dict or file) stands for, checked against the model.
@@ -279,6 +289,8 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, abc.ABC):
         model = unwrap(supernet)
         prepared = self._supernet
         is_prepared = prepared is not None and prepared.model is model
+        if prepared is not None and is_prepared:
+            prepared.follow_replaced()
         if channel_cfg is None:
             if not is_prepared:
                 raise InputError(
@@ -286,6 +298,10 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, abc.ABC):
                     f'not prepared the {type(model).__name__}: give a channel config as well'
                 )
             channel_cfg = self.export_subnet()
+        if prepared is not None and is_prepared and prepared.is_current and self._exported:
+            exported = self._exported.alive_of(prepared, channel_cfg)
+            if exported is not None:
+                return deploy_parts(model, *prepared.execution.parts(exported))
         refuse_subnet(channel_cfg)
         cfg = as_channel_cfg(channel_cfg)
         if prepared is not None and is_prepared and not cfg.sampled:
@@ -317,6 +333,7 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, abc.ABC):
         prepared = self.supernet
         if supernet is not None and unwrap(supernet) is not prepared.model:
             raise InputError('verify_subnet: the model is not the one that was prepared')
+        prepared.follow_replaced()
         if subnet is None:
             seed = int(np.random.default_rng().integers(2**32))
             alive = random_alive(prepared.groups, prepared.size, seed)

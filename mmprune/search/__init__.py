@@ -1,16 +1,19 @@
 """Looking for the best subnet under a budget."""
 
-from mmprune.search.evolution import EvolutionSearchLoop
+from mmprune.search.evaluate import evaluate_subnet
 from mmprune.search.greedy import GreedySearchLoop
 from mmprune.search.history import Evaluation, SearchHistory, read_history
+from mmprune.search.optuna_search import EvolutionSearchLoop, OptunaSearchLoop
 from mmprune.search.search_loop import SearchLoop, SearchResult
 
 __all__ = [
     'Evaluation',
     'EvolutionSearchLoop',
     'GreedySearchLoop',
+    'OptunaSearchLoop',
     'SearchHistory',
     'SearchLoop',
     'SearchResult',
+    'evaluate_subnet',
     'read_history',
 ]

@@ -12,7 +12,7 @@ from mmprune.pruners import StructurePruner
 from mmprune.registry import LOOPS
 from mmprune.search.budget import Budget, Cost
 from mmprune.search.history import Evaluation
-from mmprune.search.search_loop import SearchLoop, Subnet
+from mmprune.search.search_loop import SearchLoop, Subnet, in_words
 
 Bins = dict[str, Tensor]
 
@@ -118,7 +118,7 @@ class GreedySearchLoop(SearchLoop):
                 progress.update(
                     task,
                     completed=self.full_cost['macs'] - width.cost['macs'],
-                    note=f'round {rounds}: {self.metric} {evaluation.metric:.4f}',
+                    note=f'round {rounds}: {self.metric} {in_words(evaluation.metric)}',
                 )
             yield budget, width.subnet, evaluation
 

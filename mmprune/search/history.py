@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,10 @@ class Evaluation:
         key: Digest of its kept channels.
         macs: Multiply-adds on the demo input.
         params: Number of parameters.
-        metric: The value that the search compares.
+        metric: The value that the search compares; None if the evaluator did not give it.
         channels: Kept channels of every group.
         latency: Predicted milliseconds, if the search has a table.
+        metrics: All values that the evaluator gave.
     """
 
     index: int
@@ -50,9 +51,10 @@ class Evaluation:
     key: str
     macs: int
     params: int
-    metric: float
+    metric: float | None
     channels: dict[str, int]
     latency: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 class SearchHistory:

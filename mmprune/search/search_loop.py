@@ -1,11 +1,13 @@
 """What every search has in common: evaluating candidates, remembering, writing results."""
 
 import json
+import math
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,17 +22,20 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mmprune.cost import CostError
+from mmprune.building import check_options
+from mmprune.channels.labels import IntArray
 from mmprune.deploy.channel_cfg import save_channel_cfg
 from mmprune.errors import InputError
 from mmprune.fileio import atomic_path
 from mmprune.latency import TableLatency
-from mmprune.models import AutoSlim, kept_norm_statistics
+from mmprune.models import AutoSlim, Recalibration, kept_norm_statistics
 from mmprune.models.algorithm import calibration_batches, check_is_supernet
 from mmprune.randomness import seeded
 from mmprune.search.budget import Budget, Cost
+from mmprune.search.compared import Rule, main_metric, rule_of, smaller_is_better
 from mmprune.search.history import Evaluation, SearchHistory, subnet_key, weights_key
 from mmprune.search.progress import search_progress
+from mmprune.training.compensation import Change, compensation_of
 
 Subnet = dict[str, Tensor]
 
@@ -44,14 +49,15 @@ class SearchResult:
         channel_cfg: The file with its channel config.
         macs: Multiply-adds on the demo input.
         params: Number of parameters.
-        metric: Its value of the metric that the search compares.
+        metric: Its value of the metric that the search compares; None where the evaluator found
+            nothing to measure, in no candidate.
     """
 
     budget: str
     channel_cfg: str
     macs: int
     params: int
-    metric: float
+    metric: float | None
 
 
 class SearchLoop(ValLoop):
@@ -72,16 +78,25 @@ class SearchLoop(ValLoop):
             if the config of the loop has none. Better a held-out part of the
             training data than what the result will be reported on.
         evaluator: The metrics, as in mmengine's ``ValLoop``.
-        metric: Which of the evaluator's values is compared.
-        rule: Whether 'greater' or 'less' is better.
+        metric: Which of the evaluator's values is compared; ``'auto'`` takes the best known of
+            those that it gives (``top1``, ``bbox_mAP``, ``mIoU``, ``AP``), else the first. A
+            candidate without this value, such as a detector that detects nothing, is the worst.
+        rule: Whether 'greater' or 'less' is better; ``'auto'``: less of losses and errors.
         seed: Of what the search draws.
         resume: Go on from the history in the work directory.
         fp16: Evaluate in mixed precision.
         latency: A table that ``tools/latency.py`` has written for this network on the device
             that is to run the subnets. With it, costs have a predicted ``latency``, in ms.
+        compensation: Judge each candidate as a small network of its own, whose weights were fitted
+            to training images by this method: its name, or config, as in
+            ``prune_cfg=dict(compensation=...)``. Its norms keep the full network's statistics.
+
+        recalibration: How norm statistics are computed, instead of as the model says: the fields
+            of ``Recalibration``.
 
     Raises:
-        InputError: If the model has no subnets, or the table is of another network.
+        InputError: If the model has no subnets, the table is of another network, or there is no
+            such compensation.
     """
 
     def __init__(
@@ -89,22 +104,30 @@ class SearchLoop(ValLoop):
         runner: Runner,
         dataloader: DataLoader | dict[str, Any],
         evaluator: Evaluator | dict[str, Any] | list[Any],
-        metric: str = 'accuracy/top1',
-        rule: Literal['greater', 'less'] = 'greater',
+        metric: str = 'auto',
+        rule: Literal['auto', 'greater', 'less'] = 'auto',
         seed: int = 0,
         resume: bool = False,
         fp16: bool = False,
         latency: str | os.PathLike[str] | None = None,
+        compensation: str | dict[str, Any] | None = None,
+        recalibration: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(runner, dataloader, evaluator, fp16)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         check_is_supernet(model, str(runner.cfg.filename))
-        if rule not in ('greater', 'less'):
-            raise InputError(f"The rule of a search is 'greater' or 'less', got {rule!r}.")
+        if rule not in ('auto', 'greater', 'less'):
+            raise InputError(f"The rule of a search is 'greater', 'less' or 'auto', got {rule!r}.")
         self.algorithm: AutoSlim = model
         self.pruner = model.pruner
+        if recalibration is not None:
+            check_options(Recalibration, recalibration, 'search_cfg.recalibration')
+            model.recalibration = Recalibration(**recalibration)
         self.metric = metric
-        self.rule = rule
+        self.rule: Rule = 'greater' if rule == 'auto' else rule
+        self._is_settled = False
+        self._as_given = {'metric': metric, 'rule': rule, 'compensation': compensation}
+        self._change = self._compensation(compensation)
         self.seed = seed
         self.resume = resume
         self.latency = None if latency is None else TableLatency(latency)
@@ -149,7 +172,10 @@ class SearchLoop(ValLoop):
         with self._supernet_kept(), search_progress(self.runner.logger, is_main_process()) as bar:
             for budget, subnet, evaluation in self.search(bar):
                 self._finish(budget, subnet, evaluation)
-        return {f'{result.budget}/{self.metric}': result.metric for result in self.results}
+        return {
+            f'{result.budget}/{self.metric}': math.nan if result.metric is None else result.metric
+            for result in self.results
+        }
 
     def evaluate(self, subnet: Subnet, origin: str, cost: Cost | None = None) -> Evaluation:
         """Return the evaluation of a candidate, from the history if it is there.
@@ -162,9 +188,11 @@ class SearchLoop(ValLoop):
         key = subnet_key(subnet)
         found = self.history.find(key)
         if found is not None:
+            self._compared(found.metrics)
             return found
         start = time.perf_counter()
-        metric = self._measure(subnet)
+        metrics = self._measure(subnet)
+        metric = self._compared(metrics)
         seconds = time.perf_counter() - start
         cost = cost or self.costs([subnet])[0]
         evaluation = Evaluation(
@@ -176,30 +204,27 @@ class SearchLoop(ValLoop):
             metric=metric,
             channels={space_id: int(mask.sum()) for space_id, mask in subnet.items()},
             latency=cost.get('latency'),
+            metrics=metrics,
         )
         self.history.add(evaluation)
         self.runner.logger.info(
-            f'candidate {evaluation.index}: {self.metric} {metric:.4f}, {evaluation.macs:,} MACs '
-            f'({evaluation.macs / self.full_cost["macs"]:.1%}), {evaluation.params:,} parameters, '
-            f'{seconds:.2f} s: {origin}'
+            f'candidate {evaluation.index}: {self.metric} {in_words(metric)}, '
+            f'{evaluation.macs:,} MACs ({evaluation.macs / self.full_cost["macs"]:.1%}), '
+            f'{evaluation.params:,} parameters, {seconds:.2f} s: {origin}'
         )
         return evaluation
 
-    def costs(self, subnets: Sequence[Subnet]) -> list[Cost]:
-        """Return the costs of subnets, in closed form and all at once where widths tell them."""
-        table = self.pruner.cost_table()
-        if not subnets:
-            return []
-        widths = np.stack([table.widths_of(subnet) for subnet in subnets])
-        costs: list[dict[str, float]]
-        try:
-            found = table.batch(widths)
-            costs = [
-                {n: int(column[row]) for n, column in found.items()} for row in range(len(subnets))
-            ]
-        except CostError:
-            costs = [dict(self.pruner.cost(subnet)) for subnet in subnets]
-        if self.latency is not None:
+    def costs(self, subnets: Sequence[Subnet], widths: IntArray | None = None) -> list[Cost]:
+        """Return the costs of subnets, in closed form and all at once where widths tell them.
+
+        Args:
+            subnets: The subnets.
+            widths: Their kept channels, (subnets, groups), if they are known already.
+        """
+        if widths is None and subnets:
+            widths = np.stack([self.pruner.cost_table().widths_of(subnet) for subnet in subnets])
+        costs = self.pruner.costs(subnets, widths)
+        if self.latency is not None and widths is not None:
             predicted = self.latency.estimator(self.pruner.supernet).batch(widths)
             for cost, seconds in zip(costs, predicted.tolist(), strict=True):
                 cost['latency'] = 1e3 * seconds
@@ -211,27 +236,59 @@ class SearchLoop(ValLoop):
 
     def rank(self, evaluation: Evaluation) -> tuple[float, int, int]:
         """Return a sort key: the best candidate has the smallest."""
-        sign = -1 if self.rule == 'greater' else 1
-        return sign * evaluation.metric, evaluation.macs, evaluation.index
+        value = smaller_is_better(evaluation.metric, self.rule)
+        return value, evaluation.macs, evaluation.index
 
     @torch.no_grad()
-    def _measure(self, subnet: Subnet) -> float:
-        """Return the metric of a subnet with norm statistics of its own."""
+    def _measure(self, subnet: Subnet) -> dict[str, float]:
+        """Return what the evaluator says of a subnet, as it would be deployed."""
         self.pruner.set_subnet(subnet)
-        if self.batches:
+        network: Any = self.algorithm
+        if self._change is not None:
+            network = self.pruner.deploy_subnet(self.algorithm.architecture)
+            self._change(network)
+            network.eval()
+        elif self.batches:
             self.algorithm.recalibrate(self.batches)
         self.algorithm.architecture.eval()
         for batch in self.dataloader:
             with torch.autocast(self._device_type, enabled=self.fp16):
-                samples = self.algorithm.val_step(batch)
+                samples = network.val_step(batch)
             self.evaluator.process(data_samples=samples, data_batch=batch)
         metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
-        if self.metric not in metrics:
-            raise InputError(
-                f'{self.runner.cfg.filename}: the search compares {self.metric!r}, but the '
-                f'evaluator gives {sorted(metrics)}; set `metric` in search_cfg.'
-            )
-        return float(metrics[self.metric])
+        return {
+            name: float(value)
+            for name, value in metrics.items()
+            if isinstance(value, int | float) and not math.isnan(value)
+        }
+
+    def _compared(self, metrics: Mapping[str, float]) -> float | None:
+        """Return the value that counts, and settle which one that is when there are values.
+
+        Raises:
+            InputError: The evaluator gives others, and has never given this one.
+        """
+        if metrics and not self._is_settled:
+            if self.metric == 'auto':
+                self.metric = main_metric(metrics)
+                self.runner.logger.info(f'the search compares {self.metric}')
+            if self.metric not in metrics:
+                raise InputError(
+                    f'{self.runner.cfg.filename}: the search compares {self.metric!r}, but the '
+                    f'evaluator gives {sorted(metrics)}; set `metric` in search_cfg.'
+                )
+            self._is_settled = True
+            if self._as_given['rule'] == 'auto':
+                self.rule = rule_of(self.metric)
+        return metrics.get(self.metric)
+
+    def _compensation(self, method: str | dict[str, Any] | None) -> Change | None:
+        """Return what is done to the small network of each candidate."""
+        if method is None:
+            return None
+        cfg = copy(self.runner.cfg)
+        cfg.prune_cfg = {**cfg.get('prune_cfg', {}), 'compensation': method}
+        return compensation_of(self.algorithm, cfg)
 
     def _announce(self) -> None:
         """Say how many candidates are expected, and how long they will take."""
@@ -291,8 +348,7 @@ class SearchLoop(ValLoop):
         return {
             'loop': type(self).__name__,
             **self.settings(),
-            'metric': self.metric,
-            'rule': self.rule,
+            **self._as_given,
             'seed': self.seed,
             'fp16': self.fp16,
             'recalibration': asdict(self.algorithm.recalibration),
@@ -308,7 +364,7 @@ class SearchLoop(ValLoop):
         )
         self.results.append(result)
         self.runner.logger.info(
-            f'budget {budget.label} ({budget}): {self.metric} {result.metric:.4f}, '
+            f'budget {budget.label} ({budget}): {self.metric} {in_words(result.metric)}, '
             f'{result.macs:,} MACs ({result.macs / self.full_cost["macs"]:.1%}): {path}'
         )
         if is_main_process():
@@ -317,6 +373,11 @@ class SearchLoop(ValLoop):
             with atomic_path(self.work_dir / 'search_results.json') as unfinished:
                 content = [asdict(result) for result in self.results]
                 unfinished.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+
+
+def in_words(metric: float | None) -> str:
+    """A metric for a person."""
+    return 'not measured' if metric is None else f'{metric:.4f}'
 
 
 def duration(seconds: float) -> str:

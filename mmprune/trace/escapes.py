@@ -85,9 +85,14 @@ class EscapeRecorder(TorchFunctionMode):
             producers = [(t, t.grad_fn, t.output_nr) for t in in_graph]  # may be another afterwards
             constants = [t for t in given if not t.requires_grad and t.numel() > 1]
             start = torch.autograd._get_sequence_nr()
-            for tensor in given if may_write(name, func, kwargs) else ():
+            for tensor in given if may_write(name, func, args, kwargs) else ():
                 self.keep(tensor)
+        out = kwargs.pop('out', None) if in_graph else None
         result = self.stand_ins.get(func, func)(*args, **kwargs)
+        if out is not None:  # which autograd refuses, and the code's own run need not
+            for target, part in zip(_tensors(out), _tensors(result), strict=True):
+                target.copy_(part)
+            result = out
         if self.numbers is not None:
             result = watch(self.numbers, func, args, kwargs, result)
         with torch._C.DisableTorchFunction():

@@ -57,6 +57,7 @@ class IterativePruning(PrunerHook):
             since the last removal computed, in the place of images of its own: as in its paper,
             at hardly any cost.
         deploy: Whether the model becomes the small network at ``end``.
+        demo_input: See ``PrunerHook``.
 
     Raises:
         InputError: An option makes no sense.
@@ -75,8 +76,9 @@ class IterativePruning(PrunerHook):
         collect: Mapping[str, Any] | None = None,
         deploy: bool = True,
         listen: bool = False,
+        demo_input: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(pruner, input_shape, collect)
+        super().__init__(pruner, input_shape, collect, demo_input)
         if not 0 <= begin <= end or interval < 1:
             raise InputError(
                 'IterativePruning needs 0 <= begin <= end and interval >= 1, got '

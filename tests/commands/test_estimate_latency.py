@@ -158,8 +158,8 @@ def test_a_search_stays_within_a_predicted_latency(
     run(table=file, subnets=0, backends=())
     LatencyTable.load(file).corrected(Correction()).save(file)
 
-    def metric(loop: SearchLoop, subnet: dict[str, torch.Tensor]) -> float:
-        return float(sum(mask.sum() for mask in subnet.values()))
+    def metric(loop: SearchLoop, subnet: dict[str, torch.Tensor]) -> dict[str, float]:
+        return {'accuracy/top1': float(sum(mask.sum() for mask in subnet.values()))}
 
     monkeypatch.setattr(SearchLoop, '_measure', metric)
     evolution = {

@@ -6,6 +6,7 @@ import torch
 from pruned_network import IMAGE, Network, build, prepared
 from torch import nn
 
+from mmprune.door import prune
 from mmprune.errors import InputError
 from mmprune.models import AutoSlim
 from mmprune.pruners.budget import check_budget
@@ -141,3 +142,30 @@ def test_other_budgets_are_told_what_there_is():
     with pytest.raises(InputError, match='keys macs, params, latency') as caught:
         check_budget({'memory': 0.5}, False)
     assert 'FLOP' not in str(caught.value)
+
+
+# -- networks and inputs that are none ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('network', 'data', 'limit', 'message'),
+    [
+        (None, IMAGE, {'ratio': 0.5}, r'a network is a torch\.nn\.Module, found a NoneType'),
+        (nn.PReLU(3), IMAGE, {'ratio': 0.5}, 'PReLU: has no layer with output channels'),
+        (nn.BatchNorm2d(3), IMAGE, {'ratio': 0.5}, 'BatchNorm2d: has no layer with output'),
+        (nn.Conv2d(3, 8, 3), IMAGE, {'macs': float('nan')}, 'macs=nan: up to 1 a limit is'),
+        (nn.Conv2d(3, 8, 3), IMAGE[:0], {'ratio': 0.5}, 'All outputs are empty'),
+        (nn.Conv2d(3, 8, 3), IMAGE * float('nan'), {'ratio': 0.5}, 'The supernet gives NaN'),
+    ],
+)
+def test_what_is_no_network_or_no_input(network, data, limit, message):
+    with pytest.raises(InputError, match=message):
+        prune(network, data.float(), **limit)
+
+
+def test_modules_that_are_nested_too_deeply_say_what_helps():
+    network = nn.Conv2d(3, 8, 1)
+    for _ in range(200):
+        network = nn.Sequential(network)
+    with pytest.raises(InputError, match=r'nested deeper than .* sys\.setrecursionlimit'):
+        prune(network, IMAGE.float(), ratio=0.5)

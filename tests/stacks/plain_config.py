@@ -36,11 +36,7 @@ default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=1))
 
 # Two candidates.
 search_cfg = dict(
-    type='mmprune.EvolutionSearchLoop',
-    constraints=dict(macs=0.6),
-    max_epochs=1,
-    population_size=2,
-    top_k=1,
-    num_mutation=0,
-    num_crossover=0,
+    type='mmprune.GreedySearchLoop',
+    targets=[0.9],
+    max_channel_bins=2,
 )

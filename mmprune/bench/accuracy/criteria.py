@@ -97,6 +97,7 @@ CRITERIA = (
         data='activations',
     ),
     Criterion('APoZ', dict(type='APoZImportance', **SHARED)),
+    Criterion('Residual', dict(type='ResidualImportance')),
 )  # fmt: skip
 
 

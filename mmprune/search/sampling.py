@@ -1,0 +1,145 @@
+"""What to try next: any sampler of Optuna, over levels of widths.
+
+The study is in memory, and nothing that a sampler draws depends on anything but its seed and what
+it was told. So a search that is run again from its start, with every evaluation answered by the
+history, proposes the same subnets again, and no state of a sampler is ever stored.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+from mmprune.building import check_options
+from mmprune.dependencies import require
+from mmprune.errors import InputError, nearest
+
+_LARGEST_GRID = 100_000
+# No samplers, or such as need each parameter written into a trial.
+_OTHERS = ('BaseSampler', 'BaseGASampler', 'BruteForceSampler', 'PartialFixedSampler', 'nsgaii')
+
+
+class Sampling:
+    """Proposes levels of widths, and learns from what was evaluated in their place.
+
+    A proposal may be repaired before it is evaluated; the sampler is told of the repaired one, and
+    never of the proposal.
+
+    Args:
+        sampler: A class of ``optuna.samplers``, with or without ``Sampler``: ``'NSGAII'``,
+            ``'TPE'``, ``'CmaEs'``, ``'Random'``, ``'QMC'``, ``'Grid'``.
+        options: Its own options.
+        seed: Of what it draws.
+        sizes: How many levels each group has.
+        num_objectives: How many values are minimised.
+
+    Raises:
+        InputError: Optuna is not installed, there is no such sampler, it does not take such
+            options, or a grid is too large to be listed.
+    """
+
+    def __init__(
+        self,
+        sampler: str,
+        options: Mapping[str, Any],
+        seed: int,
+        sizes: Mapping[str, int],
+        num_objectives: int = 1,
+    ) -> None:
+        self._optuna = optuna = require('optuna', f'the sampler {sampler!r} of a search')
+        distributions = optuna.distributions
+        self._distributions = {
+            name: distributions.IntDistribution(0, size - 1) for name, size in sizes.items()
+        }
+        with self._quiet():
+            self.study = optuna.create_study(
+                sampler=self._built(sampler, dict(options), seed, sizes),
+                directions=['minimize'] * num_objectives,
+            )
+        self.is_exhausted = False
+        """Whether the sampler has proposed all that it ever will."""
+
+    def _built(
+        self, name: str, options: dict[str, Any], seed: int, sizes: Mapping[str, int]
+    ) -> Any:
+        known = [each for each in self._optuna.samplers.__all__ if each not in _OTHERS]
+        full = name if name.endswith('Sampler') else f'{name}Sampler'
+        if full not in known:
+            raise InputError(f'optuna.samplers has no {full}; {nearest(full, known, 20)}')
+        kind = getattr(self._optuna.samplers, full)
+        if full == 'GridSampler':
+            if prod(sizes.values()) > _LARGEST_GRID:
+                raise InputError(
+                    f'a grid of {prod(sizes.values()):,} subnets cannot be searched: give a few '
+                    f'shares, shares=[0.5, 1.0], so that there are no more than {_LARGEST_GRID:,}'
+                )
+            options.setdefault('search_space', {s: list(range(n)) for s, n in sizes.items()})
+        if full == 'CmaEsSampler':
+            require('cmaes', 'CmaEsSampler')
+        options.setdefault('seed', seed)
+        check_options(kind, options, f'sampler_options ({full})')
+        try:
+            return kind(**options)
+        except (TypeError, ValueError) as error:
+            raise InputError(f'sampler_options ({full}): {error}') from error
+
+    def start_from(self, levels: Sequence[int]) -> None:
+        """Have ``ask`` propose these levels before any of the sampler's own."""
+        with self._quiet():
+            self.study.enqueue_trial(dict(zip(self._distributions, levels, strict=True)))
+
+    def ask(self) -> tuple[list[int], Mapping[str, Any]]:
+        """Levels to try, and what the sampler wants to know again when it is told of them."""
+        with self._quiet():
+            # Nothing is written into this trial: to do that for each group takes most of the time.
+            trial = self.study.ask()
+            relative = trial.relative_params  # puts into the trial what the sampler wants to know
+            frozen = self.study.get_trials(deepcopy=False)[trial.number]
+            given = {**relative, **frozen.system_attrs.get('fixed_params', {})}
+            levels = [
+                given[name]
+                if name in given
+                else self.study.sampler.sample_independent(self.study, frozen, name, distribution)
+                for name, distribution in self._distributions.items()
+            ]
+            noted = {k: v for k, v in frozen.system_attrs.items() if k != 'fixed_params'}
+            try:
+                # What is told is another trial: this one is of the proposal.
+                self.study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+            except RuntimeError:  # how a sampler stops, for which there must be a loop of Optuna's
+                self.is_exhausted = True
+        return levels, noted
+
+    def tell(
+        self, levels: Sequence[int], values: Sequence[float], noted: Mapping[str, Any]
+    ) -> None:
+        """Tell what was evaluated in the place of a proposal.
+
+        Args:
+            levels: What was evaluated.
+            values: The objectives, smaller ones better; infinite where nothing could be measured.
+            noted: As ``ask`` gave it.
+        """
+        with self._quiet():
+            trial = self._optuna.trial.create_trial(
+                params=dict(zip(self._distributions, levels, strict=True)),
+                distributions=self._distributions,
+                values=list(values),
+                system_attrs=dict(noted),
+            )
+            self.study.add_trial(trial)
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Without Optuna's words on studies, experimental parts and infinite values."""
+        logger = logging.getLogger('optuna')
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                yield
+        finally:
+            logger.setLevel(level)
