@@ -31,8 +31,8 @@ COMPENSATIONS = Registry(
     scope='mmprune',
     locations=['mmprune.compensation'],
 )
-# Class of an mmengine model -> function(model, demo input) that makes the keywords of its loss.
-LOSS_INPUTS = Registry('loss input', scope='mmprune', locations=['mmprune.models.loss_inputs'])
+# Class of a model -> function(model, images, mode) that makes what the model is called with.
+DEMO_INPUTS = Registry('demo input', scope='mmprune', locations=['mmprune.models.demo_inputs'])
 # Name of a grad_fn -> function(grad_fn) that reads it into plain data.
 BACKWARD_PARSERS = Registry('backward parser', scope='mmprune', locations=['mmprune.trace.parsers'])
 # Operation of a traced node -> function that carries channel labels through it.

@@ -21,7 +21,7 @@ STAGES = [
 ]
 # Modules that every stage may import, and that import no stage.
 COMMON = {
-    *('checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry', 'version'),
+    *('checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry', 'version', 'weights'),
     *('building', 'collector', 'missing_data', 'randomness', 'renamed_configs', 'wrappers'),
 }
 # Beside the flow.
@@ -143,12 +143,12 @@ CONTENTS = {
         Cummin Detach Div Dot Elu Embedding EmbeddingBag Erf Erfc EuclideanDist Exp Exp2 Expand
         Expm1 FftC2C FftC2R FftR2C Filled Flatten Flip Floor Fmax Fmin Fmod Frac FractionalMaxPool2D
         FusedDropout Gather Gelu Glu GridSampler2D GridSampler3D GroupedMm Hardshrink Hardsigmoid
-        Hardswish Hardtanh HuberLoss Im2Col Index IndexAdd IndexCopy IndexFill IndexReduce
-        IndexSelect InstanceNorm KlDiv Kthvalue LeakyRelu Lerp LinalgVectorNorm Log Log10 Log1P Log2
-        LogSigmoid LogSoftmax Logaddexp Logcumsumexp Logit Logsumexp MaskedFill Max MaxPool1D
-        MaxPool2DWithIndices MaxPool3DWithIndices MaxUnpool2D MaxUnpool3D Maximum Mean Min Minimum
-        MiopenBatchNorm MiopenConvolution Mish MkldnnConvolution Mm Mode MseLoss Mul MultiMarginLoss
-        MultilabelMarginLoss Mv NanToNum NativeBatchNorm NativeBatchNormLegit
+        Hardswish Hardtanh HuberLoss Im2Col Index IndexAdd IndexCopy IndexFill IndexPut IndexPutImpl
+        IndexReduce IndexSelect InstanceNorm Kept KlDiv Kthvalue LeakyRelu Lerp LinalgVectorNorm Log
+        Log10 Log1P Log2 LogSigmoid LogSoftmax Logaddexp Logcumsumexp Logit Logsumexp MaskedFill Max
+        MaxPool1D MaxPool2DWithIndices MaxPool3DWithIndices MaxUnpool2D MaxUnpool3D Maximum Mean Min
+        Minimum MiopenBatchNorm MiopenConvolution Mish MkldnnConvolution Mm Mode MseLoss Mul
+        MultiMarginLoss MultilabelMarginLoss Mv NanToNum NativeBatchNorm NativeBatchNormLegit
         NativeBatchNormLegitNoTraining NativeDropout NativeGroupNorm NativeLayerNorm Neg NllLoss
         NllLoss2D NllLossNd NnpackSpatialConvolution Norm PackPaddedSequence PadPackedSequence
         Permute PixelShuffle PixelUnshuffle Polar Pow PreluKernel Prod Reciprocal Recurrent
@@ -158,35 +158,43 @@ CONTENTS = {
         ScaledDotProductFlashAttention ScaledDotProductFlashAttentionForCpu
         ScaledDotProductFusedAttentionOverrideable Scatter ScatterAdd ScatterReduce Select Selu Sgn
         Sigmoid Sign Silu Sin Sinh Slice SlowConv2D SlowConv3D SmoothL1Loss SoftMarginLoss Softmax
-        Softplus Softshrink Split SplitWithSizes Sqrt Squeeze Stack Std StdMean Sub Sum T Tan Tanh
-        ThnnConv2D Threshold ToCopy Topk Transpose Tril Trilinear Triu Trunc Unbind Unflatten Unfold
-        UnsafeIndex UnsafeSplit UnsafeSplitWithSizes UnsafeView Unsqueeze UpsampleBicubic2D
-        UpsampleBicubic2DAa UpsampleBilinear2D UpsampleBilinear2DAa UpsampleLinear1D
-        UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D UpsampleNearestExact2D
-        UpsampleTrilinear3D Var VarMean Vdot View ViewAsComplex ViewAsReal WeightNorm Where Xlogy
+        Softplus Softshrink Sort Split SplitWithSizes Sqrt Squeeze Stack Std StdMean Sub Sum T Tan
+        Tanh ThnnConv2D Threshold ToCopy Topk Transpose Tril Trilinear Triu Trunc Unbind Unflatten
+        Unfold UnsafeIndex UnsafeIndexPut UnsafeSplit UnsafeSplitWithSizes UnsafeView Unsqueeze
+        UpsampleBicubic2D UpsampleBicubic2DAa UpsampleBilinear2D UpsampleBilinear2DAa
+        UpsampleLinear1D UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D
+        UpsampleNearestExact2D UpsampleTrilinear3D Var VarMean Vdot View ViewAsComplex ViewAsReal
+        WeightNorm Where Xlogy mmcv.BezierAlignFunction mmcv.CARAFEFunction mmcv.CARAFENaiveFunction
+        mmcv.DeformConv2dFunction mmcv.DeformRoIPoolFunction mmcv.MaskedConv2dFunction
+        mmcv.ModulatedDeformConv2dFunction mmcv.MultiScaleDeformableAttnFunction
+        mmcv.PrRoIPoolFunction mmcv.RoIAlignFunction mmcv.RoIAlignRotatedFunction
+        mmcv.RoIPoolFunction mmcv.RotatedFeatureAlignFunction mmcv.SigmoidFocalLossFunction
+        mmcv.SoftmaxFocalLossFunction mmdet.SigmoidGeometricMean
     """,
     'CHANNEL_RULES': """
         addmm along as_strided attention batch_norm bilinear cat cdist channel_shuffle conv
-        copy_slices dot elementwise embedding expand fft filled flip fold gather glu group_norm
-        grouped_matmul index layer_norm loss matmul mv pad permute pixel_shuffle pixel_unshuffle
-        recurrent reduce repeat rms_norm roll rows scatter select slice softmax spatial spatial1d
-        spatial3d split stack transpose unbind unfold view view_as_complex view_as_real weight_norm
-        windows
+        copy_slices deform_attention deform_conv dot elementwise embedding expand fft filled flip
+        fold gather glu group_norm grouped_matmul index index_put kept layer_norm loss matmul mv pad
+        permute pixel_shuffle pixel_unshuffle recurrent reduce regions repeat rms_norm roll rows
+        scatter select slice softmax spatial spatial1d spatial3d split stack transpose unbind unfold
+        view view_as_complex view_as_real weight_norm windows
     """,
     'SLICERS': """
         Bilinear Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d Embedding
-        EmbeddingBag GroupNorm LayerNorm Linear PReLU RMSNorm RNNBase RNNCellBase _BatchNorm
-        _NormBase torch.nn.modules.activation.MultiheadAttention
+        EmbeddingBag GroupNorm KeptOutputs LayerNorm Linear PReLU RMSNorm RNNBase RNNCellBase
+        _BatchNorm _NormBase torch.nn.modules.activation.MultiheadAttention
     """,
-    'LOSS_INPUTS': 'ImageClassifier',
+    'DEMO_INPUTS': 'BaseDetector BasePoseEstimator BaseSegmentor ImageClassifier',
     'PRUNERS': 'ImportancePruner NetworkSlimming RatioPruner StructurePruner',
     'IMPORTANCE': """
-        APoZImportance ActivationImportance BNScaleImportance FPGMImportance HessianImportance
-        L1Importance L2Importance LAMPImportance LpImportance RandomImportance TaylorImportance
+        APoZImportance ActivationImportance BNScaleImportance FPGMImportance GroupFisherImportance
+        HessianImportance L1Importance L2Importance LAMPImportance LpImportance RandomImportance
+        TaylorImportance VarianceImportance
     """,
     'COMPENSATIONS': 'LeastSquares MeanFolding',
     'MODELS': """
-        AutoSlim ChannelListModel DeployedModel KLDivergence MobileNetV1 SelfDistiller YOLOv5
+        AutoSlim ChannelListModel ChannelWiseDivergence DeployedModel DistilledModel KLDivergence
+        L2Loss MobileNetV1 SelfDistiller YOLOv5
     """,
     'MODEL_WRAPPERS': 'AutoSlimDDP',
     'LOOPS': 'EvolutionSearchLoop GreedySearchLoop',

@@ -193,7 +193,7 @@ def test_widths_that_no_subnet_has_are_refused():
     with pytest.raises(InputError, match="group 'b' is missing"):
         table.differentiable({'a': torch.ones(())})
     for columns in (['flops'], [], 'macs'):
-        with pytest.raises(InputError, match='macs, params, traffic, peak'):
+        with pytest.raises(InputError, match='macs, params, activations, traffic, peak'):
             pruner.cost(columns=columns)
 
 
@@ -242,14 +242,16 @@ def elements_of_residual(channels):
 
 
 @pytest.mark.parametrize('inplace', [False, True])
-def test_traffic_and_peak_by_hand(inplace):
+def test_memory_by_hand(inplace):
     _, pruner = prepared(Residual(inplace), torch.rand(1, 3, 5, 5, dtype=torch.float64))
     for kept in (4, 3):
         mask = torch.tensor([1.0] * kept + [0.0] * (4 - kept)).reshape(1, 4, 1, 1)
-        cost = pruner.cost({'a': mask}, ['traffic', 'peak'])
+        cost = pruner.cost({'a': mask}, ['traffic', 'peak', 'activations'])
         assert cost['traffic'] == 8 * elements_of_residual(kept)
         # At the sum: the network's input, both summands and the result.
         assert cost['peak'] == 8 * (75 + 3 * kept * 25)
+        maps = 3 if inplace else 4  # of a, relu unless it is in place, b and the sum
+        assert cost['activations'] == 8 * (75 + maps * kept * 25 + kept + 2)
 
 
 class Wide(nn.Module):

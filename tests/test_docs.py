@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import runpy
+import shlex
 import sys
 from collections.abc import Iterator
 from copy import deepcopy
@@ -75,7 +76,7 @@ def name_of(page: Path) -> str:
 def registries() -> Iterator[None]:
     """Take back what a page registers."""
     names = ('BACKWARD_PARSERS', 'CHANNEL_RULES', 'SLICERS', 'IMPORTANCE', 'PRUNERS', 'MODELS',
-             'LOSS_INPUTS', 'LOOPS', 'COMPENSATIONS')  # fmt: skip
+             'DEMO_INPUTS', 'LOOPS', 'COMPENSATIONS')  # fmt: skip
     with kept_registries(names):
         yield
 
@@ -137,8 +138,9 @@ def test_configs_build(
     sys.modules.pop('my_pruning', None)
     init_default_scope('mmcls')
     model = deepcopy(cfg.model)
-    if isinstance(model.get('channel_cfg'), str):  # a file that the page's commands write
-        write_channel_cfg(tmp_path / model.channel_cfg, model)
+    deployed = model.get('architecture', model)
+    if isinstance(deployed.get('channel_cfg'), str):  # a file that the page's commands write
+        write_channel_cfg(tmp_path / deployed.channel_cfg, deployed)
     MODELS.build(dict(model, data_preprocessor=cfg.data_preprocessor))
     if 'search_cfg' in cfg:
         classes = LOOPS.get(cfg.search_cfg.type).__mro__
@@ -249,6 +251,27 @@ def test_options_that_are_named_exist(page: Path, options: dict[str, set[str]]) 
         if tool in options and option not in options[tool] | OF_MIM
     ]
     assert not unknown
+
+
+# Twenty steps of an image's size, so that the names of checkpoints are those of the page.
+SHORT = [
+    *('train_dataloader.dataset.indices=64', 'train_cfg.val_interval=100', 'log_level=ERROR'),
+    *('test_dataloader.dataset.indices=64', 'val_dataloader.dataset.indices=64'),
+]
+
+
+@pytest.mark.parametrize('name', ['finetune-with-a-teacher.md'])
+def test_commands_run_one_after_the_other(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands of a page's first block of them, on fewer images, in a folder with configs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+    block = next(block for block in blocks_of(ROOT / 'docs' / name) if block.language == 'sh')
+    for line in block.text.replace('\\\n', ' ').splitlines():
+        _, tool, *arguments = shlex.split(line)
+        monkeypatch.setattr(sys, 'argv', [tool, *arguments, '--cfg-options', *SHORT])
+        runpy.run_path(str(ROOT / tool), run_name='__main__')
 
 
 def test_make_targets_exist() -> None:

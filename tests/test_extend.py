@@ -21,7 +21,7 @@ from mmprune.testing import check_importance, check_pruner, check_rule
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'extend.md'
 REGISTRIES = (
-    *('BACKWARD_PARSERS', 'CHANNEL_RULES', 'SLICERS', 'LOSS_INPUTS', 'IMPORTANCE', 'PRUNERS'),
+    *('BACKWARD_PARSERS', 'CHANNEL_RULES', 'SLICERS', 'DEMO_INPUTS', 'IMPORTANCE', 'PRUNERS'),
     *('LOOPS', 'MODELS'),
 )
 

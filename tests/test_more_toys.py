@@ -20,6 +20,7 @@ import toys_norms
 import toys_recurrent
 import toys_regions
 import toys_roads
+import toys_sampled
 import toys_shuffles
 from randomised import scattered
 from toy_checks import assert_exact, assert_groups, assert_plain, assert_trains, prepared
@@ -32,6 +33,7 @@ FAMILIES = [
     toys_norms,
     toys_functions,
     toys_regions,
+    toys_sampled,
     toys_layers,
     toys_recurrent,
     toys_handed,

@@ -90,3 +90,39 @@ def test_only_float_tensors_of_an_input_change():
     assert found['more'][1] == 'text'
     call = lambda model: model(image)  # noqa: E731
     assert float64_input(call) is call
+
+
+class SinglePrecision(torch.autograd.Function):
+    """An operation without a kernel for float64, as some of detectors are."""
+
+    @staticmethod
+    def forward(ctx, x):
+        assert x.dtype is torch.float32, 'not implemented for Double'
+        return x * 1.0
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+class ChoicesInFloat32(Choices):
+    def forward(self, x):
+        return super().forward(SinglePrecision.apply(x))
+
+
+def test_a_network_that_has_no_float64_is_told_so(monkeypatch):
+    torch.manual_seed(0)
+    model = ChoicesInFloat32().eval()
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5]))
+    pruner.prepare_from_supernet(model, torch.randn(1, 3, 8, 8))
+    pruner.set_min_channel()
+    wrong = pruner.deploy_subnet(model, pruner.export_subnet())
+    with torch.no_grad():
+        wrong.head.weight[0, 0] += 1e-3
+    monkeypatch.setattr('mmprune.supernet.verification.deploy', lambda *_: wrong)
+    report = pruner.verify_subnet(subnet=pruner.current_subnet())
+    assert not report.ok
+    assert report.tolerance == 1e-5
+    assert 'Float64 would tell rounding from a mistake, but: ' in report.problem
+    assert 'not implemented for Double' in report.problem
+    assert report.roads == ('eval', 'train')

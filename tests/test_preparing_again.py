@@ -4,7 +4,6 @@ import gc
 
 import pytest
 import torch
-from mmengine.model import revert_sync_batchnorm
 from pruned_network import GROUPS, IMAGE, Network, build, conv, counts, kept, prepared
 from randomised import randomise, scattered
 from torch import nn
@@ -12,7 +11,6 @@ from torch import nn
 from mmprune.errors import InputError
 from mmprune.pruners import StructurePruner
 from mmprune.registry import PRUNERS
-from mmprune.supernet import SubnetError
 from mmprune.trace import TraceError
 
 # -- preparing again -------------------------------------------------------------------
@@ -249,34 +247,6 @@ def test_statistics_of_channels_that_a_subnet_lacks_are_kept(execution):
     assert not lost.all()
     assert torch.equal(model.stem_norm.running_mean[lost], before[lost])
     assert (model.stem_norm.running_mean[~lost] != before[~lost]).all()
-
-
-def test_norms_that_are_swapped_after_preparing_are_followed():
-    """mmengine's runner replaces every SyncBN in a run that is not distributed."""
-    model = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.SyncBatchNorm(8), nn.ReLU(), nn.Conv2d(8, 4, 3)
-    ).double()
-    data = torch.rand(2, 3, 8, 8, dtype=torch.float64)
-    for execution in ('slice', 'mask'):
-        pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5], execution=execution))
-        pruner.prepare_from_supernet(model, data)
-        model = revert_sync_batchnorm(model)
-        pruner.set_min_channel()
-        assert type(model[1]) is not nn.SyncBatchNorm
-        assert pruner.verify_subnet(subnet=pruner.current_subnet()).ok
-        deployed = pruner.deploy_subnet(model, pruner.export_subnet()).train()
-        torch.testing.assert_close(model.train()(data), deployed(data))
-        pruner.set_max_channel()
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model.eval())
-
-
-def test_modules_with_other_tensors_are_refused_by_name():
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5]))
-    pruner.prepare_from_supernet(model, torch.rand(2, 3, 8, 8))
-    model[0] = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
-    with pytest.raises(SubnetError, match=r"module '0' was a Conv2d .* is a Sequential with other"):
-        pruner.set_min_channel()
 
 
 @pytest.mark.parametrize('was_on', [True, False])

@@ -11,7 +11,7 @@ from toys_roads import IMAGES, TOYS, AuxiliaryHead, DropPath, conv
 
 from mmprune.deploy import compare
 from mmprune.errors import InputError
-from mmprune.registry import LOSS_INPUTS, PRUNERS
+from mmprune.registry import DEMO_INPUTS, PRUNERS
 from mmprune.trace import Road, TraceError, trace
 from mmprune.trace.calls import tensors_in
 from mmprune.trace.chance import without_chance
@@ -21,12 +21,12 @@ from mmprune.trace.roads import roads_of
 
 @pytest.fixture(autouse=True)
 def loss_of_the_toy():
-    LOSS_INPUTS.register_module(
+    DEMO_INPUTS.register_module(
         name='LossHeadOfMmengine',
-        module=lambda model, images: dict(inputs=images, mode='loss'),
+        module=lambda model, images, mode: dict(inputs=images, mode=mode),
     )
     yield
-    del LOSS_INPUTS.module_dict['LossHeadOfMmengine']
+    del DEMO_INPUTS.module_dict['LossHeadOfMmengine']
 
 
 def prepared(model, demo_input, **options):
@@ -203,13 +203,13 @@ class Classifier(BaseModel):
 
 
 def test_parts_that_are_known_are_not_run_for_the_loss():
-    LOSS_INPUTS.register_module(
-        name='Classifier', module=lambda model, images: dict(inputs=images, mode='loss')
+    DEMO_INPUTS.register_module(
+        name='Classifier', module=lambda model, images, mode: dict(inputs=images, mode=mode)
     )
     try:
         graph, runs = count_runs(Classifier())
     finally:
-        del LOSS_INPUTS.module_dict['Classifier']
+        del DEMO_INPUTS.module_dict['Classifier']
     assert runs == [False]
     loss = graph.roads[-1]
     assert (loss.name, loss.adds, loss.problem) == ('loss', False, '')

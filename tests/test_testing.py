@@ -24,6 +24,7 @@ from mmprune.testing import (
     check_pruner,
     check_rule,
 )
+from mmprune.testing.comparisons import assert_close
 
 IMAGES = torch.rand(2, 3, 8, 8)
 
@@ -82,6 +83,20 @@ def test_a_network_of_which_nothing_can_go_does_not_pass():
     network = nn.Sequential(nn.Conv2d(3, 8, 3), Sinc(), nn.Conv2d(8, 4, 1))
     with pytest.raises(AssertionError, match=r'nothing can be pruned: .*SincBackward0'):
         check_network(network, IMAGES)
+
+
+def test_nothing_is_left_to_chance_where_training_is_compared():
+    dropped = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Dropout2d(), nn.Conv2d(8, 4, 1), nn.Dropout(0.1))
+    assert check_network(dropped, IMAGES).kept < 0.6
+
+
+def test_a_number_near_zero_is_as_far_off_as_the_large_ones_that_cancel_in_it():
+    exact = torch.tensor([3e3, 1e-3], dtype=torch.float64)
+    assert_close(exact, exact + 1e-9, 'a sum', 1e-10, 1e-12)
+    with pytest.raises(AssertionError, match='a sum: Tensor-likes are not close'):
+        assert_close(exact, exact + 1e-6, 'a sum', 1e-10, 1e-12)
+    with pytest.raises(AssertionError, match='small'):
+        assert_close(exact / 1e6, exact / 1e6 + 1e-11, 'small', 1e-10, 1e-12)
 
 
 # -- rules -----------------------------------------------------------------------------------

@@ -281,3 +281,23 @@ def test_an_operation_from_custom_imports_is_used(tmp_path, monkeypatch):
     model, pruner = prepare(RunningSum(1))
     assert pruner.channel_groups['a'].reason == 'it is summed up'
     assert_exact(model, pruner)
+
+
+def test_what_was_written_to_since_is_not_read():
+    """Without gradients a mask may be used, and then written to."""
+
+    class Chosen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x):
+            x = self.a(x)
+            with torch.no_grad():
+                rows = torch.ones(4, dtype=torch.bool)
+                some = x[:, :, rows].mean()
+                rows[0] = False
+            return self.b(x) + some
+
+    graph = trace(Chosen(), torch.rand(2, 3, 4, 4))
+    assert graph.opaque == {'IndexBackward0': ('',)}

@@ -1,7 +1,10 @@
 """Toy networks whose layers lay heads out in other orders, and their expected groups."""
 
+import dataclasses
+
 import torch
 from torch import nn
+from toy_networks import Toy
 from toys_heads import STREAM, Blocks
 
 
@@ -129,6 +132,76 @@ class StackOfHeads(Blocks):
         return [torch.stack([layer(x) for layer in layers], 1) for layers in kinds]
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Sizes that two networks of attention share."""
+
+    dim: int = 32
+    heads: int = 4
+    split: tuple[int, ...] = (32, 32, 32)
+
+
+class _Configured(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.qkv, self.o = nn.Linear(32, 96), nn.Linear(32, 32)
+
+    def numbers(self):
+        return self.config.dim, self.config.heads, self.config.split
+
+    def forward(self, x):
+        dim, heads, split = self.numbers()
+        batch, places, _ = x.shape
+        q, k, v = (
+            part.reshape(batch, places, heads, dim // heads).transpose(1, 2)
+            for part in self.qkv(x).split(split, -1)
+        )
+        mixed = (q @ k.transpose(-1, -2) * (dim // heads) ** -0.5).softmax(-1) @ v
+        return x + self.o(self.join(mixed.transpose(1, 2)))
+
+    def join(self, x):
+        return x.reshape(*x.shape[:2], self.config.dim)
+
+
+class _ConfiguredByDict(_Configured):
+    """The width of all heads is only ever computed with."""
+
+    def numbers(self):
+        config = self.config['attention']
+        return config['dim'], config['heads'], config['split']
+
+    def join(self, x):
+        return x.flatten(2)
+
+
+class SharedConfig(Toy):
+    """Layers read their sizes from one config, and lose different numbers of heads."""
+
+    INPUT = (2, 7, 6)
+    GROUPS = {
+        'a': (32, {'a', 'first.o', 'second.o'}, {'first.qkv', 'second.qkv', 'head'}),
+        'first.qkv': (4, {'first.qkv'}, {'first.o'}),
+        'second.qkv': (4, {'second.qkv'}, {'second.o'}),
+    }
+    PINNED = frozenset({'head', 'a.weight'})
+    LAYER, CONFIG = _Configured, Options()
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.head = nn.Linear(6, 32), nn.Linear(32, 4)
+        self.first, self.second = self.LAYER(self.CONFIG), self.LAYER(self.CONFIG)
+
+    def forward(self, x):
+        return self.head(self.second(self.first(self.a(x))))
+
+
+class SharedDict(SharedConfig):
+    """The same of a dict in a dict."""
+
+    LAYER, CONFIG = _ConfiguredByDict, {'attention': dataclasses.asdict(Options())}
+
+
 TOYS = [
     HeadsLast,
     HeadsLastWithBias,
@@ -137,4 +210,6 @@ TOYS = [
     ChunkedInEachHead,
     WidthFirstOneLayer,
     StackOfHeads,
+    SharedConfig,
+    SharedDict,
 ]

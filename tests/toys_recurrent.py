@@ -94,6 +94,16 @@ class CellFromZeros(Recurrent):
         return self.head(F.relu(self.b(state)))
 
 
+class CellFromZerosOfItsWeight(CellFromZeros):
+    """A weight of another layer is asked how wide it is."""
+
+    def forward(self, x):
+        state = torch.zeros(len(x), self.rnn.weight_hh.shape[1], dtype=x.dtype)
+        for step in F.relu(self.a(x)).unbind(1):
+            state = self.rnn(step, state)
+        return self.head(F.relu(self.b(state)))
+
+
 class ProjectedLstm(Recurrent):
     """Hidden channels and projected ones are two decisions; no biases."""
 

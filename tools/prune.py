@@ -51,7 +51,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--importance', metavar='NAME', help='what matters: L1, Taylor, ...: docs/criteria.md'
     )
-    parser.add_argument('--scope', choices=['global', 'local', 'alike'], help='what is compared')
+    parser.add_argument(
+        '--scope', choices=['global', 'isomorphic', 'local'], help='what is compared'
+    )
     parser.add_argument(
         '--keep', nargs='+', default=(), metavar='LAYER', help='layers whose outputs stay'
     )

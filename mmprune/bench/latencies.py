@@ -14,6 +14,7 @@ from mmprune.bench.networks import batch_of, network_of, prepared
 from mmprune.bench.rows import Row
 from mmprune.commands.subnet_times import SubnetTimes, measure_backends
 from mmprune.latency import Device
+from mmprune.trace.roads import as_road
 
 SECTION = 'latency'
 SUBNETS = 20
@@ -32,7 +33,8 @@ def latency_rows(name: str, size: int, device: str, seconds: float) -> Iterator[
     """Build a table, predict random subnets, measure them; run the network by onnxruntime too."""
     network = network_of(name, device)
     data = batch_of(network, 1, size, device)
-    times_of = SubnetTimes(network, prepared(network, data, kept='first'), data, seconds, True)
+    road = as_road(data)
+    times_of = SubnetTimes(network, prepared(network, data, kept='first'), road, seconds, True)
     with TemporaryDirectory() as folder:
         table = times_of.table(Path(folder) / 'latency.json', Device.of(device), rebuild=True)
     found = times_of.compare(table, SUBNETS, seed=1)
@@ -57,7 +59,7 @@ def latency_rows(name: str, size: int, device: str, seconds: float) -> Iterator[
         rounds=SUBNETS,
     )
     times, _ = measure_backends(
-        times_of.networks(None), data, ('torch', 'onnxruntime'), 10 * seconds
+        times_of.networks(None), road, ('torch', 'onnxruntime'), 10 * seconds
     )
     for backend, by_name in times.items():
         full, narrowest = by_name.values()

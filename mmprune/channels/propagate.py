@@ -75,6 +75,7 @@ class Labelling:
         arrangements: What is shuffled, and stands in another order in a subnet.
         computed: Weights that are functions of parameters, with their label arrays.
         hidden: Parameters that layers use through those alone.
+        outputs: (module, labels of what it puts out) of every call on the first road.
     """
 
     tensors: Mapping[str, list[IntArray]]
@@ -101,6 +102,7 @@ class Labelling:
     arrangements: tuple[Arrangement, ...] = ()
     computed: list[tuple[ComputedWeight, list[IntArray]]] = field(default_factory=list)
     hidden: frozenset[str] = frozenset()
+    outputs: list[tuple[str, list[Value]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -196,13 +198,17 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         arrangements=tuple(arrangements),
         computed=[(w, book.computed[w.edge].factors) for w in graph.weights.computed],
         hidden=graph.weights.hidden,
+        outputs=[
+            (call.module, [rest.values[edge] for edge in call.outputs])
+            for call in graph.first_road().calls
+        ],
     )
 
 
 def _not_dealt(
     checked: Iterable[CheckedSize], arrangements: Iterable[Arrangement]
 ) -> list[CheckedSize]:
-    """Those that have no channels which are dealt anew at every width."""
+    """Those without channels that are dealt anew at every width."""
     dealt = np.concatenate([np.zeros(0, np.int64), *(a.labels for a in arrangements)])
     return [check for check in checked if not np.isin(check.labels(), dealt).any()]
 
@@ -345,12 +351,8 @@ def _use_counts(graph: TraceGraph) -> dict[Edge, int]:
     uses: dict[Edge, int] = {}
     escapes = [edge for edge, _ in graph.escapes]
     numbers = edges_of(graph)
-    kept = [
-        *graph.outputs,
-        *escapes,
-        *numbers,
-        *(e for c in graph.calls for e in (*c.inputs, *c.outputs)),
-    ]
+    kept = [*graph.outputs, *escapes, *numbers]
+    kept += [e for c in graph.calls for e in (*c.inputs, *c.outputs)]
     for edge in [e for node in graph.nodes for e in node.inputs] + kept:
         if edge is not None:
             uses[edge] = uses.get(edge, 0) + 1

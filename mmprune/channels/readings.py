@@ -3,7 +3,7 @@
 A number that is a dim of a tensor must stay the size of what it was given for: the two dims keep
 equally many channels. One that is an attribute of a module is mended in a subnet. One that stands
 in the code cannot change, so the channels that it counts stay. What is computed from several
-numbers is checked for random subnets, see ``misread``.
+numbers is checked for random subnets, see ``checked_sizes.misread``.
 """
 
 from __future__ import annotations
@@ -14,40 +14,17 @@ from math import gcd
 
 import numpy as np
 
-from mmprune.channels.constraints import BoolArray
+from mmprune.channels.checked_sizes import CheckedSize
 from mmprune.channels.facts import EqualCounts, IntArray, Size, Statistic, axes_of, set_key
 from mmprune.channels.labels import LabelBook, Value
-from mmprune.channels.sizes import NO_SIZE, Numbers, Shrinking, SizeAttribute, size_in
-from mmprune.trace.expressions import Attribute, Computed, Dim, Expression, evaluate, leaves, text
+from mmprune.channels.sizes import NO_SIZE, Numbers, Shrinking, SizeAttribute
+from mmprune.trace.expressions import Attribute, Computed, Dim, Expression, leaves, text
 from mmprune.trace.trace_graph import Edge, Reading, TraceGraph
 
 GUESS, RELATE, HOLD = 1, 2, 3
 """What is tried when a computed number was wrong in some subnet so often: that an attribute which
 it is computed from is a dim, that dims keep the relation which it takes for granted, that all of
 them stay."""
-
-
-@dataclass(frozen=True)
-class CheckedSize:
-    """A number that must be the size of a dim in every subnet.
-
-    Attributes:
-        index: Which of the readings of the trace it is.
-        size: The dim, or a part of it.
-        expression: Where the number comes from.
-        origins: The dims that it is computed from, and the full values of attributes.
-    """
-
-    index: int
-    size: Size
-    expression: Expression
-    origins: Mapping[Dim | Attribute, Size | int]
-
-    def labels(self) -> IntArray:
-        """All labels that it depends on."""
-        sizes = [self.size, *(own for own in self.origins.values() if isinstance(own, Size))]
-        parts = [factor.ravel() for size in sizes for factor in size.factors]
-        return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
 @dataclass
@@ -163,7 +140,8 @@ class _Reader:
         self._compare()
         self._bind()
         for index, size, expression, failures in computed:
-            self._follow(size, expression, is_guess=failures == GUESS)
+            dims = self._read_by(self.graph.readings[index].edge) if failures == GUESS else None
+            self._follow(size, expression, dims)
             self._check(index, size, expression)
         self._note_scales()
         return self.found
@@ -205,15 +183,11 @@ class _Reader:
 
     def _tie_to_input(self, dims: Iterable[Dim], reading: Reading) -> bool:
         """What is viewed by the sizes of another tensor is taken to be as wide as that one."""
-        edge = self.graph.nodes[reading.edge[0]].inputs[0]
         has_tied = False
-        if edge is None:
-            return False
         for dim in dims:
             other = self.size_of(dim)
-            for place, full in enumerate(self.values[edge].shape):
-                own = self.size_of(Dim(edge, place))
-                is_free = full == other.full and self.shrinks(own) and self.shrinks(other)
+            for own in self._read_by(reading.edge):
+                is_free = own.full == other.full and self.shrinks(own) and self.shrinks(other)
                 if is_free and set_key(own.row()) != set_key(other.row()):
                     self._equate(own, other, _reason(reading))
                     has_tied = True
@@ -269,20 +243,34 @@ class _Reader:
         own = SizeAttribute(attribute.module, attribute.name, raw, attribute.index, size)
         self.found.attributes.append(own)
 
-    def _follow(self, size: Size, expression: Computed, is_guess: bool) -> None:
-        """Note the attributes that a number is computed from, and perhaps guess what they are."""
+    def _read_by(self, edge: Edge) -> list[Size]:
+        """The dims of the first input of an operation."""
+        source = next(iter(self.graph.nodes[edge[0]].inputs), None)
+        if source is None:
+            return []
+        return [self.size_of(Dim(source, dim)) for dim in range(len(self.values[source].shape))]
+
+    def _follow(self, size: Size, expression: Computed, read: list[Size] | None) -> None:
+        """Note the attributes that a number is computed from.
+
+        Args:
+            size: What the number was given for.
+            expression: Where it comes from.
+            read: Dims of which the attributes may be one, if it is to be guessed.
+        """
         dims = [self.size_of(leaf) for leaf in leaves(expression) if isinstance(leaf, Dim)]
         for leaf in leaves(expression):
             if isinstance(leaf, Attribute):
                 self.found.read.add((leaf.module, leaf.name))
-                if is_guess and leaf not in self.uses and not NO_SIZE.search(leaf.name):
-                    self._guess(leaf, size, dims)
+                is_guess = read is not None and leaf not in self.uses
+                if is_guess and not NO_SIZE.search(leaf.name):
+                    self._guess(leaf, size, dims + (read or []))
 
     def _guess(self, attribute: Attribute, size: Size, dims: list[Size]) -> None:
         """An attribute that is only ever computed with is a dim of its size nearby.
 
-        Nearby are the dims that it is computed with, and those that have channels of what it was
-        computed for.
+        Nearby are the dims that it is computed with, those that the operation reads, and those that
+        have channels of what it was computed for.
         """
         number = self._raw(attribute)
         labels = np.concatenate([np.zeros(0, np.int64), *(f.ravel() for f in size.factors)])
@@ -360,35 +348,3 @@ def read_numbers(
         held: Readings (by their place) that were wrong in some subnet, and how often.
     """
     return _Reader(graph, values, book, stored).read(held)
-
-
-def misread(
-    checked: Iterable[CheckedSize], attributes: Sequence[SizeAttribute], alive: BoolArray
-) -> set[int]:
-    """The readings that are wrong in the subnet whose labels are ``alive``.
-
-    Not for channels that are dealt anew at every width: their places in the full network say
-    nothing, see ``Arrangement``.
-    """
-    mended: dict[Dim | Attribute, int] = {
-        Attribute(own.module, own.name, own.index): size_in(own.size, alive) for own in attributes
-    }
-    counts: dict[int, int] = {}
-
-    def count(size: Size) -> int:
-        if id(size) not in counts:
-            counts[id(size)] = size_in(size, alive)
-        return counts[id(size)]
-
-    wrong = set()
-    for check in checked:
-
-        def value_of(leaf: Dim | Attribute, check: CheckedSize = check) -> int:
-            origin = check.origins[leaf]
-            if isinstance(origin, int):
-                return mended.get(leaf, origin)
-            return count(origin)
-
-        if evaluate(check.expression, value_of) != count(check.size):
-            wrong.add(check.index)
-    return wrong

@@ -123,7 +123,7 @@ def unread_attributes(
     for module, candidates in by_module.items():
         for name, value in numbers[module].items():
             known = (module, name) in book.known_sizes or (module, name) in read
-            if known or NO_SIZE.search(name):
+            if known or '.' in name or NO_SIZE.search(name):
                 continue
             several = isinstance(value, tuple)
             for index, number in enumerate(value if isinstance(value, tuple) else (value,)):

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from rich.console import Console
 from rich.progress import track
@@ -26,6 +25,7 @@ from mmprune.execution import MASK_NAMES
 from mmprune.execution.observed_run import observed_run
 from mmprune.fileio import atomic_path
 from mmprune.models.algorithm import build_model
+from mmprune.models.demo_inputs import ConfiguredInput
 from mmprune.pruners import StructurePruner
 from mmprune.randomness import seeded, stir
 from mmprune.registry import PRUNERS
@@ -35,7 +35,6 @@ from mmprune.report.picture import draw_groups
 from mmprune.report.tables import wide_console
 from mmprune.supernet.trial import random_alive
 from mmprune.trace import TraceError
-from mmprune.trace.demo_images import image_shape, noise_image
 from mmprune.wrappers import unwrap
 
 DEFAULT_PRUNER = dict(type='RatioPruner', ratios=[0.5])
@@ -74,12 +73,11 @@ def diagnose(
     if subnets < 1:
         raise InputError(f'at least 1 subnet must be verified, not {subnets}')
     with seeded(seed):
-        network, pruner, own_shape = network_and_pruner(cfg)
+        network, pruner = network_and_pruner(cfg)
     weights = _load(network, checkpoint, seed)
-    is_own = own_shape and not input_shape
-    shape = image_shape(input_shape or own_shape, 'input_shape' if is_own else '--input-shape')
+    given = input_of(cfg, network, input_shape)
     found = Diagnosis(str(cfg.filename), type(network).__name__, '', weights)
-    found = _examine(found, network, pruner, noise_image(shape), subnets, seed)
+    found = _examine(found, network, pruner, given, subnets, seed)
     folder = _folder(cfg, out_dir)
     written = _write(found, pruner, folder)
     wide_console().print(found.text(members=False), markup=False, highlight=False, soft_wrap=True)
@@ -87,16 +85,28 @@ def diagnose(
     return found
 
 
-def network_and_pruner(cfg: Config) -> tuple[nn.Module, StructurePruner, Sequence[int] | None]:
-    """The plain network of a config, its pruner, and the input shape that the config names."""
+def input_of(cfg: Config, network: nn.Module, shape: Sequence[int] | None) -> ConfiguredInput:
+    """What the network of a config is run on: ``shape``, or as the config or the network says.
+
+    Raises:
+        InputError: The shape is none, or the config's ``demo_input`` is of an unknown type.
+    """
+    settings, own = cfg.get('demo_input'), None
+    if cfg.model.get('type') in SUPERNETS:
+        settings, own = cfg.model.get('demo_input', settings), cfg.model.get('input_shape')
+    option = 'input_shape' if own and not shape else '--input-shape'
+    return ConfiguredInput.of(network, settings, shape or own, option)
+
+
+def network_and_pruner(cfg: Config) -> tuple[nn.Module, StructurePruner]:
+    """The plain network of a config, and its pruner."""
     if not cfg.get('model'):
         raise InputError(f'{cfg.filename}: there is nothing to diagnose: the config has no model')
     plain = deepcopy(cfg)
     settings: dict[str, Any] = {**DEFAULT_PRUNER, **cfg.get('pruner', {})}
-    shape = None
     if cfg.model.get('type') in SUPERNETS:
         plain.model = deepcopy(cfg.model.architecture)
-        settings, shape = dict(cfg.model.pruner), cfg.model.get('input_shape')
+        settings = dict(cfg.model.pruner)
     try:
         network = unwrap(build_model(plain))
         pruner = PRUNERS.build({'_scope_': 'mmprune', **settings})
@@ -107,7 +117,7 @@ def network_and_pruner(cfg: Config) -> tuple[nn.Module, StructurePruner, Sequenc
             f'{cfg.filename}: the network or its pruner cannot be built: '
             f'{type(error).__name__}: {error}'
         ) from error
-    return network.eval(), pruner, shape
+    return network.eval(), pruner
 
 
 def _load(network: nn.Module, checkpoint: str | os.PathLike[str] | None, seed: int) -> str:
@@ -133,27 +143,34 @@ def _examine(
     found: Diagnosis,
     network: nn.Module,
     pruner: StructurePruner,
-    data: torch.Tensor,
+    given: ConfiguredInput,
     subnets: int,
     seed: int,
 ) -> Diagnosis:
     """Run, prepare, and verify; whatever fails is the diagnosis."""
-    shape = 'x'.join(map(str, data.shape))
+    shape = 'x'.join(map(str, given.images.shape))
     # Float64 tells rounding from a fault; what cannot run in it is looked at in float32.
-    network, data = network.double(), data.double()
-    _, recorder, failure = observed_run(network, data)
+    network = network.double()
+    try:
+        roads = given.roads(network)
+    except Exception as error:  # whatever makes the input of a user's model raises
+        message = f'its input cannot be made: {type(error).__name__}: {error}'
+        return replace(found, problem=Problem('run', message))
+    _, recorder, failure = observed_run(network, roads[0])
     if failure:
-        network, data = network.float(), data.float()
-        _, recorder, failure = observed_run(network, data)
-    found = replace(found, input=f'{shape} of uniform noise, {str(data.dtype)[6:]}')
+        network = network.float()
+        roads = given.roads(network)
+        _, recorder, failure = observed_run(network, roads[0])
+    kind = str(roads[0].images.dtype)[6:]
+    found = replace(found, input=f'{shape} of uniform noise, {kind}')
     if failure:
         where = recorder.running[-1] if recorder.running else ''
         message = f'{failure}. If the input does not suit the network, give --input-shape.'
         return replace(found, problem=Problem('run', message, _place(network, where)))
     try:
-        pruner.prepare_from_supernet(network, demo_input=data)
+        pruner.prepare_from_supernet(network, demo_input=roads)
     except TraceError as error:
-        end = where_gradients_end(network, data)
+        end = where_gradients_end(network, roads[0])
         place = '' if end is None else _place(network, end)
         return replace(found, problem=Problem('trace', str(error), place))
     except InputError as error:

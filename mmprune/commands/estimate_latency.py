@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from mmprune.commands.diagnose import SUPERNETS, network_and_pruner
+from mmprune.commands.diagnose import SUPERNETS, input_of, network_and_pruner
 from mmprune.commands.latency_report import (
     backends_table,
     comparison_table,
@@ -29,7 +29,6 @@ from mmprune.latency import Device, data_of
 from mmprune.latency.rounding import rounding_rows
 from mmprune.randomness import seeded
 from mmprune.report.tables import wide_console
-from mmprune.trace.demo_images import image_shape, noise_image
 
 SHARES = tuple(number / 8 for number in range(1, 9))
 """Ratios that random subnets are drawn from where the config has no pruner."""
@@ -107,7 +106,7 @@ def estimate_latency(
             draw_comparison(comparison, device, Path(options.plot))
             print(f'written: {options.plot}')
     networks = times_of.networks(options.channel_cfg)
-    times, missing = measure_backends(networks, times_of.data, options.backends)
+    times, missing = measure_backends(networks, times_of.road, options.backends)
     console.print(backends_table(times))
     for reason in missing:
         console.print(f'not measured: {reason}', soft_wrap=True, markup=False)
@@ -134,12 +133,11 @@ def _prepared(cfg: Config, options: LatencyOptions) -> SubnetTimes:
         cfg = deepcopy(cfg)
         cfg.pruner = dict(type='RatioPruner', ratios=SHARES)
     with seeded(options.seed):
-        network, pruner, own_shape = network_and_pruner(cfg)
-    shape = image_shape(options.input_shape or own_shape, '--input-shape')
-    data = noise_image(shape).to(options.device)
+        network, pruner = network_and_pruner(cfg)
     network = network.float().eval().to(options.device)
-    pruner.prepare_from_supernet(network, demo_input=data)
-    return SubnetTimes(network, pruner, data, SECONDS_PER_SUBNET)
+    roads = input_of(cfg, network, options.input_shape).roads(network)
+    pruner.prepare_from_supernet(network, demo_input=roads)
+    return SubnetTimes(network, pruner, roads[0], SECONDS_PER_SUBNET)
 
 
 def _work_dir(cfg: Config) -> str:

@@ -12,14 +12,13 @@ from mmengine.config import Config
 from rich.table import Table
 
 from mmprune.channels import propagate
-from mmprune.commands.diagnose import network_and_pruner
+from mmprune.commands.diagnose import input_of, network_and_pruner
 from mmprune.config import load_config
 from mmprune.cost import CostModel
 from mmprune.errors import InputError
 from mmprune.randomness import seeded
 from mmprune.report.tables import show
 from mmprune.trace import trace
-from mmprune.trace.demo_images import image_shape, noise_image
 
 
 def get_flops(
@@ -47,16 +46,17 @@ def get_flops(
     if depth < 1:
         raise InputError(f'--depth counts the parts of a name, 1 or more, not {depth}')
     with seeded(0):
-        network, _, own_shape = network_and_pruner(cfg)
-    shape = image_shape(input_shape or own_shape, '--input-shape')
-    labelling = propagate(trace(network, noise_image(shape)))
+        network, _ = network_and_pruner(cfg)
+    road = input_of(cfg, network, input_shape).roads(network)[0]
+    labelling = propagate(trace(network, road))
     costs = CostModel(network, labelling).layer_costs(np.ones(labelling.num_labels, bool))
     macs, params = Counter[str](), Counter[str]()
     for name, parameter in network.named_parameters():
         params[_part(name.rpartition('.')[0], depth)] += parameter.numel()
     for cost in costs:
         macs[_part(cost.layer, depth)] += cost.macs
-    show(_table(f'{type(network).__name__} on {"x".join(map(str, shape))}', macs, params))
+    shape = 'x'.join(map(str, road.images.shape))
+    show(_table(f'{type(network).__name__} on {shape}', macs, params))
     return {'macs': macs.total(), 'flops': 2 * macs.total(), 'params': params.total()}
 
 

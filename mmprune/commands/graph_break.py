@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from mmprune.trace.model_state import untouched
-from mmprune.trace.tracer import DemoInput, run_model, tensors_in
+from mmprune.trace.roads import DemoInput, Road, as_road
+from mmprune.trace.tracer import tensors_in
 
 
-def where_gradients_end(model: nn.Module, demo_input: DemoInput) -> str | None:
+def where_gradients_end(model: nn.Module, demo_input: DemoInput | Road) -> str | None:
     """Name of the first module whose outputs have lost the gradients of what went in.
 
     That is a module with parameters, or with an input that requires grad, none of whose
@@ -35,7 +36,7 @@ def where_gradients_end(model: nn.Module, demo_input: DemoInput) -> str | None:
             parameter.requires_grad_(parameter.is_floating_point())
         handles = [module.register_forward_hook(leave) for module in names]
         try:
-            run_model(model, demo_input)
+            as_road(demo_input).run(model)
         except Exception:  # whatever a user's model raises: its failure is told elsewhere
             return None
         finally:

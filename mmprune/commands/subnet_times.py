@@ -32,6 +32,7 @@ from mmprune.latency import (
 from mmprune.latency.rounding import RoundingReport, heaviest, measure_rounding
 from mmprune.pruners import StructurePruner, Subnet
 from mmprune.randomness import seeded
+from mmprune.trace.roads import OnRoad, Road
 
 FITTED = 10
 """Random subnets that the correction is fitted to, beside the widest and the narrowest."""
@@ -81,14 +82,14 @@ class SubnetTimes:
     Attributes:
         network: The supernet, in float32.
         pruner: Its pruner.
-        data: The input.
+        road: What it is run on, a tensor at least.
         seconds: How long each subnet is measured.
         is_quiet: Whether it prints nothing, and shows no progress.
     """
 
     network: nn.Module
     pruner: StructurePruner
-    data: torch.Tensor
+    road: Road
     seconds: float
     is_quiet: bool = False
 
@@ -102,7 +103,7 @@ class SubnetTimes:
             return table
         plain = self.deployed(self._full())
         steps = partial(self._progress, 'layers by width')
-        run = partial(_run, data=self.data)
+        run = partial(_run, road=self.road)
         table = build_table(plain, self.pruner.supernet, run, self.data.device, track=steps)
         estimator = LatencyEstimator(table, self.pruner.supernet)
         subnets = [self._full(), self._narrowest(), *self.random_subnets(FITTED, seed=0)]
@@ -143,7 +144,7 @@ class SubnetTimes:
         machine did on each of them.
         """
         networks = [self.deployed(subnet) for subnet in self._progress(what, subnets, len(subnets))]
-        calls = {str(n): partial(_run, each, data=self.data) for n, each in enumerate(networks)}
+        calls = {str(n): partial(_run, each, road=self.road) for n, each in enumerate(networks)}
         times = interleaved(calls, self.seconds * len(calls), self.data.device)
         return [times[name].fastest for name in calls]
 
@@ -159,6 +160,11 @@ class SubnetTimes:
             'full network': self.deployed(self._full()),
             str(channel_cfg): self.deployed(subnet),
         }
+
+    @property
+    def data(self) -> torch.Tensor:
+        """The input."""
+        return self.road.images
 
     def rounding(self, table: LatencyTable, count: int) -> RoundingReport:
         """Times of the heaviest layers at neighbouring widths."""
@@ -201,21 +207,22 @@ class SubnetTimes:
 
 def measure_backends(
     networks: Mapping[str, nn.Module],
-    data: torch.Tensor,
+    road: Road,
     backends: Sequence[str],
     seconds: float = 6.0,
 ) -> tuple[dict[str, dict[str, Times]], list[str]]:
     """Times of networks by each backend in ``seconds``, and why some could not be measured."""
     found: dict[str, dict[str, Times]] = {}
     missing: list[str] = []
+    networks = {name: OnRoad.of(network, road) for name, network in networks.items()}
     for backend in backends:
         try:
-            found[backend] = measure_networks(networks, data, backend, seconds)
+            found[backend] = measure_networks(networks, road.images, backend, seconds)
         except UnavailableError as error:
             missing.append(str(error))
     return found, missing
 
 
-def _run(network: nn.Module, data: torch.Tensor) -> Any:
+def _run(network: nn.Module, road: Road) -> Any:
     with torch.no_grad():
-        return network(data)
+        return road.run(network)

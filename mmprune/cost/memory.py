@@ -64,6 +64,10 @@ class Memory:
     births: tuple[int, ...]
     deaths: tuple[int, ...]
 
+    def made(self, alive: BoolArray) -> int:
+        """Bytes of all activations together, about what training holds for the backward pass."""
+        return sum(term.value(alive) for term in self.activations)
+
     def traffic(self, alive: BoolArray) -> int:
         """Bytes read and written by all layers together.
 

@@ -21,15 +21,15 @@ from mmprune.cost.polynomial import CHUNK, FormBook, Polynomial, Polynomials
 from mmprune.cost.terms import Term
 from mmprune.errors import InputError
 
-COLUMNS = ('macs', 'params', 'traffic', 'peak')
-"""MACs, parameters, bytes read and written, bytes of activations held at once at most."""
+COLUMNS = ('macs', 'params', 'activations', 'traffic', 'peak')
+"""MACs, parameters; in bytes all activations, what is read and written, what is held at most."""
 
 
 class CostTable:
     """What subnets cost by the widths of their groups: how many channels each one keeps.
 
-    The columns are ``macs`` and ``params`` (see ``CostModel``), ``traffic`` and ``peak`` (see
-    ``Memory.traffic`` and ``Memory.peak``, in bytes). Every one is a polynomial of the
+    The columns are ``macs`` and ``params`` (see ``CostModel``), ``activations``, ``traffic`` and
+    ``peak`` (see the methods of ``Memory``, in bytes). Every one is a polynomial of the
     widths, ``peak`` the largest of several. They equal ``pruner.cost`` to the unit.
 
     Args:
@@ -83,6 +83,7 @@ class CostTable:
         measures: dict[str, Callable[[BoolArray], int]] = {
             'macs': self._model.macs,
             'params': self._model.params,
+            'activations': lambda alive: self.memory.made(alive),
             'traffic': lambda alive: self.memory.traffic(alive),
             'peak': lambda alive: self.memory.peak(alive),
         }
@@ -207,6 +208,8 @@ class CostTable:
         if column == 'params':
             constant = Term('other parameters', self._model.constant_params, ())
             return [self._book.polynomial([constant, *self._model.tensors])]
+        if column == 'activations':
+            return [self._book.polynomial(self.memory.activations)]
         if column == 'traffic':
             terms = (term for work in self.memory.work for term in work.tensors)
             return [self._book.polynomial(terms)]

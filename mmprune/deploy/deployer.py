@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,18 +25,23 @@ from mmprune.deploy.shortcuts import checked_shortcut, sample_shortcut
 from mmprune.execution import local_tensors, plain_copy, release
 from mmprune.execution.instrument import STATE
 from mmprune.layers import (
+    PLACES,
     Cut,
     cut_of_masks,
+    keep_outputs,
     known_masks,
     like,
     mended_attributes,
+    outputs_kept,
     plain_cut,
+    put_back,
     renew_computed_weights,
     turned_cuts,
     weight_shape,
 )
 from mmprune.layers.layer import CONVS, NORMS, TRANSPOSED_CONVS
 from mmprune.trace.model_state import renew_caches
+from mmprune.trace.stored import store, stored
 from mmprune.trace.walk import modules_of
 
 
@@ -64,10 +70,30 @@ def deploy(model: nn.Module, cfg: ChannelCfg) -> nn.Module:
     Raises:
         ChannelCfgError: The config does not fit the model.
     """
-    plans = _plans(model, cfg)
-    copied = plain_copy(model, parts_of(model, _cuts(model, plans), cfg.error))
+    with _outputs_kept(model, cfg):
+        plans = _plans(model, cfg)
+        copied = plain_copy(model, parts_of(model, _cuts(model, plans), cfg.error))
     _mend(copied, plans)
     return copied
+
+
+@contextlib.contextmanager
+def _outputs_kept(model: nn.Module, cfg: ChannelCfg) -> Iterator[None]:
+    """Context in which modules stand in those that pick of their outputs, as a config wants it."""
+    wanted = {
+        name: (int(along[1]), part['raw'])
+        for name, entry in cfg.layers().items()
+        for local, parts in entry.get('tensors', {}).items()
+        if (along := PLACES.fullmatch(local))
+        for part in parts.values()
+    }
+    before = outputs_kept(model)
+    keep_outputs(model, wanted)
+    try:
+        yield
+    finally:
+        now = outputs_kept(model).items()
+        put_back(model, {name: own.module for name, own in now if name not in before})
 
 
 @dataclass(frozen=True)
@@ -102,20 +128,23 @@ def deploy_in_place(model: nn.Module, cfg: ChannelCfg) -> list[Replaced]:
     Raises:
         ChannelCfgError: The config does not fit the model; nothing is changed.
     """
-    plans = _plans(model, cfg)
-    by_module = _cuts(model, plans)
-    cuts: dict[int, Cut] = {}
-    for module, own_cuts in by_module.items():
-        own = local_tensors(module)
-        cuts.update((id(own[local]), cut) for local, cut in own_cuts.items() if not cut.is_whole)
-    parts = parts_of(model, by_module, cfg.error)
+    with _outputs_kept(model, cfg):
+        plans = _plans(model, cfg)
+        by_module = _cuts(model, plans)
+        cuts: dict[int, Cut] = {}
+        for module, own_cuts in by_module.items():
+            own = local_tensors(module)
+            cuts.update((id(own[n]), cut) for n, cut in own_cuts.items() if not cut.is_whole)
+        parts = parts_of(model, by_module, cfg.error)
+        kept = outputs_kept(model)
     release(model)
+    put_back(model, kept)
     replaced: dict[int, Replaced] = {}
     for module in modules_of(model).values():
-        for store in (module._parameters, module._buffers):
-            for local, tensor in store.items():
+        for tensors in (module._parameters, module._buffers):
+            for local, tensor in tensors.items():
                 if tensor is not None and id(tensor) in cuts:
-                    new = store[local] = parts[id(tensor)]
+                    new = tensors[local] = parts[id(tensor)]
                     replaced[id(tensor)] = Replaced(tensor, new, cuts[id(tensor)])
     _mend(model, plans)
     return list(replaced.values())
@@ -127,11 +156,12 @@ def cuts_of(model: nn.Module, cfg: ChannelCfg) -> dict[int, Cut]:
     Raises:
         ChannelCfgError: The config does not fit the model.
     """
-    return {
-        id(local_tensors(model.get_submodule(name))[local]): cut
-        for name, plan in _plans(model, cfg).items()
-        for local, cut in plan.cuts.items()
-    }
+    with _outputs_kept(model, cfg):
+        return {
+            id(local_tensors(model.get_submodule(name))[local]): cut
+            for name, plan in _plans(model, cfg).items()
+            for local, cut in plan.cuts.items()
+        }
 
 
 def _plans(model: nn.Module, cfg: ChannelCfg) -> dict[str, _ModulePlan]:
@@ -160,8 +190,7 @@ def _mend(model: nn.Module, plans: Mapping[str, _ModulePlan]) -> None:
             setattr(module, attribute, value)
         if getattr(module, 'groups', 1) > 1 and isinstance(module, (*CONVS, *TRANSPOSED_CONVS)):
             _mend_groups(module, plan)
-        for attribute, value in plan.attributes.items():
-            setattr(module, attribute, like(getattr(module, attribute), value))
+        store(module, {n: like(stored(module, n), v) for n, v in plan.attributes.items()})
         if plan.shortcut is not None:
             sample_shortcut(module, plan.shortcut)
     renew_caches(model)
@@ -216,7 +245,7 @@ def _raw(module: nn.Module, attribute: str) -> Any:
     """An attribute's full-size value, also while a subnet is set."""
     state = module.__dict__.get(STATE)
     mended = state.attributes if state is not None else {}
-    return mended.get(attribute, getattr(module, attribute))
+    return mended[attribute] if attribute in mended else stored(module, attribute)
 
 
 def raw_channels(module: nn.Module, side: str) -> int | None:
@@ -300,9 +329,10 @@ def _attributes(
     """New values of the numbers that an entry says are sizes of channels."""
     found = {}
     for attribute, numbers in entry.get('attributes', {}).items():
-        if not hasattr(module, attribute):
-            raise cfg.error(name, f"the layer has no attribute '{attribute}'")
-        own, raw = _raw(module, attribute), numbers['raw']
+        try:
+            own, raw = _raw(module, attribute), numbers['raw']
+        except AttributeError:
+            raise cfg.error(name, f"the layer has no attribute '{attribute}'") from None
         if (list(own) if isinstance(own, tuple) else own) != raw:
             raise cfg.error(
                 name, f"'{attribute}' is {raw} in the config, but {own} in the layer: this config "

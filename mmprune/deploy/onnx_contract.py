@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from mmprune.trace.calls import tensors_in
+from mmprune.trace.roads import Road, as_road
 from mmprune.version import __version__
 
 _PROBABILITY_SLACK = 1e-4
@@ -16,19 +17,20 @@ _PROBABILITY_SLACK = 1e-4
 
 @torch.no_grad()
 def describe_onnx(
-    path: str | os.PathLike[str], network: nn.Module, example: Tensor
+    path: str | os.PathLike[str], network: nn.Module, example: Tensor | Road
 ) -> dict[str, str]:
     """Write into an ONNX file's metadata what it expects and returns; return that.
 
     Args:
         path: The file, which gets the keys ``mmprune_version``, ``input`` and ``output``.
         network: What it was made from, in eval mode.
-        example: An input of the shape that it was made with.
+        example: An input of the shape that it was made with, or the road that it was made on.
     """
     import onnx  # optional, and slow to import
 
-    outputs = [value for value in tree_leaves(network(example)) if isinstance(value, Tensor)]
-    contract = {'input': _input(network, example), 'output': _output(outputs)}
+    road = as_road(example)
+    outputs = [value for value in tensors_in(road.run(network)) if isinstance(value, Tensor)]
+    contract = {'input': _input(network, road.images), 'output': _output(outputs)}
     model = onnx.load(str(path))
     onnx.helper.set_model_props(model, {'mmprune_version': __version__, **contract})
     onnx.save(model, str(path))

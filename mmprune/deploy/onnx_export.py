@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from mmprune.errors import InputError
+from mmprune.trace.calls import tensors_in
+from mmprune.trace.roads import OnRoad, Road, as_road
 
 # Two float32 programs that sum in different orders agree about as well as this.
 _TOLERANCE = 1e-4
@@ -21,7 +22,7 @@ _TOLERANCE = 1e-4
 
 def export_onnx(
     network: nn.Module,
-    example: Tensor,
+    example: Tensor | Road,
     path: str | os.PathLike[str],
     batch: int | None = None,
 ) -> float:
@@ -29,7 +30,8 @@ def export_onnx(
 
     Args:
         network: A plain network in eval mode, on the CPU.
-        example: An input, shape (N, C, H, W).
+        example: An input, shape (N, C, H, W), or a road on one. Where the road makes more of it
+            than images, the file takes these alone, and batches of two if it cannot take any.
         path: The file to write.
         batch: The N that the file takes, which some runtimes and accelerators want to know; any
             if None.
@@ -51,23 +53,20 @@ def export_onnx(
             f'Writing ONNX needs {", ".join(missing)}: pip install "mmprune[onnx]", or leave out '
             '--onnx.'
         )
+    road = as_road(example)
+    network, images = OnRoad.of(network, road), road.images
     # With one sample the exporter would take the batch size for a constant.
-    inputs = torch.cat([example, example.flip(-1)])
+    inputs = torch.cat([images, images.flip(-1)])
     if batch is not None:
         inputs = torch.cat([inputs] * (-(-batch // len(inputs))))[:batch]
-    with _quiet_exporter():
-        torch.onnx.export(
-            network,
-            (inputs,),
-            str(path),
-            input_names=['input'],
-            dynamic_shapes=({0: torch.export.Dim('batch')},) if batch is None else None,
-            external_data=False,
-            dynamo=True,
-            verbose=False,
-        )
+    try:
+        _write(network, inputs, path, any_batch=batch is None)
+    except Exception:  # of many kinds, where data samples are made one by one
+        if batch is not None or not isinstance(network, OnRoad):
+            raise
+        _write(network, inputs, path, any_batch=False)
     with torch.no_grad():
-        expected = [output.numpy() for output in tree_leaves(network(inputs))]
+        expected = [output.numpy() for output in tensors_in(network(inputs))]
     error = _relative_error(expected, _run(path, inputs))
     if error > _TOLERANCE:
         raise InputError(
@@ -75,6 +74,22 @@ def export_onnx(
             f'and {_TOLERANCE:.0e} is allowed. Nothing was written; leave out --onnx.'
         )
     return error
+
+
+def _write(
+    network: nn.Module, inputs: Tensor, path: str | os.PathLike[str], any_batch: bool
+) -> None:
+    with _quiet_exporter():
+        torch.onnx.export(
+            network,
+            (inputs,),
+            str(path),
+            input_names=['input'],
+            dynamic_shapes=({0: torch.export.Dim('batch')},) if any_batch else None,
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from mmprune.collector import collector_waits
 from mmprune.execution import local_tensors, plain_copy
 from mmprune.layers import Cut, renew_computed_weights
 from mmprune.trace.model_state import held_tensors, renew_caches
+from mmprune.trace.stored import store
 from mmprune.trace.walk import modules_of
 
 Cuts = Mapping[nn.Module, Mapping[str, Cut]]
@@ -32,9 +33,7 @@ def deploy_parts(
         copied = plain_copy(model, parts_of(model, cuts))
     modules = modules_of(copied) if attributes else {}
     for name, values in attributes.items():
-        module = modules[name]
-        for attribute, value in values.items():
-            setattr(module, attribute, value)
+        store(modules[name], values)
     renew_caches(copied)
     renew_computed_weights(copied)
     return copied

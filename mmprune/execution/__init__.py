@@ -2,7 +2,7 @@
 
 from mmprune.execution.execution import Execution
 from mmprune.execution.instrument import local_tensors
-from mmprune.execution.loading import FollowLoading
+from mmprune.execution.loading import Follow
 from mmprune.execution.mask_buffers import MASK_NAMES, MaskBuffers
 from mmprune.execution.prunable import prunable_statistics, prunable_tensors
 from mmprune.execution.release import plain_copy, release, replaced_preparation
@@ -10,7 +10,7 @@ from mmprune.execution.release import plain_copy, release, replaced_preparation
 __all__ = [
     'MASK_NAMES',
     'Execution',
-    'FollowLoading',
+    'Follow',
     'MaskBuffers',
     'local_tensors',
     'plain_copy',

@@ -28,6 +28,7 @@ from mmprune.execution.kept_statistics import KeptElements
 from mmprune.execution.lookup import Kept, Lookup
 from mmprune.execution.masked_sizes import masked_sizes
 from mmprune.execution.mending import Attributes, Mend
+from mmprune.execution.places import Places
 from mmprune.execution.prunable import PrunableTensor
 from mmprune.execution.ready import Ready
 from mmprune.execution.swap import Swap
@@ -41,6 +42,7 @@ from mmprune.layers import (
     slicer_of,
 )
 from mmprune.trace.model_state import may_cache, renew_caches
+from mmprune.trace.stored import stored
 from mmprune.trace.walk import modules_of
 
 Cuts = dict[nn.Module, dict[str, Cut]]
@@ -75,6 +77,7 @@ class Execution:
         self.arrangements = arrangements
         self.quantities = quantities
         self.modules = modules_of(model)
+        self.places = Places(self.modules)
         self.layers = layers
         self.statistics = statistics
         self.numbers = numbers
@@ -163,6 +166,7 @@ class Execution:
         copied.__dict__ = {
             **self.__dict__,
             'modules': copy.deepcopy(self.modules, memo),
+            'places': copy.deepcopy(self.places, memo),
             'states': copy.deepcopy(self.states, memo),
             '_attributes': copy.deepcopy(self._attributes, memo),
             '_ready': copy.deepcopy(self._ready, memo),
@@ -180,7 +184,6 @@ class Execution:
             ],
         }
         copied.__dict__.pop('_alike', None)
-        copied.__dict__.pop('_places', None)
         return copied
 
     @cached_property
@@ -191,23 +194,6 @@ class Execution:
             key = (plan.tensor.shape, plan.factors, plan.tensor.is_masked, plan.tensor.masked)
             found.setdefault(key, []).append(plan)
         return list(found.values())
-
-    @cached_property
-    def _places(self) -> list[tuple[dict[str, Any], str, nn.Module, str]]:
-        """Where every module that is patched stands: in whose children, under what name."""
-        found = []
-        for name in self.states:
-            owner, _, local = name.rpartition('.')
-            if name:
-                children = self.modules[owner]._modules
-                found.append((children, local, self.modules[name], name))
-        return found
-
-    def replaced(self) -> list[str]:
-        """The patched modules in whose place there is another one now."""
-        return [
-            name for children, local, own, name in self._places if children.get(local) is not own
-        ]
 
     def recompute_alike(self, names: Iterable[str]) -> None:
         """What these modules checkpoint is recomputed on the subnet's tensors too."""
@@ -325,8 +311,7 @@ class Execution:
         ]
         return {
             name: {
-                key: like(getattr(self.modules[name], key), new)
-                for key, (_, new) in changed.items()
+                key: like(stored(self.modules[name], key), new) for key, (_, new) in changed.items()
             }
             for name, changed in mended_numbers(self.numbers, sizes).items()
         }
@@ -337,7 +322,7 @@ class Execution:
         sizes = [size_in(number.size, alive) for number in self.quantities]
         for name, changed in mended_numbers(self.quantities, sizes).items():
             own = self._attributes.own(name)
-            both = {key: masked_sizes(getattr(own, key), new) for key, (_, new) in changed.items()}
+            both = {key: masked_sizes(stored(own, key), new) for key, (_, new) in changed.items()}
             wanted[name] = {**wanted.get(name, {}), **both}
         return wanted
 

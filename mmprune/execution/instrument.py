@@ -20,6 +20,7 @@ from mmprune.execution.ready import Fast, Parts, Ready
 from mmprune.execution.swap import Swap
 from mmprune.trace.checkpoints import checkpoints_of
 from mmprune.trace.model_state import may_cache
+from mmprune.trace.stored import store
 
 STATE = '_mmprune'
 """Name of the attribute that an instrumented module carries."""
@@ -233,8 +234,7 @@ def uninstrument(module: nn.Module) -> None:
             del module.__dict__[name]
     if state.original is not None:
         module.__dict__['forward'] = state.original
-    for name, value in state.attributes.items():
-        setattr(module, name, value)
+    store(module, state.attributes)
     for name in state.masks:
         del module._buffers[name]
 

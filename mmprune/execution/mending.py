@@ -15,6 +15,7 @@ from mmprune.execution.instrument import Instrument
 from mmprune.execution.lookup import Kept
 from mmprune.execution.swap import Swap
 from mmprune.layers import Cut, Slicer, weight_shape
+from mmprune.trace.stored import store, stored
 
 Values = Mapping[str, Any]
 """Attribute -> value."""
@@ -51,10 +52,10 @@ class Attributes:
             module = self.modules[name]
             if before is None or before.keys() != values.keys():
                 self.own(name)
-                own = {attribute: getattr(module, attribute) for attribute in values}
+                own = {attribute: stored(module, attribute) for attribute in values}
                 self.states[name].attributes = own
             self._now[name] = values
-            _set(module, values)
+            store(module, values)
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
@@ -69,17 +70,9 @@ class Attributes:
         """A module, which has its own attributes again."""
         module = self.modules[name]
         if self._now.pop(name, None) is not None:
-            _set(module, self.states[name].attributes)
+            store(module, self.states[name].attributes)
             self.states[name].attributes = {}
         return module
-
-
-def _set(module: nn.Module, values: Values) -> None:
-    if module.__dict__.keys() >= values.keys():
-        module.__dict__.update(values)
-        return
-    for attribute, value in values.items():
-        setattr(module, attribute, value)
 
 
 @dataclass(frozen=True)

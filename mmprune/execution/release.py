@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from mmprune.execution.instrument import STATE, Instrument, uninstrument
-from mmprune.execution.loading import detach_hooks, followers
+from mmprune.execution.loading import detach_hooks, followers, stores_of_hooks
+from mmprune.layers import outputs_whole, put_back
 from mmprune.trace.walk import modules_of
 
 _ATOMS = frozenset({bool, int, float, str, bytes, type(None)})
@@ -23,6 +26,7 @@ def release(model: nn.Module) -> None:
     for module in modules_of(model).values():
         detach_hooks(module)
         uninstrument(module)
+    put_back(model, outputs_whole(model))
 
 
 def plain_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -52,6 +56,30 @@ def plain_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
             memo[id(instrument)] = replace(
                 instrument, swaps=[], own={}, statistics=[], ready=None, parts=None
             )
+    with _Detaching():
+        copied = _copied_modules(model, plain, memo)
+    release(copied)
+    return copied
+
+
+class _Detaching(TorchFunctionMode):
+    """Within it, a tensor that a module has kept of a forward pass is copied as a number is."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            return memo.setdefault(id(tensor), tensor.detach().clone())
+        return func(*args, **(kwargs or {}))
+
+
+def _copied_modules(model: nn.Module, plain: list[nn.Module], memo: dict[int, Any]) -> nn.Module:
+    """The model's copy; those in ``plain`` have one in ``memo``, still empty."""
     for module in reversed(plain):  # a module that copies itself may look at those in it
         own: dict[str, Any] = module.__reduce_ex__(4)[2]  # type: ignore[assignment]
         state = {}
@@ -65,7 +93,6 @@ def plain_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
                 state[name] = _copied(value, memo)
         memo[id(module)].__setstate__(state)
     copied: nn.Module = copy.deepcopy(model, memo)
-    release(copied)
     return copied
 
 
@@ -100,16 +127,11 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
 @contextlib.contextmanager
 def replaced_preparation(model: nn.Module) -> Iterator[None]:
     """Release a model and let it be prepared anew; on an error it is as it was before."""
-    before: list[tuple[dict[Any, Any], dict[Any, Any]]] = [
-        (live, dict(live))
-        for module in modules_of(model).values()
-        for live in (
-            module.__dict__,
-            module._buffers,
-            module._load_state_dict_pre_hooks,
-            module._load_state_dict_post_hooks,
-        )
-    ]
+    stores: list[dict[Any, Any]] = []
+    for module in modules_of(model).values():
+        stores += [module.__dict__, module._modules, module._buffers]
+        stores += stores_of_hooks(module)
+    before = [(live, dict(live)) for live in stores]
     try:
         release(model)
         yield

@@ -1,8 +1,13 @@
 """Which channels of a group weigh most."""
 
-from mmprune.importance.activation import ActivationImportance, APoZImportance
+from mmprune.importance.activation import (
+    ActivationImportance,
+    APoZImportance,
+    VarianceImportance,
+)
 from mmprune.importance.base import Importance, MemberScores
 from mmprune.importance.data import DataImportance, LossFunction
+from mmprune.importance.fisher import GroupFisherImportance
 from mmprune.importance.gradient import HessianImportance, TaylorImportance
 from mmprune.importance.magnitude import (
     BNScaleImportance,
@@ -20,6 +25,7 @@ __all__ = [
     'BNScaleImportance',
     'DataImportance',
     'FPGMImportance',
+    'GroupFisherImportance',
     'HessianImportance',
     'Importance',
     'L1Importance',
@@ -30,4 +36,5 @@ __all__ = [
     'MemberScores',
     'RandomImportance',
     'TaylorImportance',
+    'VarianceImportance',
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,42 +20,60 @@ CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass
-class _Reader:
+class Reader:
     """A layer that reads a group's channels, and what was seen of them in a batch.
 
     Attributes:
+        space_id: The group.
         module: A convolution or linear layer.
         channel: Channel number at each of its input channels, -1 for other groups', (in,).
-        total: Sum over elements, (C,) float64.
-        count: Number of elements, (C,) float64.
+        num_channels: C.
+        total: Number of elements, and the sums over them of what was measured, (C, 1 + measured)
+            float64; None if the layer has not run.
     """
 
+    space_id: str
     module: Any
     channel: torch.Tensor
-    total: torch.Tensor
-    count: torch.Tensor
+    num_channels: int
+    total: torch.Tensor | None = None
 
-    def see(self, data: torch.Tensor, measure: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    @property
+    def dim(self) -> int:
+        """Where an input of the layer has its channels: (N, in, ...), or (..., in) if linear."""
+        return -1 if isinstance(self.module, nn.Linear) else -1 - len(self.module.kernel_size)
+
+    def places(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where the channels of the group are that the subnet has, and which they are.
+
+        Args:
+            size: Channels of an input: all of them, or those that the subnet has.
+
+        Returns:
+            Positions among the ``size``, and channel numbers.
+        """
+        mask = getattr(self.module, 'in_mask', None)
+        kept = torch.arange(len(self.channel))
+        if mask is not None:
+            kept = kept[mask.detach().cpu().flatten() != 0]
+        channel = self.channel[kept]
+        positions = kept if size == len(self.channel) else torch.arange(size)
+        return positions[channel >= 0], channel[channel >= 0]
+
+    def see(self, data: torch.Tensor, measured: Sequence[torch.Tensor]) -> None:
         """Add the elements of one input of the layer.
 
         Args:
-            data: (N, in, ...) for a convolution (N may be missing), (..., in) for a linear layer.
-            measure: What each element counts.
+            data: The input; N may be missing.
+            measured: What its elements count, each of its shape.
         """
-        dim = -1 if isinstance(self.module, nn.Linear) else -1 - len(self.module.kernel_size)
-        rows = measure(data.detach()).double().movedim(dim, 0).flatten(1).cpu()
-        channel = self.channel
-        mask = getattr(self.module, 'in_mask', None)
-        kept = torch.ones(len(channel), dtype=torch.bool)
-        if mask is not None:
-            kept = mask.detach().cpu().flatten() != 0
-        if len(rows) == len(channel):
-            rows = rows[kept]
-        channel = channel[kept]
-        mine = channel >= 0
-        self.total.index_add_(0, channel[mine], rows.sum(1)[mine])
-        size = torch.full((int(mine.sum()),), float(rows.shape[1]), dtype=torch.float64)
-        self.count.index_add_(0, channel[mine], size)
+        positions, channel = self.places(data.shape[self.dim])
+        rows = [each.double().movedim(self.dim, 0).flatten(1).cpu() for each in measured]
+        sums = [torch.full((data.shape[self.dim],), float(rows[0].shape[1]), dtype=torch.float64)]
+        sums += [each.sum(1) for each in rows]
+        if self.total is None:
+            self.total = torch.zeros(self.num_channels, len(sums), dtype=torch.float64)
+        self.total.index_add_(0, channel, torch.stack(sums, dim=1)[positions])
 
 
 def input_channels(member: Member, module: nn.Module) -> np.ndarray | None:
@@ -89,47 +107,60 @@ def input_channels(member: Member, module: nn.Module) -> np.ndarray | None:
 class _ActivationImportance(DataImportance):
     """A mean over the inputs of the layers that read a channel, behind norm and activation."""
 
-    def measure(self, data: torch.Tensor) -> torch.Tensor:
-        """What one element counts."""
+    def measure(self, data: torch.Tensor) -> Sequence[torch.Tensor]:
+        """What each element counts: tensors of the input's shape."""
         raise NotImplementedError
+
+    def of_batch(self, total: torch.Tensor) -> torch.Tensor:
+        """What is kept of a batch, (C, ...), of the numbers of elements and sums over them."""
+        return total[:, 1] / total[:, 0].clamp(min=1)
 
     def watch(
         self, model: nn.Module, groups: Groups, loss_fn: LossFunction, batch: Any
     ) -> dict[Key, torch.Tensor]:
         """The mean over the batch, by reading layer and channel."""
-        readers = dict(_readers(model, groups))
-        with self._watching(list(readers.values())), torch.no_grad():
+        found = dict(readers(model, groups))
+        with hooked(found.values(), self._see), torch.no_grad():
             loss_fn(model, batch)
         return {
-            key: reader.total / reader.count.clamp(min=1)
-            for key, reader in readers.items()
-            if reader.count.any()
+            key: self.of_batch(reader.total)
+            for key, reader in found.items()
+            if reader.total is not None
         }
 
-    @contextmanager
-    def _watching(self, readers: list[_Reader]) -> Iterator[None]:
-        with ExitStack() as stack:
-            for reader in readers:
-
-                def hook(module: nn.Module, inputs: Any, reader: _Reader = reader) -> None:
-                    reader.see(inputs[0], self.measure)
-
-                handle = reader.module.register_forward_pre_hook(hook)
-                stack.callback(handle.remove)
-            yield
+    def _see(self, reader: Reader, data: torch.Tensor) -> None:
+        reader.see(data, self.measure(data.detach()))
 
 
-def _readers(model: nn.Module, groups: Groups) -> Iterator[tuple[Key, _Reader]]:
+@contextmanager
+def hooked(
+    readers: Iterable[Reader], see: Callable[[Reader, torch.Tensor], torch.Tensor | None]
+) -> Iterator[None]:
+    """Context in which ``see(reader, input)`` is called before a reader runs.
+
+    What it returns is read in the place of the input.
+    """
+    with ExitStack() as stack:
+        for reader in readers:
+
+            def hook(module: nn.Module, inputs: Any, reader: Reader = reader) -> Any:
+                read = see(reader, inputs[0])
+                return None if read is None else (read, *inputs[1:])
+
+            stack.callback(reader.module.register_forward_pre_hook(hook).remove)
+        yield
+
+
+def readers(model: nn.Module, groups: Groups) -> Iterator[tuple[Key, Reader]]:
+    """The convolutions and linear layers that read the channels of groups."""
     for group in groups.values():
         for member in group.used:
             channel = _read_by(member, group, model)
             if channel is not None:
-                total = torch.zeros(group.num_channels, dtype=torch.float64)
+                owner, number = owner_of(member, model), torch.from_numpy(channel.copy())
                 yield (
                     key_of(group, member),
-                    _Reader(
-                        owner_of(member, model), torch.from_numpy(channel.copy()), total, 0 * total
-                    ),
+                    Reader(group.space_id, owner, number, group.num_channels),
                 )
 
 
@@ -151,8 +182,8 @@ class ActivationImportance(_ActivationImportance):
         **kwargs: See ``Importance``.
     """
 
-    def measure(self, data: torch.Tensor) -> torch.Tensor:  # noqa: D102
-        return data.abs()
+    def measure(self, data: torch.Tensor) -> Sequence[torch.Tensor]:  # noqa: D102
+        return (data.abs(),)
 
 
 @IMPORTANCE.register_module()
@@ -167,5 +198,31 @@ class APoZImportance(_ActivationImportance):
         **kwargs: See ``Importance``.
     """
 
-    def measure(self, data: torch.Tensor) -> torch.Tensor:  # noqa: D102
-        return (data != 0).to(data)
+    def measure(self, data: torch.Tensor) -> Sequence[torch.Tensor]:  # noqa: D102
+        return ((data != 0).to(data),)
+
+
+@IMPORTANCE.register_module()
+class VarianceImportance(_ActivationImportance):
+    """Variance of a channel's activations, over positions and all images of all batches.
+
+    Berisha, Mende, Kreis, "Variance-Based Pruning for Accelerating and Compressing Trained
+    Networks", 2025: what hardly varies can be replaced by its mean, as the compensation
+    ``MeanFolding`` does. Measured at the inputs of the convolutions and linear layers that
+    read the channel, each a member.
+
+    Args:
+        **kwargs: See ``Importance``.
+    """
+
+    def measure(self, data: torch.Tensor) -> Sequence[torch.Tensor]:  # noqa: D102
+        data = data.double()
+        return data, data.square()
+
+    def of_batch(self, total: torch.Tensor) -> torch.Tensor:  # noqa: D102
+        return total
+
+    def over_batches(self, total: torch.Tensor) -> torch.Tensor:  # noqa: D102
+        count, values, squares = total.unbind(1)
+        count = count.clamp(min=1)
+        return (squares / count - (values / count).square()).clamp(min=0)

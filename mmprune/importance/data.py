@@ -30,8 +30,8 @@ class DataImportance(Importance):
     """An importance that is accumulated over batches before it can score.
 
     ``collect`` runs the model over batches. The numbers are kept until ``reset``, so several
-    calls add up. What is accumulated per batch is one number per channel and member; scores
-    are its mean over the batches.
+    calls add up. What is accumulated per batch is one number per channel and member, or one row
+    of numbers; scores are its mean over the batches, unless ``over_batches`` says otherwise.
 
     Args:
         **kwargs: See ``Importance``.
@@ -50,7 +50,7 @@ class DataImportance(Importance):
     def watch(
         self, model: nn.Module, groups: Groups, loss_fn: LossFunction, batch: Any
     ) -> dict[Key, torch.Tensor]:
-        """What one batch adds: per member that counts, one number per channel, (C,) float64."""
+        """What one batch adds: numbers per member that counts and channel, (C, ...) float64."""
 
     def collect(
         self,
@@ -89,13 +89,46 @@ class DataImportance(Importance):
                 count += 1
         if not count:
             raise InputError(f'{self.name}: there are no batches to collect from')
-        for key, values in fresh.items():
+        return self.add(fresh, count)
+
+    def add(self, numbers: Mapping[Key, torch.Tensor], num_batches: int = 1) -> int:
+        """Accumulate what some batches add; returns how many batches that makes in all."""
+        for key, values in numbers.items():
             self.sums[key] = self.sums[key] + values if key in self.sums else values
-        self.num_batches += count
+        self.num_batches += num_batches
         return self.num_batches
+
+    def loss(self, model: nn.Module, loss_fn: LossFunction, batch: Any) -> torch.Tensor:
+        """The loss of a batch.
+
+        Raises:
+            InputError: It is no scalar with a gradient, or not finite.
+        """
+        loss = loss_fn(model, batch)
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            raise InputError(
+                f'{self.name}: loss_fn(model, batch) must return a scalar that depends on the '
+                f'parameters, not {loss!r:.80}'
+            )
+        if not torch.isfinite(loss).all():
+            raise InputError(f'{self.name}: the loss of a batch is {loss.item()}')
+        return loss.sum()
 
     def member_scores(self, group: ChannelGroup, model: nn.Module) -> list[MemberScores]:
         """The mean over all batches, for every member that was watched.
+
+        Raises:
+            InputError: Nothing has been collected, or for another network.
+        """
+        found = []
+        for member in ordered_members(group, model):
+            values = self.seen(group, key_of(group, member))
+            if values is not None:
+                found.append(scored(member, self.over_batches(values)))
+        return found
+
+    def seen(self, group: ChannelGroup, key: Key) -> torch.Tensor | None:
+        """What all batches have added up to at a place; None if there was nothing to see.
 
         Raises:
             InputError: Nothing has been collected, or for another network.
@@ -105,19 +138,18 @@ class DataImportance(Importance):
                 f'{self.name} has seen no data: call pruner.collect(batches, loss_fn) before '
                 'pruning'
             )
-        found = []
-        for member in ordered_members(group, model):
-            values = self.sums.get(key_of(group, member))
-            if values is None:
-                continue
-            if len(values) != group.num_channels:
-                raise InputError(
-                    f"group '{group.space_id}': {self.name} has seen {len(values)} channels of "
-                    f'it, but it has {group.num_channels}: call reset() before collecting for '
-                    'another network'
-                )
-            found.append(scored(member, values / self.num_batches))
-        return found
+        values = self.sums.get(key)
+        if values is not None and len(values) != group.num_channels:
+            raise InputError(
+                f"group '{group.space_id}': {self.name} has seen {len(values)} channels of "
+                f'it, but it has {group.num_channels}: call reset() before collecting for '
+                'another network'
+            )
+        return values
+
+    def over_batches(self, total: torch.Tensor) -> torch.Tensor:
+        """Scores, (C,), from what all batches have added up to."""
+        return total / self.num_batches
 
     def _check(self, group: ChannelGroup, key: Key, values: torch.Tensor) -> None:
         wrong = int((~torch.isfinite(values)).sum())

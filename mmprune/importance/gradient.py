@@ -112,22 +112,6 @@ class _GradientImportance(DataImportance):
             found[key_of(group, member)] = channel_sums(full, member, group.num_channels)
         return found
 
-    def loss(self, model: nn.Module, loss_fn: LossFunction, batch: Any) -> torch.Tensor:
-        """The loss of a batch.
-
-        Raises:
-            InputError: It is no scalar with a gradient, or not finite.
-        """
-        loss = loss_fn(model, batch)
-        if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad:
-            raise InputError(
-                f'{self.name}: loss_fn(model, batch) must return a scalar that depends on the '
-                f'parameters, not {loss!r:.80}'
-            )
-        if not torch.isfinite(loss).all():
-            raise InputError(f'{self.name}: the loss of a batch is {loss.item()}')
-        return loss.sum()
-
 
 @IMPORTANCE.register_module()
 class TaylorImportance(_GradientImportance):

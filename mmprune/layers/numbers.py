@@ -9,6 +9,7 @@ from torch import nn
 
 from mmprune.channels.sizes import Numbers, SizeAttribute
 from mmprune.layers.slicers import slicer_of
+from mmprune.trace.stored import stored_values
 from mmprune.trace.walk import modules_of
 
 CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -31,9 +32,7 @@ def stored_numbers(model: nn.Module) -> dict[str, Numbers]:
         if own_class.__module__.startswith('torch.') and own_class not in CONTAINERS:
             continue
         numbers: dict[str, int | tuple[int, ...]] = {}
-        for attribute, value in module.__dict__.items():
-            if attribute.startswith('_'):
-                continue
+        for attribute, value in stored_values(module):
             if _is_size(value):
                 numbers[attribute] = value
             elif isinstance(value, list | tuple) and value and all(map(_is_number, value)):

@@ -3,21 +3,20 @@
 import os
 from collections.abc import Mapping
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.registry import FUNCTIONS
 from torch.utils.data import DataLoader, Subset
 
 from mmprune.checkpoint import check_fit, load_weights, read_checkpoint
 from mmprune.config import enter_scope, load_config
 from mmprune.errors import InputError
 from mmprune.missing_data import data_named
-from mmprune.models import AutoSlim, Recalibration
+from mmprune.models.autoslim import AutoSlim, Recalibration
+from mmprune.models.training_data import collate_function
 from mmprune.randomness import seeded
 from mmprune.registry import DATASETS, MODELS
 
@@ -74,7 +73,7 @@ def _load_plain(
     network.load_state_dict({**weights, **full}, strict=False)
 
 
-def load_network(config: str | Path, checkpoint: str | Path) -> BaseModel:
+def load_network(config: str | Path | Config, checkpoint: str | Path) -> BaseModel:
     """Build the model of a config with a checkpoint's weights, in eval mode.
 
     Args:
@@ -136,16 +135,11 @@ def calibration_batches(cfg: Config, recalibration: Recalibration) -> list[Any]:
             'model.recalibration=dict(num_batches=0).'
         )
     batch_size = recalibration.batch_size or config['batch_size']
-    collate = dict(config.get('collate_fn') or dict(type='pseudo_collate'))
-    kind = collate.pop('type')
     with seeded(recalibration.seed), enter_scope(cfg), data_named(cfg):
-        function = FUNCTIONS.get(kind) if isinstance(kind, str) else kind
         dataset = DATASETS.build(deepcopy(config['dataset']))
         order = torch.randperm(len(dataset))[: recalibration.num_batches * batch_size]
-        loader = DataLoader(
-            Subset(dataset, order.tolist()), batch_size, collate_fn=partial(function, **collate)
-        )
-        return list(loader)
+        collate = collate_function(config.get('collate_fn'))
+        return list(DataLoader(Subset(dataset, order.tolist()), batch_size, collate_fn=collate))
 
 
 def full_and_set_cost(algorithm: AutoSlim) -> tuple[dict[str, int], dict[str, int]]:

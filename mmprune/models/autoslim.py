@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import is_distributed
-from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from mmprune.deploy.channel_cfg import as_channel_cfg
 from mmprune.errors import InputError
+from mmprune.models.demo_inputs import ConfiguredInput
 from mmprune.models.distillers import SelfDistiller
 from mmprune.models.norm_statistics import (
     kept_norm_statistics,
@@ -20,14 +20,15 @@ from mmprune.models.norm_statistics import (
     recalibrate_norm_statistics,
 )
 from mmprune.models.sandwich import LABELLED, sandwich_step
+from mmprune.models.training_data import training_data
+from mmprune.models.transparent import Transparent
 from mmprune.registry import MODELS, PRUNERS
-from mmprune.trace.demo_images import image_shape, noise_image
 
 ChannelCfg = str | Path | dict[str, Any]
 
 
 @MODELS.register_module()
-class AutoSlim(BaseModel):
+class AutoSlim(Transparent):
     """A slimmable network: every width of ``architecture`` that ``pruner`` can set.
 
     Yu and Huang, "AutoSlim: Towards One-Shot Architecture Search for Channel
@@ -38,7 +39,8 @@ class AutoSlim(BaseModel):
     ``channel_cfg`` the model *is* that plain network, trained from scratch.
 
     The network's weights are under ``architecture.`` in the state dict, masks
-    included; names in channel configs are relative to ``architecture``.
+    included; names in channel configs are relative to ``architecture``, and hooks and constructors
+    of optimizers see its attributes and names (:class:`~mmprune.models.transparent.Transparent`).
 
     Args:
         architecture: The network, or its config (any mmengine model, such as
@@ -50,8 +52,11 @@ class AutoSlim(BaseModel):
         num_sample_training: Widths trained per step: the widest, the narrowest
             and this many less two random ones.
         input_shape: Shape of the input on which the network is traced and its
-            cost is counted, as (N, C, H, W), or (C, H, W) for one sample;
-            1x3x224x224 if left out, which is said.
+            cost is counted, as (N, C, H, W), or (C, H, W) for one sample; that of a
+            pose estimator's codec, or 1x3x224x224, which is said, if left out.
+        demo_input: How the network is called on it, for a network that takes more than images:
+            ``dict(type=<name in DEMO_INPUTS>, ...)``; what mmprune knows for its class
+            if left out. See ``mmprune.models.demo_inputs``.
         bn_training_mode: Let the norms use each batch's own statistics in
             validation and test too, as MMRazor 0.x has it. The running
             statistics stay as they are. Search and deployment never do this.
@@ -75,6 +80,7 @@ class AutoSlim(BaseModel):
         distiller: Any = None,
         num_sample_training: int = 4,
         input_shape: Sequence[int] | None = None,
+        demo_input: dict[str, Any] | None = None,
         bn_training_mode: bool = False,
         retraining: bool = False,
         channel_cfg: ChannelCfg | list[ChannelCfg] | None = None,
@@ -98,7 +104,7 @@ class AutoSlim(BaseModel):
             )
         self.num_sample_training = num_sample_training
         self.bn_training_mode = bn_training_mode
-        self.demo_input = noise_image(image_shape(input_shape))
+        self.roads = ConfiguredInput.of(network, demo_input, input_shape).roads(network)
         self.recalibration = Recalibration(**(recalibration or {}))
         # Plain names mean mmprune's own, whatever the config's default scope.
         if isinstance(pruner, dict):
@@ -119,7 +125,7 @@ class AutoSlim(BaseModel):
         self.architecture = network
         if self.distiller is not None:
             self.distiller.check(network)
-        pruner.prepare_from_supernet(network, demo_input=self.demo_input)
+        pruner.prepare_from_supernet(network, demo_input=self.roads)
 
     def forward(
         self, inputs: Tensor, data_samples: list[Any] | None = None, mode: str = 'tensor'
@@ -172,7 +178,7 @@ class AutoSlim(BaseModel):
 
         Args:
             batches: Training batches as the dataloader gives them. They are
-                preprocessed as in testing: no mixing of images.
+                preprocessed as in training, but images are not mixed.
 
         Returns:
             How many samples the statistics were taken over; 0 if ``recalibration`` wants no batches
@@ -181,8 +187,8 @@ class AutoSlim(BaseModel):
         self.architecture.eval()
         if self.recalibration.num_batches == 0:
             return 0
-        inputs = (self.data_preprocessor(batch, False)['inputs'] for batch in batches)
-        return recalibrate_norm_statistics(self.architecture, inputs)
+        data = (training_data(self.data_preprocessor, batch) for batch in batches)
+        return recalibrate_norm_statistics(self.architecture, data)
 
 
 @dataclass(frozen=True)

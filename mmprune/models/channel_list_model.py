@@ -7,15 +7,16 @@ from typing import Any
 
 from torch import nn
 
+from mmprune.models.demo_inputs import ConfiguredInput
 from mmprune.models.deployed import without_pretrained
 from mmprune.registry import MODELS, PRUNERS
-from mmprune.trace.demo_images import image_shape, noise_image
 
 
 def channel_list_model(
     model: dict[str, Any],
     channels: Sequence[int],
     input_shape: Sequence[int],
+    demo_input: dict[str, Any] | None = None,
     residual: str = 'union',
     seed: int = 0,
     data_preprocessor: dict[str, Any] | None = None,
@@ -34,6 +35,7 @@ def channel_list_model(
         seed: What shortcuts are sampled with.
         options: ``skip``, ``has_input`` and ``unused``.
         input_shape: Shape of an input to trace with; a small image will do.
+        demo_input: As in ``AutoSlim``.
         data_preprocessor: For a ``model`` that brings none of its own.
 
     Raises:
@@ -44,7 +46,8 @@ def channel_list_model(
         config.setdefault('data_preprocessor', data_preprocessor)
     network = MODELS.build(config)
     pruner = PRUNERS.build(dict(_scope_='mmprune', type='RatioPruner', ratios=[1.0]))
-    pruner.prepare_from_supernet(network, noise_image(image_shape(input_shape)))
+    roads = ConfiguredInput.of(network, demo_input, input_shape).roads(network)
+    pruner.prepare_from_supernet(network, roads)
     cfg = pruner.channel_list_cfg(list(channels), residual, seed, **options)
     return pruner.deploy_subnet(network, cfg)
 

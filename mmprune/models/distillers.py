@@ -1,16 +1,21 @@
-"""Distillation of a network from itself: the widest subnet teaches the others."""
+"""Distillation: what a student's modules put out is compared with what a teacher's do."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmprune.errors import InputError, nearest
+from mmprune.models.kept_outputs import Kept
 from mmprune.registry import MODELS
+from mmprune.trace.calls import tensors_in
 
 
 @dataclass(frozen=True)
@@ -24,17 +29,19 @@ class Component:
 
 @MODELS.register_module()
 class SelfDistiller(nn.Module):
-    """Compares outputs of one network's modules between two of its widths.
+    """Compares outputs of modules, between two widths of one network or between two networks.
 
     The outputs are recorded by forward hooks that exist only inside
-    :meth:`teacher` and :meth:`student`, so the network stays as it is.
+    :meth:`teacher` and :meth:`student`, so the networks stay as they are.
 
     Args:
         components: One dict per pair: ``student_module`` and ``teacher_module``,
-            names of modules of the network such as ``head.fc`` whose outputs are
-            tensors of the same shape, and ``losses``, configs of MODELS called
+            names of modules such as ``head.fc``, and ``losses``, configs of MODELS called
             with (student, teacher). The name of a loss in the logs is its
-            ``name``, by default ``<student_module>.<type>`` in lower case.
+            ``name``, by default ``<student_module>.<type>`` in lower case. A module may put out
+            several tensors, in tuples, lists and dicts, and may be called several times, as a
+            detector's head is for every level: tensors are paired in order, and the losses of
+            all pairs are added up.
 
     Raises:
         InputError: If there are no components, one has no losses, or two losses
@@ -47,7 +54,8 @@ class SelfDistiller(nn.Module):
             raise InputError('SelfDistiller needs at least one component, got none.')
         self.losses = nn.ModuleDict()
         self.components = [self._build(deepcopy(dict(component))) for component in components]
-        self._outputs: dict[tuple[str, str], Tensor] = {}
+        self._outputs: dict[tuple[str, str], list[Tensor]] = {}
+        self._left_out: set[str] = set()
 
     def _build(self, component: dict[str, Any]) -> Component:
         pair = {key: component.get(key) for key in ('student_module', 'teacher_module')}
@@ -68,11 +76,16 @@ class SelfDistiller(nn.Module):
             names.append(name)
         return Component(str(pair['student_module']), str(pair['teacher_module']), tuple(names))
 
-    def check(self, network: nn.Module) -> None:
-        """Raise InputError if ``network`` lacks a module that a component names."""
-        known = dict(network.named_modules())
+    @property
+    def teacher_modules(self) -> list[str]:
+        """The teacher's modules that are compared, each once."""
+        return list(dict.fromkeys(component.teacher_module for component in self.components))
+
+    def check(self, network: nn.Module, roles: Sequence[str] = ('student', 'teacher')) -> None:
+        """Raise InputError if ``network`` lacks a module that a component names for a role."""
+        known = _modules_of(network)
         for component in self.components:
-            for name in (component.student_module, component.teacher_module):
+            for name in [getattr(component, f'{role}_module') for role in roles]:
                 if name not in known:
                     raise InputError(
                         f'SelfDistiller: {type(network).__name__} has no module {name!r}; '
@@ -94,46 +107,121 @@ class SelfDistiller(nn.Module):
 
     @contextmanager
     def _recording(self, network: nn.Module, role: str) -> Iterator[None]:
-        modules = dict(network.named_modules())
+        modules = _modules_of(network)
         with ExitStack() as stack:
-            for component in self.components:
-                name = getattr(component, f'{role}_module')
+            for name in {getattr(component, f'{role}_module') for component in self.components}:
+                self._outputs[role, name] = []
                 hook = partial(self._record, role, name)
-                handle = modules[name].register_forward_hook(hook)
-                stack.callback(handle.remove)
+                stack.callback(modules[name].register_forward_hook(hook).remove)
             yield
 
     def _record(
         self, role: str, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any
     ) -> None:
-        if not isinstance(output, Tensor):
-            raise TypeError(
+        tensors = tensors_in(output)
+        if not tensors:
+            raise InputError(
                 f'SelfDistiller compares tensors, but {name} ({type(module).__name__}) puts '
                 f'out a {type(output).__name__}: name a module inside it.'
             )
-        self._outputs[role, name] = output.detach() if role == 'teacher' else output
+        self._outputs[role, name] += [t.detach() for t in tensors] if role == 'teacher' else tensors
 
-    def loss(self) -> dict[str, Tensor]:
+    def differ(self) -> bool:
+        """Whether a student's tensor that was recorded has another shape than the teacher's."""
+        pairs = (pair for component in self.components for pair in self._pairs(component))
+        return any(student.shape != teacher.shape for student, teacher in pairs)
+
+    def loss(self, kept: Kept | None = None) -> dict[str, Tensor]:
         """Return the losses between what was recorded last, by name.
 
+        Args:
+            kept: Which channels of the teacher's tensors the student has, by module of the
+                teacher's; the others are not compared. Tensors that have other shapes
+                all the same are left out, which is said once.
+
         Raises:
-            RuntimeError: If one side was not recorded, or the module did not run.
+            InputError: If a module did not run or put out other numbers of tensors on the two
+                sides, the student's outputs carry no gradient, or nothing can be compared.
         """
         losses: dict[str, Tensor] = {}
         for component in self.components:
-            outputs = []
-            for role in ('student', 'teacher'):
-                name = getattr(component, f'{role}_module')
-                if (role, name) not in self._outputs:
-                    raise RuntimeError(f'SelfDistiller: {name} did not run as the {role}.')
-                outputs.append(self._outputs[role, name])
-            for name in component.loss_names:
-                losses[f'{name}_loss'] = self.losses[_key(name)](*outputs)
+            pairs = [pair for pair in self._aligned(component, kept or {}) if pair is not None]
+            for name in component.loss_names if pairs else ():
+                values = [self.losses[_key(name)](*pair) for pair in pairs]
+                losses[f'{name}_loss'] = sum(values[1:], values[0])
+        if not losses:
+            raise InputError(
+                'SelfDistiller: nothing can be compared: '
+                + '; '.join(sorted(self._left_out))
+                + '. Name modules with as many channels on both sides, or give the channel config '
+                'by which the student was cut from the teacher'
+            )
         return losses
+
+    def _pairs(self, component: Component) -> list[tuple[Tensor, Tensor]]:
+        """What was recorded of a component, in order."""
+        sides = []
+        for role in ('student', 'teacher'):
+            name = getattr(component, f'{role}_module')
+            sides.append(self._outputs.get((role, name), []))
+            if not sides[-1]:
+                raise InputError(
+                    f'SelfDistiller: {name} did not run as the {role}. If its forward is called '
+                    'directly, not through the module, name a module inside it'
+                )
+        student, teacher = sides
+        if len(student) != len(teacher):
+            raise InputError(
+                f'SelfDistiller: {component.student_module} put out {len(student)} tensors as the '
+                f'student, {component.teacher_module} {len(teacher)} as the teacher: name modules '
+                'that run equally often'
+            )
+        if torch.is_grad_enabled() and not any(tensor.requires_grad for tensor in student):
+            raise InputError(
+                f'SelfDistiller: the outputs of {component.student_module} carry no gradient: it '
+                'is frozen, or inside of a part that is checkpointed. Name a module behind it'
+            )
+        return list(zip(student, teacher, strict=True))
+
+    def _aligned(self, component: Component, kept: Kept) -> Iterator[tuple[Tensor, Tensor] | None]:
+        """The pairs of a component on the channels that both have; None for those left out."""
+        pairs = self._pairs(component)
+        cuts = kept.get(component.teacher_module, [])
+        if len(cuts) != len(pairs):
+            cuts = [None] * len(pairs)
+        for (student, teacher), cut in zip(pairs, cuts, strict=True):
+            # Masked execution computes all of the student's channels too.
+            is_full = student.shape == teacher.shape
+            for dim, index in (cut or {}).items():
+                index = index.to(teacher.device)
+                teacher = teacher.index_select(dim, index)
+                student = student.index_select(dim, index) if is_full else student
+            if student.shape == teacher.shape:
+                yield student, teacher
+            else:
+                self._leave_out(component, student, teacher)
+                yield None
+
+    def _leave_out(self, component: Component, student: Tensor, teacher: Tensor) -> None:
+        """Say once that a pair is not compared."""
+        shapes = [tuple(tensor.shape[1:]) for tensor in (student, teacher)]
+        text = (
+            f'{component.student_module} gives {shapes[0]} per sample as the student, '
+            f'{component.teacher_module} {shapes[1]} as the teacher'
+        )
+        if text not in self._left_out:
+            self._left_out.add(text)
+            message = f'SelfDistiller leaves out what it cannot compare: {text}.'
+            print_log(message, 'current', logging.WARNING)
 
     def clear(self) -> None:
         """Forget the recorded outputs, which would keep a graph alive."""
         self._outputs.clear()
+
+
+def _modules_of(network: nn.Module) -> Mapping[str, nn.Module]:
+    """All modules by all of their names."""
+    return dict(network.named_modules(remove_duplicate=False))
 
 
 def _offered(name: str, known: list[str]) -> str:

@@ -2,9 +2,11 @@
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmprune.errors import InputError
 from mmprune.registry import MODELS
 
 
@@ -54,3 +56,83 @@ class KLDivergence(nn.Module):
             log_target=True,
         )
         return self.loss_weight * self.tau**2 * divergence
+
+
+@MODELS.register_module()
+class ChannelWiseDivergence(nn.Module):
+    """Kullback-Leibler divergence of where each channel is active, for dense predictions.
+
+    Every channel is a distribution over the positions of an image: its softmax over them at
+    a temperature (Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", 2021,
+    section 3.2). The divergences are multiplied by ``tau ** 2``, and averaged over channels and
+    samples. Computed in float32 whatever the outputs are in.
+
+    Args:
+        tau: The temperature, above 0.
+        loss_weight: Factor of the loss.
+
+    Raises:
+        InputError: If ``tau`` is not above 0.
+    """
+
+    def __init__(self, tau: float = 1.0, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        if tau <= 0:
+            raise InputError(f'ChannelWiseDivergence: tau must be above 0, got {tau}')
+        self.tau = tau
+        self.loss_weight = loss_weight
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the loss.
+
+        Args:
+            student: Features or logits, shape (N, C, positions...).
+            teacher: Those of the teacher, same shape; no gradient flows into them.
+
+        Raises:
+            InputError: If there are no positions.
+        """
+        if student.dim() < 3:
+            raise InputError(
+                'ChannelWiseDivergence compares positions, as in (N, C, H, W), but was given '
+                f'{tuple(student.shape)}; use KLDivergence for the scores of whole images'
+            )
+        divergence = F.kl_div(
+            F.log_softmax(student.float().flatten(2) / self.tau, dim=2),
+            F.log_softmax(teacher.detach().float().flatten(2) / self.tau, dim=2),
+            reduction='sum',
+            log_target=True,
+        )
+        channels = student.shape[0] * student.shape[1]
+        return self.loss_weight * self.tau**2 * divergence / channels
+
+
+@MODELS.register_module()
+class L2Loss(nn.Module):
+    """Mean squared difference of features.
+
+    Computed in float32 whatever the features are in.
+
+    Args:
+        normalise: Divide by the mean square of the teacher's features, so that one
+            ``loss_weight`` does for features of any size.
+        loss_weight: Factor of the loss.
+    """
+
+    def __init__(self, normalise: bool = False, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.loss_weight = loss_weight
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the loss.
+
+        Args:
+            student: Features of any shape.
+            teacher: Those of the teacher, same shape; no gradient flows into them.
+        """
+        teacher = teacher.detach().float()
+        loss = F.mse_loss(student.float(), teacher)
+        if self.normalise:
+            loss = loss / teacher.square().mean().clamp(min=torch.finfo(torch.float32).tiny)
+        return self.loss_weight * loss

@@ -7,8 +7,9 @@ Huang, "Universally Slimmable Networks and Improved Training Techniques", 2019,
 section 3.3). Nothing in this module changes a weight.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,9 @@ def kept_norm_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def recalibrate_norm_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
+def recalibrate_norm_statistics(
+    model: nn.Module, batches: Iterable[Tensor | Mapping[str, Any]]
+) -> int:
     """Replace the running statistics by those of ``batches``, exactly.
 
     The new mean and variance are the averages of the batches' means and
@@ -57,7 +60,8 @@ def recalibrate_norm_statistics(model: nn.Module, batches: Iterable[Tensor]) -> 
 
     Args:
         model: The network, with the subnet set that is to be calibrated.
-        batches: Inputs of ``model``, each of shape (N, ...); consumed once.
+        batches: Inputs of ``model``, each of shape (N, ...), or keywords whose ``inputs`` are
+            that; consumed once.
 
     Returns:
         How many samples the statistics were taken over.
@@ -82,12 +86,14 @@ def recalibrate_norm_statistics(model: nn.Module, batches: Iterable[Tensor]) -> 
         for norm in norms:
             norm.reset_running_stats()
             norm.train()
-        batch: Tensor | None = first
+        batch: Tensor | Mapping[str, Any] | None = first
         while batch is not None:
-            seen += len(batch)
+            data = batch if isinstance(batch, Mapping) else None
+            count = len(batch if data is None else data['inputs'])
+            seen += count
             for norm in norms:
-                norm.momentum = len(batch) / seen
-            model(batch)
+                norm.momentum = count / seen
+            model(batch) if data is None else model(**data)
             batch = next(iterator, None)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

@@ -10,6 +10,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from mmprune.models.distillers import SelfDistiller
+from mmprune.models.kept_outputs import kept_outputs
 from mmprune.models.norm_statistics import kept_norm_statistics
 
 # The mode in which AutoSlim.forward computes the losses of labelled data inside a step.
@@ -112,7 +113,10 @@ def _losses(
             return model(**batch, mode=LABELLED)
     with distiller.student(algorithm.architecture):
         model(**batch, mode='tensor')
-    return distiller.loss()
+    supernet = algorithm.pruner.supernet
+    return distiller.loss(
+        kept_outputs(supernet.labelling, supernet.alive, distiller.teacher_modules)
+    )
 
 
 def _synchronised(model: nn.Module, is_last: bool) -> AbstractContextManager[None]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,12 @@ from torch import nn
 
 from mmprune.channels import ChannelGroup
 from mmprune.channels.constraints import BoolArray
+from mmprune.channels.labels import IntArray
 from mmprune.channels.member_values import shared_sums
+from mmprune.cost import COLUMNS
 from mmprune.errors import InputError
 from mmprune.latency import TableLatency
+from mmprune.pruners.allocation import allocate_counts
 from mmprune.pruners.budget import (
     Limits,
     check_budget,
@@ -32,7 +36,8 @@ from mmprune.registry import PRUNERS
 from mmprune.supernet.supernet import Subnet
 from mmprune.trace.tracer import DemoInput
 
-SCOPES = ('global', 'local', 'alike')
+ALLOCATIONS = ('threshold', 'milp')
+SCOPES = ('global', 'isomorphic', 'local')
 TOLERANCE = 0.01
 """Share of a budget that may be left unused without a word."""
 Latency = Callable[[StructurePruner, Subnet], float]
@@ -56,10 +61,20 @@ class ImportancePruner(StructurePruner):
         budget: Upper limits: ``dict(macs=..., params=..., latency=...)``, one or more. Up to
             1 they are shares of the full network's costs, above 1 numbers. The result costs at
             most as much, and at least 1 % less of the tightest limit where widths allow it.
-        scope: Which scores are compared. ``'global'``: of all groups, made comparable by the
-            importance where its ``normalise`` is left out; ``'alike'``: of groups of the same size
-            whose weights have the same shapes; ``'local'``: of one group, so that every group
-            loses the same share.
+        scope: Which scores are compared. ``'global'``: of all groups; ``'isomorphic'``: of
+            groups whose layers are of the same kinds in the same roles, whatever their sizes, so
+            that each such kind of group loses the same share (Fang et al., Isomorphic Pruning
+            for Vision Models, 2024); ``'local'``: of one group, so that every group loses the
+            same share. Between groups, scores are made comparable by the importance where its
+            ``normalise`` is left out.
+        score_per: What the scores between groups are divided by: what a channel of the group saves
+            of ``'macs'``, ``'params'``, ``'activations'`` or another column of ``pruner.cost``,
+            while all others stay. For the same loss, the most expensive channels go first. Not
+            for the scope ``'local'``.
+        allocation: How a budget is shared among the groups: ``'threshold'`` removes the lowest
+            scores until it is met; ``'milp'`` chooses the widths that keep the highest sum of
+            scores within it, by integer programs, see ``mmprune.pruners.allocation``. It starts
+            from the widths of the threshold, and never keeps a lower sum.
         min_channels: Every group keeps this many channels, or all.
         max_removed: No group loses a higher share of its channels.
         importance: Config or instance of an importance.
@@ -76,6 +91,8 @@ class ImportancePruner(StructurePruner):
         ratio: float | Mapping[str, float] | None = None,
         budget: Mapping[str, float] | None = None,
         scope: str = 'global',
+        score_per: str | None = None,
+        allocation: str = 'threshold',
         min_channels: int = 1,
         max_removed: float = 0.9,
         importance: Any = None,
@@ -87,13 +104,19 @@ class ImportancePruner(StructurePruner):
             raise InputError('an ImportancePruner needs either ratio or budget')
         if scope not in SCOPES:
             raise InputError(f'scope must be one of {", ".join(map(repr, SCOPES))}, not {scope!r}')
+        if score_per is not None and (score_per not in COLUMNS or scope == 'local'):
+            raise InputError(
+                f'score_per must be one of {", ".join(map(repr, COLUMNS))}, for a scope that '
+                f'compares groups; found {score_per!r} with scope={scope!r}'
+            )
+        _check_allocation(allocation, budget, scope, score_per, latency)
         if isinstance(min_channels, bool) or not isinstance(min_channels, int) or min_channels < 1:
             raise InputError(f'min_channels must be a whole number above 0, not {min_channels!r}')
         if not 0 <= max_removed <= 1:
             raise InputError(f'max_removed must be a share from 0 to 1, not {max_removed!r}')
         self.ratios = None if ratio is None else checked_ratios(ratio, max_removed)
         self.budget = None if budget is None else check_budget(budget, latency is not None)
-        self.scope = scope
+        self.scope, self.score_per, self.allocation = scope, score_per, allocation
         self.min_channels = min_channels
         self.max_removed = max_removed
         self.latency: Latency | None = (
@@ -181,6 +204,9 @@ class ImportancePruner(StructurePruner):
         groups = self.supernet.prunable_groups
         with shared_sums():
             scores = {s: self._comparable(self._scores(group)) for s, group in groups.items()}
+        if self.score_per is not None:
+            alive = np.ones_like(self.supernet.alive) if regrow else self.supernet.alive
+            scores = self._per_cost(scores, alive, self.score_per)
         gone = dict.fromkeys(groups, 0)
         if not regrow:
             for space_id, group in groups.items():
@@ -202,7 +228,12 @@ class ImportancePruner(StructurePruner):
             ]
         )
         costs = SubnetCosts(
-            self.supernet, scores, self.budget or (), self.select, self._measured_latency
+            self.supernet,
+            scores,
+            self.budget or (),
+            self.select,
+            self._measured_latency,
+            self._predicted_latencies,
         )
         if self.budget is not None:
             return self._within_budget(order, costs, progress), costs
@@ -214,7 +245,28 @@ class ImportancePruner(StructurePruner):
     def _comparable(self, scores: np.ndarray) -> np.ndarray:
         """One group's scores, as they go into the list of the scope."""
         made = getattr(self.importance, 'comparable', None)
-        return made(scores) if self.scope == 'global' and made is not None else scores
+        return made(scores) if self.scope != 'local' and made is not None else scores
+
+    def _per_cost(
+        self, scores: Mapping[str, np.ndarray], alive: BoolArray, column: str
+    ) -> dict[str, np.ndarray]:
+        """Scores over what one channel saves of a cost, in a subnet."""
+
+        def cost(labels: BoolArray) -> int:
+            return self.supernet.cost_table.of(labels, [column])[column]
+
+        full, found = cost(alive), {}
+        for space_id, group in self.supernet.prunable_groups.items():
+            width = int(alive[group.labels].sum())
+            masks = (group.select(scores[space_id], count) for count in range(width - 1, 0, -1))
+            fewer = next((mask for mask in masks if mask.sum() < width), None)
+            if fewer is None:  # the last one goes with everything that reads it
+                fewer = np.zeros(len(group.labels), bool)
+            labels = alive.copy()
+            labels[group.labels] = fewer
+            saved = (full - cost(labels)) / (width - fewer.sum())
+            found[space_id] = scores[space_id] / max(saved, 1)
+        return found
 
     def _within_budget(
         self, order: RemovalOrder, costs: SubnetCosts, progress: float
@@ -245,12 +297,18 @@ class ImportancePruner(StructurePruner):
         sizes = {space_id: len(scores) for space_id, scores in costs.scores.items()}
         room = {space_id: size // 8 for space_id, size in sizes.items()}
         counts = exchange(limits, counts, TOLERANCE, (narrower, wider), costs.of, room)
+        if self.allocation == 'milp':
+            counts = allocate_counts(costs, limits, counts, least, most)
         warn_if_far(limits, costs.of(counts), TOLERANCE)
         return counts
 
     def _measured_latency(self, subnet: Subnet) -> float:
         assert callable(self.latency)
         return self.latency(self, subnet)
+
+    def _predicted_latencies(self, widths: IntArray) -> np.ndarray:
+        assert isinstance(self.latency, TableLatency)
+        return 1e3 * self.latency.estimator(self.supernet).batch(widths)
 
     def floor(self, group: ChannelGroup) -> int:
         """How many channels a group keeps in any case."""
@@ -268,6 +326,37 @@ class ImportancePruner(StructurePruner):
             return group.space_id
         if self.scope == 'global':
             return None
-        shapes = self.supernet.labelling.shapes
-        members = sorted((member.dims, shapes[member.tensor]) for member in group.members)
-        return group.num_channels, tuple(members)
+        return frozenset(Counter(self._kinds(group)).items())
+
+    def _kinds(self, group: ChannelGroup) -> Iterator[Hashable]:
+        """What each tensor of a group is, and whether its layer makes or reads the channels."""
+        for member in group.members:
+            layer, _, tensor = member.tensor.rpartition('.')
+            kind = type(self.supernet.model.get_submodule(layer)).__name__
+            yield kind, tensor, member.dims, layer in group.layers, layer in group.consumers
+
+
+def _check_allocation(
+    allocation: str,
+    budget: Mapping[str, float] | None,
+    scope: str,
+    score_per: str | None,
+    latency: Any,
+) -> None:
+    """Refuse an allocation that is none, or that the other options leave nothing to."""
+    if allocation not in ALLOCATIONS:
+        names = ', '.join(map(repr, ALLOCATIONS))
+        raise InputError(f'allocation must be one of {names}, not {allocation!r}')
+    if allocation == 'threshold':
+        return
+    if budget is None or scope != 'global' or score_per is not None:
+        raise InputError(
+            "allocation='milp' shares a budget so that the sum of scores is highest: it needs "
+            f"budget, scope='global' and no score_per; found budget={budget!r}, scope={scope!r}, "
+            f'score_per={score_per!r}'
+        )
+    if 'latency' in budget and not isinstance(latency, str | os.PathLike | TableLatency):
+        raise InputError(
+            "allocation='milp' asks for the latency of thousands of subnets: give the table that "
+            "tools/latency.py writes, latency='latency.json', not a function that measures"
+        )

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray, kept
@@ -19,7 +18,7 @@ from mmprune.formats.cfg_codec import write_cfg
 from mmprune.layers import Layer
 from mmprune.layers.layer import CONVS, NORMS
 from mmprune.supernet.supernet import Supernet
-from mmprune.trace.tracer import DemoInput, run_model
+from mmprune.trace.roads import Road
 
 LISTED = 4
 """How many layers a message lists before it only counts."""
@@ -70,7 +69,7 @@ def find_folding(supernet: Supernet) -> Folding:
     """
     folding = Folding()
     readers = dict(_readers(supernet, folding.left))
-    inputs = _two_inputs(supernet.demo_input)
+    inputs = _two_inputs(supernet.road_book.roads[0])
     if not readers or inputs is None:
         why = 'the demo input is a callable, so that no second input can be tried'
         folding.left.update(dict.fromkeys(readers, why))
@@ -137,8 +136,8 @@ def _pads_with_zeros(module: Any) -> bool:
     return module.padding != 'valid' and any(module.padding)
 
 
-def _two_inputs(demo_input: DemoInput) -> list[DemoInput] | None:
-    """The demo input, and one with other numbers; None if it cannot be changed."""
+def _two_inputs(road: Road) -> list[Road] | None:
+    """The road, and one on other numbers; None if it cannot be changed."""
     generator = torch.Generator().manual_seed(1)
 
     def other(value: Any) -> Any:
@@ -147,8 +146,8 @@ def _two_inputs(demo_input: DemoInput) -> list[DemoInput] | None:
         noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
         return noise.to(value) + value / 2
 
-    if isinstance(demo_input, torch.Tensor | tuple | list | Mapping):
-        return [demo_input, tree_map(other, demo_input)]
+    if isinstance(road.input, torch.Tensor | tuple | list | Mapping):
+        return [road, road.mapped(other)]
     return None
 
 
@@ -167,7 +166,7 @@ def _zero_scales(plain: nn.Module, supernet: Supernet) -> None:
 
 @torch.no_grad()
 def _observe(
-    plain: nn.Module, names: list[str], inputs: list[DemoInput]
+    plain: nn.Module, names: list[str], inputs: list[Road]
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Lowest and highest value of every channel that a layer reads, over all calls, (C,) each."""
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -188,8 +187,8 @@ def _observe(
 
     handles = [plain.get_submodule(n).register_forward_pre_hook(watch(n)) for n in names]
     try:
-        for demo_input in inputs:
-            run_model(plain, demo_input)
+        for road in inputs:
+            road.run(plain)
     finally:
         for handle in handles:
             handle.remove()

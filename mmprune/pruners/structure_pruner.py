@@ -34,6 +34,7 @@ from mmprune.supernet.trial import random_alive
 from mmprune.supernet.verification import verify
 from mmprune.trace.demo_images import refuse_shape
 from mmprune.trace.tracer import DemoInput
+from mmprune.weights import check_weights
 from mmprune.wrappers import unwrap
 
 ChannelCfgLike = Mapping[str, Any] | str | Path
@@ -117,6 +118,7 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
             raise InputError(f'a network is a torch.nn.Module, found a {type(supernet).__name__}')
         refuse_shape(demo_input)
         model = unwrap(supernet)
+        check_weights(model, type(model).__name__)
         if demo_input is None:
             demo_input = default_input(model)
         self._supernet = Supernet(
@@ -229,6 +231,7 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
 
     def export_subnet(self) -> dict[str, Any]:
         """The channel config of the subnet that is set."""
+        self.supernet.follow_replaced()
         return write_cfg(self.supernet, self.supernet.alive)
 
     def load_channel_cfg(self, channel_cfg: ChannelCfgLike) -> Subnet:
@@ -282,6 +285,8 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
         model = unwrap(supernet)
         prepared = self._supernet
         is_prepared = prepared is not None and prepared.model is model
+        if prepared is not None and is_prepared:
+            prepared.follow_replaced()
         if channel_cfg is None:
             if not is_prepared:
                 raise InputError(
@@ -320,6 +325,7 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
         prepared = self.supernet
         if supernet is not None and unwrap(supernet) is not prepared.model:
             raise InputError('verify_subnet: the model is not the one that was prepared')
+        prepared.follow_replaced()
         if subnet is None:
             seed = int(np.random.default_rng().integers(2**32))
             alive = random_alive(prepared.groups, prepared.size, seed)
@@ -336,7 +342,7 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
 
         Args:
             subnet: The subnet; the one that is set if None.
-            columns: Any of ``macs``, ``params``, and in bytes ``traffic`` and ``peak``.
+            columns: Any of ``macs``, ``params``; in bytes ``activations``, ``traffic``, ``peak``.
         """
         prepared = self.supernet
         alive = prepared.alive if subnet is None else prepared.alive_of(subnet)

@@ -8,9 +8,12 @@ import numpy as np
 
 from mmprune.channels import ChannelGroup
 from mmprune.channels.constraints import BoolArray
+from mmprune.channels.labels import IntArray
+from mmprune.cost import CostError
 from mmprune.errors import InputError
 from mmprune.supernet.supernet import Subnet, Supernet
 
+_OPTIONS = 64
 Counts = Mapping[str, int]
 Select = Callable[[ChannelGroup, np.ndarray, int], BoolArray]
 
@@ -24,6 +27,7 @@ class SubnetCosts:
         names: Which costs: ``macs``, ``params``, ``latency``.
         select: The valid mask of about so many channels of a group.
         latency: Measures or predicts the time of a subnet.
+        latencies: Predicts the times of many, by their widths.
     """
 
     def __init__(
@@ -33,6 +37,7 @@ class SubnetCosts:
         names: Iterable[str],
         select: Select,
         latency: Callable[[Subnet], float],
+        latencies: Callable[[IntArray], np.ndarray] | None = None,
     ) -> None:
         self.supernet = supernet
         self.groups = supernet.prunable_groups
@@ -40,6 +45,7 @@ class SubnetCosts:
         self.names = tuple(names)
         self.select = select
         self.latency = latency
+        self.latencies = latencies
         self._masks: dict[tuple[str, int], BoolArray] = {}
         self._costs: dict[tuple[int, ...], dict[str, float]] = {}
 
@@ -69,6 +75,46 @@ class SubnetCosts:
             }
             self._costs[key] = {name: measures[name]() for name in self.names}
         return self._costs[key]
+
+    def batch(self, counts: IntArray) -> np.ndarray:
+        """Costs of many subnets, (subnets, names), by counts of the groups, (subnets, groups)."""
+        widths = np.empty_like(counts)
+        for column, space_id in enumerate(self.groups):
+            numbers, row = np.unique(counts[:, column], return_inverse=True)
+            kept = [int(self.mask(space_id, int(number)).sum()) for number in numbers]
+            widths[:, column] = np.array(kept)[row]
+        measured = [name for name in self.names if name != 'latency']
+        try:
+            found: dict[str, np.ndarray] = {}
+            if measured:
+                found.update(self.supernet.cost_table.batch(widths, measured))
+        except CostError:  # it depends on which channels stay
+            rows = [dict(zip(self.groups, map(int, row), strict=True)) for row in counts]
+            return np.array([[self.of(row)[name] for name in self.names] for row in rows])
+        if 'latency' in self.names:
+            assert self.latencies is not None
+            found['latency'] = self.latencies(widths)
+        return np.stack([found[name] for name in self.names], axis=1)
+
+    def options(self, space_id: str, least: int, most: int, also: int) -> list[int]:
+        """Counts of a group, at most ``_OPTIONS`` and one, that give different widths, in order.
+
+        Args:
+            space_id: The group.
+            least: The fewest.
+            most: No wider ones than this gives.
+            also: One that is among them in any case.
+        """
+        counts = [also, *np.linspace(least, most, _OPTIONS).round().astype(int).tolist()]
+        by_width: dict[int, int] = {}
+        for count in counts:
+            by_width.setdefault(int(self.mask(space_id, count).sum()), count)
+        widest = int(self.mask(space_id, most).sum())
+        return [count for width, count in sorted(by_width.items()) if width <= widest]
+
+    def worth(self, space_id: str, count: int) -> float:
+        """The sum of the scores that a count of channels keeps."""
+        return float(self.scores[space_id][self.mask(space_id, count)].sum())
 
     def _latency(self, alive: BoolArray) -> float:
         found = float(self.latency(self.supernet.subnet_of(alive)))

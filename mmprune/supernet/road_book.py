@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmprune.trace import Road, TraceGraph
+from mmprune.layers import Outputs, keep_outputs, outputs_to_keep, stored_numbers
+from mmprune.trace import Road, TraceGraph, trace
+from mmprune.trace.model_state import Contents
 from mmprune.trace.roads import doubled
 
 SINGLE = 'a norm has a single value per channel, which has no statistics: give a batch of two'
@@ -74,6 +76,17 @@ class RoadBook:
         else:
             self.problems[road.name] = problem
         return True
+
+
+def trace_roads(
+    model: nn.Module, roads: list[Road], contents: Contents
+) -> tuple[TraceGraph, Outputs]:
+    """The trace of a model, whose fixed outputs are followed, and the modules that give such."""
+    graph = trace(model, roads, contents, stored_numbers(model))
+    outputs = outputs_to_keep(graph.constants)
+    if keep_outputs(model, outputs):
+        graph = trace(model, roads, contents, stored_numbers(model))
+    return graph, outputs
 
 
 def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:

@@ -14,14 +14,15 @@ import torch
 from torch import nn
 
 from mmprune.channels import ChannelGroup, Labelling, Wishes, build_groups, propagate
+from mmprune.channels.checked_sizes import misread
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray
-from mmprune.channels.readings import HOLD, misread
+from mmprune.channels.readings import HOLD
 from mmprune.collector import collector_waits
 from mmprune.cost import CostModel, CostTable, memory_of
 from mmprune.execution import (
     Execution,
-    FollowLoading,
+    Follow,
     MaskBuffers,
     prunable_statistics,
     prunable_tensors,
@@ -29,17 +30,16 @@ from mmprune.execution import (
     replaced_preparation,
 )
 from mmprune.execution.observed_run import observed_run, restored
-from mmprune.layers import Layer, layers_of, stored_numbers, torchs_attention
-from mmprune.supernet.replaced import SubnetError, refuse_others
-from mmprune.supernet.road_book import RoadBook, place_of
+from mmprune.layers import Layer, keep_outputs, layers_of, stored_numbers, torchs_attention
+from mmprune.supernet.replaced import SubnetError, own_numbers, refuse_others
+from mmprune.supernet.road_book import RoadBook, place_of, trace_roads
 from mmprune.supernet.topology import Restriction
 from mmprune.supernet.trial import Failure, blame, compare_executions, random_alive
 from mmprune.supernet.unwalked import unwalked_readers
-from mmprune.trace import Road, trace
+from mmprune.trace import Road
 from mmprune.trace.model_state import Contents, untouched
 from mmprune.trace.roads import DemoInput, roads_of
 from mmprune.trace.walk import modules_of
-from mmprune.weights import check_weights
 
 Subnet = dict[str, torch.Tensor]
 """Kept channels of every prunable group: space_id -> 0/1 mask of the group's channels."""
@@ -69,18 +69,13 @@ class Supernet:
         mode: str = 'slice',
         restriction: Restriction | None = None,
     ) -> None:
-        check_weights(model, type(model).__name__)
         self.model = model
         self.restriction = restriction or Restriction()
         self.road_book = RoadBook(roads_of(model, demo_input), place_of(model))
         # Tensors made in inference mode could not be written to outside of it.
         with replaced_preparation(model), torch.inference_mode(False), collector_waits():
             # A supernet's modules have the numbers of its subnet until they are released.
-            self.wishes = replace(
-                wishes or Wishes(),
-                numbers=stored_numbers(model),
-                torchs_heads=torchs_attention(model),
-            )
+            self.wishes = replace(wishes or Wishes(), torchs_heads=torchs_attention(model))
             self._prepare(mode)
             self.restriction.check(self.groups)
 
@@ -88,7 +83,8 @@ class Supernet:
         """Label, instrument and try; pin what fails, until a random subnet runs."""
         contents: Contents = {}
         roads = list(self.road_book.roads)
-        self.graph = trace(self.model, roads, contents, self.wishes.numbers)
+        self.graph, self.kept_outputs = trace_roads(self.model, roads, contents)
+        self.wishes = replace(self.wishes, numbers=stored_numbers(self.model))
         unwalked = unwalked_readers(self.model, self.graph)
         self.wishes = replace(self.wishes, unwalked=unwalked)
         self.road_book.take_note(self.graph)
@@ -128,6 +124,7 @@ class Supernet:
     def _install(self, mode: str) -> None:
         """Put the switch and the masks into the model, which has its full width."""
         model, prunable = self.model, self._prunable_labels()
+        keep_outputs(model, self.kept_outputs)
         self.alive = np.ones(self.size, bool)
         self.layers = layers_of(model, self.labelling)
         touched = {n: layer for n, layer in self.layers.items() if _touches(layer, prunable)}
@@ -141,7 +138,7 @@ class Supernet:
         )
         self.execution.recompute_alike(self.graph.recomputing)
         self.masks = MaskBuffers(model, touched.values(), prunable, self.labelling.tensors)
-        FollowLoading(self).attach(model)
+        Follow(self).attach(model)
 
     def _label(self, wishes: Wishes) -> tuple[Labelling, dict[str, ChannelGroup]]:
         """Label the network so that the numbers that it computes are right in random subnets."""
@@ -267,8 +264,7 @@ class Supernet:
                 f'the {type(self.model).__name__} has been prepared again since: use the pruner '
                 'that prepared it last'
             )
-        if self.execution.replaced():
-            self._follow_replaced()
+        self.follow_replaced()
         try:
             self.execution.apply(alive)
         except BaseException:
@@ -277,13 +273,23 @@ class Supernet:
         self.masks.write(alive)
         self.alive = alive
 
-    def _follow_replaced(self) -> None:
-        """Take modules that were put in the place of others, with the same tensors."""
+    def follow_replaced(self) -> None:
+        """Take modules that were put in the place of others, with the same tensors.
+
+        Raises:
+            SubnetError: One of them has others, or is of another kind.
+        """
+        if not (self.is_current and self.execution.places.changed()):
+            return
         refuse_others(self.model, self.execution)
-        mode = self.execution.mode
+        alive, mode = self.alive, self.execution.mode
+        own_numbers(self.model, self.execution)
         with torch.inference_mode(False):
             release(self.model)
             self._install(mode)
+            self.execution.apply(alive)
+            self.masks.write(alive)
+            self.alive = alive
 
     def refresh(self) -> None:
         """Follow the mask buffers, after a checkpoint was loaded."""

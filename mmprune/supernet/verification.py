@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -19,7 +20,7 @@ def verify(prepared: Supernet, alive: BoolArray, cfg: ChannelCfg) -> VerifyRepor
 
     It is compared on every road that can be walked. Where float32 shows a difference, the same
     is done in float64. What does not show there is rounding, see
-    ``mmprune.execution.precision``; the report says so.
+    ``mmprune.execution.precision``; the report says so, and if the network cannot run in float64.
 
     Args:
         prepared: The supernet.
@@ -29,29 +30,38 @@ def verify(prepared: Supernet, alive: BoolArray, cfg: ChannelCfg) -> VerifyRepor
     before, mode = prepared.alive, prepared.execution.mode
     deployed = deploy(prepared.model, cfg)
     try:
-        report = _worst(prepared, alive, deployed, cfg)
-        if report.ok or not report.max_rel_err < float('inf') or not is_rounded(prepared.model):
-            return report
-        with in_float64(prepared.model, deployed):
-            precise = _worst(prepared, alive, deployed, cfg, precise=True)
-        return replace(precise, rounding=report.max_rel_err) if precise.ok else report
+        reports = _reports(prepared, alive, deployed, cfg)
+        report, wrong = _worst(reports), {found.road for found in reports if not found.ok}
+        if wrong and report.max_rel_err < float('inf') and is_rounded(prepared.model):
+            with in_float64(prepared.model, deployed):
+                precise = _worst(_reports(prepared, alive, deployed, cfg, only=wrong))
+            if precise.ok:
+                report = replace(precise, rounding=report.max_rel_err)
+            elif not precise.max_rel_err < float('inf'):
+                why = f'Float64 would tell rounding from a mistake, but: {precise.problem}'
+                report = replace(report, problem=f'{report.problem} {why}')
+        names = tuple(road.name for road in prepared.roads())
+        return replace(report, roads=names, not_walked=tuple(prepared.not_walked().items()))
     finally:
         prepared.execution.mode = mode
         prepared.set_alive(before)
 
 
-def _worst(
+def _reports(
     prepared: Supernet,
     alive: BoolArray,
     deployed: nn.Module,
     cfg: ChannelCfg,
-    precise: bool = False,
-) -> VerifyReport:
-    """The worst of the reports about the sliced and the masked supernet on all roads."""
+    only: Container[str] | None = None,
+) -> list[VerifyReport]:
+    """The reports about the sliced and the masked supernet on all roads, or ``only`` on these.
+
+    These are walked in float64, in which the models are then.
+    """
     reports = []
     cut = partial(deploy, prepared.model, cfg)
     for way in ('slice', 'mask'):
-        pending = [road.name for road in prepared.roads()]
+        pending = [road.name for road in prepared.roads() if only is None or road.name in only]
         while pending:
             prepared.execution.mode = way
             prepared.set_alive(alive)
@@ -59,12 +69,14 @@ def _worst(
             if road is None:
                 del pending[0]
                 continue
-            given = float64_input(road) if precise else road
-            types = () if precise else prepared.graph.types
+            given = road if only is None else float64_input(road)
+            types = prepared.graph.types if only is None else ()
             found = compare(prepared.model, deployed, given, cut, types)
-            if found.ok or not prepared.doubts(road):
+            if found.ok or only is not None or not prepared.doubts(road):
                 reports.append(found)
                 del pending[0]
-    worst = min(reports, key=lambda report: (report.ok, -report.max_rel_err))
-    names = tuple(road.name for road in prepared.roads())
-    return replace(worst, roads=names, not_walked=tuple(prepared.not_walked().items()))
+    return reports
+
+
+def _worst(reports: Iterable[VerifyReport]) -> VerifyReport:
+    return min(reports, key=lambda report: (report.ok, -report.max_rel_err))

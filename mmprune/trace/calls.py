@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -37,6 +38,33 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
     return found
 
 
+def _is_free(tensor: torch.Tensor, token: torch.Tensor | None, most: int = 200) -> bool:
+    """Whether a tensor depends on no leaf, or on the token that stands for constants alone."""
+    pending: list[Any] = [tensor.grad_fn] if tensor.requires_grad else []
+    seen: set[Any] = set()
+    while pending and len(seen) < most:
+        node = pending.pop()
+        if node is None or (not node.next_functions and node.variable is not token):
+            return False
+        seen.add(node)
+        parents = (parent for parent, _ in node.next_functions)
+        pending += [parent for parent in parents if parent is not None and parent not in seen]
+    return not pending
+
+
+def _gives_constants(module: nn.Module, output: Any, token: torch.Tensor | None) -> bool:
+    """Whether a module of somebody's has no tensors, and has given one all the same."""
+    with torch._C.DisableTorchFunction():
+        return (
+            isinstance(output, torch.Tensor)
+            and output.is_floating_point()
+            and 1 < output.dim() < 6
+            and not type(module).__module__.startswith('torch.')
+            and next(chain(module.parameters(), module.buffers()), None) is None
+            and _is_free(output, token)
+        )
+
+
 class CallRecorder:
     """Which module is running at which autograd sequence number, by global forward hooks.
 
@@ -46,6 +74,8 @@ class CallRecorder:
             that called it.
         recomputing: Names of the modules that have parts of them recomputed in the backward
             pass (activation checkpointing).
+        constants: (module, shape) of the constants that modules without tensors gave.
+        token: A leaf that stands in the graph for constants.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -56,6 +86,8 @@ class CallRecorder:
         self.calls: list[tuple[str, list[torch.Tensor], list[torch.Tensor]]] = []
         self.handed: list[tuple[torch.Tensor, str]] = []
         self.recomputing: dict[str, None] = {}
+        self.constants: dict[tuple[str, tuple[int, ...]], None] = {}
+        self.token: torch.Tensor | None = None
         self._open = contextlib.ExitStack()
 
     def _mark(self) -> None:
@@ -76,6 +108,8 @@ class CallRecorder:
         """The forward of ``module`` has ended."""
         if module in self.names:
             self.calls.append((self.stack[-1], tensors_in(args), tensors_in(output)))
+            if self.stack[-1] and _gives_constants(module, output, self.token):
+                self.constants.setdefault((self.stack[-1], tuple(output.shape)))
             self.stack.pop()
             self._mark()
 

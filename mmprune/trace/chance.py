@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 _DROPOUTS = frozenset(
@@ -101,13 +102,18 @@ _UNDROPPED: dict[str, Callable[..., Any]] = {
 
 @contextlib.contextmanager
 def without_chance() -> Iterator[None]:
-    """Context of ``WithoutChance`` in which Python's and numpy's numbers are always the same."""
-    before = random.getstate(), np.random.get_state()
+    """Context of ``WithoutChance`` in which Python's and numpy's numbers are always the same.
+
+    Nor does it depend on other processes: a SyncBN takes the statistics of its own batch.
+    """
+    before = random.getstate(), np.random.get_state(), nn.SyncBatchNorm.forward
     random.seed(0)
     np.random.seed(0)
+    nn.SyncBatchNorm.forward = nn.modules.batchnorm._BatchNorm.forward  # type: ignore[method-assign]
     try:
         with WithoutChance():
             yield
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
+        nn.SyncBatchNorm.forward = before[2]  # type: ignore[method-assign]

@@ -87,7 +87,12 @@ class EscapeRecorder(TorchFunctionMode):
             start = torch.autograd._get_sequence_nr()
             for tensor in given if may_write(name, func, kwargs) else ():
                 self.keep(tensor)
+        out = kwargs.pop('out', None) if in_graph else None
         result = self.stand_ins.get(func, func)(*args, **kwargs)
+        if out is not None:  # which autograd refuses, and the code's own run need not
+            for target, part in zip(_tensors(out), _tensors(result), strict=True):
+                target.copy_(part)
+            result = out
         if self.numbers is not None:
             result = watch(self.numbers, func, args, kwargs, result)
         with torch._C.DisableTorchFunction():

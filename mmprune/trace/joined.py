@@ -76,6 +76,7 @@ def join(
         escapes=(*graph.escapes, *(escape for escape in escapes if escape not in seen)),
         handed=tuple(dict.fromkeys((*graph.handed, *later.handed))),
         recomputing=tuple(dict.fromkeys((*graph.recomputing, *later.recomputing))),
+        constants=tuple(dict.fromkeys((*graph.constants, *later.constants))),
         buffers=graph.buffers | later.buffers,
         types=graph.types | later.types,
         readings=tuple(dict.fromkeys((*graph.readings, *readings))),

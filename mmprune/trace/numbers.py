@@ -27,6 +27,8 @@ from mmprune.trace.expressions import (
     Expression,
     leaves,
 )
+from mmprune.trace.stored import store
+from mmprune.trace.stored import stored as stored_in
 from mmprune.trace.trace_graph import Reading
 from mmprune.trace.traced_int import TracedInt
 from mmprune.trace.walk import modules_of
@@ -149,6 +151,13 @@ class NumberLog:
         source = self.sources[number][0]
         return get_gradient_edge(source) if isinstance(source, torch.Tensor) else source
 
+    def asked_leaves(self) -> Iterator[tuple[torch.Tensor, str]]:
+        """Leaves of the graph whose sizes were asked for, and each module that did."""
+        for number, modules in self.asked.items():
+            source = self.sources[number][0]
+            if isinstance(source, torch.Tensor):
+                yield from ((source, module) for module in modules)
+
     @contextlib.contextmanager
     def installed(self, model: nn.Module, stored: Mapping[str, Any]) -> Iterator[None]:
         """Context in which modules hold numbers of this log for those that they store.
@@ -167,9 +176,8 @@ class NumberLog:
                     self.layers[place] = Dim((source, UNRESOLVED), dim)
                     module.__dict__[attribute] = Number(size, place, self)
         for name, attributes in stored.items():
-            own = modules[name].__dict__
-            for attribute in attributes:
-                own[attribute] = self._stored(own[attribute], Attribute(name, attribute))
+            own = modules[name]
+            store(own, {n: self._stored(stored_in(own, n), Attribute(name, n)) for n in attributes})
         with _without_memory_of_sizes():
             try:
                 yield

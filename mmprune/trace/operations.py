@@ -61,6 +61,9 @@ DIM = Kind('a dim of its tensors', _is_dim)
 DIMS = Kind('a tuple of dims of its tensors', lambda value, rank: _all(value, _is_dim, rank))
 YES_OR_NO = Kind('True or False', lambda value, rank: isinstance(value, bool))
 TEXT = Kind('a text', lambda value, rank: isinstance(value, str))
+SHAPE_LIST = Kind(
+    'a tuple of shapes', lambda value, rank: _all(value, lambda item: _all(item, _is_whole))
+)
 SHAPES = Kind('a dict of shapes', lambda value, rank: isinstance(value, Mapping))
 
 
@@ -175,6 +178,8 @@ OPERATIONS: dict[str, Operation] = {
     'attention': takes(3, None, is_scaled_by_width=YES_OR_NO),
     # layers
     'conv': takes(2, 3, groups=WHOLE, transposed=YES_OR_NO),
+    'deform_conv': takes(3, 5, groups=WHOLE, transposed=YES_OR_NO, blocks=WHOLE, places=WHOLE),
+    'deform_attention': takes(5),
     'batch_norm': takes(1, 3),
     'group_norm': takes(1, 3, groups=WHOLE),
     'layer_norm': takes(1, 3, normalized_shape=WHOLES),
@@ -188,6 +193,7 @@ OPERATIONS: dict[str, Operation] = {
     'spatial': takes(1, 2),
     'spatial1d': takes(1, 2),
     'spatial3d': takes(1, 2),
+    'regions': takes(2, 3),
     'unfold': takes(1),
     'fold': takes(1),
     'windows': takes(1, dim=DIM),
@@ -203,6 +209,7 @@ OPERATIONS: dict[str, Operation] = {
     'pixel_unshuffle': takes(1, gives=MOVED, factor=WHOLE),
     'expand': takes(1, gives=BROADCAST),
     'filled': takes(1),
+    'kept': takes(2, dim=DIM),
     'repeat': takes(1, repeats=WHOLES),
     'pad': takes(1, pad=WHOLES),
     'rows': takes(1),
@@ -217,25 +224,33 @@ OPERATIONS: dict[str, Operation] = {
     'select': takes(1, dim=DIM, index=WHOLE),
     'slice': takes(1, dim=DIM, start=maybe(WHOLE), end=maybe(WHOLE), step=WHOLE),
     'index': takes(1, picked=DIMS, index_rank=WHOLE),
+    'index_put': takes(2, picked=DIMS, index_rank=WHOLE, indices=SHAPE_LIST),
     'gather': takes(1, dim=DIM),
     'scatter': takes(1, 2, dim=DIM),
     'copy_slices': takes(1, None),
 }
 
 
-def is_namesake(grad_fn: Any, name: str, parser: Callable[..., Any]) -> bool:
-    """Whether a node is of an ``autograd.Function`` that only has the name of one of torch's.
+def parser_of(grad_fn: Any, name: str, parsers: Mapping[str, Any]) -> Callable[..., Any] | None:
+    """The parser of a node, if there is one.
 
-    ``class Roll(Function)`` of a user's makes nodes that are called as torch's own.
+    ``class Roll(Function)`` of a user's makes nodes that are called as torch's own; it is not
+    read as that. One of a package is found by both names, ``mmcv.RoIAlignFunctionBackward``.
     """
+    plain = name.rstrip('0123456789')
+    found = parsers.get(name) or parsers.get(plain)
     function = getattr(grad_fn, '_forward_cls', None)
-    if function is None or function.__module__.partition('.')[0] == 'mmprune':
-        return False
-    return PARSERS.get(name, PARSERS.get(name.rstrip('0123456789'))) is parser
+    package = 'mmprune' if function is None else function.__module__.partition('.')[0]
+    if package != 'mmprune' and PARSERS.get(name, PARSERS.get(plain)) is found:
+        return parsers.get(f'{package}.{name}')
+    return found
 
 
 def parsed(grad_fn: Any, parser: Callable[[Any], Any], module: str) -> tuple[str, dict[str, Any]]:
     """What a parser reads of a node that was made in ``module``.
+
+    A node whose saved tensors were written to since, which is allowed where a model needs no
+    gradients, cannot be read.
 
     Raises:
         ParserError: It fails, or gives anything but an operation and a dict.
@@ -244,6 +259,8 @@ def parsed(grad_fn: Any, parser: Callable[[Any], Any], module: str) -> tuple[str
     try:
         found = parser(grad_fn)
     except Exception as error:  # whatever a parser of somebody's raises
+        if 'modified by an inplace operation' in str(error):
+            return 'opaque', {}
         raise ParserError(f'{where} failed: {type(error).__name__}: {error}') from error
     if isinstance(found, tuple) and len(found) == 2:
         op, attrs = found

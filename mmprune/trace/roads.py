@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +14,13 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mmprune.errors import InputError
-from mmprune.registry import LOSS_INPUTS, table
+from mmprune.registry import DEMO_INPUTS, table
+from mmprune.trace.in_double import in_double
+from mmprune.trace.walking import walking
 
 DemoInput = torch.Tensor | tuple | list | Mapping | Callable[[nn.Module], Any]
-LossInput = Callable[[nn.Module, Any], Mapping[str, Any] | None]
-"""From a model and its demo input to the keywords that its loss is computed from."""
+Pack = Callable[[nn.Module, Any], DemoInput]
+"""From a model and the input of a road to what the model is called with."""
 
 
 @dataclass(frozen=True)
@@ -27,27 +31,55 @@ class Road:
         name: For reports.
         input: A tensor, a tuple of arguments, a dict of keywords, or ``callable(model)``.
         training: Whether the model is in training mode on it.
-        keywords: Makes the keywords that the model is called with from ``input``; None to
-            call it with ``input``.
+        pack: Makes what the model is called with from ``input``; None to call it with ``input``.
     """
 
     name: str
     input: DemoInput
     training: bool = False
-    keywords: LossInput | None = None
+    pack: Pack | None = None
 
+    @walking()
     def run(self, model: nn.Module, demo_input: DemoInput | None = None) -> Any:
-        """What ``model``, whose mode is the caller's, gives on this road."""
+        """What ``model``, whose mode is the caller's, gives on this road.
+
+        On float64 images what else code makes in float32 is float64 as well, if the road packs.
+        """
         given = self.input if demo_input is None else demo_input
-        if self.keywords is not None:
-            given = self.keywords(model, given) or {}
-        return run_model(model, given)
+        if self.pack is None:
+            return run_model(model, given)
+        is_double = isinstance(given, torch.Tensor) and given.dtype is torch.float64
+        with in_double() if is_double else contextlib.nullcontext():
+            return run_model(model, self.pack(model, given))
+
+    @property
+    def images(self) -> torch.Tensor:
+        """The input of a road that has one tensor."""
+        assert isinstance(self.input, torch.Tensor), describe_input(self.input)
+        return self.input
 
     def mapped(self, function: Callable[[Any], Any]) -> Road:
         """The same road on other leaves of its input; a callable stays as it is."""
         if not isinstance(self.input, torch.Tensor | tuple | list | Mapping):
             return self
         return replace(self, input=tree_map(function, self.input))
+
+
+class OnRoad(nn.Module):
+    """A model that is called with the input of a road alone, which makes the rest of it."""
+
+    def __init__(self, model: nn.Module, road: Road) -> None:
+        super().__init__()
+        self.model, self.road = model, road
+
+    @classmethod
+    def of(cls, model: nn.Module, road: Road) -> nn.Module:
+        """The model itself where the road adds nothing."""
+        return model if road.pack is None else cls(model, road)
+
+    def forward(self, given: Any) -> Any:
+        """What the model gives on the road."""
+        return self.road.run(self.model, given)
 
 
 def run_model(model: nn.Module, demo_input: DemoInput) -> Any:
@@ -87,8 +119,8 @@ def roads_of(model: nn.Module, demo_input: Any) -> tuple[Road, ...]:
     """The roads that a demo input stands for; the first one is what subnets cost.
 
     A tensor, tuple, dict or callable is walked in eval mode and in training. The loss of a model
-    whose forward has mmengine's modes is a third road, from the keywords that ``LOSS_INPUTS``
-    make or the demo input alone. A list that
+    whose forward has mmengine's modes is a third road. What such a model is called with is made
+    of a tensor of images by what ``DEMO_INPUTS`` has for its class, if anything. A list that
     holds a ``Road`` or a callable is a list of roads: each ``Road`` is walked as it says,
     everything else in both modes. Other lists are arguments, as tuples are.
 
@@ -98,7 +130,7 @@ def roads_of(model: nn.Module, demo_input: Any) -> tuple[Road, ...]:
     if isinstance(demo_input, Road):
         return (demo_input,)
     if not is_list_of_roads(demo_input):
-        return (*_both_modes(demo_input, ''), *_loss_road(model, demo_input))
+        return packed_roads(model, demo_input)
     found: list[Road] = []
     for number, item in enumerate(demo_input):
         suffix = f' {number + 1}' if number else ''
@@ -108,6 +140,34 @@ def roads_of(model: nn.Module, demo_input: Any) -> tuple[Road, ...]:
     if twice:
         raise InputError(f"demo_input: two roads are named '{twice[0]}': give each its own name")
     return tuple(found)
+
+
+def packed_roads(
+    model: nn.Module, demo_input: DemoInput, packer: Callable[..., Any] | None = None
+) -> tuple[Road, ...]:
+    """Eval mode, training and, for a model that has mmengine's modes, the loss, on one input.
+
+    Args:
+        model: The model.
+        demo_input: A tensor, tuple, dict or callable.
+        packer: See ``mmprune.models.demo_inputs``; what ``DEMO_INPUTS`` has for the class of the
+            model or the nearest of its bases if None.
+    """
+    packer = packer or packer_of(model)
+    if not isinstance(demo_input, torch.Tensor) or packer is None:
+        return (*_both_modes(demo_input, ''), *_loss_road(model, demo_input))
+    plain, loss = partial(packer, mode='tensor'), partial(packer, mode='loss')
+    pack = None if plain(model, demo_input) is None else plain
+    roads = _both_modes(demo_input, '', pack)
+    if loss(model, demo_input) is not None:
+        return (*roads, Road('loss', demo_input, training=True, pack=loss))
+    return (*roads, *_loss_road(model, demo_input))
+
+
+def packer_of(model: nn.Module) -> Callable[..., Any] | None:
+    """What ``DEMO_INPUTS`` has for the class of a model, or for the nearest of its bases."""
+    known = table(DEMO_INPUTS)
+    return next((known[k.__name__] for k in type(model).__mro__ if k.__name__ in known), None)
 
 
 def as_road(demo_input: Any) -> Road:
@@ -133,23 +193,21 @@ def doubled(road: Road) -> Road | None:
     return road.mapped(twice)
 
 
-def _both_modes(demo_input: DemoInput, suffix: str) -> list[Road]:
-    return [Road(f'eval{suffix}', demo_input), Road(f'train{suffix}', demo_input, training=True)]
+def _both_modes(demo_input: DemoInput, suffix: str, pack: Pack | None = None) -> list[Road]:
+    return [
+        Road(f'eval{suffix}', demo_input, pack=pack),
+        Road(f'train{suffix}', demo_input, training=True, pack=pack),
+    ]
 
 
 def _loss_road(model: nn.Module, demo_input: DemoInput) -> list[Road]:
-    """The road to the loss of a model whose forward has mmengine's modes."""
+    """The road to the loss, from the demo input alone, of a model that has mmengine's modes."""
     mode = inspect.signature(type(model).forward).parameters.get('mode')
     if mode is None or mode.default != 'tensor':
         return []
-    known = table(LOSS_INPUTS)
-    for kind in type(model).__mro__:
-        keywords = known.get(kind.__name__)
-        if keywords is not None and keywords(model, demo_input) is not None:
-            return [Road('loss', demo_input, training=True, keywords=keywords)]
     if callable(demo_input) and not isinstance(demo_input, torch.Tensor):
         return []
-    return [Road('loss', demo_input, training=True, keywords=_in_mode_loss)]
+    return [Road('loss', demo_input, training=True, pack=_in_mode_loss)]
 
 
 def _in_mode_loss(model: nn.Module, demo_input: Any) -> Mapping[str, Any]:

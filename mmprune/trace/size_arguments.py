@@ -128,12 +128,11 @@ def _normalised(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> Non
 
 def _grouped(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> None:
     """A depthwise convolution has as many groups as channels."""
-    groups = args[6] if len(args) > 6 else kwargs.get('groups', 1)
-    if isinstance(groups, int) and isinstance(args[0], Tensor):
-        dim = args[1].dim() - 1 if len(args) > 1 else 0
-        data = args[0]
-        if dim and data.dim() > dim and groups == data.shape[-dim]:
-            log.read(data, data.dim() - dim, groups, 'the groups of a convolution')
+    names = ('input', 'weight', 'bias', 'stride', 'padding', 'dilation', 'groups')
+    given = dict(zip(names, args, strict=False), **kwargs)
+    data, groups, dim = given['input'], given.get('groups', 1), given['weight'].dim() - 1
+    if isinstance(groups, int) and data.dim() > dim and groups == data.shape[-dim]:
+        log.read(data, data.dim() - dim, groups, 'the groups of a convolution')
 
 
 def _attended(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> None:

@@ -161,8 +161,10 @@ class TraceGraph:
         calls: Calls of modules, innermost first.
         opaque: Names of autograd nodes without parser -> the modules they ran in.
         escapes: Edges whose values are used outside of the autograd graph, and how.
-        handed: (parameter, module that hands it to another one which uses it).
+        handed: (parameter, module that hands it to another one which uses it, or that asks for
+            its size).
         recomputing: Modules that have a part of them recomputed in the backward pass.
+        constants: (module, shape) of the constants that modules without tensors gave.
         buffers: Those of ``parameters`` that are buffers.
         types: What its operations give, as types of torch.
         weights: What its layers use as their weights.
@@ -185,6 +187,7 @@ class TraceGraph:
     escapes: tuple[tuple[Edge, str], ...] = ()
     handed: tuple[tuple[str, str], ...] = ()
     recomputing: tuple[str, ...] = ()
+    constants: tuple[tuple[str, tuple[int, ...]], ...] = ()
     buffers: frozenset[str] = frozenset()
     types: frozenset[Any] = frozenset()
     weights: UsedWeights = field(default_factory=UsedWeights)
@@ -200,11 +203,14 @@ class TraceGraph:
         return self.roads[0].stop if self.roads else len(self.nodes)
 
     def first_road(self) -> TraceGraph:
-        """The nodes and outputs of the first road alone."""
+        """The nodes, outputs and calls of the first road alone."""
         if not self.roads or self.first_stop == len(self.nodes):
             return self
-        outputs = self.outputs[: self.roads[0].outputs]
-        return replace(self, nodes=self.nodes[: self.first_stop], outputs=outputs)
+        stop, outputs = self.first_stop, self.outputs[: self.roads[0].outputs]
+        calls = tuple(
+            c for c in self.calls if all(edge[0] < stop for edge in (*c.inputs, *c.outputs))
+        )
+        return replace(self, nodes=self.nodes[:stop], outputs=outputs, calls=calls)
 
     def consumers(self) -> dict[str, list[str]]:
         """Parameter name -> modules whose forward reads it, in order of use."""

@@ -23,7 +23,7 @@ from mmprune.trace.escapes import EscapeRecorder
 from mmprune.trace.joined import opaque_operations
 from mmprune.trace.model_state import caching_modules, set_mode
 from mmprune.trace.numbers import NumberLog, resolved
-from mmprune.trace.operations import is_namesake, parsed
+from mmprune.trace.operations import parsed, parser_of
 from mmprune.trace.recipes import Recipe
 from mmprune.trace.requiring_grad import requiring_grad
 from mmprune.trace.roads import DemoInput as DemoInput
@@ -110,6 +110,7 @@ def _trace(
         demo_input, input_leaves = session.differentiable(road.input)
         recorder = CallRecorder(model)
         writes, log = WrittenWeights(model), NumberLog(lambda: recorder.stack[-1])
+        recorder.token = log.token
         if road.training:
             stand_ins = {**writes.stand_ins, **stand_ins}
         escapes = EscapeRecorder(log.running, stand_ins, copies.note_write, log)
@@ -265,6 +266,7 @@ class _GraphReader:
             ),
             handed=tuple(self._handed()),
             recomputing=tuple(self.recorder.recomputing),
+            constants=tuple(self.recorder.constants),
             buffers=buffers,
             types=frozenset(self.types),
             weights=weights,
@@ -290,7 +292,8 @@ class _GraphReader:
         return {} if log is None else resolved(log, {**known, **self.ids})
 
     def _handed(self) -> Iterable[tuple[str, str]]:
-        for tensor, module in self.recorder.handed:
+        asked = self.escapes.numbers.asked_leaves() if self.escapes.numbers else ()
+        for tensor, module in (*self.recorder.handed, *asked):
             names = self.names.get(id(tensor)) or [self.leaf_buffers.get(id(tensor), '')]
             if names[0]:
                 yield names[0], module
@@ -340,8 +343,8 @@ class _GraphReader:
         )
 
     def _parse(self, source: str, grad_fn: GradFn, module: str) -> tuple[str, dict[str, Any]]:
-        parser = self.parsers.get(source) or self.parsers.get(source.rstrip('0123456789'))
-        if parser is None or is_namesake(grad_fn, source, parser):
+        parser = parser_of(grad_fn, source, self.parsers)
+        if parser is None:
             return 'opaque', {}
         op, attrs = parsed(grad_fn, parser, module)
         buffers = attrs.pop('buffer_tensors', ())
@@ -369,10 +372,7 @@ class _GraphReader:
 
 
 def _topological(roots: list[GradFn], known: Collection[GradFn]) -> list[GradFn]:
-    """All grad_fns behind ``roots``, producers first, ties by order of execution.
-
-    Those that are ``known`` are left out, with all behind them.
-    """
+    """All grad_fns behind ``roots`` but known ones, producers first, ties by order of execution."""
     order: list[GradFn] = []
     done: set[GradFn] = set(known)
     stack: list[tuple[GradFn, bool]] = [(root, False) for root in reversed(roots)]
@@ -388,7 +388,7 @@ def _topological(roots: list[GradFn], known: Collection[GradFn]) -> list[GradFn]
                 for parent, _ in grad_fn.next_functions
                 if parent is not None and parent not in done
             )
-    sequences = {g: -1 if not g.next_functions else g._sequence_nr() for g in order}
+    sequences = {g: g._sequence_nr() if g.next_functions else -1 for g in order}
     executed = sorted(order, key=sequences.__getitem__)
     position = {grad_fn: index for index, grad_fn in enumerate(executed)}
     in_order = all(

@@ -133,9 +133,8 @@ def _is_like_eval(road: Road, walked: list[Road], session: Session) -> bool:
     """Whether a road through training is one that was walked in eval mode, where nobody asked."""
     return (
         road.training
-        and road.keywords is None
         and not session.readers
-        and any(other.input is road.input and other.keywords is None for other in walked)
+        and any(other.input is road.input and other.pack is road.pack for other in walked)
     )
 
 

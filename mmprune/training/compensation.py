@@ -13,6 +13,7 @@ from mmprune.compensation import CompensationReport, built_method
 from mmprune.errors import InputError
 from mmprune.models import AutoSlim, Recalibration
 from mmprune.models.algorithm import calibration_batches
+from mmprune.models.training_data import training_data
 
 IMAGES = dict(num_batches=4, batch_size=64)
 """What a compensation looks at if the config does not say."""
@@ -57,8 +58,9 @@ def compensation_of(algorithm: AutoSlim, cfg: Config, default: str | None = None
     batches = calibration_batches(cfg, images)
 
     def change(network: nn.Module) -> CompensationReport:
-        inputs = [algorithm.data_preprocessor(batch, False)['inputs'] for batch in batches]
-        return algorithm.pruner.compensate(network, inputs, method)
+        inputs = [training_data(algorithm.data_preprocessor, b)['inputs'] for b in batches]
+        forward = algorithm.roads[0].run
+        return algorithm.pruner.compensate(network, inputs, method, forward=forward)
 
     return change
 

@@ -110,8 +110,8 @@ def write_deployed(
     with ExitStack() as stack:
         if files.onnx is not None:
             onnx_path = stack.enter_context(atomic_path(files.onnx))
-            export_onnx(network, algorithm.demo_input, onnx_path, onnx_batch)
-            contract = describe_onnx(onnx_path, network, algorithm.demo_input)
+            export_onnx(network, algorithm.roads[0], onnx_path, onnx_batch)
+            contract = describe_onnx(onnx_path, network, algorithm.roads[0])
         torch.save(weights, stack.enter_context(atomic_path(files.checkpoint)))
         save_channel_cfg(layers, stack.enter_context(atomic_path(files.channel_cfg)))
         stack.enter_context(atomic_path(files.config)).write_text(text, encoding='utf-8')

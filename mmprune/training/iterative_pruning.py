@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import all_reduce, is_main_process
 from mmengine.runner import Runner
 
 from mmprune.errors import InputError
@@ -52,7 +53,11 @@ class IterativePruning(PrunerHook):
         schedule: ``'cubic'`` or ``'linear'``.
         regrow: Whether channels that were removed may come back at a later step.
         collect: See ``PrunerHook``.
+        listen: Whether the importance, a ``GroupFisherImportance``, goes by what the training steps
+            since the last removal computed, in the place of images of its own: as in its paper,
+            at hardly any cost.
         deploy: Whether the model becomes the small network at ``end``.
+        demo_input: See ``PrunerHook``.
 
     Raises:
         InputError: An option makes no sense.
@@ -70,8 +75,10 @@ class IterativePruning(PrunerHook):
         regrow: bool = False,
         collect: Mapping[str, Any] | None = None,
         deploy: bool = True,
+        listen: bool = False,
+        demo_input: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(pruner, input_shape, collect)
+        super().__init__(pruner, input_shape, collect, demo_input)
         if not 0 <= begin <= end or interval < 1:
             raise InputError(
                 'IterativePruning needs 0 <= begin <= end and interval >= 1, got '
@@ -86,6 +93,8 @@ class IterativePruning(PrunerHook):
         self.schedule = schedule
         self.regrow = regrow
         self.deploy = deploy
+        self.listen = listen
+        self._listening = ExitStack()
         self.channel_cfg: dict[str, Any] | None = None
 
     @property
@@ -108,7 +117,11 @@ class IterativePruning(PrunerHook):
         if not self.is_deployed:
             check_not_slimmable(self, runner)
             super().before_run(runner)
-            assert self.target
+            if self.listen and not hasattr(self.target.importance, 'listening'):
+                raise InputError(
+                    f'IterativePruning: {type(self.target.importance).__name__} cannot listen to '
+                    "training steps: leave listen out, or take dict(type='GroupFisherImportance')"
+                )
 
     def before_train(self, runner: Runner) -> None:
         """Refuse a training that ends before the target is reached."""
@@ -126,9 +139,22 @@ class IterativePruning(PrunerHook):
             self._advance(runner, runner.epoch)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Make a step if one is due."""
+        """Make a step if one is due; then listen to what training computes."""
         if not self.by_epoch:
             self._advance(runner, runner.iter)
+        if self.listen and not self.is_deployed and self.progress(self._now(runner)) < 1:
+            importance = self.target.importance
+            groups = self.pruner.channel_groups
+            self._listening.enter_context(importance.listening(self.pruner.supernet.model, groups))
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Take in what was heard."""
+        self._listening.close()
+
+    def _now(self, runner: Runner) -> int:
+        return runner.epoch if self.by_epoch else runner.iter
 
     def _advance(self, runner: Runner, now: int) -> None:
         due = now == self.end or (now < self.end and (now - self.begin) % self.interval == 0)
@@ -146,6 +172,8 @@ class IterativePruning(PrunerHook):
         pruner, progress = self.target, self.progress(now)
         self.look_at_data(runner)
         subnet = pruner.prune(progress, self.regrow)
+        if self.listen:
+            pruner.importance.reset()
         device = next(runner.model.parameters()).device
         # Sums over data may be rounded differently from process to process.
         self._set(runner, shared_subnet(subnet, device))
@@ -155,6 +183,15 @@ class IterativePruning(PrunerHook):
             f'({cost["macs"] / full["macs"]:.1%}), {cost["params"]:,} parameters '
             f'({cost["params"] / full["params"]:.1%})'
         )
+
+    def look_at_data(self, runner: Runner) -> None:
+        """Let the importance see images, unless it has listened."""
+        importance = self.target.importance
+        if not (self.listen and importance.num_batches):
+            super().look_at_data(runner)
+            return
+        for key in sorted(importance.sums):
+            all_reduce(importance.sums[key])
 
     def _set(self, runner: Runner, subnet: Subnet) -> None:
         self.pruner.set_subnet(subnet)

@@ -13,10 +13,11 @@ from mmengine.runner import Runner
 from mmprune.errors import InputError
 from mmprune.models import AutoSlim, Recalibration
 from mmprune.models.algorithm import calibration_batches
+from mmprune.models.demo_inputs import ConfiguredInput
 from mmprune.pruners import ImportancePruner, StructurePruner
 from mmprune.registry import PRUNERS
-from mmprune.trace.demo_images import image_shape, noise_image
 from mmprune.training.pruning_data import training_loss
+from mmprune.wrappers import unwrap
 
 
 class PrunerHook(Hook):
@@ -30,6 +31,8 @@ class PrunerHook(Hook):
             For a ``pruner`` of this hook only.
         collect: Training images for an importance that looks at data, as in
             ``Recalibration``: ``num_batches``, ``batch_size``, ``seed``.
+        demo_input: How the model is called, for a ``pruner`` of this hook, as in ``AutoSlim``;
+            ``demo_input`` of the config if None.
     """
 
     # Before EMAHook copies the model, and before a checkpoint is loaded.
@@ -40,6 +43,7 @@ class PrunerHook(Hook):
         pruner: Mapping[str, Any] | StructurePruner | None = None,
         input_shape: Sequence[int] | None = None,
         collect: Mapping[str, Any] | None = None,
+        demo_input: Mapping[str, Any] | None = None,
     ) -> None:
         built = (
             PRUNERS.build({'_scope_': 'mmprune', **pruner})
@@ -47,7 +51,7 @@ class PrunerHook(Hook):
             else pruner
         )
         self.own: StructurePruner | None = built
-        self.input_shape = input_shape
+        self.input_shape, self.demo_input = input_shape, demo_input
         self.images = Recalibration(**{'num_batches': 8, **(collect or {})})
         self.found: StructurePruner | None = None
         self._batches: list[Any] | None = None
@@ -95,8 +99,9 @@ class PrunerHook(Hook):
             return
         if self.own is not None:
             model = runner.model
-            data = noise_image(image_shape(self.input_shape)).to(next(model.parameters()))
-            self.own.prepare_from_supernet(model, data)
+            network, settings = unwrap(model), self.demo_input or runner.cfg.get('demo_input')
+            given = ConfiguredInput.of(network, settings, self.input_shape)
+            self.own.prepare_from_supernet(model, given.roads(network))
             self.found = self.own
             return
         self.found = pruner_of(runner)

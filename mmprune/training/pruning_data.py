@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +11,8 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from mmprune.errors import InputError
+from mmprune.models.training_data import training_data
+from mmprune.trace.chance import without_chance
 
 
 def training_loss(model: nn.Module, batch: Any) -> torch.Tensor:
@@ -22,5 +26,28 @@ def training_loss(model: nn.Module, batch: Any) -> torch.Tensor:
             f'a {type(model).__name__} is no model of mmengine, so that the loss of a batch is '
             'unknown: call pruner.collect(batches, loss_fn) with a loss_fn of your own'
         )
-    losses = model(**model.data_preprocessor(batch, False), mode='loss')
-    return model.parse_losses(losses)[0]
+    data = training_data(model.data_preprocessor, batch)
+    with _in_training_but_for_layers(model), without_chance():
+        return model.parse_losses(model(**data, mode='loss'))[0]
+
+
+@contextlib.contextmanager
+def _in_training_but_for_layers(model: nn.Module) -> Iterator[None]:
+    """Context in which parts of a model give what their loss needs, some in training mode only.
+
+    Layers, which are torch's or have no parts, stay in the mode that they are in: nothing is
+    written to norms, and nothing is dropped.
+    """
+    parts = [m for m in model.modules() if list(m.children()) and not _is_of_torch(m)]
+    before = [(part, part.training) for part in parts]
+    try:
+        for part in parts:
+            part.training = True
+        yield
+    finally:
+        for part, mode in before:
+            part.training = mode
+
+
+def _is_of_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith('torch.')

@@ -17,7 +17,6 @@ IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
         ('mmyolo', 'yolox/yolox_tiny_fast_8xb8-300e_coco.py'),
     ],
 )
-# Dropout draws other numbers where other channels are, so a step of training is not compared.
 def test_an_image_gives_the_same_in_the_supernet_and_deployed(package: str, path: str) -> None:
-    report = check_network(build_model(package, path), IMAGE, trains=False)
+    report = check_network(build_model(package, path), IMAGE, subnets=1)
     assert report.kept < 0.6, report

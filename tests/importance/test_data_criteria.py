@@ -13,9 +13,11 @@ from mmprune.errors import InputError
 from mmprune.importance import (
     ActivationImportance,
     APoZImportance,
+    GroupFisherImportance,
     HessianImportance,
     L1Importance,
     TaylorImportance,
+    VarianceImportance,
 )
 from mmprune.registry import PRUNERS
 
@@ -149,6 +151,138 @@ def test_hessian_through_fused_attention():
     assert np.abs(importance.scores(group, model)).min() > 0
 
 
+# -- Fisher information of shared masks --------------------------------------------------
+
+
+def mean_output(model, batch):
+    return model(batch).mean()
+
+
+def test_group_fisher():
+    """Per image, channel c has (A + B)[c] * D[c] * s[c] from the depthwise filter, and the same
+    from the linear layer; together they are squared, and summed over the images."""
+    terms = 2 * np.array([[-4.0, -15.75], [8.0, -3.5]])
+    assert scores(GroupFisherImportance(), [FIRST]) == (terms[0] ** 2).tolist() == [64, 992.25]
+    expected = (terms**2).sum(0).tolist()
+    assert scores(GroupFisherImportance(), [FIRST, SECOND]) == expected
+    together = [torch.cat([FIRST, SECOND])]
+    assert scores(GroupFisherImportance(), together, mean_output) == expected
+
+
+class Coupled(nn.Module):
+    """A stream that is added to, read by two layers at once, by one twice, and behind a flatten."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.grouped = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 6, 1, groups=2)
+        self.inner, self.back = nn.Conv2d(6, 4, 3, padding=1), nn.Conv2d(4, 6, 1)
+        self.fc = nn.Linear(6 * 16, 3)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        x = x + self.back(self.inner(x).relu()) + self.grouped(x)
+        x = x + self.back(self.inner(x).relu())
+        return self.fc(x.flatten(1))
+
+
+def masked_gradients(model, readers, image, loss_fn):
+    """By group, the gradient of one image's loss with respect to a mask in front of all readers."""
+    masks = {}
+
+    def hook_of(name):
+        def hook(module, inputs):
+            size = dict(stem=6, inner=4)[name]
+            mask = masks.setdefault(name, torch.ones(size).double().requires_grad_())
+            data = inputs[0]
+            if data.dim() == 2:
+                return data * mask.repeat_interleave(data.shape[1] // size)
+            return data * mask.view(1, -1, 1, 1)
+
+        return hook
+
+    handles = [
+        getattr(model, layer).register_forward_pre_hook(hook_of(group))
+        for group, layers in readers.items()
+        for layer in layers
+    ]
+    loss = loss_fn(model, image)
+    for handle in handles:
+        handle.remove()
+    gradients = torch.autograd.grad(loss, masks.values())
+    return {name: each.numpy() for name, each in zip(masks, gradients, strict=True)}
+
+
+def mean_square(model, batch):
+    return model(batch).square().sum(1).mean()
+
+
+def test_group_fisher_is_that_of_one_mask_in_front_of_all_readers():
+    model = randomise(Coupled().double())
+    data = torch.randn(5, 1, 4, 4, dtype=torch.float64)
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5, 1.0]))
+    pruner.prepare_from_supernet(model, data)
+    importance = collected(
+        GroupFisherImportance(), [data[:3], data[3:]], mean_square, model, pruner
+    )
+    readers = dict(stem=['inner', 'grouped', 'fc'], inner=['back'])
+    gradients = [masked_gradients(model, readers, image[None], mean_square) for image in data]
+    for name in readers:
+        expected = sum(each[name] ** 2 for each in gradients)
+        found = importance.scores(pruner.channel_groups[name], model)
+        np.testing.assert_allclose(found, expected, rtol=1e-10)
+        assert np.ptp(found) > 0
+
+
+@pytest.mark.parametrize('execution', ['slice', 'mask'])
+def test_group_fisher_listens_to_training_steps(execution):
+    """What a step of training computes anyway is enough, also as a subnet."""
+    model = randomise(Coupled().double())
+    data = torch.randn(4, 1, 4, 4, dtype=torch.float64)
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5, 1.0], execution=execution))
+    pruner.prepare_from_supernet(model, data)
+    pruner.set_min_channel()
+    expected = collected(GroupFisherImportance(), [data], mean_square, model, pruner)
+    heard = GroupFisherImportance()
+    with heard.listening(model, pruner.channel_groups):
+        mean_square(model, data).backward()
+    assert heard.num_batches == 1
+    for name, mask in pruner.current_subnet().items():
+        group, lost = pruner.channel_groups[name], mask.flatten().numpy() == 0
+        found = heard.scores(group, model)
+        np.testing.assert_allclose(found, expected.scores(group, model), rtol=1e-12)
+        assert (found[lost] == 0).all()
+        assert (found[~lost] > 0).all()
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+class Windows(nn.Module):
+    """Tokens of (batch, windows, tokens, channels) as (batch * windows, tokens, channels)."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.first = first
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.a(x).relu()
+        return self.b(x.reshape(self.first, -1, x.shape[-1])).reshape(len(x), -1)
+
+
+def test_images_are_told_apart_in_windows_or_not_at_all():
+    data = torch.randn(2, 3, 2, 3).double()
+    model = randomise(Windows(6).double())
+    pruner, group = prepared(model, data)
+    together = collected(GroupFisherImportance(), [data], mean_square, model, pruner)
+    model.first = 3
+    one_by_one = [image[None] for image in data]
+    alone = collected(GroupFisherImportance(), one_by_one, mean_square, model, pruner)
+    np.testing.assert_allclose(
+        together.scores(group, model), alone.scores(group, model), rtol=1e-10
+    )
+    with pytest.raises(InputError, match=r"group 'a': .* the 2 images of a batch .* \(3, 4, 4\)"):
+        collected(GroupFisherImportance(), [data], mean_square, model, pruner)
+
+
 # -- activations -------------------------------------------------------------------------
 
 
@@ -196,6 +330,27 @@ def test_share_of_zeros():
     before, behind = np.array([4, 3]) / 16, np.array([4, 2]) / 8
     assert activations(APoZImportance(), [IMAGES]) == (before + behind).tolist()
     assert activations(APoZImportance(reduction='first'), [IMAGES]) == before.tolist()
+
+
+def test_variance_of_activations():
+    """Sums of squares are 1 + 4 + 16 + 25 = 46 and 4 * (9 + 1 + 1) = 44 of 16 pixels, and 46
+    and 36 + 4 = 40 of 8 pooled ones, however they come in batches."""
+    before = np.array([46, 44]) / 16 - (np.array([12, 10]) / 16) ** 2
+    behind = np.array([46, 40]) / 8 - (np.array([12, 8]) / 8) ** 2
+    for batches in ([IMAGES], [IMAGES[:1], IMAGES[1:]]):
+        found = activations(VarianceImportance(), batches)
+        np.testing.assert_allclose(found, before + behind, rtol=1e-12)
+    found = activations(VarianceImportance(reduction='first'), [IMAGES])
+    np.testing.assert_allclose(found, before, rtol=1e-12)
+
+
+def test_a_channel_that_does_not_vary_has_no_variance():
+    model = TwoReaders().double()
+    with torch.no_grad():
+        model.norm.weight[0], model.norm.bias[0] = 0, 1e3
+    pruner, _ = prepared(model, IMAGES)
+    steady, other = activations(VarianceImportance(), [IMAGES], model, pruner)
+    assert 0 <= steady < 1e-9 < other
 
 
 class Convolutions(nn.Module):
@@ -254,11 +409,16 @@ def test_a_group_that_no_layer_reads_is_refused():
 
 @pytest.mark.parametrize('execution', ['slice', 'mask'])
 @pytest.mark.parametrize(
-    'kind', [TaylorImportance, HessianImportance, ActivationImportance, APoZImportance]
-)
+    'kind',
+    [
+        TaylorImportance, HessianImportance, ActivationImportance, APoZImportance,
+        VarianceImportance, GroupFisherImportance,
+    ],
+)  # fmt: skip
 def test_channels_that_the_subnet_lacks_add_nothing(kind, execution):
     model = randomise(Convolutions().double())
-    data = torch.randn(3, 1, 2, 2, dtype=torch.float64)
+    images = 1 if kind is GroupFisherImportance else 3  # one layer reads the first image alone
+    data = torch.randn(images, 1, 2, 2, dtype=torch.float64)
     pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5, 1.0], execution=execution))
     pruner.prepare_from_supernet(model, data)
     mask = torch.tensor([0.0, 1, 1, 1, 0, 1]).reshape(1, 6, 1, 1)
@@ -282,7 +442,10 @@ def test_channels_that_the_subnet_lacks_add_nothing(kind, execution):
         np.testing.assert_allclose(found[kept], expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize('kind', [TaylorImportance, HessianImportance, ActivationImportance])
+@pytest.mark.parametrize(
+    'kind',
+    [TaylorImportance, HessianImportance, ActivationImportance, GroupFisherImportance],
+)
 def test_collecting_leaves_the_model_as_it_was(kind):
     model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.Dropout(), nn.Conv2d(4, 2, 1))
     data = torch.rand(2, 1, 3, 3)

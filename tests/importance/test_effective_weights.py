@@ -108,6 +108,8 @@ CRITERIA = {
     'HessianImportance': dict(num_draws=2),
     'ActivationImportance': {},
     'APoZImportance': {},
+    'VarianceImportance': {},
+    'GroupFisherImportance': {},
 }
 
 
@@ -203,8 +205,8 @@ def test_short_and_masked_filters_go_first(kind, criterion):
             lengths.copy_(torch.where(short, 1e-3, 2.0).view(-1, 1, 1, 1))
             directions.mul_(torch.where(short, 20, 0.05).view(-1, 1, 1, 1))
     options = dict(fallback=dict(type='L1Importance')) if criterion.startswith('BN') else {}
-    pruner = prepared(model, importance=dict(type=criterion, members='all', **options))
-    if not criterion.startswith('A'):
+    pruner = prepared(model, importance=dict(type=criterion, **options))
+    if not criterion.startswith(('A', 'V')):
         pruner.importance.members = 'outputs'
     if pruner.needs_data:
         pruner.collect([IMAGE], loss_fn)

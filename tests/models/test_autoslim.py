@@ -234,3 +234,35 @@ def test_another_distributed_wrapper_is_refused(
     model.pruner.set_min_channel()
     plain = build(retraining=True, channel_cfg=deepcopy(model.pruner.export_subnet())).train()
     assert 'loss' in plain(**data, mode='loss')
+
+
+def test_features_are_compared_on_the_channels_that_a_width_has(build: Build, batch: Batch) -> None:
+    """In slices the student's features are narrower than the teacher's; masked, they have zeros."""
+    module, losses = 'backbone.layer1', [dict(type='L2Loss', name='l2')]
+    distiller = dict(
+        type='SelfDistiller',
+        components=[dict(student_module=module, teacher_module=module, losses=losses)],
+    )
+    logs = {}
+    for execution in ('slice', 'mask'):
+        pruner = dict(
+            type='RatioPruner',
+            ratios=[0.5],
+            execution=execution,
+            importance=dict(type='RandomImportance', seed=0),
+        )
+        model = build(pruner=pruner, distiller=distiller, num_sample_training=2)
+        model.load_state_dict(logs.setdefault('state', deepcopy(model.state_dict())))
+        logs[execution] = model.train().train_step(batch(16, seed=0), optim_wrapper(model))
+    torch.testing.assert_close(logs['slice'], logs['mask'])
+    model.load_state_dict(logs['state'])
+    network = model.architecture
+    images = model.data_preprocessor(batch(16, seed=0), True)['inputs']
+    features = []
+    network.backbone.layer1.register_forward_hook(lambda m, i, output: features.append(output))
+    for set_width in (model.pruner.set_max_channel, model.pruner.set_min_channel):
+        set_width()
+        network(images)
+    alive = model.pruner.export_subnet()['backbone.layer1.0.conv2']['out_index']
+    expected = (features[0] - features[1])[:, alive].square().mean()
+    torch.testing.assert_close(logs['slice']['min_subnet.l2_loss'], expected.detach())

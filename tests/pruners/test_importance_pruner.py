@@ -77,10 +77,77 @@ def test_global_removes_the_lowest_scores_of_all():
     assert counts(pruner.prune()) == {'a': 1, 'b': 1, 'c': 8, 'd': 6}
 
 
-def test_groups_of_one_shape_are_compared():
-    """Eight of b and c go: all of b but one channel, and one of c. The others halve."""
-    pruner = chain(ratio=0.5, scope='alike', max_removed=1.0)
-    assert counts(pruner.prune()) == {'a': 4, 'b': 1, 'c': 7, 'd': 4}
+class Stages(nn.Module):
+    """Two blocks of one structure and different sizes, and a stream that both are added to."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = conv(3, 8)
+        self.first, self.last = conv(8, 6), conv(6, 8)
+        self.wide, self.back = conv(8, 12, 1), conv(12, 8, 1)
+        self.deep, self.down = conv(8, 10), conv(10, 8)
+        self.depthwise = conv(10, 10, groups=10)
+        self.head = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.last(self.first(x).relu())
+        x = x + self.back(self.wide(x).relu())
+        return self.head(x + self.down(self.depthwise(self.deep(x)).relu()))
+
+
+def test_groups_of_one_structure_are_compared():
+    """Nine of first and wide go, whatever their sizes; the others lose half each."""
+    given = Given(first=range(100, 106), wide=range(1, 13))
+    _, pruner = prepared(Stages(), ratio=0.5, scope='isomorphic', importance=given, max_removed=1.0)
+    assert counts(pruner.prune()) == {'stem': 4, 'first': 6, 'wide': 3, 'deep': 5}
+
+
+def test_scores_of_one_structure_are_made_comparable():
+    """Those of wide are larger by its size alone: divided by their means, both halve."""
+    options = dict(ratio=0.5, scope='isomorphic', max_removed=1.0)
+    model, pruner = prepared(Stages(), importance='L1', **options)
+    with torch.no_grad():
+        for layer, size in ((model.first, 1.0), (model.wide, 1000.0)):
+            layer.weight.copy_(size * torch.arange(1, len(layer.weight) + 1).view(-1, 1, 1, 1))
+            layer.bias.zero_()
+        for layer in (model.last, model.back):
+            layer.weight.zero_()
+    assert counts(pruner.prune()) == {'stem': 4, 'first': 3, 'wide': 6, 'deep': 5}
+    _, raw = prepared(Stages(), importance=dict(type='L1Importance', normalise='none'), **options)
+    raw.supernet.model.load_state_dict(model.state_dict())
+    assert counts(raw.prune()) == {'stem': 4, 'first': 1, 'wide': 8, 'deep': 5}
+
+
+@pytest.mark.parametrize('column', ['macs', 'params', 'activations'])
+def test_scores_per_what_a_channel_saves(column):
+    """A channel's score is divided by what the network costs less without one of its group."""
+    _, pruner = prepared(ratio=0.5, score_per=column, importance=Given())
+    full = pruner.cost(columns=[column])[column]
+    found = pruner._per_cost(
+        {s: pruner._scores(g) for s, g in pruner.supernet.prunable_groups.items()},
+        np.ones_like(pruner.supernet.alive),
+        column,
+    )
+    # The grouped convolution loses a channel of each of its four norm groups.
+    for space_id, fewer in {'stem': 2, 'grouped': 4, 'wide': 1, 'fc': 1}.items():
+        masks = {s: torch.ones_like(m) for s, m in pruner.channel_spaces.items()}
+        group = pruner.channel_groups[space_id]
+        scores = np.arange(1, group.num_channels + 1)
+        mask = group.select(scores, group.num_channels - fewer)
+        assert mask.sum() == group.num_channels - fewer
+        masks[space_id].view(-1)[torch.from_numpy(~mask)] = 0
+        saved = (full - pruner.cost(masks, [column])[column]) / fewer
+        np.testing.assert_allclose(found[space_id], scores / saved, rtol=1e-12)
+
+
+def test_the_most_expensive_of_equal_channels_go_first():
+    given = dict.fromkeys('abcd', [1.0] * 8)
+    _, pruner = prepared(
+        Chain(), importance=Given(**given), ratio=0.75, score_per='params', max_removed=1.0
+    )
+    # A channel of b or c has 2 * 9 * 8 weights and a bias; of a 9 * 11, of d 9 * 8 + 2.
+    assert counts(pruner.prune()) == {'a': 8, 'b': 1, 'c': 7, 'd': 8}
 
 
 def test_ratios_by_pattern():
@@ -117,7 +184,7 @@ def test_no_layer_collapses_by_default():
 # -- multiples ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('scope', ['global', 'local', 'alike'])
+@pytest.mark.parametrize('scope', ['global', 'isomorphic', 'local'])
 @pytest.mark.parametrize('ratio', [0.2, 0.5, 0.8])
 def test_widths_are_multiples(ratio, scope):
     _, pruner = prepared(ratio=ratio, scope=scope, round_to=4)
@@ -177,7 +244,7 @@ def torch_ones(pruner):
     return {s: torch.ones_like(mask) for s, mask in pruner.channel_spaces.items()}
 
 
-@pytest.mark.parametrize('scope', ['global', 'local', 'alike'])
+@pytest.mark.parametrize('scope', ['global', 'isomorphic', 'local'])
 @pytest.mark.parametrize(
     'budget', [dict(macs=0.5), dict(macs=0.2), dict(params=0.5), dict(params=0.15)], ids=str
 )
@@ -322,7 +389,7 @@ def test_what_is_gone_comes_back_only_if_it_may():
     assert kept(pruner.current_subnet())['a'] == [0, 0, 0, 0, 1, 1, 1, 1]
 
 
-@pytest.mark.parametrize('scope', ['global', 'local', 'alike'])
+@pytest.mark.parametrize('scope', ['global', 'isomorphic', 'local'])
 def test_steps_under_constraints_only_remove(scope):
     model, pruner = prepared(ratio=0.3, scope=scope, round_to=2)
     previous = pruner.prune(0)
@@ -422,9 +489,8 @@ def test_global_scores_are_normalised_unless_a_config_says_otherwise(kind):
     assert widths(dict(type=kind, normalise='none')) == widths(Plain(kind))
 
 
-@pytest.mark.parametrize('scope', ['local', 'alike'])
-def test_other_scopes_compare_scores_as_they_are(scope):
-    options = dict(scope=scope, budget=dict(macs=0.5))
+def test_scores_within_a_group_are_compared_as_they_are():
+    options = dict(scope='local', budget=dict(macs=0.5))
     plain = dict(type='L1Importance', normalise='none')
     assert widths(dict(type='L1Importance'), **options) == widths(plain, **options)
 

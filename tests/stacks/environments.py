@@ -78,6 +78,18 @@ STACKS = (
         without=('mmcv-lite==2.2.0', 'torchvision'),
         note='mmcv 2.2, without operators',
     ),
+    *(
+        Stack(
+            f'mmpretrain-{version}',
+            ('mmengine==0.11.0rc3', 'mmpretrain==1.2.0', 'setuptools>=77,<81', CV2),
+            'mmpretrain',
+            without=('torchvision',),
+            compiled=(f'mmcv=={version}',),
+            only_by_name=True,
+            note='full mmcv, which compiles for half an hour',
+        )
+        for version in ('2.1.0', '2.2.0')
+    ),
     Stack('onedl', ('onedl-mmengine>=0.10.12', CV2), note='onedl-mmengine alone'),
     Stack(
         'onedl-all',

@@ -15,7 +15,8 @@ from mmprune.commands.run import build_runner, evaluate, train
 from mmprune.config import load_config
 from mmprune.deploy.channel_cfg import load_channel_cfg
 from mmprune.errors import InputError
-from mmprune.training import IterativePruning
+from mmprune.importance import GroupFisherImportance
+from mmprune.training import IterativePruning, pruner_hook
 
 
 def hook_of(runner: Runner) -> IterativePruning:
@@ -162,6 +163,33 @@ def test_importance_from_training_images(run: Callable[..., Any]) -> None:
     assert list(costs) == [1, 2]
     assert hook.target.importance.num_batches == 2
     assert hook.is_deployed
+
+
+def test_group_fisher_goes_by_the_training_steps_themselves(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No images are read for it; every removal goes by the steps since the one before."""
+    seen = []
+    reset = GroupFisherImportance.reset
+
+    def count(self: GroupFisherImportance) -> None:
+        seen.append(getattr(self, 'num_batches', 0))
+        reset(self)
+
+    monkeypatch.setattr(GroupFisherImportance, 'reset', count)
+    monkeypatch.setattr(pruner_hook, 'calibration_batches', lambda *_: pytest.fail('images read'))
+    pruner = dict(PRUNER, scope='global', importance='GroupFisher', score_per='macs')
+    steps = dict(by_epoch=False, begin=1, end=9, interval=2, schedule='linear')
+    hook, costs = run(pruner=pruner, listen=True, **steps)
+    assert list(costs) == [3, 5, 7, 9]
+    assert seen == [0, 3, 2, 2, 2]
+    assert hook.is_deployed
+    assert 0.48 < costs[9] <= 0.5
+
+
+def test_only_some_importances_can_listen(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match='TaylorImportance cannot listen to training steps'):
+        train(tiny(pruner=dict(PRUNER, importance='Taylor'), listen=True), tmp_path)
 
 
 # -- refusals ----------------------------------------------------------------------------

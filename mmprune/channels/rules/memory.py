@@ -179,20 +179,55 @@ def index(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value
     """Positions picked by number (a table of relative positions); other dims are whole."""
     (value,) = (v for v in inputs if v is not None)
     picked, index_rank = node.attrs['picked'], node.attrs['index_rank']
-    rank = len(value.shape)
-    rest = [dim for dim in range(rank) if dim not in picked]
-    out_rank = index_rank + len(rest)
-    if out_rank != len(node.shapes[0]):
+    order = _order(len(value.shape), picked, index_rank)
+    if index_rank < 0 or len(order) != len(node.shapes[0]):
         pin_all([value], book, f'{node.where} picks elements')
         return Value(node.shapes[0], [], book.fixed(f'comes from {node.where}'))
-    together = list(picked) == list(range(picked[0], picked[0] + len(picked)))
-    front = picked[0] if together else 0
-    order = [*rest[:front], *[None] * index_rank, *rest[front:]]
     factors = [
         f.reshape([1 if dim is None else f.shape[dim] for dim in order])
         for f in without(value, set(picked), book, f'{node.where} picks channels by number')
     ]
     return Value(node.shapes[0], factors, value.fixed)
+
+
+def _order(rank: int, picked: tuple[int, ...], index_rank: int) -> list[int | None]:
+    """The dims of what is picked: those of the tensor that are whole, None for the index's own."""
+    rest = [dim for dim in range(rank) if dim not in picked]
+    together = list(picked) == list(range(picked[0], picked[0] + len(picked)))
+    front = picked[0] if together else 0
+    return [*rest[:front], *[None] * index_rank, *rest[front:]]
+
+
+@CHANNEL_RULES.register_module(name='index_put')
+def index_put(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """Writes to positions by number (regions by the level that they are read from)."""
+    shape, picked, index_rank = node.shapes[0], node.attrs['picked'], node.attrs['index_rank']
+    reason, constant = f'{node.where} writes to some of the channels', book.fixed('is a constant')
+    order = _order(len(shape), picked, index_rank)
+    base, value = inputs
+    if value is None:  # of the constants that the call was given the others are indices
+        others = list(node.attrs.get('constant_shapes', ()))
+        for index in node.attrs['indices']:
+            others.remove(index) if index in others else None
+        value = Value(others[0] if others else (), [], constant)
+    if index_rank < 0 or len(value.shape) > len(order):
+        pin_all([base, value], book, reason)
+        return Value(shape, [], book.fixed(f'comes from {node.where}'))
+    base = Value(shape, [], constant) if base is None else base
+    places = order[len(order) - len(value.shape) :]
+    own = {i for i, dim in enumerate(places) if dim is None}
+
+    def put(sizes: tuple[int, ...]) -> list[int]:
+        found = dict(zip(places, sizes, strict=True))
+        return [found.get(dim, 1) for dim in range(len(shape))]
+
+    factors = [factor.reshape(put(factor.shape)) for factor in without(value, own, book, reason)]
+    whole = tuple(1 if dim in picked else size for dim, size in enumerate(shape))
+    values = [
+        Value(whole, without(base, set(picked), book, reason), base.fixed, constant=base.constant),
+        Value(tuple(put(value.shape)), factors, value.fixed),
+    ]
+    return meet(values, shape, book, node.where)
 
 
 @CHANNEL_RULES.register_module(name='gather')

@@ -12,11 +12,12 @@ the model (running statistics); the tracer replaces them by their names under
 
     BACKWARD_PARSERS['CatBackward0'](y.grad_fn) == ('cat', {'dim': -3})
 
-A parser is found by the node's full name, or by its name without trailing digits.
+A parser is found by the node's full name, or by its name without trailing digits; that of an
+``autograd.Function`` first by its package and its name (``mmcv.RoIAlignFunctionBackward``).
 """
 
 from mmprune.registry import BACKWARD_PARSERS
-from mmprune.trace.parsers import arithmetic, layers, shapes
+from mmprune.trace.parsers import arithmetic, functions, layers, shapes
 
 # mmprune's own, which are about torch's operations; others may be registered before and later.
 PARSERS = {
@@ -25,4 +26,4 @@ PARSERS = {
     if parser.__module__.startswith(f'{__name__}.')
 }
 
-__all__ = ['PARSERS', 'arithmetic', 'layers', 'shapes']
+__all__ = ['PARSERS', 'arithmetic', 'functions', 'layers', 'shapes']

@@ -86,7 +86,7 @@ register('softmax', 'SoftmaxBackward', 'LogSoftmaxBackward', 'SafeSoftmaxBackwar
 register(
     'along',
     'CummaxBackward', 'CumminBackward', 'LogcumsumexpBackward', 'TopkBackward',
-    'KthvalueBackward', 'ModeBackward',
+    'KthvalueBackward', 'ModeBackward', 'SortBackward',
     dim='dim',
 )  # fmt: skip
 # A number of all elements and of targets.

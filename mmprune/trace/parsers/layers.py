@@ -67,6 +67,12 @@ def _filled(grad_fn: Any) -> Parsed:
     return 'filled', {}
 
 
+@parser('KeptBackward')
+def _kept(grad_fn: Any) -> Parsed:
+    """Inputs: what a module has given, the numbers of the channels that are picked of it."""
+    return 'kept', {'dim': grad_fn.dim}
+
+
 @parser('WeightNormBackward')
 def _weight_norm(grad_fn: Any) -> Parsed:
     """Inputs: directions, lengths; ``dim``: what has a length each, -1 for the whole tensor."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -76,11 +77,33 @@ def _index_select(grad_fn: Any) -> Parsed:
     return 'index', {'picked': (dim,), 'index_rank': 1}
 
 
+def _picked(indices: Sequence[torch.Tensor | None]) -> dict[str, Any]:
+    """``picked``: dims with an index; ``index_rank``: dims of the broadcast indices.
+
+    A mask picks as many dims as it has, and gives one.
+    """
+    picked: list[int] = []
+    ranks, dim = [0], 0
+    for index in indices:
+        is_mask = index is not None and index.dtype in (torch.bool, torch.uint8)
+        rank = 0 if index is None else index.dim()
+        size = rank if is_mask else 1
+        if index is not None:
+            picked += range(dim, dim + size)
+            # Of a single truth value nobody knows what it picks.
+            ranks.append((1 if rank else -1) if is_mask else rank)
+        dim += size
+    return {'picked': tuple(picked), 'index_rank': -1 if -1 in ranks else max(ranks)}
+
+
 @parser('IndexBackward', 'UnsafeIndexBackward')
 def _index(grad_fn: Any) -> Parsed:
-    """``picked``: dims with an index; ``index_rank``: dims of the broadcast indices."""
-    indices = [i for i in grad_fn._saved_indices if i is not None]
-    picked = tuple(d for d, i in enumerate(grad_fn._saved_indices) if i is not None)
-    is_mask = any(i.dtype in (torch.bool, torch.uint8) for i in indices)
-    rank = -1 if is_mask else max((i.dim() for i in indices), default=0)
-    return 'index', {'picked': picked, 'index_rank': rank}
+    return 'index', _picked(grad_fn._saved_indices)
+
+
+@parser('IndexPutBackward', 'IndexPutImplBackward', 'UnsafeIndexPutBackward')
+def _index_put(grad_fn: Any) -> Parsed:
+    """Inputs: the tensor that is written into, what is written."""
+    indices = grad_fn._saved_indices
+    shapes = [tuple(index.shape) for index in indices if index is not None]
+    return 'index_put', {**_picked(indices), 'indices': tuple(shapes)}

@@ -1,0 +1,61 @@
+"""Which modules of a network are others than when it was prepared.
+
+What runs networks replaces modules of theirs: mmengine's runner does so with norms, and fusing,
+quantisation and adapters with more.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+
+class Places:
+    """Where every module stood, of which class it was, and which parameters it had.
+
+    Args:
+        modules: The modules of a network by name, the network itself under ''.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self.modules = modules
+        self._made_of = [(type(module), _present(module)) for module in modules.values()]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Places:
+        copied = memo[id(self)] = object.__new__(type(self))
+        copied.modules, copied._made_of = copy.deepcopy(self.modules, memo), self._made_of
+        return copied
+
+    @cached_property
+    def _stand(self) -> list[tuple[dict[str, Any], str, nn.Module]]:
+        """In whose children each module stands, and under what name."""
+        found: list[tuple[dict[str, Any], str, nn.Module]] = []
+        for name, module in self.modules.items():
+            owner, _, local = name.rpartition('.')
+            children = self.modules[owner]._modules if name else {local: module}
+            found.append((children, local, module))
+        return found
+
+    def changed(self) -> list[str]:
+        """The modules that are others now, or have got or lost parameters."""
+        return [
+            name
+            for name, (children, local, module), (kind, present) in zip(
+                self.modules, self._stand, self._made_of, strict=True
+            )
+            if children.get(local) is not module
+            or type(module) is not kind
+            or _present(module) != present
+        ]
+
+    def kind(self, name: str) -> type:
+        """The class that a module was of."""
+        return self._made_of[list(self.modules).index(name)][0]
+
+
+def _present(module: nn.Module) -> list[str]:
+    return [name for name, tensor in module._parameters.items() if tensor is not None]

@@ -1,0 +1,104 @@
+"""Images and objects of mmdet and mmyolo; proposals that do not depend on what a network finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmprune.models.demo_inputs.metainfo import classes_of, image_metainfo, random_boxes
+from mmprune.registry import DEMO_INPUTS
+
+_OBJECTS, _PROPOSALS = 3, 8
+_FINDER = 'rpn_head'
+
+
+@DEMO_INPUTS.register_module(name='BaseDetector')
+def of_detector(
+    model: nn.Module, images: torch.Tensor, mode: str
+) -> Mapping[str, Any] | Callable[[nn.Module], Any]:
+    """Images with a few objects each: boxes, labels, masks and a map of classes.
+
+    What NMS and top-k pick for the second stage is no function of channels that a comparison
+    could stand on, so that the heads of a two-stage detector get the same proposals always. Its
+    outputs are those of its first stage, with those of its heads or the losses.
+    """
+    keywords = dict(inputs=images, data_samples=_samples(model, images), mode=mode)
+    if not any(hasattr(part, 'predict_by_feat') for part in _finders(model)):
+        return keywords
+
+    def on_fixed_proposals(network: nn.Module) -> Any:
+        with fixed_proposals(network, images) as found:
+            outputs = network(**keywords)
+        return found, outputs
+
+    return on_fixed_proposals
+
+
+@contextmanager
+def fixed_proposals(model: nn.Module, images: torch.Tensor) -> Iterator[list[Any]]:
+    """Context in which a detector's first stage proposes the same boxes whatever it computes.
+
+    Gives a list, to which what the first stage computed is added.
+    """
+    from mmengine.structures import InstanceData
+
+    found: list[Any] = []
+
+    def propose(*outputs: Any, **_: Any) -> list[Any]:
+        found.append(outputs)
+        proposals = []
+        for number in range(len(images)):
+            boxes = torch.from_numpy(random_boxes(images, _PROPOSALS, 100 + number)).to(images)
+            labels = torch.zeros(len(boxes), dtype=torch.long, device=images.device)
+            scores = boxes.new_ones(len(boxes))
+            proposals.append(InstanceData(bboxes=boxes, scores=scores, labels=labels))
+        return proposals
+
+    with ExitStack() as stack:
+        for part in _finders(model):
+            if hasattr(part, 'predict_by_feat'):
+                vars(part)['predict_by_feat'] = propose
+                stack.callback(delattr, part, 'predict_by_feat')
+        yield found
+
+
+def _finders(model: nn.Module) -> list[nn.Module]:
+    """The parts of a detector's first stage, if it has two."""
+    first = getattr(model, _FINDER, None)
+    return list(first.modules()) if isinstance(first, nn.Module) else []
+
+
+def _samples(model: nn.Module, images: torch.Tensor) -> list[Any]:
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData, PixelData
+
+    classes = classes_of(model, but=[_FINDER])
+    height, width = (int(size) for size in images.shape[-2:])
+    # A head for pixels beside those for boxes learns from maps of an eighth of the size.
+    stride = 8 if hasattr(getattr(model, 'roi_head', None), 'semantic_head') else 1
+    samples = []
+    for number in range(len(images)):
+        boxes = random_boxes(images, _OBJECTS, number)
+        masks = np.zeros((_OBJECTS, height, width), np.uint8)
+        for mask, (left, top, right, bottom) in zip(masks, boxes.astype(int), strict=True):
+            mask[top:bottom, left:right] = 1
+        labels = torch.arange(_OBJECTS, device=images.device) % classes
+        area = masks.argmax(0)[None, ::stride, ::stride] % classes
+        sample = DetDataSample(metainfo=image_metainfo(images))
+        sample.gt_instances = InstanceData(
+            bboxes=torch.from_numpy(boxes).to(images),
+            labels=labels,
+            masks=BitmapMasks(masks, height, width),
+        )
+        sample.ignored_instances = InstanceData(
+            bboxes=images.new_zeros(0, 4), labels=labels[:0], masks=BitmapMasks([], height, width)
+        )
+        sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(area).to(images.device))
+        samples.append(sample)
+    return samples

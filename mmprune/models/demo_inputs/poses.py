@@ -1,0 +1,76 @@
+"""Images and keypoints of mmpose, encoded by the codec that a model's head brings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmprune.models.demo_inputs.metainfo import image_metainfo, random_boxes
+from mmprune.registry import DEMO_INPUTS
+
+
+@DEMO_INPUTS.register_module(name='BasePoseEstimator')
+def of_pose_estimator(
+    model: nn.Module, images: torch.Tensor, mode: str
+) -> Mapping[str, Any] | None:
+    """Images with a person each, all of whose keypoints are seen."""
+    if mode != 'loss':
+        return dict(inputs=images, data_samples=None, mode=mode)
+    head = getattr(model, 'head', None)
+    codec = getattr(head, 'decoder', None)
+    count = next(
+        (n for n in (getattr(head, name, None) for name in _COUNTS) if isinstance(n, int)), None
+    )
+    if codec is None or count is None:
+        return None
+    samples = [_sample(codec, count, images, number) for number in range(len(images))]
+    return dict(inputs=images, data_samples=samples, mode=mode)
+
+
+_COUNTS = ('num_keypoints', 'num_joints', 'out_channels')
+"""Where a head says how many keypoints there are."""
+
+
+def codec_size(model: nn.Module) -> tuple[int, int] | None:
+    """Height and width of the images that a pose estimator's codec is made for."""
+    codec = getattr(getattr(model, 'head', None), 'decoder', None)
+    size = getattr(codec, 'input_size', None)
+    return None if size is None else (int(size[1]), int(size[0]))
+
+
+def _sample(codec: Any, count: int, images: torch.Tensor, number: int) -> Any:
+    from mmpose.datasets.transforms import PackPoseInputs
+
+    height, width = (int(size) for size in images.shape[-2:])
+    random = np.random.default_rng(number)
+    visible = np.ones((1, count), np.float32)
+    points = random.uniform(0.1, 0.9, (1, count, 2)) * np.array([width, height])
+    points = points.astype(np.float32)
+    boxes = random_boxes(images, 1, number).astype(np.float32)
+    results = dict(
+        image_metainfo(images),
+        img=np.zeros((height, width, 3), np.uint8),
+        input_size=(width, height),
+        input_center=(boxes[0, :2] + boxes[0, 2:]) / 2,
+        input_scale=boxes[0, 2:] - boxes[0, :2],
+        flip_indices=list(range(count)),
+        bbox=boxes,
+        bbox_score=np.ones(1, np.float32),
+        bbox_scale=boxes[:, 2:] - boxes[:, :2],
+        area=np.prod(boxes[:, 2:] - boxes[:, :2], axis=1),
+        category_id=np.ones(1, int),
+        keypoints=points,
+        keypoints_visible=visible,
+        keypoints_visible_weights=visible,
+        dataset_keypoint_weights=np.ones(count, np.float32),
+    )
+    extra = {key: results.get(key) for key in getattr(codec, 'auxiliary_encode_keys', ())}
+    results.update(codec.encode(keypoints=points, keypoints_visible=visible, **extra))
+    for table in ('field_mapping_table', 'instance_mapping_table', 'label_mapping_table'):
+        if getattr(codec, table, None):
+            results[table] = getattr(codec, table)
+    return PackPoseInputs()(results)['data_samples'].to(images.device)

@@ -1,0 +1,79 @@
+"""Batches of a training dataloader as a code base's own preprocessor makes them, unmixed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+from mmengine.logging import MessageHub
+from mmengine.registry import FUNCTIONS
+from torch import nn
+
+from mmprune.errors import InputError
+from mmprune.randomness import seeded
+
+
+def training_data(preprocessor: nn.Module, batch: Any) -> Mapping[str, Any]:
+    """What a model is called with in training, from a batch of its dataloader; that stays.
+
+    Some preprocessors pad images of different sizes in training mode only, and take what some
+    collate functions give there only; so this is that mode. What mixes images is off: their
+    labels are mixed too, and statistics over them are not those of images.
+
+    Args:
+        preprocessor: ``data_preprocessor`` of an mmengine model.
+        batch: As the dataloader collates it.
+    """
+    with _unmixed(preprocessor), seeded(0):
+        return dict(preprocessor(deepcopy(batch), True))
+
+
+def collate_function(settings: Any) -> Callable[..., Any]:
+    """A dataloader's ``collate_fn``; to be called when the dataset, which may bring it, is built.
+
+    Raises:
+        InputError: There is no such function.
+    """
+    if not isinstance(settings, Mapping | None):
+        return settings
+    options = dict(settings or dict(type='pseudo_collate'))
+    kind = options.pop('type')
+    function = FUNCTIONS.get(kind) if isinstance(kind, str) else kind
+    if function is None:
+        raise InputError(
+            f"train_dataloader.collate_fn: there is no function '{kind}': import the module that "
+            "registers it by custom_imports=dict(imports=['...'], allow_failed_imports=False)"
+        )
+    return partial(function, **options)
+
+
+@contextlib.contextmanager
+def _unmixed(preprocessor: nn.Module) -> Iterator[None]:
+    """Batch augmentations are off, but for modules, which pad and resize whole batches.
+
+    These may ask which iteration it is, and remember a size.
+    """
+    augments = getattr(preprocessor, 'batch_augments', None)
+    if not isinstance(augments, nn.Module):
+        if augments is not None:
+            vars(preprocessor)['batch_augments'] = None
+        try:
+            yield
+        finally:
+            if augments is not None:
+                vars(preprocessor)['batch_augments'] = augments
+        return
+    hub, before = MessageHub.get_current_instance(), [dict(vars(m)) for m in augments.modules()]
+    is_running = 'iter' in hub.runtime_info
+    if not is_running:
+        hub.update_info('iter', 0)
+    try:
+        yield
+    finally:
+        if not is_running:
+            hub.pop_info('iter')
+        for module, own in zip(augments.modules(), before, strict=True):
+            vars(module).update(own)

@@ -1,0 +1,86 @@
+"""Numbers that a module stores, its own or in a config that it holds (``config.hidden_size``)."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from functools import reduce
+from typing import Any
+
+from torch import Tensor, nn
+
+_CONFIG = re.compile(r'conf|cfg|args|param|option|setting|namespace', re.IGNORECASE)
+_DEPTH = 3
+"""Names in the longest path: ``config.text.hidden_size``."""
+
+
+def stored_values(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What a module stores, by name; what a config that it holds stores, by a path with dots."""
+    pending: list[tuple[tuple[str, ...], Any]] = [
+        ((name,), value) for name, value in reversed(module.__dict__.items())
+    ]
+    while pending:
+        path, value = pending.pop()
+        if path[-1].startswith('_'):
+            continue
+        if not _is_config(value):
+            yield '.'.join(path), value
+        elif len(path) < _DEPTH:
+            inside = [(n, v) for n, v in _fields(value).items() if isinstance(n, str)]
+            pending += [((*path, n), v) for n, v in reversed(inside) if '.' not in n]
+
+
+def stored(module: nn.Module, path: str) -> Any:
+    """What a module stores under a name, or a path of names.
+
+    Raises:
+        AttributeError: It stores nothing there.
+    """
+    return reduce(_part, path.split('.'), module)
+
+
+def store(module: nn.Module, values: Mapping[str, Any]) -> None:
+    """Let a module store these values, by name or path.
+
+    Modules share configs, so a module gets one of its own, which holds what the other does.
+    """
+    if module.__dict__.keys() >= values.keys():
+        module.__dict__.update(values)
+        return
+    copied: dict[tuple[str, ...], Any] = {(): module}
+    for path, value in values.items():
+        *holders, name = path.split('.')
+        for depth in range(1, len(holders) + 1):
+            key = tuple(holders[:depth])
+            if key not in copied:
+                copied[key] = copy.copy(stored(module, '.'.join(key)))
+                _fields(copied[key[:-1]])[key[-1]] = copied[key]
+        holder = copied[tuple(holders)]
+        if holder is module:
+            setattr(module, name, value)
+        else:
+            _fields(holder)[name] = value
+
+
+def _part(holder: Any, name: str) -> Any:
+    if not isinstance(holder, dict):
+        return getattr(holder, name)
+    if name not in holder:
+        raise AttributeError(f'no {name!r} in it')
+    return holder[name]
+
+
+def _fields(holder: Any) -> dict[Any, Any]:
+    """The values in a config, or a module, by name."""
+    return holder if isinstance(holder, dict) else vars(holder)
+
+
+def _is_config(value: Any) -> bool:
+    """Whether an object is one that holds options and does nothing."""
+    if isinstance(value, dict):
+        return True
+    if isinstance(value, type | nn.Module | Tensor) or not hasattr(value, '__dict__'):
+        return False
+    return dataclasses.is_dataclass(value) or _CONFIG.search(type(value).__name__) is not None
