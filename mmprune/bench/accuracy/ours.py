@@ -40,7 +40,7 @@ def pruned(
     Args:
         network: Left as it is.
         importance: Config.
-        scope: ``'global'`` or ``'local'``.
+        scope: One of ``SCOPES``.
         target: Multiply-adds.
         batches: What importances that look at data see.
     """

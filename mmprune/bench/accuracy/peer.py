@@ -35,7 +35,7 @@ class Peer:
 
         Args:
             criterion: One that Torch-Pruning has.
-            scope: ``'global'`` or ``'local'``.
+            scope: One of ``SCOPES``.
             target: Multiply-adds.
         """
 
@@ -59,7 +59,8 @@ class Peer:
             network,
             demo_input(network),
             importance=importance,
-            global_pruning=scope == 'global',
+            global_pruning=scope != 'local',
+            isomorphic=scope == 'isomorphic',
             pruning_ratio=ratio,
             ignored_layers=[network.get_submodule('head.fc')],
             num_heads={each.qkv: each.heads for each in network.modules() if _attends(each)},
