@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
@@ -30,6 +29,7 @@ from mmprune.compensation.progress import progress_bar
 from mmprune.config import load_config
 from mmprune.errors import InputError
 from mmprune.fileio import atomic_path
+from mmprune.latency import data_of
 from mmprune.models import AutoSlim
 from mmprune.models.algorithm import build_algorithm
 from mmprune.pruners import ImportancePruner, Subnet
@@ -223,7 +223,7 @@ def _settings(
         'config': hashlib.sha256(data.dump().encode()).hexdigest()[:16],
         'metric': metric,
         'after': options.after,
-        'images': torch.is_tensor(algorithm.demo_input) and list(algorithm.demo_input.shape),
+        'input': data_of(algorithm.pruner.supernet.demo_input),
     }
 
 
