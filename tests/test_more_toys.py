@@ -57,6 +57,14 @@ def test_groups_and_plain_networks(toy):
     assert_plain(toy, model, data, pruner)
 
 
+def test_functions_of_others_are_given_contiguous_weights():
+    model, data, pruner = prepared(toys_sampled.DeformedConvolution)
+    pruner.set_min_channel()  # the first channels, which could be a view
+    model.train()(data).sum().backward()
+    assert model.b.weight.grad[:3, :4].any()
+    assert not model.b.weight.grad[3:].any()
+
+
 @pytest.mark.parametrize('execution', ['slice', 'mask'])
 @pytest.mark.parametrize('toy', TOYS, ids=lambda toy: toy.__name__)
 def test_subnets_are_exact_in_eval_mode_and_in_training(toy, execution):

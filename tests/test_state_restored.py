@@ -15,6 +15,7 @@ from mmprune.execution import release
 from mmprune.registry import PRUNERS
 from mmprune.trace import TraceError, trace
 from mmprune.trace.model_state import untouched
+from mmprune.trace.walk import forget_walks, modules_of, walked_once
 
 
 def conv(inputs, outputs):
@@ -320,3 +321,47 @@ def test_deploying_a_plain_network_that_has_run():
     deployed = PRUNERS.build(dict(type='RatioPruner', ratios=[1.0])).deploy_subnet(plain, cfg)
     torch.testing.assert_close(deployed(data), inside, rtol=1e-12, atol=1e-14)
     assert plain.cache['shift'] is held
+
+
+# -- walks -----------------------------------------------------------------------------
+
+
+def test_modules_are_walked_through_once_until_code_of_theirs_has_run():
+    model = nn.Sequential(conv(3, 8))
+    with walked_once():
+        known = modules_of(model)
+        known.clear()  # what is given out is the caller's own
+        assert list(modules_of(model)) == ['', '0']
+        model.append(conv(8, 4))
+        assert list(modules_of(model)) == ['', '0']
+        forget_walks()
+        assert list(modules_of(model)) == ['', '0', '1']
+    model.append(conv(4, 4))
+    assert list(modules_of(model)) == ['', '0', '1', '2']
+
+
+class MakesItsPartsLate(nn.Module):
+    """The first forward makes a layer, and one in training another."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = conv(3, 8)
+
+    def forward(self, x):
+        if not hasattr(self, 'b'):
+            torch.manual_seed(0)
+            self.b = conv(8, 6).to(x)
+        if self.training and not hasattr(self, 'c'):
+            self.c = conv(6, 6).to(x)
+        x = self.b(self.a(x).relu()).relu()
+        return self.c(x) if self.training else x
+
+
+def test_a_network_that_makes_layers_in_its_forward_is_as_it_was():
+    model = MakesItsPartsLate().double()
+    graph = trace(model, torch.rand(1, 3, 4, 4, dtype=torch.float64))
+    assert list(model._modules) == ['a']
+    with walked_once():
+        again = trace(model, torch.rand(1, 3, 4, 4, dtype=torch.float64))
+        assert list(modules_of(model)) == ['', 'a']
+    assert str(again) == str(graph)

@@ -8,7 +8,7 @@ from randomised import scattered
 from torch import nn
 
 from mmprune.channels import ChannelGroup
-from mmprune.deploy import VerifyReport, save_channel_cfg
+from mmprune.deploy import ChannelCfgError, VerifyReport, save_channel_cfg
 from mmprune.errors import InputError
 from mmprune.pruners import RatioPruner
 
@@ -291,6 +291,29 @@ def test_switch_subnet_takes_one_config_or_one_of_several():
 
 
 # -- the report ------------------------------------------------------------------------
+
+
+def test_a_config_that_was_changed_after_its_export_is_checked_and_read():
+    model, pruner = prepared()
+    pruner.set_min_channel()
+    cfg = pruner.export_subnet()
+    expected = {name: p.shape for name, p in pruner.deploy_subnet(model, cfg).named_parameters()}
+    pruner.set_max_channel()
+    full = pruner.export_subnet()
+    # What was exported before is still what it says, and not what is set or was exported last.
+    deployed = pruner.deploy_subnet(model, cfg)
+    assert {name: p.shape for name, p in deployed.named_parameters()} == expected
+    full['stem'] = cfg['stem']
+    with pytest.raises(ChannelCfgError, match='must keep the same channels'):
+        pruner.deploy_subnet(model, full)
+    full = pruner.export_subnet()
+    full['stem']['out_channels'] = True
+    with pytest.raises(ChannelCfgError, match='stem'):
+        pruner.deploy_subnet(model, full)
+    full = pruner.export_subnet()
+    del full['stem']
+    with pytest.raises(ChannelCfgError, match='lists 11 layers'):
+        pruner.deploy_subnet(model, full)
 
 
 def test_the_report_says_what_can_be_pruned_and_what_it_brings():

@@ -1,9 +1,12 @@
 """The trial of a prepared network: on which images it is made, and what counts as a proof."""
 
+import pytest
 import torch
 from torch import nn
 
 from mmprune.registry import PRUNERS
+from mmprune.supernet.trial import smaller_roads
+from mmprune.trace import Road
 
 
 class Seen:
@@ -42,6 +45,42 @@ def test_images_of_half_the_size_are_tried_and_are_enough():
     assert set(model.sizes.seen[-2:]) == {64}
     assert pruner.channel_groups['a'].prunable
     assert not pruner.verify_subnet(model).ok
+
+
+@pytest.mark.parametrize(
+    ('size', 'parts'),
+    [
+        ((224, 224), [(64, 64), (96, 96)]),
+        ((128, 256), [(64, 64), (64, 128)]),
+        ((640, 480), [(192, 128), (256, 160)]),
+        ((299, 299), []),
+        ((96, 224), []),
+    ],
+)
+def test_parts_of_images_are_multiples_of_what_networks_need(size, parts):
+    found = smaller_roads(Road('eval', torch.zeros(1, 3, *size)))
+    assert [tuple(road.input.shape[-2:]) for road in found] == parts
+
+
+class NeedsPixels(nn.Module):
+    """Pools by seven at the end of three halvings, which 48 pixels are too few for."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = Seen()
+        self.a, self.b = nn.Conv2d(3, 8, 8, 8), nn.Conv2d(8, 4, 9)
+
+    def forward(self, x):
+        self.sizes.seen.append(int(x.shape[-1]))
+        return self.b(self.a(x)).mean((2, 3))
+
+
+def test_a_network_that_needs_larger_parts_is_tried_on_them():
+    model = NeedsPixels()
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5]))
+    pruner.prepare_from_supernet(model, torch.rand(1, 3, 224, 224))
+    assert model.sizes.seen[-3:] == [64, 96, 96]
+    assert pruner.channel_groups['a'].prunable
 
 
 def test_what_is_not_finite_on_smaller_images_proves_nothing():

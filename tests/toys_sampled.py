@@ -189,6 +189,7 @@ class Deformed(nn.Module):
         return function(x, torch.cat([y, x_], 1), mask.sigmoid(), self.weight, self.bias)
 
     def compute(self, x, offsets, mask, weight, bias):
+        assert weight.is_contiguous()  # as mmcv wants it
         (n, _, h, w), blocks = x.shape, self.blocks
         shape = (n * blocks, 9, h, w)
         around = torch.meshgrid(*[torch.arange(-1, 2)] * 2, indexing='ij')

@@ -1,15 +1,18 @@
-"""Measure how well pruned networks classify the digits, beside Torch-Pruning."""
+"""Measure how well pruned networks classify digits, beside Torch-Pruning."""
 
 import argparse
+from pathlib import Path
 
-from mmprune.bench.accuracy import AccuracyOptions, run_accuracy
+from mmprune.bench.accuracy import MEASURES, AccuracyOptions, run_accuracy
+from mmprune.bench.accuracy.photographs import run_photographs
 from mmprune.errors import exit_on_input_error
 
 EPILOG = """\
-A small ResNet and a small VGG are trained from each seed, and pruned to half and to a quarter of
-their multiply-adds by each criterion, by network slimming and by AutoSlim with a search; by
-Torch-Pruning too, where it is installed. Accuracy is measured right after pruning, with norm
-statistics computed anew, and after finetuning. docs/accuracy.md says how to read the tables.
+Small networks are trained on the digits and on MNIST from each seed, and pruned to shares of their
+multiply-adds by each criterion, on the digits by network slimming and by AutoSlim with a search
+too; by Torch-Pruning as well, where it is installed. Accuracy is measured right after pruning, with
+norm statistics computed anew, and after finetuning; on MNIST also compensated, and finetuned with the
+unpruned network as a teacher. docs/accuracy.md says how to read the tables.
 
 A run that was stopped goes on where it was: give the same command again.
 
@@ -18,6 +21,8 @@ exit status: 0 if everything was measured, whoever is ahead; 2 if an option cann
 examples:
   python tools/bench_accuracy.py
   python tools/bench_accuracy.py --quick --work-dir work_dirs/quick
+  python tools/bench_accuracy.py --networks mnist-resnet --scopes global --methods L1 Residual
+  python tools/bench_accuracy.py --photographs --docs docs/accuracy.md
   python tools/bench_accuracy.py --docs docs/accuracy.md
   python tools/bench_accuracy.py --show --scopes global --docs docs/accuracy.md
 """
@@ -51,6 +56,12 @@ def parse_args() -> argparse.Namespace:
         help=f'which scores criteria compare (default: {" ".join(defaults.scopes)})',
     )
     parser.add_argument(
+        '--measures',
+        nargs='+',
+        metavar='NAME',
+        help=f'some of {", ".join(MEASURES)} (default: all); others can be added later',
+    )
+    parser.add_argument(
         '--workers', type=int, default=defaults.workers, metavar='N',
         help='processes, of one thread each (default: %(default)s)',
     )  # fmt: skip
@@ -62,13 +73,23 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--show', action='store_true', help='measure nothing: show what is in the work directory'
     )
+    parser.add_argument(
+        '--photographs',
+        action='store_true',
+        help='measure only how often a pruned EfficientNet-Lite0 says what the full one says',
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     """Run the command line."""
+    options = vars(parse_args())
     with exit_on_input_error():
-        run_accuracy(AccuracyOptions(**vars(parse_args())))
+        if options.pop('photographs'):
+            docs = options['docs']
+            print(run_photographs(Path(options['work_dir']), docs and Path(docs)))
+        else:
+            run_accuracy(AccuracyOptions(**options))
 
 
 if __name__ == '__main__':

@@ -14,8 +14,7 @@ from torch import nn
 from mmprune.bench.execution import Step
 from mmprune.bench.networks import batch_of, network_of
 from mmprune.bench.rows import Row, geometric_mean
-from mmprune.bench.tracing import PEER_SECONDS, Fresh, within
-from mmprune.latency.timing import interleaved
+from mmprune.bench.tracing import PEER_SECONDS, Fresh, computing, within
 from mmprune.pruners import ImportancePruner
 from mmprune.registry import PRUNERS
 
@@ -53,8 +52,8 @@ class JobOptions:
 
 
 @dataclass
-class Medians:
-    """Seconds of the networks that both have pruned, ours and Torch-Pruning's."""
+class Fastest:
+    """Seconds of the fastest rounds of networks that both have pruned, ours and the peer's."""
 
     ours: list[float] = field(default_factory=list)
     theirs: list[float] = field(default_factory=list)
@@ -62,10 +61,10 @@ class Medians:
 
 def job_steps(options: JobOptions) -> Iterator[Step]:
     """What is to be done, a title each."""
-    medians = Medians()
+    fastest = Fastest()
     for name in options.models:
-        yield f'network in, network out: {name}', partial(job_rows, name, options, medians)
-    yield 'mean of network in, network out', partial(mean_rows, medians)
+        yield f'network in, network out: {name}', partial(job_rows, name, options, fastest)
+    yield 'mean of network in, network out', partial(mean_rows, fastest)
 
 
 def pruned(network: nn.Module, data: torch.Tensor) -> nn.Module:
@@ -99,7 +98,7 @@ def pruned_by_peer(network: nn.Module, data: torch.Tensor) -> nn.Module:
     return network
 
 
-def job_rows(name: str, options: JobOptions, medians: Medians) -> Iterator[Row]:
+def job_rows(name: str, options: JobOptions, fastest: Fastest) -> Iterator[Row]:
     """Times of one network, the two taking turns."""
     network = network_of(name, options.device)
     data = batch_of(network, 1, options.size, options.device)
@@ -108,18 +107,18 @@ def job_rows(name: str, options: JobOptions, medians: Medians) -> Iterator[Row]:
     before: dict[str, Callable[[], Any]] = {'ours': ours.make}
     if find_spec('torch_pruning') and _is_pruned_by_peer(theirs, data):
         calls['theirs'], before['theirs'] = lambda: pruned_by_peer(theirs.copy, data), theirs.make
-    times = interleaved(calls, options.seconds, options.device, before=before)
-    theirs_median = times['theirs'].median if 'theirs' in times else None
-    if theirs_median is not None:
-        medians.ours.append(times['ours'].median)
-        medians.theirs.append(theirs_median)
+    times = computing(calls, options.seconds, options.device, before)
+    theirs_fastest = times['theirs'].fastest if 'theirs' in times else None
+    if theirs_fastest is not None:
+        fastest.ours.append(times['ours'].fastest)
+        fastest.theirs.append(theirs_fastest)
     yield Row(
         SECTION,
         f'{name}, {"x".join(map(str, data.shape))}',
         OURS,
-        1e3 * times['ours'].median,
-        against='' if theirs_median is None else THEIRS,
-        reference=None if theirs_median is None else 1e3 * theirs_median,
+        1e3 * times['ours'].fastest,
+        against='' if theirs_fastest is None else THEIRS,
+        reference=None if theirs_fastest is None else 1e3 * theirs_fastest,
         rounds=len(times['ours'].seconds),
         spread=times['ours'].spread,
     )
@@ -136,15 +135,15 @@ def _is_pruned_by_peer(theirs: Fresh, data: torch.Tensor) -> bool:
     return True
 
 
-def mean_rows(medians: Medians) -> Iterable[Row]:
+def mean_rows(fastest: Fastest) -> Iterable[Row]:
     """Geometric means over the networks; their ratio is the geometric mean of the ratios."""
-    if medians.ours:
+    if fastest.ours:
         yield Row(
             SECTION,
-            f'geometric mean over {len(medians.ours)} networks',
+            f'geometric mean over {len(fastest.ours)} networks',
             OURS,
-            1e3 * geometric_mean(medians.ours),
+            1e3 * geometric_mean(fastest.ours),
             against=THEIRS,
-            reference=1e3 * geometric_mean(medians.theirs),
+            reference=1e3 * geometric_mean(fastest.theirs),
             most=AHEAD,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mmprune.channels.arrangement import Arrangement
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.facts import IntArray, Size
 from mmprune.channels.sizes import SizeAttribute, size_in
@@ -34,6 +35,16 @@ class CheckedSize:
         sizes = [self.size, *(own for own in self.origins.values() if isinstance(own, Size))]
         parts = [factor.ravel() for size in sizes for factor in size.factors]
         return np.concatenate([np.zeros(0, np.int64), *parts])
+
+
+def not_dealt(
+    checked: Iterable[CheckedSize], arrangements: Iterable[Arrangement], num_labels: int
+) -> list[CheckedSize]:
+    """Those without channels that are dealt anew at every width."""
+    dealt = np.zeros(num_labels + 1, bool)  # the last one is for labels below 0
+    for arrangement in arrangements:
+        dealt[arrangement.labels] = True
+    return [c for c in checked if not dealt[np.maximum(c.labels(), -1)].any()]
 
 
 def misread(

@@ -16,26 +16,9 @@ from mmprune.channels.arrangement import Arrangement, row_key
 from mmprune.channels.constraints import BoolArray, EqualBlocks, Shrinking, check_finite, select
 from mmprune.channels.independent import independent
 from mmprune.channels.labels import HIDDEN, EqualCounts, IntArray, axes_of
+from mmprune.channels.member import Member as Member
 from mmprune.channels.propagate import Labelling
 from mmprune.errors import InputError
-from mmprune.trace.trace_graph import ComputedWeight
-
-
-@dataclass(frozen=True)
-class Member:
-    """Dims of one tensor that a group indexes.
-
-    Attributes:
-        tensor: Name of a parameter or buffer.
-        dims: The dims that the labels vary along; two for a grouped convolution's inputs.
-        index: Channel number at every position of those dims, -1 for other groups' channels.
-        computed: How the tensor comes from parameters, where it is a weight that is none.
-    """
-
-    tensor: str
-    dims: tuple[int, ...]
-    index: IntArray
-    computed: ComputedWeight | None = None
 
 
 @dataclass(frozen=True)
@@ -123,14 +106,20 @@ class ChannelGroup:
                 check_finite(scores)
                 return self.arrangement.choose(scores, count / len(scores))
             mask = select(scores, count, self._shrinking)
-            if all(mask[part].any() for _, part in self.parts):
+            if self._has_all_parts(mask):
                 return mask
             scores = scores.astype(float)
             best = {int(part[scores[part].argmax()]) for _, part in self.parts}
             scores[list(best)] += 1 + np.ptp(scores)
-            return select(scores, max(count, len(best)), self._shrinking)
+            # Where the best of two parts are in one block, a constraint may leave room for one.
+            numbers = range(max(count, len(best)), self.num_channels + 1)
+            masks = (select(scores, number, self._shrinking) for number in numbers)
+            return next(mask for mask in masks if self._has_all_parts(mask))
         except InputError as error:
             raise InputError(f"group '{self.space_id}': {error}") from error
+
+    def _has_all_parts(self, mask: BoolArray) -> bool:
+        return all(mask[part].any() for _, part in self.parts)
 
     def problem_with(self, mask: BoolArray) -> str:
         """Why ``mask`` is no valid choice for this group; empty if it is one."""
@@ -231,7 +220,7 @@ def _parts(
     touched: Iterable[tuple[str, IntArray]], group: int, group_of: IntArray, channel_of: IntArray
 ) -> tuple[tuple[str, IntArray], ...]:
     """The parts of a group, by a tensor that would be empty without each."""
-    size = int((group_of == group).sum())
+    size = int(np.count_nonzero(group_of == group))
     found: dict[bytes, tuple[str, IntArray]] = {}
     for name, factor in touched:
         if factor.size >= size or factor.min() < 0:

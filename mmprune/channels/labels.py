@@ -12,7 +12,7 @@ are fixed for ``LabelBook.reasons[k]``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -41,6 +41,29 @@ HIDDEN = frozenset({KERNEL, COMPLEX})
 def kept(alive: np.ndarray, labels: IntArray) -> np.ndarray:
     """Which of ``labels`` are alive; those below 0 always are."""
     return alive[np.maximum(labels, 0)] | (labels < 0)
+
+
+def having_any(named: Iterable[tuple[str, IntArray]], marked: np.ndarray) -> set[str]:
+    """The names that have a label array with one that is marked, (num_labels,) bool.
+
+    Labels below 0 are not marked.
+    """
+    pairs = list(named)
+    found = have_any([labels for _, labels in pairs], marked)
+    return {name for (name, _), has in zip(pairs, found, strict=True) if has}
+
+
+def have_any(arrays: Sequence[IntArray], marked: np.ndarray) -> list[bool]:
+    """Which of some label arrays have a label that is marked, see ``having_any``."""
+    full = [number for number, labels in enumerate(arrays) if labels.size]
+    found = [False] * len(arrays)
+    if full:
+        flat = np.concatenate([arrays[number].ravel() for number in full])
+        starts = np.cumsum([0, *(arrays[number].size for number in full[:-1])])
+        has = np.logical_or.reduceat(marked[np.maximum(flat, 0)] & (flat >= 0), starts)
+        for number, is_marked in zip(full, has.tolist(), strict=True):
+            found[number] = is_marked
+    return found
 
 
 def inputs_by_group(factor: IntArray) -> IntArray:
@@ -283,9 +306,10 @@ class LabelBook:
         """Note the dims that ``value`` has; the first is the batch, unless of a weight."""
         if self.is_draft or not (own or value.factors):
             return
+        varying = {dim for factor in value.factors for dim in axes_of(factor)}
         for dim in range(0 if is_weight else 1, len(value.shape)):
-            factors = tuple(value.along(dim))
-            if factors or own:
+            if own or dim in varying:
+                factors = tuple(value.along(dim))
                 self.sizes.append(Size(module, value.shape, factors, dim, own))
 
     def know_size(self, name: str, index: int | None, size: Size) -> None:
@@ -323,8 +347,8 @@ class LabelBook:
         graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(size, size))
         count, component = connected_components(graph, directed=False)
         # The smallest label stands for its component, so that order says something.
-        smallest = np.full(count, size)
-        np.minimum.at(smallest, component, np.arange(size))
+        smallest = np.empty(count, np.int64)
+        smallest[component[::-1]] = np.arange(size)[::-1]  # the last that is written stays
         return smallest[component][self.canonical], True
 
 

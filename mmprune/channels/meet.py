@@ -26,6 +26,12 @@ def meet(values: Sequence[Value], shape: tuple[int, ...], book: LabelBook, where
     if len(values) == 1 and len(values[0].shape) == len(shape):
         return Value(shape, list(values[0].factors), values[0].fixed)
     aligned = [(value, *align(value, len(shape))) for value in values]
+    if all([len(factors) == 1 for _, _, factors in aligned]):
+        rows = [factor for _, _, (factor,) in aligned]
+        kinds = {axes_of(row) for row in rows}
+        if len(kinds) == 1 and len(*kinds) == 1:  # as most do, and then there is no more to say
+            labels = _one_row(rows, book)
+            return Value(shape, [labels], _widest(values))
     extents = []
     for value, full_shape, _ in aligned:
         constant = {dim + len(shape) - len(value.shape) for dim in value.constant}
@@ -59,8 +65,23 @@ def meet(values: Sequence[Value], shape: tuple[int, ...], book: LabelBook, where
                 explained = any(axes_of(f) == axes_of(other) for fs in carriers for f in fs)
                 if not explained:
                     book.unite(factor, other)
+    return Value(shape, list(chosen.values()), _widest(values))
+
+
+def _one_row(rows: Sequence[IntArray], book: LabelBook) -> IntArray:
+    """Unite rows of labels along the same dim; the row that says most of each place."""
+    first, *others = rows
+    for row in others:
+        book.unite(first, row)
+        if first.min() < 0:
+            first = np.where(first < 0, row, first)
+    return first
+
+
+def _widest(values: Sequence[Value]) -> int:
+    """Why dims without a factor stay, as the largest tensor has it."""
     widest = max(values, key=lambda v: (prod(v.shape), -v.fixed), default=None)
-    return Value(shape, list(chosen.values()), widest.fixed if widest else -1)
+    return widest.fixed if widest else -1
 
 
 def decide_blocks(

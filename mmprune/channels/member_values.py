@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmprune.channels.groups import Member
+from mmprune.channels.member import Member
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 BLOCK = 2**16
@@ -99,8 +99,7 @@ def _both_sums(values: torch.Tensor, of: Function) -> tuple[torch.Tensor, torch.
 
 def _is_in_order(member: Member, num_channels: int) -> bool:
     """Whether the positions of a dim are the channels, in their order."""
-    index = member.index
-    return index.shape == (num_channels,) and bool((index == np.arange(num_channels)).all())
+    return member.index.shape == (num_channels,) and member.is_in_order
 
 
 def has_elements(member: Member, num_channels: int) -> np.ndarray:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from mmprune.channels.arrangement import Arrangement
+from mmprune.channels.checked_sizes import CheckedSize, not_dealt
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.guarded import apply_rule
 from mmprune.channels.held import hold_broken
@@ -24,7 +25,7 @@ from mmprune.channels.labels import (
     pin_all,
 )
 from mmprune.channels.leaves import Leaves, united
-from mmprune.channels.readings import CheckedSize, ReadNumbers, edges_of, read_numbers
+from mmprune.channels.readings import ReadNumbers, edges_of, read_numbers
 from mmprune.channels.shuffled import arrange, shuffles_of
 from mmprune.channels.silence import Silence
 from mmprune.channels.sizes import Numbers, Shrinking, SizeAttribute, unread_attributes
@@ -180,7 +181,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         products=book.products,
         sizes=book.sizes,
         size_attributes=[*rest.numbers.attributes, *unread],
-        checked=_not_dealt(rest.numbers.checked, arrangements),
+        checked=not_dealt(rest.numbers.checked, arrangements, leaves.num_labels),
         unknown_sizes=rest.numbers.unknown,
         quantities=rest.numbers.quantities,
         statistics=[*book.statistics, *_widths_of_one_head(wishes.torchs_heads, tensors)],
@@ -203,14 +204,6 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
             for call in graph.first_road().calls
         ],
     )
-
-
-def _not_dealt(
-    checked: Iterable[CheckedSize], arrangements: Iterable[Arrangement]
-) -> list[CheckedSize]:
-    """Those without channels that are dealt anew at every width."""
-    dealt = np.concatenate([np.zeros(0, np.int64), *(a.labels for a in arrangements)])
-    return [check for check in checked if not np.isin(check.labels(), dealt).any()]
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ class Shrinking:
 
     def __init__(self, constraints: Iterable[EqualCounts]) -> None:
         self._rows: dict[int, list[frozenset[int]]] = {}
+        # By id; the array is held so that no other one gets its id.
+        self._known: dict[tuple[int, int], tuple[IntArray, bool]] = {}
         for constraint in constraints:
             if len(constraint.rows) > 1:
                 for row in constraint.rows:
@@ -71,7 +73,13 @@ class Shrinking:
 
     def __call__(self, size: Size) -> bool:
         """Whether a subnet may have less along this dim."""
-        return any(not self._is_kept(factor, size.dim) for factor in size.factors)
+        for factor in size.factors:
+            key = id(factor), size.dim  # the same arrays come again and again
+            if key not in self._known:
+                self._known[key] = (factor, self._is_kept(factor, size.dim))
+            if not self._known[key][1]:
+                return True
+        return False
 
     def _is_kept(self, factor: IntArray, dim: int) -> bool:
         """Whether every position along ``dim`` has all labels of a row, of which some are left."""
@@ -154,8 +162,9 @@ def _choose(name: str, number: int, candidates: list[Size], book: LabelBook) -> 
         return None
     if not all(size.factors for size in chosen):
         return None  # something that stays has this size too
-    rows = [size.row() for size in chosen]
-    return chosen[0] if all(_are_alike(rows[0], row, book) for row in rows[1:]) else None
+    different = {(id(size.factors[0]), size.dim): size for size in chosen}
+    first, *others = [size.row() for size in different.values()]
+    return chosen[0] if all(_are_alike(first, row, book) for row in others) else None
 
 
 def _is_inside_blocks(size: Size) -> bool:

@@ -29,7 +29,7 @@ class PruneOptions:
 
     Attributes:
         budget: Limits by name, as ``ImportancePruner`` takes them.
-        ratio: Share of the channels to keep.
+        ratio: Share of the channels to keep, or a file of shares.
         importance: Name of a criterion, such as ``'Taylor'``.
         scope: Which scores are compared, see ``ImportancePruner``.
         keep: Layers whose outputs stay, added to the config's ``except_start_keys``.
@@ -38,7 +38,7 @@ class PruneOptions:
     """
 
     budget: Mapping[str, float] | None = None
-    ratio: float | None = None
+    ratio: float | str | None = None
     importance: str | None = None
     scope: str | None = None
     keep: Sequence[str] = ()
@@ -100,6 +100,7 @@ def _wrapped(cfg: Config, pruner: dict[str, Any], options: PruneOptions) -> Conf
         type='mmprune.AutoSlim',
         architecture=cfg.model,
         input_shape=_input_shape(cfg, options),
+        demo_input=cfg.pop('demo_input', None),
         pruner=pruner,
     )
     if not cfg.get('train_dataloader'):
@@ -140,8 +141,9 @@ def _pruner(own: Mapping[str, Any], options: PruneOptions) -> dict[str, Any]:
 def _input_shape(cfg: Config, options: PruneOptions) -> tuple[int, ...]:
     """The shape that was given, or that of the first image that the config tests on."""
     name = next((name for name in _WITH_IMAGES if cfg.get(name)), None)
-    if options.input_shape is not None or name is None:
-        return image_shape(options.input_shape, '--input-shape')
+    given = options.input_shape or cfg.get('demo_input', {}).get('input_shape')
+    if given is not None or name is None:
+        return image_shape(given, '--input-shape')
     with seeded(0), enter_scope(cfg), data_named(cfg):
         sample = DATASETS.build(deepcopy(cfg[name].dataset))[0]
     inputs = sample.get('inputs') if isinstance(sample, Mapping) else None

@@ -13,7 +13,7 @@ from mmprune.execution import local_tensors, plain_copy
 from mmprune.layers import Cut, renew_computed_weights
 from mmprune.trace.model_state import held_tensors, renew_caches
 from mmprune.trace.stored import store
-from mmprune.trace.walk import modules_of
+from mmprune.trace.walk import modules_of, walked_once
 
 Cuts = Mapping[nn.Module, Mapping[str, Cut]]
 """Module -> local name -> cut, of the tensors that lose something."""
@@ -29,13 +29,13 @@ def deploy_parts(
         cuts: What stays of its tensors.
         attributes: Attributes of its modules, by name, that have to change with them.
     """
-    with collector_waits():
+    with collector_waits(), walked_once():
         copied = plain_copy(model, parts_of(model, cuts))
-    modules = modules_of(copied) if attributes else {}
-    for name, values in attributes.items():
-        store(modules[name], values)
-    renew_caches(copied)
-    renew_computed_weights(copied)
+        modules = modules_of(copied) if attributes else {}
+        for name, values in attributes.items():
+            store(modules[name], values)
+        renew_caches(copied)
+        renew_computed_weights(copied)
     return copied
 
 

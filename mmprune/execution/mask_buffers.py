@@ -95,7 +95,8 @@ class MaskBuffers:
                 if labels is not None:
                     self._register(modules[layer.name], name, labels, layer.mask_rank)
                     covered[labels[labels >= 0]] = True
-        for tensor, factors in tensors.items():
+        bare = bool((prunable & ~covered).any())
+        for tensor, factors in tensors.items() if bare else ():
             owner, _, local = tensor.rpartition('.')
             for factor in factors:
                 labels = factor[factor >= 0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from mmprune.channels.constraints import BoolArray
-from mmprune.channels.labels import IntArray, Statistic, axes_of
+from mmprune.channels.labels import IntArray, Statistic, axes_of, have_any, having_any
 from mmprune.channels.propagate import Labelling
 from mmprune.trace import TraceGraph
 from mmprune.trace.walk import buffers_of, places_of_modules
@@ -48,9 +48,11 @@ def prunable_tensors(
     buffers = buffers_of(model).keys()
     consumers, updated = graph.consumers(), graph.updated()
     found = []
+    every = [(name, factor) for name, own in labelling.tensors.items() for factor in own]
+    shrinking = having_any(every, prunable)
+    masked = labelling.masked | having_any(every, labelling.exposed)
     for name, factors in labelling.tensors.items():
-        known = [factor[factor >= 0] for factor in factors]
-        if any(prunable[labels].any() for labels in known):
+        if name in shrinking:
             places = [place.rpartition('.') for place in graph.aliases.get(name, (name,))]
             found.append(
                 PrunableTensor(
@@ -66,9 +68,7 @@ def prunable_tensors(
                         for place, factor in enumerate(factors)
                         if (name, *axes_of(factor)) not in labelling.unmasked
                     ),
-                    is_masked=name in buffers
-                    or name in labelling.masked
-                    or any(bool(labelling.exposed[labels].any()) for labels in known),
+                    is_masked=name in buffers or name in masked,
                 )
             )
     return found
@@ -76,8 +76,6 @@ def prunable_tensors(
 
 def prunable_statistics(labelling: Labelling, prunable: BoolArray) -> list[Statistic]:
     """The reductions over channels some of which a subnet may drop."""
-    return [
-        statistic
-        for statistic in labelling.statistics
-        if prunable[statistic.labels[statistic.labels >= 0]].any()
-    ]
+    statistics = labelling.statistics
+    shrink = have_any([statistic.labels for statistic in statistics], prunable)
+    return [s for s, shrinks in zip(statistics, shrink, strict=True) if shrinks]

@@ -94,7 +94,9 @@ class Swap:
         self._full.append(full)
         if len(self._full) > 1:
             return
-        self._put(self._part(full, fresh=self.is_buffer and module.training))
+        part = self._part(full, fresh=self.is_buffer and module.training)
+        # Functions of others than torch may take no views, and a deployed network has none.
+        self._put(part if part is full or self.is_buffer else part.contiguous())
 
     def leave(self) -> None:
         """Put the full tensor back; keep what the forward wrote into a buffer."""

@@ -18,6 +18,7 @@ from mmprune.importance.magnitude import (
     LpImportance,
     RandomImportance,
 )
+from mmprune.importance.residual import ResidualImportance
 
 __all__ = [
     'APoZImportance',
@@ -35,6 +36,7 @@ __all__ = [
     'LpImportance',
     'MemberScores',
     'RandomImportance',
+    'ResidualImportance',
     'TaylorImportance',
     'VarianceImportance',
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -245,18 +246,19 @@ def _by_side(group: ChannelGroup, model: nn.Module) -> list[tuple[Member, tuple[
         shape = shape_of(member, tensors)
         reads = reads_channels(member, shape, group, model)
         known = places[reads]
-        place = min([known.get(name, len(known)) for name in _layers_around(member)])
+        place = min([known.get(name, len(known)) for name in _layers_around(member.tensor)])
         found.append(((reads, place), (member, shape, reads)))
     return [member for _, member in sorted(found, key=lambda pair: pair[0])]
 
 
-def _layers_around(member: Member) -> list[str]:
-    """The module that owns a member's tensor, and all that it is in but the network.
+@lru_cache(maxsize=4096)
+def _layers_around(tensor: str) -> tuple[str, ...]:
+    """The module that owns a tensor, and all that it is in but the network.
 
     A weight behind a function belongs to a module inside of the layer.
     """
-    parts = member.tensor.split('.')[:-1]
-    return ['.'.join(parts[:stop]) for stop in range(len(parts), 0, -1)] or ['']
+    parts = tensor.split('.')[:-1]
+    return tuple('.'.join(parts[:stop]) for stop in range(len(parts), 0, -1)) or ('',)
 
 
 def shape_of(member: Member, tensors: Mapping[str, torch.Tensor]) -> tuple[int, ...]:
@@ -279,7 +281,7 @@ def reads_channels(
     module = owner_of(member, model)
     if isinstance(module, TRANSPOSED):
         return 1 not in member.dims and shape[1] > 1
-    around = _layers_around(member)
+    around = _layers_around(member.tensor)
     makes, reads = (
         any([name in names for name in around]) for names in (group.layers, group.consumers)
     )

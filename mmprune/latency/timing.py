@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 Call = Callable[[], Any]
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,15 @@ def synchronise(device: torch.device | str) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds_of(call: Call, device: torch.device | str = 'cpu') -> float:
+def seconds_of(
+    call: Call, device: torch.device | str = 'cpu', clock: Clock = time.perf_counter
+) -> float:
     """How long a call takes on an idle device, until that is idle again."""
     synchronise(device)
-    start = time.perf_counter()
+    start = clock()
     call()
     synchronise(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 @contextmanager
@@ -82,6 +85,7 @@ def interleaved(
     most_rounds: int = 200,
     warm_up: int = 1,
     before: Mapping[str, Call] | None = None,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, Times]:
     """Times of several calls that take turns: A B C, A B C, and so on.
 
@@ -93,6 +97,7 @@ def interleaved(
         most_rounds: Rounds that are enough.
         warm_up: Rounds before, which are not counted.
         before: What is done before a call of this name, untimed.
+        clock: Gives seconds: ``time.process_time`` those that the process has computed.
     """
     ready = dict(before or {})
     for _ in range(warm_up):
@@ -107,5 +112,5 @@ def interleaved(
                 break
             for name, call in calls.items():
                 ready.get(name, _nothing)()
-                found[name].append(seconds_of(call, device))
+                found[name].append(seconds_of(call, device, clock))
     return {name: Times(tuple(each)) for name, each in found.items()}

@@ -41,6 +41,12 @@ class Layer:
     known: tuple[str, ...] = ()
     is_computed: bool = False
 
+    @property
+    def labels(self) -> list[IntArray]:
+        """All of its label arrays."""
+        sides = [side for side in (self.inputs, self.outputs) if side is not None]
+        return [*sides, *(factor for own in self.tensors.values() for factor in own)]
+
 
 def loses_groups(groups: int, in_channels: int, out_channels: int) -> bool:
     """Whether a convolution loses whole groups: each has one input or one output."""

@@ -22,7 +22,7 @@ _NODES = 5
 """Of the branch and bound; a limit on seconds would give other widths on another machine."""
 _GAP = 2e-4
 """Of the worth, by which a program may miss its optimum, per step that its options reach."""
-_EXACT = 2000
+_EXACT = 400
 """A program of so many variables has all options, and is solved to its optimum."""
 _TRIES = 4
 

@@ -18,6 +18,7 @@ from mmprune.deploy import ChannelCfgError, VerifyReport, deploy, deploy_parts
 from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
 from mmprune.errors import InputError
 from mmprune.formats.cfg_codec import read_cfg, write_cfg
+from mmprune.formats.exported import Exported
 from mmprune.pruners.arguments import built_importance, default_input, refuse_subnet
 from mmprune.pruners.compensating import Compensating
 from mmprune.pruners.in_place import InPlace
@@ -95,6 +96,7 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
         self.restriction = Restriction(topology, leave_out)
         self.ties = [(first, second) for first, second in ties]
         self._supernet: Supernet | None = None
+        self._exported: Exported | None = None
 
     # -- preparing ---------------------------------------------------------------------
 
@@ -232,7 +234,9 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
     def export_subnet(self) -> dict[str, Any]:
         """The channel config of the subnet that is set."""
         self.supernet.follow_replaced()
-        return write_cfg(self.supernet, self.supernet.alive)
+        cfg = write_cfg(self.supernet, self.supernet.alive)
+        self._exported = Exported(self.supernet, cfg, self.supernet.alive)
+        return cfg
 
     def load_channel_cfg(self, channel_cfg: ChannelCfgLike) -> Subnet:
         """The subnet that a channel config (dict or file) stands for, checked against the model.
@@ -294,6 +298,10 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
                     f'not prepared the {type(model).__name__}: give a channel config as well'
                 )
             channel_cfg = self.export_subnet()
+        if prepared is not None and is_prepared and prepared.is_current and self._exported:
+            exported = self._exported.alive_of(prepared, channel_cfg)
+            if exported is not None:
+                return deploy_parts(model, *prepared.execution.parts(exported))
         refuse_subnet(channel_cfg)
         cfg = as_channel_cfg(channel_cfg)
         if prepared is not None and is_prepared and not cfg.sampled:

@@ -110,7 +110,7 @@ class SubnetCosts:
         for count in counts:
             by_width.setdefault(int(self.mask(space_id, count).sum()), count)
         widest = int(self.mask(space_id, most).sum())
-        return [count for width, count in sorted(by_width.items()) if width <= widest]
+        return [n for width, n in sorted(by_width.items()) if width <= widest or n == also]
 
     def worth(self, space_id: str, count: int) -> float:
         """The sum of the scores that a count of channels keeps."""

@@ -16,7 +16,7 @@ from torch import nn
 from mmprune.channels import ChannelGroup, Labelling, Wishes, build_groups, propagate
 from mmprune.channels.checked_sizes import misread
 from mmprune.channels.constraints import BoolArray
-from mmprune.channels.labels import IntArray
+from mmprune.channels.labels import IntArray, having_any
 from mmprune.channels.readings import HOLD
 from mmprune.collector import collector_waits
 from mmprune.cost import CostModel, CostTable, memory_of
@@ -30,7 +30,7 @@ from mmprune.execution import (
     replaced_preparation,
 )
 from mmprune.execution.observed_run import observed_run, restored
-from mmprune.layers import Layer, keep_outputs, layers_of, stored_numbers, torchs_attention
+from mmprune.layers import keep_outputs, layers_of, stored_numbers, torchs_attention
 from mmprune.supernet.replaced import SubnetError, own_numbers, refuse_others
 from mmprune.supernet.road_book import RoadBook, place_of, trace_roads
 from mmprune.supernet.topology import Restriction
@@ -39,7 +39,7 @@ from mmprune.supernet.unwalked import unwalked_readers
 from mmprune.trace import Road
 from mmprune.trace.model_state import Contents, untouched
 from mmprune.trace.roads import DemoInput, roads_of
-from mmprune.trace.walk import modules_of
+from mmprune.trace.walk import modules_of, walked_once
 
 Subnet = dict[str, torch.Tensor]
 """Kept channels of every prunable group: space_id -> 0/1 mask of the group's channels."""
@@ -73,7 +73,10 @@ class Supernet:
         self.restriction = restriction or Restriction()
         self.road_book = RoadBook(roads_of(model, demo_input), place_of(model))
         # Tensors made in inference mode could not be written to outside of it.
-        with replaced_preparation(model), torch.inference_mode(False), collector_waits():
+        with (
+            walked_once(), replaced_preparation(model),
+            torch.inference_mode(False), collector_waits(),
+        ):  # fmt: skip
             # A supernet's modules have the numbers of its subnet until they are released.
             self.wishes = replace(wishes or Wishes(), torchs_heads=torchs_attention(model))
             self._prepare(mode)
@@ -127,7 +130,8 @@ class Supernet:
         keep_outputs(model, self.kept_outputs)
         self.alive = np.ones(self.size, bool)
         self.layers = layers_of(model, self.labelling)
-        touched = {n: layer for n, layer in self.layers.items() if _touches(layer, prunable)}
+        names = having_any(((n, a) for n, own in self.layers.items() for a in own.labels), prunable)
+        touched = {n: layer for n, layer in self.layers.items() if n in names}
         tensors = prunable_tensors(model, self.graph, self.labelling, prunable)
         statistics = prunable_statistics(self.labelling, prunable)
         numbers = self.labelling.size_attributes
@@ -391,8 +395,3 @@ class Supernet:
         """(1, C, 1, ...) with the rank of the outputs of the layer that makes the channels."""
         ranks = [self.layers[name].mask_rank for name in group.layers if name in self.layers]
         return (1, -1, *(1,) * (max(ranks[0], 2) - 2)) if ranks else (1, -1)
-
-
-def _touches(layer: Layer, prunable: BoolArray) -> bool:
-    arrays = [layer.inputs, layer.outputs, *(f for fs in layer.tensors.values() for f in fs)]
-    return any(a is not None and bool(prunable[a[a >= 0]].any()) for a in arrays)

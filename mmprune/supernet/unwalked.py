@@ -22,13 +22,13 @@ def unwalked_readers(model: nn.Module, graph: TraceGraph) -> dict[str, int]:
     run = {call.module for call in graph.calls}
     reached = set(graph.parameters) - graph.unreached.keys()
     owners = {name.rpartition('.')[0] for name in reached}
+    alive = run.union(*(_around(owner) for owner in owners))
     found: dict[str, int] = {}
     dead: set[str] = set()
     for name, module in modules_of(model).items():
-        is_alive = name in run or any(f'{owner}.'.startswith(f'{name}.') for owner in owners)
         is_list = isinstance(module, nn.ModuleList | nn.ModuleDict)
         is_known = any(f'{name}.'.startswith(f'{other}.') for other in (*found, *dead))
-        if not name or is_list or is_alive or is_known:
+        if not name or is_list or name in alive or is_known:
             continue
         width = _width_read(module)
         if not _is_named(model, name):
@@ -36,6 +36,12 @@ def unwalked_readers(model: nn.Module, graph: TraceGraph) -> dict[str, int]:
         elif width:
             found[name] = width
     return found
+
+
+def _around(name: str) -> list[str]:
+    """The name of a module, and of all modules that it is in but the network."""
+    parts = name.split('.')
+    return ['.'.join(parts[:stop]) for stop in range(1, len(parts) + 1)]
 
 
 def _width_read(module: nn.Module) -> int | None:

@@ -53,8 +53,10 @@ class Copies:
         return _storage(tensor) in self._written
 
 
-def may_write(name: str, function: Any, kwargs: Mapping[str, Any]) -> bool:
+def may_write(name: str, function: Any, args: tuple, kwargs: Mapping[str, Any]) -> bool:
     """Whether a function of torch of this name may write to tensors, or let others do so."""
+    if name == 'batch_norm' and 'out' not in kwargs:  # it writes to its statistics in training
+        return bool(kwargs.get('training', args[5] if len(args) > 5 else False))
     return (
         name in _WRITERS
         or name in _SHARERS

@@ -85,7 +85,7 @@ class EscapeRecorder(TorchFunctionMode):
             producers = [(t, t.grad_fn, t.output_nr) for t in in_graph]  # may be another afterwards
             constants = [t for t in given if not t.requires_grad and t.numel() > 1]
             start = torch.autograd._get_sequence_nr()
-            for tensor in given if may_write(name, func, kwargs) else ():
+            for tensor in given if may_write(name, func, args, kwargs) else ():
                 self.keep(tensor)
         out = kwargs.pop('out', None) if in_graph else None
         result = self.stand_ins.get(func, func)(*args, **kwargs)
@@ -108,9 +108,18 @@ class EscapeRecorder(TorchFunctionMode):
                 self._starts.append(start)
                 shapes = tuple(tuple(t.shape) for t in constants)
                 self._spans.append((torch.autograd._get_sequence_nr(), shapes))
-            if producers and (name in _TO_PYTHON or not all(differentiable)):
+            is_seen = all(differentiable) or self._is_in_function()
+            if producers and (name in _TO_PYTHON or not is_seen):
                 self._note_detached(name, given, made, _edges(producers))
         return result
+
+    def _is_in_function(self) -> bool:
+        """Whether a function of autograd is running, which is a node of the graph by itself.
+
+        Nobody else has turned gradients off, if a trace keeps them on.
+        """
+        keeps_on = torch._C._set_grad_enabled in self.stand_ins
+        return keeps_on and not (torch.is_grad_enabled() or torch.is_inference_mode_enabled())
 
     def _note_detached(
         self,

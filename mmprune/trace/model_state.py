@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from mmprune.trace.copies import Contents, Copies
-from mmprune.trace.walk import modules_of, parameters_of
+from mmprune.trace.walk import forget_walks, modules_of, parameters_of
 
 _CONTAINERS = (dict, list, set, deque)
 # What cannot change, or is not looked into; by exact type, since most of a module is such.
@@ -36,7 +36,7 @@ def _fill(container: Any, keys: list[Any], values: list[Any]) -> None:
     """Give a container these entries, if it has others now."""
     if isinstance(container, dict) and len(container) == len(keys):  # most are as they were
         same = all(map(operator.is_, container.values(), values))
-        if same and all(map(operator.is_, container, keys)):
+        if same and list(container) == keys:
             return
     keys_now, values_now = _entries(container)
     same = len(values) == len(values_now) and keys == keys_now
@@ -85,7 +85,10 @@ class _Snapshot:
                     continue
                 keys, values = _entries(value)
                 self.containers.append((value, keys, values))
-                pending += [v for v in values if type(v) not in _PLAIN]
+                inside = [v for v in values if type(v) not in _PLAIN]
+                # Most of what a module holds are the empty dicts of its hooks.
+                self.empty += [v for v in inside if type(v) is OrderedDict and not v]
+                pending += [v for v in inside if type(v) is not OrderedDict or v]
             elif isinstance(value, tuple):
                 pending.extend(value)
             elif isinstance(value, torch.Tensor):
@@ -188,6 +191,7 @@ class ModelState:
                 yield self._copies
             finally:
                 self._snapshot.restore(self._copies.contents)
+                forget_walks()
                 for parameter, requires_grad, grad in self._parameters:
                     if parameter.requires_grad != requires_grad:
                         parameter.requires_grad_(requires_grad)
@@ -226,6 +230,7 @@ def set_mode(model: nn.Module, training: bool) -> None:
     """Put a model into a mode, unless all of its modules are in it."""
     if any([module.training is not training for module in modules_of(model).values()]):
         model.train(training)
+        forget_walks()
 
 
 def may_cache(module: nn.Module) -> bool:
@@ -269,6 +274,7 @@ def renew_caches(model: nn.Module, candidates: Sequence[nn.Module] | None = None
             module.train(True)
             if not mode:
                 module.train(False)
+    forget_walks()
 
 
 def caching_modules(model: nn.Module) -> list[nn.Module]:
@@ -286,4 +292,5 @@ def caching_modules(model: nn.Module) -> list[nn.Module]:
                 module.train(True)
                 if {id(tensor) for tensor in held_tensors(module)} != before:
                     found.append(module)
+    forget_walks()
     return found

@@ -122,7 +122,7 @@ class Recipes:
         sources = [tensor for tensor in given if tensor.requires_grad]
         if not sources or not all(map(self._is_known, sources)):
             return
-        if may_write(name, function, kwargs) and not _only_reads(name, args, kwargs):
+        if may_write(name, function, args, kwargs) and not _only_reads(name, args, kwargs):
             return
         for index, tensor in enumerate(made):
             if tensor.grad_fn is not None:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from mmprune.errors import InputError
 from mmprune.registry import DEMO_INPUTS, table
 from mmprune.trace.in_double import in_double
+from mmprune.trace.walk import forget_walks
 from mmprune.trace.walking import walking
 
 DemoInput = torch.Tensor | tuple | list | Mapping | Callable[[nn.Module], Any]
@@ -46,11 +47,14 @@ class Road:
         On float64 images what else code makes in float32 is float64 as well, if the road packs.
         """
         given = self.input if demo_input is None else demo_input
-        if self.pack is None:
-            return run_model(model, given)
-        is_double = isinstance(given, torch.Tensor) and given.dtype is torch.float64
-        with in_double() if is_double else contextlib.nullcontext():
-            return run_model(model, self.pack(model, given))
+        try:
+            if self.pack is None:
+                return run_model(model, given)
+            is_double = isinstance(given, torch.Tensor) and given.dtype is torch.float64
+            with in_double() if is_double else contextlib.nullcontext():
+                return run_model(model, self.pack(model, given))
+        finally:
+            forget_walks()
 
     @property
     def images(self) -> torch.Tensor:

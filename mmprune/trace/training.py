@@ -18,7 +18,7 @@ from mmprune.trace.calls import CallRecorder
 from mmprune.trace.chance import without_chance
 from mmprune.trace.joined import NOISE
 from mmprune.trace.model_state import held_tensors, may_cache
-from mmprune.trace.walk import modules_of
+from mmprune.trace.walk import forget_walks, modules_of
 
 TORCH = str(Path(torch.__file__).parent / 'nn')
 FUSING = ('mmcv/cnn/bricks/conv_module.py',)
@@ -124,6 +124,7 @@ def train(model: nn.Module) -> set[nn.Module]:
         if store
     ]
     model.train()
+    forget_walks()
     return {module for module, store, entries in before if _is_changed(store, entries)}
 
 

@@ -6,14 +6,47 @@ deep, and preparing a network walks through its modules some twenty times.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import nn
 
+_walked: ContextVar[dict[nn.Module, dict[str, nn.Module]] | None] = ContextVar(
+    '_walked', default=None
+)
+
+
+@contextmanager
+def walked_once() -> Iterator[None]:
+    """Context in which only ``forget_walks`` tells that a model may hold other modules now."""
+    token = _walked.set({})
+    try:
+        yield
+    finally:
+        _walked.reset(token)
+
+
+def forget_walks() -> None:
+    """Walk through models anew: code of theirs has run, and may have put in or taken out some."""
+    known = _walked.get()
+    if known:
+        known.clear()
+
 
 def modules_of(model: nn.Module) -> dict[str, nn.Module]:
     """The modules of a model by their first name, in the order of ``named_modules``."""
+    known = _walked.get()
+    if known is None:
+        return _modules_of(model)
+    if model not in known:
+        known[model] = _modules_of(model)
+    return dict(known[model])
+
+
+def _modules_of(model: nn.Module) -> dict[str, nn.Module]:
     found, seen = {'': model}, {model}
     # What is still to come of each module that is being looked into, the innermost one last.
     rest = [('', iter(model._modules.items()))]

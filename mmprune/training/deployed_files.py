@@ -22,6 +22,7 @@ from mmprune.execution import MASK_NAMES
 from mmprune.fileio import atomic_path
 from mmprune.models import AutoSlim
 from mmprune.models.algorithm import full_and_set_cost
+from mmprune.models.demo_inputs import exported
 from mmprune.randomness import seeded
 from mmprune.registry import HOOKS, MODELS
 from mmprune.report.tables import before_and_after_table, show
@@ -110,8 +111,9 @@ def write_deployed(
     with ExitStack() as stack:
         if files.onnx is not None:
             onnx_path = stack.enter_context(atomic_path(files.onnx))
-            export_onnx(network, algorithm.roads[0], onnx_path, onnx_batch)
-            contract = describe_onnx(onnx_path, network, algorithm.roads[0])
+            road = exported(network, algorithm.roads[0])
+            export_onnx(network, road, onnx_path, onnx_batch)
+            contract = describe_onnx(onnx_path, network, road)
         torch.save(weights, stack.enter_context(atomic_path(files.checkpoint)))
         save_channel_cfg(layers, stack.enter_context(atomic_path(files.channel_cfg)))
         stack.enter_context(atomic_path(files.config)).write_text(text, encoding='utf-8')
@@ -159,6 +161,9 @@ def plain_config(cfg: Config) -> Config:
     plain = deepcopy(cfg)
     for key in _SUPERNET_SETTINGS:
         plain.pop(key, None)
+    if plain.model.get('demo_input'):
+        plain.demo_input = dict(plain.model.demo_input)
+        plain.demo_input.setdefault('input_shape', plain.model.get('input_shape'))
     full = plain.model.get('architecture', plain.model)
     plain.model = dict(type='mmprune.DeployedModel', model=full, channel_cfg=None)
     if plain.get('custom_hooks'):

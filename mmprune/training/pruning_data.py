@@ -12,6 +12,7 @@ from torch import nn
 
 from mmprune.errors import InputError
 from mmprune.models.training_data import training_data
+from mmprune.randomness import seeded
 from mmprune.trace.chance import without_chance
 
 
@@ -27,7 +28,7 @@ def training_loss(model: nn.Module, batch: Any) -> torch.Tensor:
             'unknown: call pruner.collect(batches, loss_fn) with a loss_fn of your own'
         )
     data = training_data(model.data_preprocessor, batch)
-    with _in_training_but_for_layers(model), without_chance():
+    with _in_training_but_for_layers(model), seeded(0), without_chance():
         return model.parse_losses(model(**data, mode='loss'))[0]
 
 

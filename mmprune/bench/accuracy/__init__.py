@@ -1,6 +1,6 @@
 """The benchmark of accuracy: criteria and searches on the digits, beside Torch-Pruning."""
 
 from mmprune.bench.accuracy.run import AccuracyOptions, run_accuracy
-from mmprune.bench.accuracy.unit import Settings, Unit
+from mmprune.bench.accuracy.unit import MEASURES, Settings, Unit
 
-__all__ = ['AccuracyOptions', 'Settings', 'Unit', 'run_accuracy']
+__all__ = ['MEASURES', 'AccuracyOptions', 'Settings', 'Unit', 'run_accuracy']

@@ -9,13 +9,10 @@ from typing import Any
 
 from mmprune.bench.accuracy.criteria import BESIDE
 from mmprune.bench.accuracy.networks import TITLES
-from mmprune.bench.accuracy.unit import OURS, THEIRS
+from mmprune.bench.accuracy.unit import MEASURES, OURS, THEIRS, TOO_LARGE
 
-MEASURES = {
-    'pruned': 'right after',
-    'recalibrated': 'norms recalibrated',
-    'finetuned': 'finetuned',
-}
+AGAINST = {'compensated': 'recalibrated', 'taught': 'finetuned'}
+"""What of Torch-Pruning's stands beside what nobody does to its networks; else the same."""
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -77,14 +74,21 @@ class Comparison:
         """Over how many seeds the numbers are."""
         return len(self.kept[OURS].values)
 
+    def beside(self, measure: str) -> Figure | None:
+        """What Torch-Pruning's network of the same cost does; None if there is nothing beside."""
+        too_large = THEIRS in self.kept and self.kept[THEIRS].mean > TOO_LARGE * 100 * self.target
+        if THEIRS not in self.figures or too_large:
+            return None
+        return self.figures[THEIRS].get(AGAINST.get(measure, measure))
+
     def margin(self, measure: str) -> float:
         """By how many spreads mmprune is ahead; below -1 it is behind by more than the spread.
 
         The spread is the larger of the two standard deviations. 0 if there is nothing beside.
         """
-        if THEIRS not in self.figures:
+        ours, theirs = self.figures[OURS].get(measure), self.beside(measure)
+        if ours is None or theirs is None:
             return 0.0
-        ours, theirs = (self.figures[program][measure] for program in (OURS, THEIRS))
         ahead = ours.mean - theirs.mean
         spread = max(ours.spread, theirs.spread)
         return ahead / spread if spread else float(ahead > 0) - float(ahead < 0)
@@ -95,13 +99,13 @@ def mean_difference(rows: Sequence[Comparison], measure: str) -> Figure | None:
 
     Rows over fewer seeds than others are left out; None if nothing is left to compare.
     """
-    beside = [row for row in rows if THEIRS in row.figures]
-    most = max((row.num_seeds for row in beside), default=0)
     pairs = [
-        (row.figures[OURS][measure].values, row.figures[THEIRS][measure].values)
-        for row in beside
-        if row.num_seeds == most
+        (ours.values, theirs.values)
+        for row in rows
+        if (ours := row.figures[OURS].get(measure)) and (theirs := row.beside(measure))
     ]
+    most = max((len(ours) for ours, _ in pairs), default=0)
+    pairs = [pair for pair in pairs if len(pair[0]) == len(pair[1]) == most]
     if not pairs:
         return None
     return Figure(tuple(mean(ours[i] - theirs[i] for ours, theirs in pairs) for i in range(most)))
@@ -134,8 +138,9 @@ def comparisons(contents: Sequence[Mapping[str, Any]]) -> Iterator[Comparison]:
                 tuple(100 * rows[seed]['macs'] / full[network, seed] for seed in seeds)
             )
             figures[program] = {
-                measure: Figure(tuple(rows[seed][measure] for seed in seeds))
+                measure: Figure(values)
                 for measure in MEASURES
+                if (values := tuple(rows[s][measure] for s in seeds if measure in rows[s]))
             }
         yield Comparison(network, method, scope, target, kept, figures)
 
@@ -148,4 +153,8 @@ def unpruned(contents: Sequence[Mapping[str, Any]], network: str) -> dict[str, F
         for row in content['rows']
         if content['network'] == network and row['target'] == 1
     ]
-    return {measure: Figure(tuple(row[measure] for row in rows)) for measure in MEASURES}
+    return {
+        measure: Figure(values)
+        for measure in MEASURES
+        if (values := tuple(row[measure] for row in rows if measure in row))
+    }

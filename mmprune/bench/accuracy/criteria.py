@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-SCOPES = ('global', 'local')
+SCOPES = ('global', 'local', 'isomorphic')
 SHARED = dict(reduction='mean', normalise='mean')
 """Torch-Pruning's defaults: the mean over a group's tensors, by the mean of the group."""
 
@@ -97,6 +97,9 @@ CRITERIA = (
         data='activations',
     ),
     Criterion('APoZ', dict(type='APoZImportance', **SHARED)),
+    Criterion('Variance', dict(type='VarianceImportance', **SHARED)),
+    Criterion('GroupFisher', dict(type='GroupFisherImportance', normalise='mean')),
+    Criterion('Residual', dict(type='ResidualImportance')),
 )  # fmt: skip
 
 

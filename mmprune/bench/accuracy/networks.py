@@ -1,11 +1,11 @@
-"""The two networks whose accuracy is measured, and a count of their multiply-adds."""
+"""The networks whose accuracy is measured, and a count of their multiply-adds."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,49 +13,35 @@ from mmcls.models import GlobalAveragePooling, ImageClassifier
 from mmcls.registry import MODELS
 from mmengine.logging import MMLogger
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmprune.bench.accuracy.backbones import SmallMobileNet, SmallVGG, SmallViT
+from mmprune.bench.accuracy.data import DATA, Data
 
 CLASSES = 10
-PIXELS = dict(type='mmcls.ClsDataPreprocessor', num_classes=CLASSES, mean=[77.8], std=[95.8])
-"""As in ``configs/_base_/datasets/digits.py``."""
-DEMO_SHAPE = (1, 1, 8, 8)
 
 
-class SmallVGG(nn.Module):
-    """Pairs of 3x3 convolutions with batch norm and ReLU; behind every pair, half the size.
-
-    After Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
-    Recognition", 2015, with norms, for images of 8x8.
-
-    Args:
-        widths: Channels of each pair.
-    """
-
-    def __init__(self, widths: Sequence[int] = (16, 32, 64)) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        before = 1
-        for number, width in enumerate(widths):
-            for channels in (before, width):
-                conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-                layers += [conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-            if number < len(widths) - 1:
-                layers.append(nn.MaxPool2d(2))
-            before = width
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
-        """(N, 1, H, W) -> one feature map, (N, C, H / 4, W / 4), flattened."""
-        return (self.layers(x).flatten(1),)
-
-
-def _classifier(backbone: nn.Module, neck: nn.Module | None, features: int) -> nn.Module:
+def _classifier(
+    backbone: nn.Module, neck: nn.Module | None, features: int, data: Data
+) -> nn.Module:
     head = dict(type='mmcls.LinearClsHead', num_classes=CLASSES, in_channels=features)
     head['loss'] = dict(type='mmcls.CrossEntropyLoss', loss_weight=1.0)
-    return ImageClassifier(backbone, neck, head, data_preprocessor=dict(PIXELS))
+    network = ImageClassifier(backbone, neck, head, data_preprocessor=preprocessor(data))
+    network.data_preprocessor.image_shape = data.shape
+    return network
 
 
-def small_resnet(width: int = 16) -> nn.Module:
-    """The ResNet of ``configs/_base_/models/resnet_small.py``: three stages of two blocks."""
+def preprocessor(data: Data) -> dict[str, Any]:
+    """Config of what makes a network's inputs of the images of a data set."""
+    norm = dict(mean=[data.mean], std=[data.std])
+    return dict(type='mmcls.ClsDataPreprocessor', num_classes=CLASSES, **norm)
+
+
+def small_resnet(width: int, data: Data) -> nn.Module:
+    """The ResNet of ``configs/_base_/models/resnet_small.py``: three stages of two blocks.
+
+    Larger images are made half as large by its first block.
+    """
     backbone = MODELS.build(
         dict(
             type='mmcls.ResNet_CIFAR',
@@ -64,21 +50,64 @@ def small_resnet(width: int = 16) -> nn.Module:
             stem_channels=width,
             base_channels=width,
             num_stages=3,
-            strides=(1, 2, 2),
+            strides=(1 if data.size < 16 else 2, 2, 2),
             dilations=(1, 1, 1),
             out_indices=(2,),
         )
     )
-    return _classifier(backbone, GlobalAveragePooling(), 4 * width)
+    return _classifier(backbone, GlobalAveragePooling(), 4 * width, data)
 
 
-def small_vgg(width: int = 16) -> nn.Module:
+def small_vgg(width: int, data: Data) -> nn.Module:
     """Six convolutions, of one, two and four times ``width``, and a linear layer on 2x2 pixels."""
-    return _classifier(SmallVGG((width, 2 * width, 4 * width)), None, 4 * 4 * width)
+    return _classifier(SmallVGG((width, 2 * width, 4 * width)), None, 4 * 4 * width, data)
 
 
-NETWORKS: dict[str, Callable[[int], nn.Module]] = {'resnet': small_resnet, 'vgg': small_vgg}
-TITLES = {'resnet': 'ResNet', 'vgg': 'VGG'}
+def small_mobilenet(width: int, data: Data) -> nn.Module:
+    """Inverted residuals of three widths, a last convolution, a linear layer on its mean."""
+    backbone = SmallMobileNet((width, 3 * width // 2, 5 * width // 2), 8 * width)
+    return _classifier(backbone, None, 8 * width, data)
+
+
+def small_vit(width: int, data: Data) -> nn.Module:
+    """Four blocks of attention with four heads, of three times ``width``, on patches of 4x4."""
+    backbone = SmallViT(3 * width, 4, 4, (data.size // 4) ** 2)
+    return _classifier(backbone, None, 3 * width, data)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A network, and how it is trained.
+
+    Attributes:
+        title: In tables.
+        data: A name of ``DATA``.
+        build: From a width and the data.
+        epochs: Of training before pruning.
+        lr: The highest learning rate before pruning.
+        finetune_lr: The highest one of finetuning.
+        optimizer: ``'SGD'`` with momentum, or ``'AdamW'``.
+        width: Given to ``build``.
+    """
+
+    title: str
+    data: str
+    build: Callable[[int, Data], nn.Module]
+    epochs: float
+    lr: float
+    finetune_lr: float
+    optimizer: str = 'SGD'
+    width: int = 16
+
+
+NETWORKS = {
+    'resnet': Recipe('ResNet', 'digits', small_resnet, 15, 0.1, 0.02),
+    'vgg': Recipe('VGG', 'digits', small_vgg, 15, 0.1, 0.02),
+    'mnist-resnet': Recipe('ResNet', 'mnist', small_resnet, 6, 0.1, 0.02),
+    'mnist-mobilenet': Recipe('MobileNetV2-like', 'mnist', small_mobilenet, 6, 0.1, 0.02),
+    'mnist-vit': Recipe('ViT', 'mnist', small_vit, 10, 2e-3, 5e-4, 'AdamW'),
+}
+TITLES = {name: recipe.title for name, recipe in NETWORKS.items()}
 
 
 @contextmanager
@@ -96,43 +125,32 @@ def quiet() -> Iterator[None]:
 def build(name: str, width: int, seed: int) -> nn.Module:
     """A network with numbers drawn from a seed."""
     torch.manual_seed(seed)
-    network: Any = NETWORKS[name](width)
+    recipe = NETWORKS[name]
+    network: Any = recipe.build(width, DATA[recipe.data])
     with quiet():
         network.init_weights()
     return network
 
 
-def demo_input() -> torch.Tensor:
-    """The input that networks are traced with, and their cost is counted for."""
-    return torch.rand(DEMO_SHAPE, generator=torch.Generator().manual_seed(0))
+def demo_input(network: nn.Module) -> torch.Tensor:
+    """The input that a network is traced with, and its cost is counted for."""
+    own: Any = network.data_preprocessor
+    return torch.rand(own.image_shape, generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()
 def count_macs(network: nn.Module) -> int:
-    """Multiply-adds of convolutions and linear layers for one image, seen in a forward pass.
+    """Multiply-adds for one image, seen by torch in a forward pass.
 
     One count for all that is compared, and none of those that pruners go by.
     """
-    total = 0
-
-    def see(module: nn.Module, _: object, output: torch.Tensor, weight: torch.Tensor) -> None:
-        nonlocal total
-        # Every number of the output takes one per number of its filter.
-        total += output.numel() * weight[0].numel()
-
-    handles = [
-        module.register_forward_hook(partial(see, weight=module.weight))
-        for module in network.modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    ]
     was_training = network.training
     try:
-        network.eval()(demo_input())
+        with FlopCounterMode(display=False) as counter:
+            network.eval()(demo_input(network))
     finally:
         network.train(was_training)
-        for handle in handles:
-            handle.remove()
-    return total
+    return counter.get_total_flops() // 2
 
 
 def count_params(network: nn.Module) -> int:

@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from mmprune.bench.accuracy.criteria import nearest
+from mmprune.bench.accuracy.data import Images
 from mmprune.bench.accuracy.networks import demo_input, quiet
 from mmprune.bench.accuracy.peer import Batches
-from mmprune.bench.accuracy.training import Images, loss_of, train
+from mmprune.bench.accuracy.training import loss_of, train
 from mmprune.errors import InputError
 from mmprune.pruners import ImportancePruner, NetworkSlimming
 from mmprune.registry import PRUNERS
 from mmprune.training.slimming import SlimmingPenalty
 
 
+class Cut(NamedTuple):
+    """A pruned network.
+
+    Attributes:
+        network: Plain, with the weights that it was cut with.
+        channel_cfg: Which channels of the full network it has; None if not known.
+    """
+
+    network: nn.Module
+    channel_cfg: Mapping[str, Any] | None = None
+
+
 def pruned(
     network: nn.Module, importance: Mapping[str, Any], scope: str, target: float, batches: Batches
-) -> nn.Module:
+) -> Cut:
     """A new network of at most so many multiply-adds, without the least important channels.
 
     Args:
         network: Left as it is.
         importance: Config.
-        scope: ``'global'`` or ``'local'``.
+        scope: One of ``SCOPES``.
         target: Multiply-adds.
         batches: What importances that look at data see.
     """
@@ -43,11 +56,12 @@ def pruned(
         )
     )
     with quiet():
-        pruner.prepare_from_supernet(supernet, demo_input())
+        pruner.prepare_from_supernet(supernet, demo_input(network))
         if pruner.needs_data:
             pruner.collect(batches, loss_of)
         pruner.prune()
-    return pruner.deploy_subnet(supernet, pruner.export_subnet())
+    channel_cfg = pruner.export_subnet()
+    return Cut(pruner.deploy_subnet(supernet, channel_cfg), channel_cfg)
 
 
 def train_slimming(
@@ -65,7 +79,7 @@ def train_slimming(
     """
     supernet = copy.deepcopy(network)
     pruner = _slimming()
-    pruner.prepare_from_supernet(supernet, demo_input())
+    pruner.prepare_from_supernet(supernet, demo_input(network))
     penalty = SlimmingPenalty(**options, pruner=pruner)
     penalty.found = pruner
 
@@ -90,7 +104,7 @@ def slimmed(network: nn.Module, target: float) -> nn.Module:
     supernet = copy.deepcopy(network)
     pruner = _slimming()
     with quiet():
-        pruner.prepare_from_supernet(supernet, demo_input())
+        pruner.prepare_from_supernet(supernet, demo_input(network))
 
         def made(percent: float) -> tuple[float, Any]:
             pruner.percent = percent

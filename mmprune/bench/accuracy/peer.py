@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmprune.bench.accuracy.backbones import AttentionBlock
 from mmprune.bench.accuracy.criteria import Criterion, nearest
 from mmprune.bench.accuracy.networks import count_macs, demo_input
 from mmprune.bench.accuracy.training import loss_of, pixels
@@ -34,7 +35,7 @@ class Peer:
 
         Args:
             criterion: One that Torch-Pruning has.
-            scope: ``'global'`` or ``'local'``.
+            scope: One of ``SCOPES``.
             target: Multiply-adds.
         """
 
@@ -56,11 +57,13 @@ class Peer:
         torch.manual_seed(self.seed)
         pruner = torch_pruning.pruner.BasePruner(
             network,
-            demo_input(),
+            demo_input(network),
             importance=importance,
-            global_pruning=scope == 'global',
+            global_pruning=scope != 'local',
+            isomorphic=scope == 'isomorphic',
             pruning_ratio=ratio,
             ignored_layers=[network.get_submodule('head.fc')],
+            num_heads={each.qkv: each.heads for each in network.modules() if _attends(each)},
         )
         pruner.step()
         network.zero_grad(set_to_none=True)
@@ -123,6 +126,10 @@ class Peer:
             for name, module in network.named_modules()
             if hasattr(module, '_importance')
         }
+
+
+def _attends(module: nn.Module) -> bool:
+    return isinstance(module, AttentionBlock)
 
 
 def slimmed(network: nn.Module, target: float) -> nn.Module:

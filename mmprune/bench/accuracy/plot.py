@@ -2,16 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from mmprune.bench.accuracy.compare import MEASURES, Comparison
+from mmprune.bench.accuracy.compare import Comparison, unpruned
 from mmprune.bench.accuracy.networks import TITLES
-from mmprune.bench.accuracy.unit import OURS, THEIRS
+from mmprune.bench.accuracy.unit import MEASURES, OURS, THEIRS
 from mmprune.fileio import atomic_path
 
 SHOWN = ('recalibrated', 'finetuned')
 MARKS = {OURS: ('tab:blue', 'o', -0.12), THEIRS: ('tab:orange', 's', 0.12)}
+
+
+TALK = 'L1'
+"""The criterion that the plot for a talk is about."""
+LINES = (
+    (OURS, 'pruned', 'as it was cut', 'tab:gray', 'o:'),
+    (OURS, 'recalibrated', 'norms recalibrated', 'tab:orange', 's--'),
+    (OURS, 'compensated', 'compensated', 'tab:blue', 'o-'),
+    (OURS, 'taught', 'finetuned with a teacher', 'tab:green', '^-'),
+)
+
+
+def write_talk_plot(
+    rows: Sequence[Comparison], contents: Sequence[Mapping[str, Any]], path: Path
+) -> None:
+    """Draw accuracy over what is left of the multiply-adds: a panel for each network.
+
+    Args:
+        rows: Of one criterion and scope.
+        contents: The same rows with those of unpruned networks.
+        path: The picture, PNG or SVG by its suffix.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    networks = list(dict.fromkeys(row.network for row in rows))
+    figure = Figure(figsize=(4.2 * len(networks), 3.8), layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
+    for at, network in zip(axes, networks, strict=True):
+        full = unpruned(contents, network)['pruned'].mean
+        at.axhline(full, color='black', linewidth=1)
+        at.text(50, full + 1.5, f'unpruned: {full:.1f} %', ha='right', fontsize=9)
+        own = sorted((row for row in rows if row.network == network), key=lambda row: row.target)
+        for program, measure, label, colour, form in LINES:
+            found = [(100 * r.target, r.figures[program][measure]) for r in own
+                     if measure in r.figures[program]]  # fmt: skip
+            at.errorbar(
+                [share for share, _ in found],
+                [each.mean for _, each in found],
+                [each.spread for _, each in found],
+                fmt=form, color=colour, capsize=3, label=label,
+            )  # fmt: skip
+        at.set_title(TITLES[network])
+        at.set_xlabel('% of the multiply-adds that are left')
+        at.set_xticks(sorted({100 * row.target for row in own}))
+        at.invert_xaxis()
+        at.set_ylim(0, 106)
+        at.grid(alpha=0.3)
+    axes[0].set_ylabel('MNIST, % right')
+    axes[0].legend(loc='lower left', fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as unfinished:
+        figure.savefig(unfinished, dpi=130)
 
 
 def write_plot(rows: Sequence[Comparison], path: Path) -> None:

@@ -10,21 +10,25 @@ from rich.console import Console
 from rich.table import Table
 
 from mmprune.bench.accuracy.compare import (
-    MEASURES,
+    AGAINST,
     Comparison,
     comparisons,
     mean_difference,
     unpruned,
 )
-from mmprune.bench.accuracy.networks import TITLES
-from mmprune.bench.accuracy.plot import write_plot
-from mmprune.bench.accuracy.unit import AUTOSLIM, OURS, THEIRS
+from mmprune.bench.accuracy.networks import NETWORKS, TITLES
+from mmprune.bench.accuracy.plot import TALK, write_plot, write_talk_plot
+from mmprune.bench.accuracy.unit import AUTOSLIM, MEASURES, OF_DIGITS, OURS, THEIRS
 from mmprune.bench.pages import insert_between, installed_versions, write_text
 from mmprune.version import __version__
 
 BEGIN, END = '<!-- accuracies: begin -->', '<!-- accuracies: end -->'
-PLOT = 'accuracy_of_criteria.png'
-PACKAGES = ('torch', 'mmcls', 'torch-pruning', 'scikit-learn')
+MARKS = {
+    'digits': (BEGIN, END),
+    'mnist': ('<!-- accuracies of mnist: begin -->', '<!-- accuracies of mnist: end -->'),
+}
+PLOTS = {'digits': 'accuracy_of_criteria.png', 'mnist': 'accuracy_after_the_cut.png'}
+PACKAGES = ('torch', 'mmcls', 'torch-pruning', 'scikit-learn', 'mlxtend')
 WIDTH = 200
 """Columns of the tables where the output is not a terminal."""
 Contents = Sequence[Mapping[str, Any]]
@@ -40,29 +44,53 @@ def about(contents: Contents) -> str:
         f'{", ".join(f"{name} {version}" for name, version in versions.items())}; CPU, one thread '
         f'a process; the rows took {hours:.1f} hours, one after the other; '
         f'seeds {", ".join(map(str, seeds))}. '
-        f'{settings["epochs"]:g} epochs of training, {settings["finetune"]:g} of finetuning.'
+        f'{_epochs(contents)} epochs of training, {settings["finetune"]:g} of finetuning.'
     )
 
 
-def headings(with_peer: bool) -> list[str]:
+def _epochs(contents: Contents) -> str:
+    """Of each network, or of all if they are the same."""
+    found = {TITLES[each['network']]: f'{each["settings"]["epochs"]:g}' for each in contents}
+    if len(set(found.values())) == 1:
+        return next(iter(found.values()))
+    return ', '.join(f'{epochs} ({title})' for title, epochs in found.items())
+
+
+Column = tuple[str, str]
+"""A program and a measure."""
+
+
+def columns(contents: Contents) -> list[Column]:
+    """Those that something was measured for, in order."""
+    with_peer = bool(contents[0]['settings']['with_peer'])
+    found = []
+    for measure in contents[0]['settings'].get('measures', OF_DIGITS):
+        found.append((OURS, measure))
+        if with_peer and measure in OF_DIGITS:
+            found.append((THEIRS, measure))
+    return found
+
+
+def headings(shown: Sequence[Column]) -> list[str]:
     """Of a table."""
     names = ['criterion', 'scope', 'seeds', '% of MACs']
-    for title in MEASURES.values():
-        names += [f'{title}: {OURS}', THEIRS] if with_peer else [title]
+    for program, measure in shown:
+        title = MEASURES[measure]
+        is_paired = (THEIRS, measure) in shown
+        names.append(THEIRS if program == THEIRS else f'{title}: {OURS}' if is_paired else title)
     return names
 
 
-def cells(row: Comparison, with_peer: bool, mark: str) -> list[str]:
+def cells(row: Comparison, shown: Sequence[Column], mark: str) -> list[str]:
     """What a table shows of a comparison; ``mark`` goes around what is behind."""
-    programs = (OURS, THEIRS) if with_peer else (OURS,)
-    kept = [f'{row.kept[program].mean:.1f}' for program in programs if program in row.kept]
+    kept = [f'{row.kept[program].mean:.1f}' for program in (OURS, THEIRS) if program in row.kept]
     found = [row.method, row.scope, str(row.num_seeds), ' / '.join(kept)]
-    for measure in MEASURES:
-        around = mark if row.margin(measure) < -1 else ''
-        for program in programs:
-            figures = row.figures.get(program)
-            text = '' if figures is None else str(figures[measure])
-            found.append(f'{around}{text}{around}' if program == OURS else text)
+    for program, measure in shown:
+        figure = row.figures.get(program, {}).get(measure)
+        around = mark if program == OURS and row.margin(measure) < -1 else ''
+        fewer = figure is not None and len(figure.values) < row.num_seeds
+        seeds = f' ({len(figure.values)})' if figure is not None and fewer else ''
+        found.append('' if figure is None else f'{around}{figure}{around}{seeds}')
     return found
 
 
@@ -71,22 +99,27 @@ def tables(contents: Contents) -> Iterator[tuple[str, list[Comparison]]]:
     rows = list(comparisons(contents))
     for network, target in dict.fromkeys((row.network, row.target) for row in rows):
         full = unpruned(contents, network)
-        title = (
-            f'{TITLES[network]}, {target:.0%} of the MACs; unpruned: {full["pruned"]} %, finetuned '
-            f'as long: {full["finetuned"]} %'
-        )
+        title = f'{TITLES[network]}, {target:.0%} of the MACs; unpruned: {full["pruned"]} %'
+        if 'finetuned' in full:
+            title += f', finetuned as long: {full["finetuned"]} %'
         yield title, [row for row in rows if (row.network, row.target) == (network, target)]
 
 
 def verdict(contents: Contents) -> list[str]:
     """How often mmprune is ahead and behind by more than the spread, and the mean difference."""
-    rows = [row for row in comparisons(contents) if THEIRS in row.figures]
+    every = list(comparisons(contents))
     lines = []
     for measure, title in MEASURES.items():
+        rows = [r for r in every if r.beside(measure) and measure in r.figures[OURS]]
+        if not rows:
+            continue
         ahead = sum(row.margin(measure) > 1 for row in rows)
         behind = [str(row) for row in rows if row.margin(measure) < -1]
-        text = f'{title}: of {len(rows)} rows, mmprune is ahead by more than the spread in {ahead}'
-        text += f', behind in {len(behind)}'
+        other = AGAINST.get(measure)
+        than = f', beside {THEIRS} with {MEASURES[other]}' if other == 'recalibrated' else ''
+        than = f', beside {THEIRS} {MEASURES[other]}' if other == 'finetuned' else than
+        text = f'{title}{than}: of {len(rows)} rows, mmprune is ahead by more than the spread in '
+        text += f'{ahead}, behind in {len(behind)}'
         text += f' ({"; ".join(behind)})' if behind else ''
         difference = mean_difference(rows, measure)
         if difference is not None:
@@ -97,16 +130,26 @@ def verdict(contents: Contents) -> list[str]:
 
 def markdown(contents: Contents) -> str:
     """Everything as Markdown."""
-    with_peer = bool(contents[0]['settings']['with_peer'])
-    parts = [about(contents)]
-    if with_peer:
-        parts.append('\n'.join(f'- {line}.' for line in verdict(contents)))
-    for title, rows in tables(contents):
-        names = headings(with_peer)
-        lines = [f'**{title}**', '', f'| {" | ".join(names)} |', '| --- ' * len(names) + '|']
-        lines += [f'| {" | ".join(cells(row, with_peer, "**"))} |' for row in rows]
-        parts.append('\n'.join(lines))
+    parts = []
+    for own in _by_data(contents).values():
+        shown = columns(own)
+        parts.append(about(own))
+        if own[0]['settings']['with_peer']:
+            parts.append('\n'.join(f'- {line}.' for line in verdict(own)))
+        for title, rows in tables(own):
+            names = headings(shown)
+            lines = [f'**{title}**', '', f'| {" | ".join(names)} |', '| --- ' * len(names) + '|']
+            lines += [f'| {" | ".join(cells(row, shown, "**"))} |' for row in rows]
+            parts.append('\n'.join(lines))
     return '\n\n'.join(parts) + '\n'
+
+
+def _by_data(contents: Contents) -> dict[str, list[Mapping[str, Any]]]:
+    """The rows of each data set."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for content in contents:
+        found.setdefault(NETWORKS[content['network']].data, []).append(content)
+    return found
 
 
 def write_markdown(contents: Contents, path: Path) -> None:
@@ -117,25 +160,32 @@ def write_markdown(contents: Contents, path: Path) -> None:
 def show(contents: Contents) -> None:
     """Print the tables."""
     console = Console() if Console().is_terminal else Console(width=WIDTH)
-    with_peer = bool(contents[0]['settings']['with_peer'])
-    for title, rows in tables(contents):
-        table = Table(title=title)
-        for heading in headings(with_peer):
-            table.add_column(heading, overflow='fold')
-        for row in rows:
-            table.add_row(*cells(row, with_peer, '*'))
-        console.print(table)
-    console.print(about(contents), soft_wrap=True, highlight=False, markup=False)
-    for line in verdict(contents) if with_peer else ():
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    for own in _by_data(contents).values():
+        shown = columns(own)
+        for title, rows in tables(own):
+            table = Table(title=title)
+            for heading in headings(shown):
+                table.add_column(heading, overflow='fold')
+            for row in rows:
+                table.add_row(*cells(row, shown, '*'))
+            console.print(table)
+        console.print(about(own), soft_wrap=True, highlight=False, markup=False)
+        for line in verdict(own) if own[0]['settings']['with_peer'] else ():
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def insert_into_docs(contents: Contents, page: Path) -> None:
-    """Put the tables between the markers of a page, and the plot into ``images`` beside it.
+    """Put the tables between the markers of a page, and the plots into ``images`` beside it.
 
     Raises:
         InputError: The page is missing, or does not have the markers once each.
     """
-    insert_between(page, BEGIN, END, markdown(contents))
-    rows = [row for row in comparisons(contents) if row.scope == 'global' or row.method == AUTOSLIM]
-    write_plot(rows, page.parent / 'images' / PLOT)
+    for data, own in _by_data(contents).items():
+        insert_between(page, *MARKS[data], markdown(own))
+        rows = list(comparisons(own))
+        picture = page.parent / 'images' / PLOTS[data]
+        if data == 'mnist':
+            write_talk_plot([row for row in rows if row.method == TALK], own, picture)
+        else:
+            rows = [row for row in rows if row.scope == 'global' or row.method == AUTOSLIM]
+            write_plot(rows, picture)

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,6 +21,7 @@ from mmprune.bench.accuracy.criteria import SCOPES
 from mmprune.bench.accuracy.networks import NETWORKS
 from mmprune.bench.accuracy.report import insert_into_docs, show, write_markdown
 from mmprune.bench.accuracy.unit import (
+    MEASURES,
     METHODS,
     UNPRUNED,
     Key,
@@ -29,12 +30,9 @@ from mmprune.bench.accuracy.unit import (
     key_of,
     keys,
     read,
+    settings_of,
 )
 from mmprune.errors import InputError, MissingFileError
-
-QUICK = Settings(epochs=0.5, finetune=0.5, width=8, images=128)
-"""Seconds a row: does it run?"""
-
 
 SEEDS = (0, 1, 2, 3, 4)
 POLL = 3.0
@@ -52,6 +50,7 @@ class AccuracyOptions:
         seeds: One run of everything for each; None for ``SEEDS``, or one where it is ``quick``.
         methods: Names of criteria, ``SLIMMING``, ``AUTOSLIM``; None for all.
         scopes: Some of ``SCOPES``, in which criteria are measured.
+        measures: Some of ``MEASURES``; None for all.
         quick: Tiny networks that are hardly trained: to see that everything runs.
         workers: Processes, of one thread each.
         work_dir: For the rows, trained weights, and the tables.
@@ -63,6 +62,7 @@ class AccuracyOptions:
     seeds: Sequence[int] | None = None
     methods: Sequence[str] | None = None
     scopes: Sequence[str] = SCOPES
+    measures: Sequence[str] | None = None
     quick: bool = False
     workers: int = 2
     work_dir: str | os.PathLike[str] = 'work_dirs/bench-accuracy'
@@ -91,13 +91,17 @@ def run_accuracy(options: AccuracyOptions = AccuracyOptions()) -> list[dict[str,
         raise InputError(f'methods are {", ".join(METHODS)}, not {wrong}')
     if set(options.scopes) - set(SCOPES) or not options.scopes:
         raise InputError(f'scopes are {", ".join(SCOPES)}, not {list(options.scopes)}')
+    measures = tuple(MEASURES) if options.measures is None else tuple(options.measures)
+    if set(measures) - set(MEASURES) or not measures:
+        raise InputError(f'measures are {", ".join(MEASURES)}, not {list(measures)}')
     if options.workers < 1:
         raise InputError(f'at least one worker is needed, got {options.workers}')
     seeds = options.seeds if options.seeds is not None else SEEDS[: 1 if options.quick else None]
     folder = Path(options.work_dir).resolve()
     parts = [(name, seed) for seed in seeds for name in options.networks]
     if not options.show:
-        rows = _Rows(_settings(options), methods, tuple(options.scopes))
+        with_peer = find_spec('torch_pruning') is not None
+        rows = _Rows(with_peer, options.quick, methods, tuple(options.scopes), measures)
         _measure(rows, parts, folder, options.workers)
     contents = _contents(methods, options.scopes, parts, folder)
     write_markdown(contents, folder / 'accuracy.md')
@@ -106,11 +110,6 @@ def run_accuracy(options: AccuracyOptions = AccuracyOptions()) -> list[dict[str,
     show(contents)
     print(f'written: {folder}')
     return contents
-
-
-def _settings(options: AccuracyOptions) -> Settings:
-    settings = QUICK if options.quick else Settings()
-    return replace(settings, with_peer=find_spec('torch_pruning') is not None)
 
 
 def _contents(
@@ -135,13 +134,23 @@ def _contents(
 class _Rows:
     """Which rows of every network and seed are wanted."""
 
-    settings: Settings
+    with_peer: bool
+    quick: bool
     methods: Sequence[str]
     scopes: Sequence[str]
+    measures: Sequence[str]
 
-    def keys(self) -> list[Key]:
-        """The rows of one network and seed."""
-        return list(keys(self.settings, self.methods, self.scopes))
+    def settings(self, name: str) -> Settings:
+        """Of a network."""
+        return settings_of(name, self.with_peer, self.quick)
+
+    def unit(self, name: str, seed: int, folder: Path) -> Unit:
+        """A network and seed."""
+        return Unit(self.settings(name), name, seed, folder)
+
+    def keys(self, name: str) -> set[Key]:
+        """The rows of a network and seed."""
+        return set(keys(self.settings(name), self.methods, self.scopes, name))
 
 
 def _measure(wanted: _Rows, parts: Sequence[tuple[str, int]], folder: Path, workers: int) -> None:
@@ -149,14 +158,14 @@ def _measure(wanted: _Rows, parts: Sequence[tuple[str, int]], folder: Path, work
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STOP).unlink(missing_ok=True)
     for name, seed in parts:
-        Unit(wanted.settings, name, seed, folder)  # refuses rows of other settings
+        wanted.unit(name, seed, folder)  # refuses rows of other settings
     columns = (
         TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
     )  # fmt: skip
     console = Console(stderr=True)
     pool = ProcessPoolExecutor(workers, get_context('spawn'), _begin, (folder,))
     with pool, Progress(*columns, console=console, transient=True) as progress:
-        total = len(parts) * len(wanted.keys())
+        total = sum(len(wanted.keys(name)) for name, _ in parts)
         task = progress.add_task('rows', total=total)
         left = {
             pool.submit(_measure_unit, wanted, name, seed, folder, os.getpid())
@@ -178,10 +187,13 @@ def _measure(wanted: _Rows, parts: Sequence[tuple[str, int]], folder: Path, work
 
 
 def _rows_on_disk(wanted: _Rows, parts: Sequence[tuple[str, int]], folder: Path) -> int:
-    paths = [folder / f'{name}-seed{seed}.json' for name, seed in parts]
-    chosen = set(wanted.keys())
+    paths = [(name, folder / f'{name}-seed{seed}.json') for name, seed in parts]
     return sum(
-        key_of(row) in chosen for path in paths if path.is_file() for row in read(path)['rows']
+        key_of(row) in wanted.keys(name)
+        and set(wanted.settings(name).of(row['program'])) & set(wanted.measures) <= row.keys()
+        for name, path in paths
+        if path.is_file()
+        for row in read(path)['rows']
     )
 
 
@@ -198,9 +210,10 @@ def _measure_unit(wanted: _Rows, name: str, seed: int, folder: Path, parent: int
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # networks and peers comment on themselves
         # A process whose parent was killed must not go on beside the next run.
-        unit = Unit(wanted.settings, name, seed, folder)
+        unit = wanted.unit(name, seed, folder)
         unit.run(
             wanted.methods,
             wanted.scopes,
             lambda: os.getppid() == parent and not stop.exists(),
+            wanted.measures,
         )

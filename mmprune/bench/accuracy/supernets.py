@@ -11,11 +11,13 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import nn
 
-from mmprune.bench.accuracy.networks import DEMO_SHAPE, PIXELS
+from mmprune.bench.accuracy.data import DATA
+from mmprune.bench.accuracy.networks import preprocessor
 from mmprune.bench.autoslim import DISTILLER
 from mmprune.deploy.channel_cfg import load_channel_cfg
 from mmprune.models import AutoSlim
 
+DIGITS = DATA['digits']
 EIGHTHS = [number / 8 for number in range(2, 9)]
 
 
@@ -25,7 +27,7 @@ def supernet_of(network: nn.Module) -> AutoSlim:
         network,
         dict(type='RatioPruner', ratios=EIGHTHS, except_start_keys=['head.fc']),
         distiller=DISTILLER,
-        input_shape=DEMO_SHAPE,
+        input_shape=DIGITS.shape,
         recalibration=dict(num_batches=2, batch_size=128),
     )
 
@@ -52,7 +54,7 @@ def search(
         sampler=dict(type='DefaultSampler', shuffle=False),
         collate_fn=dict(type='default_collate'),
     )
-    crop = dict(type='RandomCrop', crop_size=DEMO_SHAPE[-1], padding=1)
+    crop = dict(type='RandomCrop', crop_size=DIGITS.size, padding=1)
     pack = dict(type='PackClsInputs')
 
     def of(split: str, pipeline: list[dict[str, Any]], batch_size: int) -> dict[str, Any]:
@@ -72,7 +74,7 @@ def search(
             resume=(folder / 'search_history.jsonl').is_file(),
         ),
         val_evaluator=dict(type='Accuracy', topk=1),
-        data_preprocessor=dict(PIXELS),
+        data_preprocessor=preprocessor(DIGITS),
         default_scope='mmcls',
         env_cfg=dict(dist_cfg=dict(backend='gloo')),
         log_level=logging.WARNING,

@@ -1,10 +1,8 @@
-"""Training and testing on the digits, the same for every network that is compared."""
+"""Training and testing, the same for every network that is compared."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,43 +12,17 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 from torch.nn import functional as F
 
-from mmprune.datasets.digits import Digits
+from mmprune.bench.accuracy.data import Images
 from mmprune.models import AutoSlim
+from mmprune.models.losses import KLDivergence
 
 BATCH = 64
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
+ADAMW_DECAY = 0.05
+TEMPERATURE = 2.0
+"""Of the logits that a teacher's are compared with."""
 WARMUP = 0.1
 """Share of a training during which the learning rate grows."""
-
-
-@dataclass(frozen=True)
-class Images:
-    """A part of the digits.
-
-    Attributes:
-        inputs: (N, 1, 8, 8), from 0 to 255.
-        labels: (N,).
-    """
-
-    inputs: torch.Tensor
-    labels: torch.Tensor
-
-    def __len__(self) -> int:
-        """How many images there are."""
-        return len(self.labels)
-
-    def first(self, count: int | None) -> Images:
-        """The first few of them."""
-        return Images(self.inputs[:count], self.labels[:count])
-
-
-@cache
-def digits(split: str) -> Images:
-    """The images of a split, in their order."""
-    samples = Digits(split).load_data_list()
-    inputs = torch.from_numpy(np.stack([sample['img'] for sample in samples]))
-    labels = torch.tensor([sample['gt_label'] for sample in samples])
-    return Images(inputs[:, None].float(), labels)
 
 
 def shifted(inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -66,7 +38,7 @@ def shifted(inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 def batches(
     images: Images, epochs: float, seed: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Shuffled and shifted batches, (B, 1, 8, 8) and (B,); they depend on the seed alone."""
+    """Shuffled and shifted batches, (B, 1, H, W) and (B,); they depend on the seed alone."""
     generator = torch.Generator().manual_seed(seed)
     left = num_steps(images, epochs)
     while left:
@@ -101,8 +73,10 @@ def train(
     lr: float,
     seed: int,
     add_gradients: Callable[[float], None] | None = None,
+    optimizer: str = 'SGD',
+    teacher: nn.Module | None = None,
 ) -> None:
-    """Train in place: SGD with momentum, warm-up and a cosine.
+    """Train in place, with warm-up and a cosine.
 
     Args:
         network: A classifier, or a supernet of one, of which four widths are trained a step.
@@ -111,26 +85,48 @@ def train(
         lr: The highest learning rate.
         seed: Of the order of the images and of their shifts.
         add_gradients: Called before every step with the share of the training that is over.
+        optimizer: ``'SGD'`` with momentum, or ``'AdamW'``.
+        teacher: What a network gives is drawn to what this one gives, besides to the labels.
     """
     steps = num_steps(images, epochs)
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=lr, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY
-    )
-    wrapper = OptimWrapper(optimizer)
+    made = _optimizer(network, lr, optimizer)
+    wrapper = OptimWrapper(made)
     own_step: Any = network.train_step if isinstance(network, AutoSlim) else None
     network.train()
     for step, batch in enumerate(batches(images, epochs, seed)):
-        for group in optimizer.param_groups:
+        for group in made.param_groups:
             group['lr'] = lr * _schedule((step + 0.5) / steps)
         if own_step is not None:
             own_step(_as_mmcls(batch), wrapper)
             continue
-        optimizer.zero_grad()
-        loss_of(network, batch).backward()
+        made.zero_grad()
+        _loss(network, batch, teacher).backward()
         if add_gradients is not None:
             add_gradients(step / steps)
-        optimizer.step()
+        made.step()
     network.eval()
+
+
+def _optimizer(network: nn.Module, lr: float, name: str) -> torch.optim.Optimizer:
+    if name == 'AdamW':
+        return torch.optim.AdamW(network.parameters(), lr, weight_decay=ADAMW_DECAY)
+    return torch.optim.SGD(
+        network.parameters(), lr=lr, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY
+    )
+
+
+def _loss(
+    network: nn.Module, batch: tuple[torch.Tensor, torch.Tensor], teacher: nn.Module | None
+) -> torch.Tensor:
+    """The cross entropy; with a teacher, its mean with the divergence from it."""
+    if teacher is None:
+        return loss_of(network, batch)
+    inputs, labels = batch
+    inputs = pixels(network, inputs)
+    logits = network(inputs)
+    with torch.no_grad():
+        wanted = teacher(inputs)
+    return (F.cross_entropy(logits, labels) + KLDivergence(TEMPERATURE)(logits, wanted)) / 2
 
 
 def _schedule(time: float) -> float:

@@ -18,17 +18,19 @@ from torch import nn
 
 from mmprune.bench.accuracy import ours, supernets
 from mmprune.bench.accuracy.criteria import BESIDE, CRITERIA, SCOPES, Criterion
-from mmprune.bench.accuracy.networks import build, count_macs, count_params
+from mmprune.bench.accuracy.data import DATA
+from mmprune.bench.accuracy.networks import NETWORKS, build, count_macs, count_params
+from mmprune.bench.accuracy.ours import Cut
 from mmprune.bench.accuracy.peer import Peer
 from mmprune.bench.accuracy.peer import slimmed as slimmed_by_peer
 from mmprune.bench.accuracy.training import (
     accuracy,
     batches,
-    digits,
     num_steps,
     pixels,
     train,
 )
+from mmprune.compensation import compensate
 from mmprune.errors import InputError
 from mmprune.fileio import atomic_path
 from mmprune.models import recalibrate_norm_statistics
@@ -38,8 +40,20 @@ OURS, THEIRS = 'mmprune', 'Torch-Pruning'
 SLIMMING, AUTOSLIM, UNPRUNED = 'network slimming', 'AutoSlim', 'unpruned'
 METHODS = (*(criterion.name for criterion in CRITERIA), SLIMMING, AUTOSLIM)
 SEEN_BATCHES = 8
+TOO_LARGE = 1.05
 SLIMMING_PENALTY = dict(weight=2e-2, decay=0, shift_factor=0, plot=False)
 """As in the paper, and in Torch-Pruning; the strength was chosen on a seed of its own."""
+
+
+MEASURES = {
+    'pruned': 'right after',
+    'recalibrated': 'norms recalibrated',
+    'compensated': 'compensated',
+    'finetuned': 'finetuned',
+    'taught': 'finetuned with a teacher',
+}
+"""Accuracies, and what tables call them."""
+OF_DIGITS = ('pruned', 'recalibrated', 'finetuned')
 
 
 @dataclass(frozen=True)
@@ -54,7 +68,9 @@ class Settings:
         finetune_lr: The highest one of finetuning.
         width: Channels of the networks' first stages.
         targets: Shares of the multiply-adds, descending.
-        images: How many images of each part of the digits are used; None for all.
+        images: How many images of each part of the data are used; None for all.
+        optimizer: ``'SGD'`` or ``'AdamW'``.
+        measures: Which accuracies, some of ``MEASURES``.
         with_peer: Whether Torch-Pruning is there to be compared with.
     """
 
@@ -65,7 +81,13 @@ class Settings:
     width: int = 16
     targets: tuple[float, ...] = (0.5, 0.25)
     images: int | None = None
+    optimizer: str = 'SGD'
+    measures: tuple[str, ...] = OF_DIGITS
     with_peer: bool = True
+
+    def of(self, program: str) -> tuple[str, ...]:
+        """The accuracies that are measured of a program's networks; nobody compensates others'."""
+        return OF_DIGITS if program == THEIRS else self.measures
 
 
 @dataclass(frozen=True)
@@ -112,8 +134,9 @@ class Unit:
                     f'{self.path}: these rows were measured with {self.content["settings"]}, not '
                     f'{wanted}: remove {folder}, or give another --work-dir'
                 )
-        self.train_images = digits('train').first(settings.images)
-        self.test_images = digits('test').first(settings.images)
+        images = DATA[NETWORKS[name].data].images
+        self.train_images = images('train').first(settings.images)
+        self.test_images = images('test').first(settings.images)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -125,42 +148,50 @@ class Unit:
         methods: Sequence[str] = METHODS,
         scopes: Sequence[str] = SCOPES,
         is_wanted: Callable[[], bool] = lambda: True,
+        measures: Sequence[str] = tuple(MEASURES),
     ) -> None:
-        """Measure the rows that are missing, and write the file after each.
+        """Measure what is missing, and write the file after each row.
 
         Args:
             methods: Some of ``METHODS``.
             scopes: Some of ``SCOPES``, of criteria.
             is_wanted: Whether to go on; asked before every row.
+            measures: Some of ``MEASURES``; others can be added to the same rows later.
         """
-        done = set(map(key_of, self.rows))
-        for key in keys(self.settings, methods, scopes):
-            if key in done:
+        rows = {key_of(row): row for row in self.rows}
+        for key in keys(self.settings, methods, scopes, self.name):
+            row = rows.get(key, {})
+            missing = [m for m in self.settings.of(key.program) if m in measures and m not in row]
+            if not missing:
                 continue
             if not is_wanted():
                 return
             start = time.monotonic()
-            row = {**asdict(key), **self.measured(self.network_of(key))}
-            self.rows.append({**row, 'seconds': round(time.monotonic() - start, 2)})
+            found = self.measured(self.network_of(key), missing)
+            if not row:
+                row.update(asdict(key), seconds=0.0)
+                self.rows.append(row)
+            seconds = round(row['seconds'] + time.monotonic() - start, 2)
+            row.update(found, seconds=seconds)
             with atomic_path(self.path) as unfinished:
                 unfinished.write_text(json.dumps(self.content, indent=1) + '\n', encoding='utf-8')
 
     # -- rows --------------------------------------------------------------------------
 
-    def network_of(self, key: Key) -> nn.Module:
+    def network_of(self, key: Key) -> Cut:
         """The network of a row, not finetuned."""
         if key.method == UNPRUNED:
-            return self.plain
+            return Cut(self.plain)
         if key.method == AUTOSLIM:
-            return self.found[self.settings.targets.index(key.target)]
+            return Cut(self.found[self.settings.targets.index(key.target)])
         if key.method == SLIMMING:
-            return self._slimmed(key)
+            return Cut(self._slimmed(key))
         (criterion,) = (c for c in CRITERIA if c.name == key.method)
         return self._by_criterion(key, criterion)
 
-    def _by_criterion(self, key: Key, criterion: Criterion) -> nn.Module:
+    def _by_criterion(self, key: Key, criterion: Criterion) -> Cut:
         if key.program == THEIRS:
-            return self.peer.pruned(criterion, key.scope, key.target * self.full_macs)
+            return Cut(self.peer.pruned(criterion, key.scope, key.target * self.full_macs))
         config = dict(criterion.ours)
         if config['type'] == 'RandomImportance':
             config['seed'] = self.seed
@@ -172,28 +203,55 @@ class Unit:
         return ours.slimmed(self.with_penalty, self._budget(key))
 
     def _budget(self, key: Key) -> float:
-        """Multiply-adds that mmprune may use: those of Torch-Pruning's network, if there is one."""
+        """Multiply-adds that mmprune may use: those of Torch-Pruning's network, if there is one.
+
+        One that could not be cut down to the target is no measure.
+        """
+        target = key.target * self.full_macs
         beside = replace(key, method=BESIDE.get(key.method, key.method), program=THEIRS)
         for row in self.rows:
-            if key_of(row) == beside:
+            if key_of(row) == beside and row['macs'] < TOO_LARGE * target:
                 return row['macs']
-        return key.target * self.full_macs
+        return target
 
-    def measured(self, network: nn.Module) -> dict[str, Any]:
+    def measured(self, cut: Cut, measures: Sequence[str]) -> dict[str, Any]:
         """Cost and accuracies, the latter in percent of the test images."""
-        recalibrated = copy.deepcopy(network).eval()
-        inputs = [pixels(recalibrated, images) for images, _ in self.seen]
-        recalibrate_norm_statistics(recalibrated, inputs)
-        finetuned = copy.deepcopy(network)
-        s = self.settings
-        train(finetuned, self.train_images, s.finetune, s.finetune_lr, self.seed + 1)
-        return {
-            'macs': count_macs(network),
-            'params': count_params(network),
-            'pruned': accuracy(network, self.test_images),
-            'recalibrated': accuracy(recalibrated, self.test_images),
-            'finetuned': accuracy(finetuned, self.test_images),
+        network = cut.network.eval()
+        found = {'macs': count_macs(network), 'params': count_params(network)}
+        made = {
+            'pruned': lambda: network,
+            'recalibrated': lambda: self._recalibrated(network),
+            'compensated': lambda: self._compensated(cut),
+            'finetuned': lambda: self._finetuned(self._compensated(cut)),
+            'taught': lambda: self._finetuned(self._compensated(cut), self.plain),
         }
+        return {**found, **{m: accuracy(made[m](), self.test_images) for m in measures}}
+
+    def _recalibrated(self, network: nn.Module) -> nn.Module:
+        fresh = copy.deepcopy(network)
+        recalibrate_norm_statistics(fresh, [pixels(fresh, images) for images, _ in self.seen])
+        return fresh
+
+    def _compensated(self, cut: Cut) -> nn.Module:
+        """A copy that is compensated, if that is measured and something was cut by a config."""
+        fresh = copy.deepcopy(cut.network)
+        if cut.channel_cfg is not None and 'compensated' in self.settings.measures:
+            inputs = [pixels(fresh, images) for images, _ in self.seen]
+            compensate(self.plain, fresh, cut.channel_cfg, inputs)
+        return fresh
+
+    def _finetuned(self, network: nn.Module, teacher: nn.Module | None = None) -> nn.Module:
+        s = self.settings
+        train(
+            network,
+            self.train_images,
+            s.finetune,
+            s.finetune_lr,
+            self.seed + 1,
+            optimizer=s.optimizer,
+            teacher=teacher,
+        )
+        return network
 
     # -- what the rows begin with, made when it is first needed ------------------------
 
@@ -250,7 +308,7 @@ class Unit:
 
     def _train(self, network: nn.Module) -> nn.Module:
         s = self.settings
-        train(network, self.train_images, s.epochs, s.lr, self.seed)
+        train(network, self.train_images, s.epochs, s.lr, self.seed, optimizer=s.optimizer)
         return network
 
     def _trained(
@@ -268,9 +326,12 @@ class Unit:
 
 
 def keys(
-    settings: Settings, methods: Sequence[str] = METHODS, scopes: Sequence[str] = SCOPES
+    settings: Settings,
+    methods: Sequence[str] = METHODS,
+    scopes: Sequence[str] = SCOPES,
+    name: str = 'resnet',
 ) -> Iterator[Key]:
-    """All rows, that of the unpruned network first, Torch-Pruning's before mmprune's."""
+    """All rows of a network, the unpruned one first, Torch-Pruning's before mmprune's."""
     yield Key(UNPRUNED, '', 1.0, OURS)
     programs = (THEIRS, OURS) if settings.with_peer else (OURS,)
     for criterion in CRITERIA:
@@ -279,12 +340,30 @@ def keys(
         for scope, target, program in product(scopes, settings.targets, programs):
             if program == OURS or criterion.theirs is not None:
                 yield Key(criterion.name, scope, target, program)
+    if NETWORKS[name].data != 'digits':  # the others have trainings of their own
+        return
     if SLIMMING in methods:
         for target, program in product(settings.targets, programs):
             yield Key(SLIMMING, 'global', target, program)
     if AUTOSLIM in methods:
         for target in settings.targets:
             yield Key(AUTOSLIM, '', target, OURS)
+
+
+def settings_of(name: str, with_peer: bool, quick: bool = False) -> Settings:
+    """What the numbers of a network depend on."""
+    recipe = NETWORKS[name]
+    found = Settings(
+        epochs=recipe.epochs,
+        lr=recipe.lr,
+        finetune_lr=recipe.finetune_lr,
+        optimizer=recipe.optimizer,
+        width=recipe.width,
+        with_peer=with_peer,
+    )
+    if recipe.data == 'mnist':
+        found = replace(found, targets=(0.5, 0.25, 0.15), measures=tuple(MEASURES))
+    return replace(found, epochs=0.5, finetune=0.5, width=8, images=128) if quick else found
 
 
 def key_of(row: Mapping[str, Any]) -> Key:

@@ -18,12 +18,13 @@ and that of subclasses; or by any name, which ``demo_input=dict(type=...)`` of a
 
 from mmprune.models.demo_inputs.classifiers import of_classifier
 from mmprune.models.demo_inputs.configured import ConfiguredInput
-from mmprune.models.demo_inputs.detectors import of_detector
+from mmprune.models.demo_inputs.detectors import exported, of_detector
 from mmprune.models.demo_inputs.poses import of_pose_estimator
 from mmprune.models.demo_inputs.segmentors import of_segmentor
 
 __all__ = [
     'ConfiguredInput',
+    'exported',
     'of_classifier',
     'of_detector',
     'of_pose_estimator',

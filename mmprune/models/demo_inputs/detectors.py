@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 
 from mmprune.models.demo_inputs.metainfo import classes_of, image_metainfo, random_boxes
 from mmprune.registry import DEMO_INPUTS
+from mmprune.trace.roads import Road
 
 _OBJECTS, _PROPOSALS = 3, 8
 _FINDER = 'rpn_head'
@@ -20,13 +22,17 @@ _FINDER = 'rpn_head'
 @DEMO_INPUTS.register_module(name='BaseDetector')
 def of_detector(
     model: nn.Module, images: torch.Tensor, mode: str
-) -> Mapping[str, Any] | Callable[[nn.Module], Any]:
+) -> Mapping[str, Any] | Callable[[nn.Module], Any] | None:
     """Images with a few objects each: boxes, labels, masks and a map of classes.
+
+    Detectors of one stage give what is dense from the images alone.
 
     What NMS and top-k pick for the second stage is no function of channels that a comparison
     could stand on, so that the heads of a two-stage detector get the same proposals always. Its
     outputs are those of its first stage, with those of its heads or the losses.
     """
+    if mode == 'tensor' and any(k.__name__ == 'SingleStageDetector' for k in type(model).__mro__):
+        return None
     keywords = dict(inputs=images, data_samples=_samples(model, images), mode=mode)
     if not any(hasattr(part, 'predict_by_feat') for part in _finders(model)):
         return keywords
@@ -37,6 +43,20 @@ def of_detector(
         return found, outputs
 
     return on_fixed_proposals
+
+
+def exported(model: nn.Module, road: Road) -> Road:
+    """What an ONNX file can hold of a road: of a detector of two stages, the first one.
+
+    RoI pooling is an operation of a compiled extension, which no exporter looks into.
+    """
+    if not _finders(model):
+        return road
+
+    def first_stage(model: nn.Module, images: torch.Tensor) -> Callable[[Any], Any]:
+        return lambda network: network.rpn_head(network.extract_feat(images))
+
+    return replace(road, pack=first_stage)
 
 
 @contextmanager
