@@ -25,7 +25,7 @@ from mmprune.bench.accuracy.report import (
     markdown,
     verdict,
 )
-from mmprune.bench.accuracy.training import accuracy, batches, loss_of, shifted, train
+from mmprune.bench.accuracy.training import accuracy, batches, shifted, train
 from mmprune.bench.accuracy.unit import (
     AUTOSLIM,
     METHODS,

@@ -9,9 +9,9 @@ from mmprune.errors import exit_on_input_error
 
 EPILOG = """\
 Small networks are trained on the digits and on MNIST from each seed, and pruned to shares of their
-multiply-adds by each criterion, on the digits by network slimming and by AutoSlim with a search
-too; by Torch-Pruning as well, where it is installed. Accuracy is measured right after pruning, with
-norm statistics computed anew, and after finetuning; on MNIST also compensated, and finetuned with the
+multiply-adds by each criterion, on the digits by network slimming and AutoSlim with a search too;
+by Torch-Pruning as well, where it is installed. Accuracy is measured right after pruning, with norm
+statistics computed anew, and after finetuning; on MNIST also compensated, and finetuned with the
 unpruned network as a teacher. docs/accuracy.md says how to read the tables.
 
 A run that was stopped goes on where it was: give the same command again.

@@ -39,13 +39,16 @@ def write_talk_plot(
     from matplotlib.figure import Figure
 
     networks = list(dict.fromkeys(row.network for row in rows))
-    figure = Figure(figsize=(4.2 * len(networks), 3.8), layout='constrained')
+    figure = Figure(figsize=(4.6 * len(networks), 4.4), layout='constrained')
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
     for at, network in zip(axes, networks, strict=True):
         full = unpruned(contents, network)['pruned'].mean
         at.axhline(full, color='black', linewidth=1)
-        at.text(50, full + 1.5, f'unpruned: {full:.1f} %', ha='right', fontsize=9)
+        at.text(
+            0.98, full + 1, f'unpruned: {full:.1f} %', ha='right', fontsize=9,
+            transform=at.get_yaxis_transform(),
+        )  # fmt: skip
         own = sorted((row for row in rows if row.network == network), key=lambda row: row.target)
         for program, measure, label, colour, form in LINES:
             found = [(100 * r.target, r.figures[program][measure]) for r in own
@@ -63,7 +66,8 @@ def write_talk_plot(
         at.set_ylim(0, 106)
         at.grid(alpha=0.3)
     axes[0].set_ylabel('MNIST, % right')
-    axes[0].legend(loc='lower left', fontsize=9)
+    lines, labels = axes[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc='outside lower center', ncols=2, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as unfinished:
         figure.savefig(unfinished, dpi=130)
