@@ -111,6 +111,13 @@ OPTIONAL = (
         "pip install 'optuna>=4.0' (mmprune's extra `search`)",
     ),
     Dependency(
+        'cmaes',
+        ('cmaes',),
+        '',
+        "Optuna's CmaEsSampler is made of it",
+        "pip install cmaes (mmprune's extra `search`)",
+    ),
+    Dependency(
         'onnx',
         ('onnx',),
         '',

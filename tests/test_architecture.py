@@ -189,7 +189,7 @@ CONTENTS = {
     'IMPORTANCE': """
         APoZImportance ActivationImportance BNScaleImportance FPGMImportance GroupFisherImportance
         HessianImportance L1Importance L2Importance LAMPImportance LpImportance RandomImportance
-        TaylorImportance VarianceImportance
+        ResidualImportance TaylorImportance VarianceImportance
     """,
     'COMPENSATIONS': 'LeastSquares MeanFolding',
     'MODELS': """
@@ -197,7 +197,7 @@ CONTENTS = {
         L2Loss MobileNetV1 SelfDistiller YOLOv5
     """,
     'MODEL_WRAPPERS': 'AutoSlimDDP',
-    'LOOPS': 'EvolutionSearchLoop GreedySearchLoop',
+    'LOOPS': 'EvolutionSearchLoop GreedySearchLoop OptunaSearchLoop SearchLoop',
     'HOOKS': 'GroupLasso GrowingPenalty IterativePruning ProgressBarHook ScaleL1 SlimmingPenalty',
     'DATASETS': 'Digits',
 }

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from exactness import IMAGE, assert_exact, conv, prepare
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from toys_sampled import GeometricMean
 
 from mmprune.trace import TraceError, trace
 
@@ -199,3 +200,8 @@ def test_outputs_that_are_parameters_are_pinned():
 def test_models_without_a_graph_are_refused(forward, message):
     with pytest.raises(TraceError, match=message):
         trace(Branch(forward).double(), IMAGE)
+
+
+def test_what_a_function_of_autograd_does_inside_has_not_left_the_graph():
+    model = GeometricMean().double()
+    assert not trace(model, torch.randn(2, 3, 8, 8, dtype=torch.float64)).escapes

@@ -165,3 +165,29 @@ def test_what_stands_beside_the_channels_may_be_replaced():
     pruner.set_subnet(scattered(pruner))
     model.head = Adapter(model.head)
     model(IMAGES)
+
+
+class Wrapper(nn.Module):
+    """Runs another module, as compiled and checkpointed ones are run."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize('place', ['body', 'mixer'])
+def test_a_wrapper_changes_nothing(place):
+    model, pruner = prepared(nn.BatchNorm2d)
+    pruner.set_subnet(scattered(pruner))
+    small = outputs_of(model, IMAGES)
+    setattr(model, place, Wrapper(getattr(model, place)))
+    assert pruner.supernet.execution.places.changed() == []
+    torch.testing.assert_close(outputs_of(model, IMAGES), small)
+    pruner.set_max_channel()
+    assert not torch.equal(outputs_of(model, IMAGES)[0], small[0])
+    setattr(model, place, Wrapper(nn.Sequential(getattr(model, place), nn.Linear(2, 2))))
+    with pytest.raises(SubnetError, match=f"'{place}"):
+        pruner.set_max_channel()

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mmcls.models.backbones.mobileone import MobileOneBlock
 from mmcls.models.backbones.repvgg import RepVGGBlock
 from randomised import randomise, scattered
 from torch import nn
 
 from mmprune.registry import PRUNERS
+from mmprune.testing import check_network
 
 
 def prepared(model, data, **kwargs):
@@ -167,3 +169,30 @@ def test_torch_multihead_attention_loses_whole_heads():
     assert deployed.attention.num_heads < 3
     assert deployed.attention.embed_dim == 4 * deployed.attention.num_heads
     assert deployed.embed.out_features == deployed.attention.embed_dim
+
+
+class Named(nn.Module):
+    """Gives all that it computes with by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (
+            nn.Conv2d(3, 8, 1),
+            nn.Conv2d(8, 8, 3, groups=8, bias=False),
+            nn.Conv2d(8, 4, 1),
+        )
+
+    def forward(self, x):
+        x = self.a(x)
+        batch, channels, *_ = x.shape
+        x = F.conv2d(input=x, weight=self.b.weight, groups=channels)
+        kernels = F.adaptive_avg_pool2d(input=x, output_size=3).reshape(batch * channels, 1, 3, 3)
+        x = torch.reshape(input=x, shape=(1, batch * channels, *x.shape[2:]))
+        x = F.conv2d(input=x, weight=kernels, groups=batch * channels)
+        x = torch.unflatten(input=x, dim=1, sizes=(batch, channels))[0]
+        return self.c(torch.narrow(input=x, dim=3, start=0, length=4))
+
+
+def test_arguments_may_be_given_by_name():
+    found = check_network(Named(), torch.randn(2, 3, 8, 8), subnets=1)
+    assert found.groups == {'a': 8}

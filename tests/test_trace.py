@@ -28,9 +28,7 @@ ALIASES = """
     CudnnBatchNormBackward0 PreluKernelBackward0 ScaledDotProductFlashAttentionBackward0
     ScaledDotProductEfficientAttentionBackward0 ScaledDotProductFlashAttentionForCpuBackward0
 """
-NOT_ELEMENTWISE = (
-    'CumsumBackward0 CumprodBackward0 MedianBackward1 FlashBackward0 UnheardOfBackward3'
-)
+NOT_ELEMENTWISE = 'CumsumBackward0 CumprodBackward0 MedianBackward1 UnheardOfBackward3'
 
 
 # -- reading ---------------------------------------------------------------------------

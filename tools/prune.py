@@ -2,7 +2,7 @@
 
 import argparse
 
-from mmprune.commands.command_line import add_cfg_options, parse_number
+from mmprune.commands.command_line import add_cfg_options, parse_number, parse_ratio
 from mmprune.commands.prune import prune
 from mmprune.commands.prune_options import PruneOptions
 from mmprune.errors import exit_on_input_error
@@ -47,7 +47,11 @@ def parse_args() -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='what the small network may cost: macs, params; up to 1 as a share of the full one',
     )
-    target.add_argument('--ratio', type=float, help='share of the channels to keep')
+    target.add_argument(
+        '--ratio',
+        type=parse_ratio,
+        help='share of the channels to keep, or a file of shares that tools/sensitivity.py wrote',
+    )
     parser.add_argument(
         '--importance', metavar='NAME', help='what matters: L1, Taylor, ...: docs/criteria.md'
     )

@@ -33,3 +33,6 @@ model = dict(
 )
 load_from = 'pruned/deployed.pth'
 optim_wrapper = dict(optimizer=dict(lr=0.02))
+param_scheduler = [
+    dict(type='CosineAnnealingLR', by_epoch=True, end=20, eta_min=0, convert_to_iter_based=True)
+]

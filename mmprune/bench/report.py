@@ -80,9 +80,10 @@ def about(content: Mapping[str, Any]) -> str:
     middle = f'{spreads[len(spreads) // 2]:.1%}' if spreads else 'unknown'
     return (
         f'{device["name"]}{threads}, {device["system"]}; {listed}; {content["date"]}, '
-        f'{content["seconds"]:.0f} s, load average {content["load"]:.1f} before it. Medians of '
-        f'passes that take turns; half the distance of their quartiles is {middle} of the median '
-        f'for the middle row. Kept channels: {content["options"]["kept"]}.'
+        f'{content["seconds"]:.0f} s, load average {content["load"]:.1f} before it. Medians (of '
+        'preparing and the whole job the fastest) of passes that take turns; half the distance of '
+        f'their quartiles is {middle} of the median for the middle row. Kept channels: '
+        f'{content["options"]["kept"]}.'
     )
 
 

@@ -306,9 +306,10 @@ class LabelBook:
         """Note the dims that ``value`` has; the first is the batch, unless of a weight."""
         if self.is_draft or not (own or value.factors):
             return
+        varying = {dim for factor in value.factors for dim in axes_of(factor)}
         for dim in range(0 if is_weight else 1, len(value.shape)):
-            factors = tuple(value.along(dim))
-            if factors or own:
+            if own or dim in varying:
+                factors = tuple(value.along(dim))
                 self.sizes.append(Size(module, value.shape, factors, dim, own))
 
     def know_size(self, name: str, index: int | None, size: Size) -> None:

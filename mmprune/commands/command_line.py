@@ -29,6 +29,14 @@ def parse_number(text: str) -> tuple[str, float]:
         raise argparse.ArgumentTypeError(f'{text!r} is not KEY=NUMBER, such as macs=0.5') from None
 
 
+def parse_ratio(text: str) -> float | str:
+    """Read a number, or the name of a file, for ``type=`` of an option."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def parse_launched(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Add the options of a tool that may be started as one of several processes, and parse.
 

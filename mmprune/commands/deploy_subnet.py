@@ -34,8 +34,8 @@ def deploy_subnet(
     files appear at once at the end: if anything fails, none does.
 
     Args:
-        config: A config with an AutoSlim model.
-        checkpoint: The supernet's checkpoint.
+        config: A config with an AutoSlim model, or with any that was searched.
+        checkpoint: The supernet's checkpoint, or the plain network's.
         channel_cfg: The channel config of the subnet.
         out_dir: Where the files go; by default ``deployed_<channel config>`` next
             to the checkpoint. Files of an earlier deployment are replaced.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
@@ -16,17 +17,20 @@ from mmprune.missing_data import data_named
 
 
 @torch.no_grad()
-def metrics_of(model: BaseModel, cfg: Config) -> dict[str, float]:
+def metrics_of(
+    model: BaseModel, cfg: Config, parts: Sequence[str] = ('test', 'val')
+) -> dict[str, float]:
     """What the config's evaluator says about a model on the test data, or on the validation data.
 
     Args:
         model: Any model of mmengine, on the device where it is to run; put into eval mode.
         cfg: With ``test_dataloader`` and ``test_evaluator``, or those of ``val``.
+        parts: Which of the two is looked for first.
 
     Returns:
         The metrics by name; none if the config has no evaluator.
     """
-    for part in ('test', 'val'):
+    for part in parts:
         dataloader, evaluator = cfg.get(f'{part}_dataloader'), cfg.get(f'{part}_evaluator')
         if dataloader and evaluator:
             break

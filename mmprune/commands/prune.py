@@ -76,7 +76,8 @@ def prune(
     if plans is not None:
         carry_out(algorithm.pruner, plans, str(cfg.filename))
     else:
-        _prune_by_importance(algorithm.pruner, cfg)
+        let_importance_see(algorithm.pruner, cfg)
+        algorithm.pruner.prune()
     change = compensation_of(algorithm, cfg)
     recalibrate_unless(change, algorithm, cfg)
     folder = Path(out_dir or Path(checkpoint).parent / 'pruned')
@@ -128,8 +129,12 @@ def carry_out(pruner: StructurePruner, plans: str | Sequence[Mapping[str, Any]],
     plan.execute()
 
 
-def _prune_by_importance(pruner: StructurePruner, cfg: Config) -> None:
-    """Let an importance see data if it wants to, and prune to the ratio or the budget."""
+def let_importance_see(pruner: StructurePruner, cfg: Config) -> None:
+    """Show an importance that looks at data the training images of a config.
+
+    Raises:
+        InputError: The pruner is none by importance.
+    """
     if not isinstance(pruner, ImportancePruner):
         raise InputError(
             f'{cfg.filename}: pruning needs model.pruner=dict(type="ImportancePruner", ...), not a '
@@ -139,4 +144,3 @@ def _prune_by_importance(pruner: StructurePruner, cfg: Config) -> None:
         images = Recalibration(**{'num_batches': 8, **cfg.get('prune_cfg', {}).get('collect', {})})
         seen = pruner.collect(calibration_batches(cfg, images), training_loss)
         print_log(f'{type(pruner.importance).__name__} has seen {seen} batches', logger='current')
-    pruner.prune()

@@ -29,7 +29,7 @@ class PruneOptions:
 
     Attributes:
         budget: Limits by name, as ``ImportancePruner`` takes them.
-        ratio: Share of the channels to keep.
+        ratio: Share of the channels to keep, or a file of shares.
         importance: Name of a criterion, such as ``'Taylor'``.
         scope: Which scores are compared, see ``ImportancePruner``.
         keep: Layers whose outputs stay, added to the config's ``except_start_keys``.
@@ -38,7 +38,7 @@ class PruneOptions:
     """
 
     budget: Mapping[str, float] | None = None
-    ratio: float | None = None
+    ratio: float | str | None = None
     importance: str | None = None
     scope: str | None = None
     keep: Sequence[str] = ()

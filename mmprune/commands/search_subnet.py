@@ -71,6 +71,9 @@ def search_subnet(
     chosen = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}_search'
     cfg.work_dir = str(Path(chosen).expanduser().resolve())
     cfg.load_from, cfg.resume = None, False
+    if cfg.get('train_dataloader'):  # without the others a Runner refuses its images
+        cfg.setdefault('train_cfg', dict(by_epoch=True, max_epochs=1))
+        cfg.setdefault('optim_wrapper', dict(optimizer=dict(type='SGD', lr=0.01)))
     read_checkpoint(checkpoint)
     cfg = searchable_config(cfg)
     runner = build_runner(cfg, launcher)

@@ -93,7 +93,8 @@ def built_method(method: str | Mapping[str, Any] | Compensation) -> Compensation
     """
     if isinstance(method, Compensation):
         return method
-    return COMPENSATIONS.build(dict(type=method) if isinstance(method, str) else dict(method))
+    config = dict(type=method) if isinstance(method, str) else dict(method)
+    return COMPENSATIONS.build({'_scope_': 'mmprune', **config})
 
 
 def run_inputs(model: nn.Module, batch: Any) -> Any:

@@ -1,7 +1,8 @@
 """Which modules of a network are others than when it was prepared.
 
 What runs networks replaces modules of theirs: mmengine's runner does so with norms, and fusing,
-quantisation and adapters with more.
+quantisation and adapters with more. A wrapper around a module (``torch.compile``, checkpointing)
+changes nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -24,10 +26,12 @@ class Places:
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self.modules = modules
         self._made_of = [(type(module), _present(module)) for module in modules.values()]
+        self._wrappers: dict[str, nn.Module] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Places:
         copied = memo[id(self)] = object.__new__(type(self))
         copied.modules, copied._made_of = copy.deepcopy(self.modules, memo), self._made_of
+        copied._wrappers = {}
         return copied
 
     @cached_property
@@ -42,15 +46,27 @@ class Places:
 
     def changed(self) -> list[str]:
         """The modules that are others now, or have got or lost parameters."""
-        return [
+        different = [
             name
             for name, (children, local, module), (kind, present) in zip(
                 self.modules, self._stand, self._made_of, strict=True
             )
-            if children.get(local) is not module
+            if children.get(local) is not self._wrappers.get(name, module)
             or type(module) is not kind
             or _present(module) != present
         ]
+        return [name for name in different if not self._is_wrapped(name)]
+
+    def _is_wrapped(self, name: str) -> bool:
+        """Whether there is a wrapper around a module, which has no tensors of its own."""
+        module, (owner, _, local) = self.modules[name], name.rpartition('.')
+        now = self.modules[owner]._modules.get(local) if name else None
+        if now is None or now is module or module not in set(now.modules()):
+            return False
+        if {*map(id, _tensors(now))} != {*map(id, _tensors(module))}:
+            return False
+        self._wrappers[name] = now
+        return True
 
     def kind(self, name: str) -> type:
         """The class that a module was of."""
@@ -59,3 +75,7 @@ class Places:
 
 def _present(module: nn.Module) -> list[str]:
     return [name for name, tensor in module._parameters.items() if tensor is not None]
+
+
+def _tensors(module: nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(), *module.buffers()]

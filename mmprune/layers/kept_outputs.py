@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mmprune.registry import SLICERS
-from mmprune.trace.walk import places_of_modules
+from mmprune.trace.walk import forget_walks, places_of_modules
 
 PLACES = re.compile(r'kept_along_(\d)')
 """Name of the buffer with the numbers of the kept channels, which lie along that dim."""
@@ -112,6 +112,8 @@ def put_back(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
     for name, module in modules.items():
         owner, _, local = name.rpartition('.')
         model.get_submodule(owner)._modules[local] = module
+    if modules:
+        forget_walks()
 
 
 def outputs_whole(model: nn.Module) -> dict[str, nn.Module]:

@@ -6,7 +6,7 @@ from mmprune.models.channel_list_model import channel_list_model
 from mmprune.models.deployed import deployed_model
 from mmprune.models.distilled import distilled_model
 from mmprune.models.distillers import SelfDistiller
-from mmprune.models.kept_outputs import kept_by_config
+from mmprune.models.kept_channels import kept_by_config
 from mmprune.models.losses import ChannelWiseDivergence, KLDivergence, L2Loss
 from mmprune.models.mobilenet_v1 import MobileNetV1
 from mmprune.models.norm_statistics import kept_norm_statistics, recalibrate_norm_statistics

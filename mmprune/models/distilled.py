@@ -21,7 +21,7 @@ from mmprune.errors import InputError
 from mmprune.models.algorithm import load_network
 from mmprune.models.deployed import without_pretrained
 from mmprune.models.distillers import SelfDistiller
-from mmprune.models.kept_outputs import Kept, kept_by_config
+from mmprune.models.kept_channels import Kept, kept_by_config
 from mmprune.randomness import seeded
 from mmprune.registry import MODELS
 from mmprune.trace import Road

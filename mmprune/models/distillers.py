@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmprune.errors import InputError, nearest
-from mmprune.models.kept_outputs import Kept
+from mmprune.models.kept_channels import Kept
 from mmprune.registry import MODELS
 from mmprune.trace.calls import tensors_in
 
@@ -55,7 +55,7 @@ class SelfDistiller(nn.Module):
         self.losses = nn.ModuleDict()
         self.components = [self._build(deepcopy(dict(component))) for component in components]
         self._outputs: dict[tuple[str, str], list[Tensor]] = {}
-        self._left_out: set[str] = set()
+        self._left_out: dict[Component, str] = {}
 
     def _build(self, component: dict[str, Any]) -> Component:
         pair = {key: component.get(key) for key in ('student_module', 'teacher_module')}
@@ -137,7 +137,7 @@ class SelfDistiller(nn.Module):
         Args:
             kept: Which channels of the teacher's tensors the student has, by module of the
                 teacher's; the others are not compared. Tensors that have other shapes
-                all the same are left out, which is said once.
+                all the same are left out, which is said once for each component.
 
         Raises:
             InputError: If a module did not run or put out other numbers of tensors on the two
@@ -152,7 +152,7 @@ class SelfDistiller(nn.Module):
         if not losses:
             raise InputError(
                 'SelfDistiller: nothing can be compared: '
-                + '; '.join(sorted(self._left_out))
+                + '; '.join(self._left_out.values())
                 + '. Name modules with as many channels on both sides, or give the channel config '
                 'by which the student was cut from the teacher'
             )
@@ -203,16 +203,17 @@ class SelfDistiller(nn.Module):
                 yield None
 
     def _leave_out(self, component: Component, student: Tensor, teacher: Tensor) -> None:
-        """Say once that a pair is not compared."""
+        """Say once that something of a component is not compared."""
+        if component in self._left_out:
+            return
         shapes = [tuple(tensor.shape[1:]) for tensor in (student, teacher)]
         text = (
             f'{component.student_module} gives {shapes[0]} per sample as the student, '
             f'{component.teacher_module} {shapes[1]} as the teacher'
         )
-        if text not in self._left_out:
-            self._left_out.add(text)
-            message = f'SelfDistiller leaves out what it cannot compare: {text}.'
-            print_log(message, 'current', logging.WARNING)
+        self._left_out[component] = text
+        message = f'SelfDistiller leaves out what it cannot compare: {text}.'
+        print_log(message, 'current', logging.WARNING)
 
     def clear(self) -> None:
         """Forget the recorded outputs, which would keep a graph alive."""

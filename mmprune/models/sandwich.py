@@ -10,7 +10,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from mmprune.models.distillers import SelfDistiller
-from mmprune.models.kept_outputs import kept_outputs
+from mmprune.models.kept_channels import kept_channels
 from mmprune.models.norm_statistics import kept_norm_statistics
 
 # The mode in which AutoSlim.forward computes the losses of labelled data inside a step.
@@ -115,7 +115,7 @@ def _losses(
         model(**batch, mode='tensor')
     supernet = algorithm.pruner.supernet
     return distiller.loss(
-        kept_outputs(supernet.labelling, supernet.alive, distiller.teacher_modules)
+        kept_channels(supernet.labelling, supernet.alive, distiller.teacher_modules)
     )
 
 

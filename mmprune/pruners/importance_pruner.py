@@ -27,7 +27,7 @@ from mmprune.pruners.budget import (
     use_up,
     warn_if_far,
 )
-from mmprune.pruners.patterns import checked_ratios, first_patterns
+from mmprune.pruners.patterns import Ratio, checked_ratios, first_patterns
 from mmprune.pruners.removal import RankedGroup, RemovalOrder
 from mmprune.pruners.rounding import select_rounded
 from mmprune.pruners.structure_pruner import StructurePruner
@@ -57,7 +57,8 @@ class ImportancePruner(StructurePruner):
             layer names: ``{'backbone.layer1.*': 0.75, '*': 0.5}``. The first pattern that
             matches a layer whose outputs a group holds is the group's; groups that none matches
             stay whole. ``*`` stands for anything; a pattern that begins with ``re:`` is a regular
-            expression for the whole name. Give this or ``budget``.
+            expression for the whole name. Or a JSON file of such shares, as
+            ``tools/sensitivity.py`` writes. Give this or ``budget``.
         budget: Upper limits: ``dict(macs=..., params=..., latency=...)``, one or more. Up to
             1 they are shares of the full network's costs, above 1 numbers. The result costs at
             most as much, and at least 1 % less of the tightest limit where widths allow it.
@@ -88,7 +89,7 @@ class ImportancePruner(StructurePruner):
 
     def __init__(
         self,
-        ratio: float | Mapping[str, float] | None = None,
+        ratio: Ratio | None = None,
         budget: Mapping[str, float] | None = None,
         scope: str = 'global',
         score_per: str | None = None,

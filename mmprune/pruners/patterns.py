@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from mmprune.channels import ChannelGroup
 from mmprune.errors import InputError
@@ -13,17 +16,23 @@ REGULAR = 're:'
 """How a pattern begins that is a regular expression."""
 
 
-def checked_ratios(ratio: float | Mapping[str, float], max_removed: float) -> dict[str, float]:
+Ratio = float | Mapping[str, float] | str | os.PathLike[str]
+"""One share for all groups, shares by pattern, or a JSON file of those."""
+
+
+def checked_ratios(ratio: Ratio, max_removed: float) -> dict[str, float]:
     """Shares of channels to keep by pattern, from what a config gives.
 
     Args:
-        ratio: One share for all groups, or shares by pattern.
+        ratio: See ``Ratio``.
         max_removed: The highest share that a group may lose.
 
     Raises:
-        InputError: A share is not above 0 and at most 1 or removes more than ``max_removed``, or
-            a pattern is no regular expression.
+        InputError: A file cannot be read, a share is not above 0 and at most 1 or removes more
+            than ``max_removed``, or a pattern is no regular expression.
     """
+    if isinstance(ratio, str | os.PathLike):
+        ratio = _read(Path(ratio))
     ratios = dict(ratio) if isinstance(ratio, Mapping) else {'*': ratio}
     if not ratios:
         raise InputError('ratio has no patterns')
@@ -47,6 +56,16 @@ def checked_ratios(ratio: float | Mapping[str, float], max_removed: float) -> di
             except re.error as error:
                 raise InputError(f'ratio: {pattern!r} is no regular expression: {error}') from error
     return ratios
+
+
+def _read(path: Path) -> Mapping[str, float]:
+    try:
+        found = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise InputError(f'{path}: is no file of ratios ({error})') from error
+    if not isinstance(found, Mapping):
+        raise InputError(f'{path}: is no file of ratios: it has no shares by layer')
+    return found
 
 
 def matches(pattern: str, name: str) -> bool:

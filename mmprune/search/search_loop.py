@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict, dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -259,7 +260,7 @@ class SearchLoop(ValLoop):
         return {
             name: float(value)
             for name, value in metrics.items()
-            if isinstance(value, int | float) and not math.isnan(value)
+            if isinstance(value, Real | Tensor) and not math.isnan(value)
         }
 
     def _compared(self, metrics: Mapping[str, float]) -> float | None:

@@ -108,9 +108,18 @@ class EscapeRecorder(TorchFunctionMode):
                 self._starts.append(start)
                 shapes = tuple(tuple(t.shape) for t in constants)
                 self._spans.append((torch.autograd._get_sequence_nr(), shapes))
-            if producers and (name in _TO_PYTHON or not all(differentiable)):
+            is_seen = all(differentiable) or self._is_in_function()
+            if producers and (name in _TO_PYTHON or not is_seen):
                 self._note_detached(name, given, made, _edges(producers))
         return result
+
+    def _is_in_function(self) -> bool:
+        """Whether a function of autograd is running, which is a node of the graph by itself.
+
+        Nobody else has turned gradients off, if a trace keeps them on.
+        """
+        keeps_on = torch._C._set_grad_enabled in self.stand_ins
+        return keeps_on and not (torch.is_grad_enabled() or torch.is_inference_mode_enabled())
 
     def _note_detached(
         self,

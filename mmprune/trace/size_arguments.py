@@ -197,6 +197,8 @@ SIZES = (Tensor.shape.__get__, Tensor.size)  # type: ignore[attr-defined]
 
 def watch(log: NumberLog, func: Any, args: tuple, kwargs: Kwargs, result: Any) -> Any:
     """Note the numbers that a call was given; what the call gives instead of ``result``."""
+    if not args:
+        args, kwargs = _by_place(kwargs)
     if func in SIZES:
         return _size(log, args, kwargs, result)
     if func in FILLERS:
@@ -209,6 +211,14 @@ def watch(log: NumberLog, func: Any, args: tuple, kwargs: Kwargs, result: Any) -
             if isinstance(value, Number):
                 log.note_scale(value)
     return result
+
+
+def _by_place(kwargs: Kwargs) -> tuple[tuple, Kwargs]:
+    """The first argument, given by its name, as if it were given by its place."""
+    name = next((name for name in ('input', 'tensor') if name in kwargs), None)
+    if name is None:
+        return (), kwargs
+    return (kwargs[name],), {key: value for key, value in kwargs.items() if key != name}
 
 
 def _size(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> Any:

@@ -73,6 +73,11 @@ TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
             'model.auxiliary_head.channels': 8,
         },
     ),
+    'PointRend': (
+        'mmseg',
+        '_base_/models/pointrend_r50.py',
+        {**RESNET, 'model.pretrained': None, 'model.neck.in_channels': [4, 8, 16, 32]},
+    ),
     'heatmaps': (
         'mmpose',
         'body_2d_keypoint/topdown_heatmap/coco/td-hm_res50_8xb64-210e_coco-256x192.py',

@@ -206,11 +206,10 @@ def test_other_widths_are_left_out_by_name_or_compared_where_both_have_channels(
         assert distiller.differ()
         with pytest.raises(InputError, match='nothing can be compared: conv gives'):
             distiller.loss()
-    assert told[0] == (
+    assert told == [
         'SelfDistiller leaves out what it cannot compare: conv gives (3, 8, 8) per sample as the '
         'student, conv (6, 8, 8) as the teacher.'
-    )
-    assert len(told) == 4  # a line per shape, each once
+    ]
     index = torch.tensor([5, 0, 2])
     kept = [{1: index}, None, {1: index}, {1: index}, {1: index}]
     found = distiller.loss({'conv': kept})['l2_loss']

@@ -31,7 +31,8 @@ def of_detector(
     could stand on, so that the heads of a two-stage detector get the same proposals always. Its
     outputs are those of its first stage, with those of its heads or the losses.
     """
-    if mode == 'tensor' and any(k.__name__ == 'SingleStageDetector' for k in type(model).__mro__):
+    owner = next(kind.__name__ for kind in type(model).__mro__ if '_forward' in vars(kind))
+    if mode == 'tensor' and owner == 'SingleStageDetector':
         return None
     keywords = dict(inputs=images, data_samples=_samples(model, images), mode=mode)
     if not any(hasattr(part, 'predict_by_feat') for part in _finders(model)):
@@ -100,8 +101,6 @@ def _samples(model: nn.Module, images: torch.Tensor) -> list[Any]:
 
     classes = classes_of(model, but=[_FINDER])
     height, width = (int(size) for size in images.shape[-2:])
-    # A head for pixels beside those for boxes learns from maps of an eighth of the size.
-    stride = 8 if hasattr(getattr(model, 'roi_head', None), 'semantic_head') else 1
     samples = []
     for number in range(len(images)):
         boxes = random_boxes(images, _OBJECTS, number)
@@ -109,7 +108,7 @@ def _samples(model: nn.Module, images: torch.Tensor) -> list[Any]:
         for mask, (left, top, right, bottom) in zip(masks, boxes.astype(int), strict=True):
             mask[top:bottom, left:right] = 1
         labels = torch.arange(_OBJECTS, device=images.device) % classes
-        area = masks.argmax(0)[None, ::stride, ::stride] % classes
+        area = masks.argmax(0)[None] % classes
         sample = DetDataSample(metainfo=image_metainfo(images))
         sample.gt_instances = InstanceData(
             bboxes=torch.from_numpy(boxes).to(images),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,10 @@ from mmprune.registry import DEMO_INPUTS
 @DEMO_INPUTS.register_module(name='BaseSegmentor')
 def of_segmentor(
     model: nn.Module, images: torch.Tensor, mode: str = 'loss'
-) -> Mapping[str, Any] | None:
+) -> Mapping[str, Any] | Callable[[Any], Any] | None:
     """Images whose pixels have any class, with edges and depths for the heads that learn these."""
     if mode != 'loss':
-        return None
+        return _in_eval_mode(model, images)
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
@@ -37,3 +38,15 @@ def of_segmentor(
         sample.set_data({'gt_sem_seg': pixels(classes), 'gt_edge_map': pixels(2)})
         samples.append(sample)
     return dict(inputs=images, data_samples=samples, mode=mode)
+
+
+def _in_eval_mode(model: nn.Module, images: torch.Tensor) -> Callable[[Any], Any] | None:
+    """What prediction calls, where the tensor mode fails: several heads, and heads of queries."""
+    head = getattr(model, 'decode_head', None)
+    is_cascade = isinstance(head, nn.ModuleList)
+    if head is None or not (
+        is_cascade or 'batch_data_samples' in inspect.signature(head.forward).parameters
+    ):
+        return None
+    metainfo = [image_metainfo(images)] * len(images)
+    return lambda network: network.encode_decode(images, metainfo)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmprune.deploy import ChannelCfg
 from mmprune.errors import InputError
-from mmprune.models.kept_outputs import kept_by_config, kept_outputs
+from mmprune.models.kept_channels import kept_by_config, kept_channels
 from mmprune.randomness import seeded, stir
 from mmprune.registry import MODELS, PRUNERS
 from mmprune.trace import Road
@@ -72,7 +72,7 @@ def test_kept_channels_are_those_of_the_deployed_network(kind: str) -> None:
     supernet = pruner.supernet
     small = pruner.deploy_subnet(network)
     masked, deployed = (outputs_of(net, lambda net: net(IMAGE)) for net in (network, small))
-    kept = kept_outputs(supernet.labelling, supernet.alive, names)
+    kept = kept_channels(supernet.labelling, supernet.alive, names)
     known, cut = 0, 0
     for name in deployed:
         cuts = kept[name] if len(kept[name]) == len(deployed[name]) else [None]

@@ -30,7 +30,7 @@ None where the small network's tensor is no selection along dims.
 """
 
 
-def kept_outputs(labelling: Labelling, alive: BoolArray, modules: Iterable[str]) -> Kept:
+def kept_channels(labelling: Labelling, alive: BoolArray, modules: Iterable[str]) -> Kept:
     """Which channels of some modules' outputs a subnet has.
 
     Args:
@@ -101,4 +101,4 @@ def kept_by_config(
         again = mask_entry(kept(alive, labels), side, places.get(row_key(labels)))
         if any(cfg[name].get(key) != value for key, value in again.items()):
             raise cfg.error(name, f'keeps other {side}puts than the layers beside it')
-    return kept_outputs(labelling, alive, modules)
+    return kept_channels(labelling, alive, modules)

@@ -1,0 +1,278 @@
+"""What tools/sensitivity.py does: what each group costs in accuracy at several widths."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from mmprune.commands.metrics import metrics_of
+from mmprune.commands.prune import let_importance_see
+from mmprune.commands.prune_options import PruneOptions, prunable_config
+from mmprune.commands.sensitivity_report import (
+    Row,
+    draw_rows,
+    ratios_of_budget,
+    ratios_of_drop,
+    rows_table,
+    write_csv,
+)
+from mmprune.compensation.progress import progress_bar
+from mmprune.config import load_config
+from mmprune.errors import InputError
+from mmprune.fileio import atomic_path
+from mmprune.latency import data_of
+from mmprune.models import AutoSlim
+from mmprune.models.algorithm import build_algorithm
+from mmprune.pruners import ImportancePruner, Subnet
+from mmprune.pruners.budget import check_budget
+from mmprune.report.tables import show
+from mmprune.search.history import weights_key
+from mmprune.training.compensation import Change, compensation_of, recalibrate_unless
+
+FORMAT = 'mmprune sensitivity 1'
+AFTER = ('compensation', 'recalibration', 'cut')
+"""What is done to the network of a width before its metric is measured."""
+
+
+@dataclass(frozen=True)
+class SensitivityOptions:
+    """What to measure, and what to make of it.
+
+    Attributes:
+        shares: Shares of a group's channels that are kept, one group at a time.
+        after: One of ``AFTER``.
+        metric: Name of the evaluator's metric; its only one if None.
+        lower_is_better: Whether the metric is an error.
+        drop: How much of the metric a group may cost in the file of ratios.
+        budget: Limits by name, ``macs`` and ``params``, in the place of ``drop``: the ratios within
+            it that cost least, all groups' costs added up.
+        importance: Which channels stay, as for ``tools/prune.py``.
+        keep: Layers whose outputs stay.
+        input_shape: Of the input, for a config of a plain network.
+        out_dir: Where the files go; ``sensitivity`` beside the checkpoint if None.
+        restart: Measure everything anew.
+    """
+
+    shares: Sequence[float] = (0.75, 0.5, 0.25)
+    after: str = 'compensation'
+    metric: str | None = None
+    lower_is_better: bool = False
+    drop: float = 1.0
+    budget: Mapping[str, float] | None = None
+    importance: str | None = None
+    keep: Sequence[str] = ()
+    input_shape: Sequence[int] | None = None
+    out_dir: str | os.PathLike[str] | None = None
+    restart: bool = False
+
+
+def sensitivity(
+    config: str | os.PathLike[str] | Config,
+    checkpoint: str | os.PathLike[str],
+    options: SensitivityOptions | None = None,
+    cfg_options: dict[str, Any] | None = None,
+) -> dict[str, float]:
+    """Narrow one group at a time, measure the metric, and write what was found.
+
+    ``sensitivity.json`` is written after every measurement, and what it holds is not measured
+    again. At the end ``sensitivity.csv``, ``sensitivity.png`` and ``ratios.json`` are beside it.
+
+    Args:
+        config: Of any network with an evaluator, or of an AutoSlim around one.
+        checkpoint: Of the plain network, or of the supernet.
+        options: See ``SensitivityOptions``.
+        cfg_options: Values to set in the config, by dotted key.
+
+    Returns:
+        The ratios.
+
+    Raises:
+        InputError: An option makes no sense, the config has no evaluator, or the file is of other
+            measurements.
+    """
+    options = options or SensitivityOptions()
+    _check(options)
+    cfg = load_config(config, cfg_options)
+    asked = PruneOptions(None, 1.0, options.importance, None, options.keep, options.input_shape)
+    cfg = prunable_config(cfg, asked)
+    algorithm = build_algorithm(cfg, checkpoint)
+    algorithm.pruner.set_max_channel()
+    full = metrics_of(algorithm, cfg, ('val', 'test'))
+    metric = _metric(full, options.metric, str(cfg.filename))
+    let_importance_see(algorithm.pruner, cfg)
+    change = compensation_of(algorithm, cfg, 'LeastSquares') if options.after == AFTER[0] else None
+    folder = Path(options.out_dir or Path(checkpoint).parent / 'sensitivity')
+    file = _File(folder / 'sensitivity.json', _settings(algorithm, cfg, metric, options))
+    rows = [] if options.restart else file.read()
+    known = {(row.group, row.channels) for row in rows}
+    wanted = list(_widths(algorithm.pruner, options.shares))
+    left = [each for each in wanted if each[:2] not in known]
+    if len(left) < len(wanted):
+        print_log(f'{file.path}: {len(wanted) - len(left)} of {len(wanted)} widths are known')
+    with progress_bar() as stage:
+        tick = stage('widths', len(left))
+        for space_id, channels, subnet in left:
+            found = _measured(algorithm, cfg, subnet, change, options.after)[metric]
+            loss = (found - full[metric]) * (1 if options.lower_is_better else -1) + 0.0  # no -0
+            size, cost = subnet[space_id].numel(), algorithm.pruner.cost(subnet)
+            rows.append(Row(space_id, channels, size, found, loss, cost['macs'], cost['params']))
+            file.write(full[metric], rows)
+            tick()
+    algorithm.pruner.set_max_channel()
+    return _report(algorithm.pruner, rows, full[metric], metric, folder, options)
+
+
+def _report(
+    pruner: ImportancePruner,
+    rows: list[Row],
+    full: float,
+    metric: str,
+    folder: Path,
+    options: SensitivityOptions,
+) -> dict[str, float]:
+    """Write and print everything but the measurements."""
+    ratios = (
+        ratios_of_drop(pruner, rows, options.drop)
+        if options.budget is None
+        else ratios_of_budget(pruner, rows, options.budget)
+    )
+    write_csv(rows, folder / 'sensitivity.csv')
+    title = f'{metric}, {full:.4g} in full, after {options.after}'
+    draw_rows(rows, list(pruner.channel_spaces), title, folder / 'sensitivity.png')
+    with atomic_path(folder / 'ratios.json') as unfinished:
+        unfinished.write_text(json.dumps(ratios, indent=2) + '\n', encoding='utf-8')
+    show(rows_table(rows, ratios, title))
+    counts = {s: round(r * pruner.channel_groups[s].num_channels) for s, r in ratios.items()}
+    cost, whole = pruner.cost(pruner.subnet_of_counts(counts)), pruner.cost()
+    macs, params = (cost[name] / whole[name] for name in ('macs', 'params'))
+    print_log(
+        f'{folder}: sensitivity.json, .csv, .png, and ratios.json, by which {macs:.1%} of the MACs '
+        f'and {params:.1%} of the parameters stay'
+    )
+    return ratios
+
+
+def _check(options: SensitivityOptions) -> None:
+    if not options.shares or not all(0 < share < 1 for share in options.shares):
+        raise InputError(f'shares must be numbers between 0 and 1, not {list(options.shares)}')
+    if options.after not in AFTER:
+        raise InputError(f'after must be one of {", ".join(AFTER)}, not {options.after!r}')
+    if options.budget is not None:
+        check_budget(options.budget, has_latency=False)
+
+
+def _metric(found: Mapping[str, float], wanted: str | None, config: str) -> str:
+    """The metric to go by.
+
+    Raises:
+        InputError: There is none, or none of this name, or several and no name.
+    """
+    name = wanted or (next(iter(found)) if len(found) == 1 else None)
+    if name is None or name not in found:
+        has = ', '.join(found) or 'none: the config has no val_evaluator and no test_evaluator'
+        raise InputError(
+            f'{config}: which metric is to be measured? --metric NAME; there are {has}'
+        )
+    return name
+
+
+def _widths(pruner: ImportancePruner, shares: Sequence[float]) -> Iterator[tuple[str, int, Subnet]]:
+    """A group, how many channels it keeps, and the subnet in which all others are whole."""
+    full = {s: mask.numel() for s, mask in pruner.channel_spaces.items()}
+    for space_id, size in full.items():
+        seen = {size}
+        for share in sorted(shares, reverse=True):
+            subnet = pruner.subnet_of_counts({**full, space_id: max(1, round(share * size))})
+            channels = int(subnet[space_id].sum())
+            if channels not in seen:
+                seen.add(channels)
+                yield space_id, channels, subnet
+
+
+def _measured(
+    algorithm: AutoSlim, cfg: Config, subnet: Subnet, change: Change | None, after: str
+) -> dict[str, float]:
+    """The metrics of a subnet after what is to be done to it."""
+    algorithm.pruner.set_subnet(subnet)
+    if after == 'recalibration':
+        recalibrate_unless(None, algorithm, cfg)
+    if change is None:
+        return metrics_of(algorithm, cfg, ('val', 'test'))
+    small = algorithm.pruner.deploy_subnet(algorithm.architecture)
+    change(small)
+    return metrics_of(small, cfg, ('val', 'test'))
+
+
+def _settings(
+    algorithm: AutoSlim, cfg: Config, metric: str, options: SensitivityOptions
+) -> dict[str, Any]:
+    """What the measurements depend on."""
+    names = ('val_dataloader', 'val_evaluator', 'test_dataloader', 'test_evaluator')
+    data = Config(deepcopy({name: cfg.get(name) for name in (*names, 'prune_cfg', 'model')}))
+    return {
+        'weights': weights_key(algorithm.architecture.state_dict()),
+        'config': hashlib.sha256(data.dump().encode()).hexdigest()[:16],
+        'metric': metric,
+        'after': options.after,
+        'input': data_of(algorithm.pruner.supernet.demo_input),
+    }
+
+
+class _File:
+    """The measurements so far, on disk after every one.
+
+    Args:
+        path: The file.
+        settings: What they depend on.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path, self.settings = path, dict(settings)
+
+    def read(self) -> list[Row]:
+        """What is known already.
+
+        Raises:
+            InputError: The file is none of these, or of other settings.
+        """
+        if not self.path.is_file():
+            return []
+        anew = 'Measure anew by --restart, or give another --out-dir'
+        try:
+            content = json.loads(self.path.read_text(encoding='utf-8'))
+            if content['format'] != FORMAT:
+                raise ValueError(f'the format is {content["format"]!r}, not {FORMAT!r}')
+            rows = [Row(**row) for row in content['rows']]
+            found = content['settings']
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f'{self.path}: is no table of sensitivities ({error}). {anew}'
+            ) from error
+        changed = [key for key, value in self.settings.items() if found.get(key) != value]
+        if changed:
+            key = changed[0]
+            raise InputError(
+                f'{self.path}: was measured with other {", ".join(changed)} ({key} was '
+                f'{found.get(key)}, is {self.settings[key]}). {anew}'
+            )
+        return rows
+
+    def write(self, full: float, rows: Sequence[Row]) -> None:
+        """Replace the file by one with these rows."""
+        content = {
+            'format': FORMAT,
+            'settings': self.settings,
+            'full': full,
+            'rows': [asdict(row) for row in rows],
+        }
+        with atomic_path(self.path) as unfinished:
+            unfinished.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
