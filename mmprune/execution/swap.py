@@ -106,7 +106,8 @@ class Swap:
         module, name = self.owners[0]
         part = self._store(module)[name]
         self._put(full)
-        if self.is_buffer and module.training:
+        # A buffer that is read in float64 throughout stays as it is.
+        if self.is_buffer and module.training and part.dtype == full.dtype:
             self._write_back(full, part)
 
     def _part(self, full: torch.Tensor, fresh: bool) -> torch.Tensor:
