@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -170,7 +171,8 @@ def packed_roads(
 
 def packer_of(model: nn.Module) -> Callable[..., Any] | None:
     """What ``DEMO_INPUTS`` has for the class of a model, or for the nearest of its bases."""
-    known = table(DEMO_INPUTS)
+    # Our own are for models of mmengine, which need no import where there is none.
+    known = table(DEMO_INPUTS) if 'mmengine.model' in sys.modules else DEMO_INPUTS.module_dict
     return next((known[k.__name__] for k in type(model).__mro__ if k.__name__ in known), None)
 
 
