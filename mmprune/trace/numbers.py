@@ -123,6 +123,7 @@ class NumberLog:
         source = self._source(tensor, plain)
         if source is None:
             return plain
+        self.asked.setdefault(source, {}).setdefault(self.running())
         return torch.Size(
             [
                 Number(size, Dim((source, UNRESOLVED), dim), self) if size > 1 else size
@@ -143,7 +144,6 @@ class NumberLog:
             # Of the many weights of a network few sizes are used: their edges can wait.
             source = tensor if tensor.grad_fn is None else GradientEdge(*key)
             self.sources.append((source, tuple(shape)))
-        self.asked.setdefault(number, {}).setdefault(self.running())
         return number
 
     def edge_of(self, number: int) -> GradientEdge:
