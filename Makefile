@@ -46,7 +46,7 @@ stacks: $(READY) ## try other sets of packages, each in an environment of its ow
 test-family: $(READY) ## run the tests that need mmdet, mmseg and mmpose, in an environment with full mmcv
 	$(RUN) tests/stacks/run.py family
 	test ! -x .stacks/family/bin/python || OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)" \
-		.stacks/family/bin/python -m pytest -p no:cacheprovider -W default --disable-warnings tests/family $(ARGS)
+		.stacks/family/bin/python -m pytest -n 2 -p no:cacheprovider -W default --disable-warnings tests/family $(ARGS)
 
 demo: $(READY) ## train, search, deploy and finetune on handwritten digits, with a table at the end
 	$(RUN) tools/demo.py $(ARGS)

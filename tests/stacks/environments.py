@@ -105,7 +105,7 @@ STACKS = (
             *('mmengine==0.11.0rc3', 'mmpretrain==1.2.0'),
             *('pycocotools', 'shapely', 'terminaltables', 'six', 'tqdm', 'prettytable'),
             *('json-tricks', 'munkres', 'pillow', 'ftfy', 'regex', 'onnx', 'onnxruntime'),
-            *('pytest', 'openmim', 'setuptools>=77,<81', 'cython', CV2),
+            *('pytest', 'pytest-xdist', 'openmim', 'setuptools>=77,<81', 'cython', CV2),
         ),
         without=(
             *('mmdet==3.3.0', 'mmsegmentation==1.2.2', 'mmpose==1.3.2', 'mmyolo==0.6.0'),
