@@ -49,7 +49,7 @@ PINNED = {
     'median': (lambda x: x.median(1, keepdim=True)[0], 'MedianBackward1, which mmprune does not'),
     'cumsum': (lambda x: x.cumsum(1), 'CumsumBackward0, which mmprune does not know'),
     'softmax': (lambda x: x.softmax(1), 'normalises over the channels'),
-    'sort': (lambda x: x.sort(1)[0], 'SortBackward0, which mmprune does not know'),
+    'sort': (lambda x: x.sort(1)[0], 'SortBackward0 in the root module goes along the channels'),
 }
 
 

@@ -183,7 +183,7 @@ def test_the_first_pattern_counts():
         (0, 'ratio is the share of channels to keep, above 0 and at most 1; found 0'),
         (1.5, 'found 1.5'),
         (True, 'found True'),
-        ('half', "found 'half'"),
+        ('half', 'half: is no file of ratios'),
         ({}, 'ratio has no patterns'),
         ({'*': 0}, r"ratio of '\*' is the share"),
         ({'re:(': 0.5}, r"'re:\(' is no regular expression"),

@@ -53,6 +53,7 @@ def started(
     hook = SlimmingPenalty(pruner=pruner, input_shape=(2, 1, 3, 3), **options)
     runner: Any = SimpleNamespace(
         model=model,
+        cfg=Config(),
         hooks=[hook],
         optim_wrapper=OptimWrapper(optimizer),
         train_loop=object.__new__(loop),
