@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 
 import torch
@@ -16,26 +16,32 @@ from mmprune.config import enter_scope
 from mmprune.missing_data import data_named
 
 
-@torch.no_grad()
 def metrics_of(
     model: BaseModel, cfg: Config, parts: Sequence[str] = ('test', 'val')
 ) -> dict[str, float]:
-    """What the config's evaluator says about a model on the test data, or on the validation data.
+    """What the config's evaluator says about a model: see ``measure_of``."""
+    return measure_of(cfg, parts)(model)
+
+
+def measure_of(
+    cfg: Config, parts: Sequence[str] = ('test', 'val')
+) -> Callable[[BaseModel], dict[str, float]]:
+    """Read the test data, or the validation data, for as many models as are to be measured on it.
 
     Args:
-        model: Any model of mmengine, on the device where it is to run; put into eval mode.
         cfg: With ``test_dataloader`` and ``test_evaluator``, or those of ``val``.
         parts: Which of the two is looked for first.
 
     Returns:
-        The metrics by name; none if the config has no evaluator.
+        A function that puts a model of mmengine, on the device where it is to run, into eval mode
+        and gives its metrics by name; none if the config has no evaluator.
     """
     for part in parts:
         dataloader, evaluator = cfg.get(f'{part}_dataloader'), cfg.get(f'{part}_evaluator')
         if dataloader and evaluator:
             break
     else:
-        return {}
+        return lambda model: {}
     with enter_scope(cfg), data_named(cfg):
         loader = Runner.build_dataloader(deepcopy(dataloader))
         config = deepcopy(evaluator)
@@ -44,8 +50,13 @@ def metrics_of(
             EVALUATOR.build(dict({'type': Evaluator}, **config)) if is_whole else Evaluator(config)
         )
     judge.dataset_meta = getattr(loader.dataset, 'metainfo', None)
-    model.eval()
-    for batch in loader:
-        judge.process(data_samples=model.test_step(batch), data_batch=batch)
-    found = judge.evaluate(len(loader.dataset))
-    return {name: float(value) for name, value in found.items()}
+
+    @torch.no_grad()
+    def measure(model: BaseModel) -> dict[str, float]:
+        model.eval()
+        for batch in loader:
+            judge.process(data_samples=model.test_step(batch), data_batch=batch)
+        found = judge.evaluate(len(loader.dataset))
+        return {name: float(value) for name, value in found.items()}
+
+    return measure

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +13,9 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.model import BaseModel
 
-from mmprune.commands.metrics import metrics_of
+from mmprune.commands.metrics import measure_of
 from mmprune.commands.prune import let_importance_see
 from mmprune.commands.prune_options import PruneOptions, prunable_config
 from mmprune.commands.sensitivity_report import (
@@ -31,12 +32,12 @@ from mmprune.errors import InputError
 from mmprune.fileio import atomic_path
 from mmprune.latency import data_of
 from mmprune.models import AutoSlim
-from mmprune.models.algorithm import build_algorithm
+from mmprune.models.algorithm import build_algorithm, calibration_batches
 from mmprune.pruners import ImportancePruner, Subnet
 from mmprune.pruners.budget import check_budget
 from mmprune.report.tables import show
 from mmprune.search.history import weights_key
-from mmprune.training.compensation import Change, compensation_of, recalibrate_unless
+from mmprune.training.compensation import Change, compensation_of
 
 FORMAT = 'mmprune sensitivity 1'
 AFTER = ('compensation', 'recalibration', 'cut')
@@ -106,10 +107,13 @@ def sensitivity(
     cfg = prunable_config(cfg, asked)
     algorithm = build_algorithm(cfg, checkpoint)
     algorithm.pruner.set_max_channel()
-    full = metrics_of(algorithm, cfg, ('val', 'test'))
+    measure = measure_of(cfg, ('val', 'test'))
+    full = measure(algorithm)
     metric = _metric(full, options.metric, str(cfg.filename))
     let_importance_see(algorithm.pruner, cfg)
     change = compensation_of(algorithm, cfg, 'LeastSquares') if options.after == AFTER[0] else None
+    recalibrates = options.after == AFTER[1]
+    batches = calibration_batches(cfg, algorithm.recalibration) if recalibrates else []
     folder = Path(options.out_dir or Path(checkpoint).parent / 'sensitivity')
     file = _File(folder / 'sensitivity.json', _settings(algorithm, cfg, metric, options))
     rows = [] if options.restart else file.read()
@@ -121,7 +125,7 @@ def sensitivity(
     with progress_bar() as stage:
         tick = stage('widths', len(left))
         for space_id, channels, subnet in left:
-            found = _measured(algorithm, cfg, subnet, change, options.after)[metric]
+            found = _measured(measure, algorithm, subnet, change, batches)[metric]
             loss = (found - full[metric]) * (1 if options.lower_is_better else -1) + 0.0  # no -0
             size, cost = subnet[space_id].numel(), algorithm.pruner.cost(subnet)
             rows.append(Row(space_id, channels, size, found, loss, cost['macs'], cost['params']))
@@ -199,17 +203,21 @@ def _widths(pruner: ImportancePruner, shares: Sequence[float]) -> Iterator[tuple
 
 
 def _measured(
-    algorithm: AutoSlim, cfg: Config, subnet: Subnet, change: Change | None, after: str
+    measure: Callable[[BaseModel], dict[str, float]],
+    algorithm: AutoSlim,
+    subnet: Subnet,
+    change: Change | None,
+    batches: Sequence[Any],
 ) -> dict[str, float]:
-    """The metrics of a subnet after what is to be done to it."""
+    """The metrics of a subnet after what is to be done to it; ``batches`` are for its norms."""
     algorithm.pruner.set_subnet(subnet)
-    if after == 'recalibration':
-        recalibrate_unless(None, algorithm, cfg)
+    if batches:
+        algorithm.recalibrate(batches)
     if change is None:
-        return metrics_of(algorithm, cfg, ('val', 'test'))
-    small = algorithm.pruner.deploy_subnet(algorithm.architecture)
+        return measure(algorithm)
+    small: Any = algorithm.pruner.deploy_subnet(algorithm.architecture)
     change(small)
-    return metrics_of(small, cfg, ('val', 'test'))
+    return measure(small)
 
 
 def _settings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from mmengine.config import Config
@@ -57,10 +58,13 @@ def compensation_of(algorithm: AutoSlim, cfg: Config, default: str | None = None
     method = built_method(options)
     batches = calibration_batches(cfg, images)
 
+    @cache  # a search changes many networks; the model is on its device when it does
+    def inputs() -> list[Any]:
+        return [training_data(algorithm.data_preprocessor, b)['inputs'] for b in batches]
+
     def change(network: nn.Module) -> CompensationReport:
-        inputs = [training_data(algorithm.data_preprocessor, b)['inputs'] for b in batches]
         forward = algorithm.roads[0].run
-        return algorithm.pruner.compensate(network, inputs, method, forward=forward)
+        return algorithm.pruner.compensate(network, inputs(), method, forward=forward)
 
     return change
 
