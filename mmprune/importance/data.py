@@ -13,6 +13,7 @@ from torch import nn
 from mmprune.channels import ChannelGroup, Member
 from mmprune.errors import InputError
 from mmprune.importance.base import Importance, MemberScores, ordered_members, scored
+from mmprune.trace.model_state import modes_kept
 
 LossFunction = Callable[[nn.Module, Any], torch.Tensor]
 """``loss_fn(model, batch)`` runs the model on a batch and returns its loss, a scalar."""
@@ -164,16 +165,9 @@ class DataImportance(Importance):
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode, with a gradient for every parameter; both as before afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
-    try:
+    with modes_kept(model), torch.enable_grad():
         model.eval()
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-        with torch.enable_grad():
-            yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        for module, mode in modes:
-            module.training = mode
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.requires_grad_(True)
+        yield

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from mmprune.trace.model_state import modes_kept
+
 
 def norms_with_statistics(model: nn.Module) -> list[_NormBase]:
     """Return the norm layers of ``model`` that hold running statistics, in order."""
@@ -78,26 +80,24 @@ def recalibrate_norm_statistics(
     if first is None:
         raise ValueError('Recalibrating batch norms needs at least one batch, got none.')
 
-    modes = {module: module.training for module in model.modules()}
     momenta = [norm.momentum for norm in norms]
     seen = 0
-    try:
-        model.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.train()
-        batch: Tensor | Mapping[str, Any] | None = first
-        while batch is not None:
-            data = batch if isinstance(batch, Mapping) else None
-            count = len(batch if data is None else data['inputs'])
-            seen += count
+    with modes_kept(model):
+        try:
+            model.eval()
             for norm in norms:
-                norm.momentum = count / seen
-            model(batch) if data is None else model(**data)
-            batch = next(iterator, None)
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for module, mode in modes.items():
-            module.training = mode
+                norm.reset_running_stats()
+                norm.train()
+            batch: Tensor | Mapping[str, Any] | None = first
+            while batch is not None:
+                data = batch if isinstance(batch, Mapping) else None
+                count = len(batch if data is None else data['inputs'])
+                seen += count
+                for norm in norms:
+                    norm.momentum = count / seen
+                model(batch) if data is None else model(**data)
+                batch = next(iterator, None)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
     return seen

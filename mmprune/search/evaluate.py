@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmprune.compensation import Compensation
 from mmprune.models.norm_statistics import kept_norm_statistics, recalibrate_norm_statistics
 from mmprune.pruners import StructurePruner
+from mmprune.trace.model_state import modes_kept
 
 
 @torch.no_grad()
@@ -34,8 +35,7 @@ def evaluate_subnet(
         What ``metric`` gives.
     """
     network, before = pruner.supernet.model, pruner.current_subnet()
-    modes = {module: module.training for module in network.modules()}
-    with kept_norm_statistics(network):
+    with kept_norm_statistics(network), modes_kept(network):
         try:
             pruner.set_subnet(subnet)
             network.eval()
@@ -49,5 +49,3 @@ def evaluate_subnet(
             return metric(network)
         finally:
             pruner.set_subnet(before)
-            for module, mode in modes.items():
-                module.training = mode
