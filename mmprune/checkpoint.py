@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from mmprune.errors import InputError, MissingFileError
 from mmprune.weights import check_weights
-from mmprune.wrappers import is_model_wrapper
+from mmprune.wrappers import without_wrapper
 
 # How many wrong layers an error message lists.
 _LISTED = 5
@@ -103,7 +103,7 @@ def check_fit(
         InputError: Names the file and the first layers that are missing or
             have another shape, with both shapes, or whose numbers are none.
     """
-    expected = _network_of(model).state_dict()
+    expected = without_wrapper(model).state_dict()
     wrong = [
         f'{key}: missing in the file'
         if key not in weights
@@ -113,7 +113,7 @@ def check_fit(
         if isinstance(tensor, Tensor) and (key not in weights or weights[key].shape != tensor.shape)
     ]
     if not wrong:
-        check_weights(_network_of(model), str(path), weights)
+        check_weights(without_wrapper(model), str(path), weights)
         return
     unknown = [key for key in weights if key not in expected]
     listed = '\n  '.join(wrong[:_LISTED])
@@ -142,7 +142,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, An
     """
     checkpoint = read_checkpoint(path)
     check_fit(model, checkpoint['state_dict'], path)
-    _network_of(model).load_state_dict(checkpoint['state_dict'], strict=False)
+    without_wrapper(model).load_state_dict(checkpoint['state_dict'], strict=False)
     return checkpoint
 
 
@@ -158,13 +158,6 @@ def make_mmengine_load_safely() -> None:
 def load_from_local(filename: str, map_location: str | torch.device | None) -> dict[str, Any]:
     """Read a checkpoint, in the form in which mmengine registers loaders."""
     return read_checkpoint(filename, map_location)
-
-
-def _network_of(model: nn.Module) -> nn.Module:
-    """Take off the wrapper that distributed training puts around a model."""
-    network = model.module if is_model_wrapper(model) else model
-    assert isinstance(network, nn.Module)
-    return network
 
 
 def _statistics_method(owner: object, name: str) -> Callable[..., Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -19,6 +19,11 @@ def is_model_wrapper(model: nn.Module) -> bool:
         return True
     known = getattr(sys.modules.get('mmengine.model'), 'is_model_wrapper', None)
     return known is not None and bool(known(model))
+
+
+def without_wrapper(model: nn.Module) -> Any:
+    """A model itself, without what distributed training puts around it."""
+    return model.module if is_model_wrapper(model) else model
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -19,6 +19,7 @@ from mmprune.fileio import atomic_path
 from mmprune.missing_data import data_named
 from mmprune.training.iterative_pruning import follow_checkpoint
 from mmprune.weights import check_weights
+from mmprune.wrappers import without_wrapper
 
 _AMP_TYPE = 'AmpOptimWrapper'
 
@@ -232,7 +233,7 @@ def _check_resumable(checkpoint: dict[str, Any], path: str) -> None:
 
 def _check_overlap(runner: Runner, weights: dict[str, Any], path: str) -> None:
     """Refuse to start from weights of which the model takes none."""
-    network = getattr(runner.model, 'module', runner.model)
+    network = without_wrapper(runner.model)
     expected = network.state_dict()
     if not any(
         key in expected and value.shape == expected[key].shape for key, value in weights.items()

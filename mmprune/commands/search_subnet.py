@@ -19,6 +19,7 @@ from mmprune.models.algorithm import check_is_supernet, load_supernet
 from mmprune.registry import LOOPS
 from mmprune.report.tables import show
 from mmprune.search import SearchLoop, SearchResult
+from mmprune.wrappers import without_wrapper
 
 
 def search_subnet(
@@ -77,7 +78,7 @@ def search_subnet(
     read_checkpoint(checkpoint)
     cfg = searchable_config(cfg)
     runner = build_runner(cfg, launcher)
-    algorithm = getattr(runner.model, 'module', runner.model)
+    algorithm = without_wrapper(runner.model)
     check_is_supernet(algorithm, str(cfg.filename))
     load_supernet(algorithm, checkpoint)
     with data_named(cfg):

@@ -25,7 +25,7 @@ class Places:
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self.modules = modules
-        self._made_of = [(type(module), _present(module)) for module in modules.values()]
+        self._made_of = {n: (type(module), _present(module)) for n, module in modules.items()}
         self._wrappers: dict[str, nn.Module] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Places:
@@ -48,8 +48,8 @@ class Places:
         """The modules that are others now, or have got or lost parameters."""
         different = [
             name
-            for name, (children, local, module), (kind, present) in zip(
-                self.modules, self._stand, self._made_of, strict=True
+            for (name, (kind, present)), (children, local, module) in zip(
+                self._made_of.items(), self._stand, strict=True
             )
             if children.get(local) is not self._wrappers.get(name, module)
             or type(module) is not kind
@@ -70,7 +70,7 @@ class Places:
 
     def kind(self, name: str) -> type:
         """The class that a module was of."""
-        return self._made_of[list(self.modules).index(name)][0]
+        return self._made_of[name][0]
 
 
 def _present(module: nn.Module) -> list[str]:

@@ -9,7 +9,7 @@ from mmengine.model import BaseModel
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 
-from mmprune.wrappers import is_model_wrapper
+from mmprune.wrappers import without_wrapper
 
 _STORES = ('_modules', '_parameters', '_buffers')
 
@@ -61,7 +61,7 @@ def _see_through(kind: type[DefaultOptimWrapperConstructor]) -> None:
 
     @functools.wraps(construct)
     def of_architecture(self: Any, model: nn.Module) -> OptimWrapper:
-        algorithm: Any = model.module if is_model_wrapper(model) else model
+        algorithm: Any = without_wrapper(model)
         if not isinstance(algorithm, Transparent):
             return construct(self, model)
         wrapper = construct(self, algorithm.architecture)

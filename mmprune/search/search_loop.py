@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from mmengine.dist import is_main_process
 from mmengine.evaluator import Evaluator
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, ValLoop
 from rich.progress import Progress
 from torch import Tensor
@@ -37,6 +36,7 @@ from mmprune.search.compared import Rule, main_metric, rule_of, smaller_is_bette
 from mmprune.search.history import Evaluation, SearchHistory, subnet_key, weights_key
 from mmprune.search.progress import search_progress
 from mmprune.training.compensation import Change, compensation_of
+from mmprune.wrappers import without_wrapper
 
 Subnet = dict[str, Tensor]
 
@@ -115,7 +115,7 @@ class SearchLoop(ValLoop):
         recalibration: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(runner, dataloader, evaluator, fp16)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = without_wrapper(runner.model)
         check_is_supernet(model, str(runner.cfg.filename))
         if rule not in ('auto', 'greater', 'less'):
             raise InputError(f"The rule of a search is 'greater', 'less' or 'auto', got {rule!r}.")

@@ -17,7 +17,8 @@ from mmprune.pruners import StructurePruner, Subnet
 from mmprune.registry import HOOKS
 from mmprune.training.carry_over import averaged_models, deploy_in_training, write_masks
 from mmprune.training.deployed_files import write_deployed_config
-from mmprune.training.pruner_hook import PrunerHook, check_not_slimmable, network_of
+from mmprune.training.pruner_hook import PrunerHook, check_not_slimmable
+from mmprune.wrappers import without_wrapper
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     'linear': lambda time: time,
@@ -214,7 +215,7 @@ class IterativePruning(PrunerHook):
         runner.logger.info(f'IterativePruning: training goes on with the small network. {report}')
         if is_main_process():
             path = Path(runner.work_dir) / 'deployed.py'
-            write_deployed_config(runner.cfg, path, channel_cfg, network_of(runner))
+            write_deployed_config(runner.cfg, path, channel_cfg, without_wrapper(runner.model))
 
     # -- checkpoints -------------------------------------------------------------------
 

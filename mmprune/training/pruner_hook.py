@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmprune.errors import InputError
@@ -17,7 +15,7 @@ from mmprune.models.demo_inputs import ConfiguredInput
 from mmprune.pruners import ImportancePruner, StructurePruner
 from mmprune.registry import PRUNERS
 from mmprune.training.pruning_data import training_loss
-from mmprune.wrappers import unwrap
+from mmprune.wrappers import unwrap, without_wrapper
 
 
 class PrunerHook(Hook):
@@ -114,18 +112,13 @@ class PrunerHook(Hook):
             )
 
 
-def network_of(runner: Runner) -> torch.nn.Module:
-    """The runner's model without a wrapper for several devices."""
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
-
-
 def pruner_of(runner: Runner) -> StructurePruner | None:
     """The prepared pruner of a runner's hooks, or of its model."""
     for hook in runner.hooks:
         found = getattr(hook, 'found', None)
         if isinstance(found, StructurePruner):
             return found
-    model = network_of(runner)
+    model = without_wrapper(runner.model)
     own = getattr(model, 'pruner', None)
     prepared = isinstance(own, StructurePruner) and own._supernet is not None
     return own if prepared else None
@@ -137,7 +130,7 @@ def check_not_slimmable(hook: Hook, runner: Runner) -> None:
     Raises:
         InputError: It is an AutoSlim.
     """
-    model = network_of(runner)
+    model = without_wrapper(runner.model)
     if isinstance(model, AutoSlim) and model.is_slimmable:
         raise InputError(
             f'{type(hook).__name__} cannot prune an AutoSlim, whose steps set widths themselves: '
