@@ -3,11 +3,10 @@
 from pathlib import Path
 from textwrap import dedent
 
-import cv2
-import numpy as np
 import pytest
 import torch
 from family_models import build_model
+from small_data import SEGMENTS, write_images
 
 from mmprune.commands.deploy_subnet import deploy_subnet
 from mmprune.commands.diagnose import diagnose
@@ -110,7 +109,8 @@ def test_what_only_the_loss_runs_is_cut_with_the_rest(name):
 
 # -- from a config to a network that is trained again -------------------------------------------
 
-CONFIG = """
+CONFIG = (
+    """
 _base_ = 'mmseg::_base_/models/pspnet_r50-d8.py'
 custom_imports = dict(imports=['mmseg.datasets', 'mmseg.evaluation', 'mmseg.models'])
 default_scope = 'mmseg'
@@ -121,18 +121,9 @@ model = dict(
     decode_head=dict(in_channels=64, channels=16, num_classes=3),
     auxiliary_head=dict(in_channels=32, channels=8, num_classes=3),
 )
-data = dict(
-    type='BaseSegDataset',
-    data_root='{root}',
-    data_prefix=dict(img_path='images', seg_map_path='maps'),
-    img_suffix='.png',
-    metainfo=dict(classes=('sky', 'road', 'car'), palette=[[0, 0, 0], [1, 1, 1], [2, 2, 2]]),
-    pipeline=[
-        dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')
-    ],
-)
-loader = dict(batch_size=2, num_workers=0, dataset=data)
-train_dataloader = dict(**loader, sampler=dict(type='InfiniteSampler'))
+"""
+    + SEGMENTS
+    + """
 test_dataloader = dict(**loader, sampler=dict(type='DefaultSampler', shuffle=False))
 test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_cfg = dict(type='TestLoop')
@@ -146,6 +137,7 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2),
 )
 """
+)
 SUPERNET = """
 _base_ = './plain.py'
 model = dict(
@@ -163,12 +155,8 @@ model = dict(
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four images with maps of three classes, and the configs."""
-    root, random = tmp_path_factory.mktemp('segmentor'), np.random.default_rng(0)
-    for name, shape, high in (('images', (64, 64, 3), 256), ('maps', (64, 64), 3)):
-        (root / name).mkdir()
-        for number in range(4):
-            image = random.integers(0, high, shape).astype(np.uint8)
-            cv2.imwrite(str(root / name / f'{number}.png'), image)
+    root = tmp_path_factory.mktemp('segmentor')
+    write_images(root)
     (root / 'plain.py').write_text(dedent(CONFIG).replace('{root}', str(root)))
     (root / 'supernet.py').write_text(dedent(SUPERNET))
     return root

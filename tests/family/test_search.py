@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 from textwrap import dedent
 
-import cv2
-import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
+from small_data import SEGMENTS, write_images
 
 from mmprune.commands.deploy_subnet import deploy_subnet
 from mmprune.commands.search_subnet import search_subnet
@@ -47,7 +46,8 @@ train_dataloader = dict(**loader, sampler=dict(type='InfiniteSampler'))
 val_dataloader = dict(**loader, sampler=dict(type='DefaultSampler', shuffle=False))
 val_evaluator = dict(type='CocoMetric', ann_file='{root}/boxes.json', metric='bbox')
 """
-SEGMENTER = """
+SEGMENTER = (
+    """
 _base_ = 'mmseg::_base_/models/fcn_r50-d8.py'
 custom_imports = dict(imports=['mmseg.datasets', 'mmseg.evaluation', 'mmseg.models'])
 default_scope = 'mmseg'
@@ -59,32 +59,20 @@ model = dict(
     decode_head=dict(in_channels=64, channels=16, num_classes=3, norm_cfg=norm_cfg),
     auxiliary_head=None,
 )
-data = dict(
-    type='BaseSegDataset',
-    data_root='{root}',
-    data_prefix=dict(img_path='images', seg_map_path='maps'),
-    img_suffix='.png',
-    metainfo=dict(classes=('sky', 'road', 'car'), palette=[[0, 0, 0], [1, 1, 1], [2, 2, 2]]),
-    pipeline=[
-        dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')
-    ],
-)
-loader = dict(batch_size=2, num_workers=0, dataset=data)
-train_dataloader = dict(**loader, sampler=dict(type='InfiniteSampler'))
+"""
+    + SEGMENTS
+    + """
 val_dataloader = dict(**loader, sampler=dict(type='DefaultSampler', shuffle=False))
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 """
+)
 
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four images with a box each, and with maps of three classes."""
-    root, random = tmp_path_factory.mktemp('data'), np.random.default_rng(0)
-    for name, shape, high in (('images', (64, 64, 3), 256), ('maps', (64, 64), 3)):
-        (root / name).mkdir()
-        for number in range(4):
-            image = random.integers(0, high, shape).astype(np.uint8)
-            cv2.imwrite(str(root / name / f'{number}.png'), image)
+    root = tmp_path_factory.mktemp('data')
+    write_images(root)
     sizes = dict(width=64, height=64)
     box = dict(bbox=[8, 8, 32, 32], area=1024, iscrowd=0)
     content = dict(

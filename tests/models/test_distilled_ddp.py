@@ -1,13 +1,10 @@
 """Two processes train one student."""
 
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from two_processes import in_two_processes
 
 from mmprune.config import load_config
 from mmprune.deploy.channel_cfg import save_channel_cfg
@@ -50,37 +47,7 @@ def test_two_processes_have_one_student_and_the_same_teacher(
     )
     (tmp_path / 'config.py').write_text(f'model = {model!r}\n')
 
-    with socket.socket() as sock:
-        sock.bind(('127.0.0.1', 0))
-        port = str(sock.getsockname()[1])
-    environment = {
-        **os.environ,
-        'PYTHONPATH': str(WORKER.parents[2]),
-        'OMP_NUM_THREADS': '1',
-        'MASTER_ADDR': '127.0.0.1',
-        'MASTER_PORT': port,
-        'WORLD_SIZE': '2',
-    }
-    command = [sys.executable, '-W', 'ignore', str(WORKER), str(tmp_path)]
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**environment, 'RANK': rank},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in '01'
-    ]
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=240)
-            assert process.returncode == 0, errors[-4000:]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-
+    in_two_processes(WORKER, str(tmp_path))
     first, second = (torch.load(tmp_path / f'{rank}.pth', weights_only=True) for rank in (0, 1))
     torch.testing.assert_close(first['weights'], second['weights'], rtol=0, atol=0)
     # Plain SGD: the average of two steps is a step along the average of two gradients.
