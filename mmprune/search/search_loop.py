@@ -6,7 +6,7 @@ import os
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from numbers import Real
@@ -200,7 +200,9 @@ class SearchLoop(ValLoop):
         if self.storage is None and self.resume and not journal.is_file():
             raise MissingFileError(f'{journal}: no search to go on from; leave out --resume.')
         is_here = self.storage is None and is_main_process()
-        with presence(journal, anew) if is_here else nullcontext():
+        with ExitStack() as stack:
+            if is_here:
+                stack.enter_context(presence(journal, anew))
             self.study = Study(
                 self.storage or str(journal),
                 self.study_name,
@@ -208,6 +210,7 @@ class SearchLoop(ValLoop):
                 [self._direction(name) for name in self.objectives],
                 self.work_dir,
             )
+            stack.callback(self.study.close)
             if self.imported is not None:
                 found = read_history(Path(self.imported), self._all_settings())
                 self.study.add((each, self._values(each)) for each in map(_numbered, found))

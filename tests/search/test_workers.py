@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,21 +55,17 @@ def kept(loop: SearchLoop, subnet: dict[str, torch.Tensor]) -> dict[str, float]:
     return {'accuracy/top1': float(value)}
 
 
-def works_together(
-    dies: bool, barrier: Any, measure: Callable[..., Any]
-) -> Callable[[SearchLoop, Any], dict[str, float]]:
-    """Measuring that waits, at first, until all are at it; one worker is killed in its second."""
-    done: list[int] = []
+def dies_in_its_second(loop: SearchLoop, subnet: dict[str, torch.Tensor]) -> dict[str, float]:
+    time.sleep(0.1)
+    loop.begun = getattr(loop, 'begun', 0) + 1
+    if loop.begun == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return kept(loop, subnet)
 
-    def measured(loop: SearchLoop, subnet: Any) -> dict[str, float]:
-        done.append(1)
-        if len(done) == 1:
-            barrier.wait(60)
-        if dies and len(done) == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return measure(loop, subnet)
 
-    return measured
+def takes_time(loop: SearchLoop, subnet: dict[str, torch.Tensor]) -> dict[str, float]:
+    time.sleep(0.1)
+    return kept(loop, subnet)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +82,10 @@ def test_workers_share_a_search_and_one_is_killed(
     server = request.getfixturevalue('postgres') if database else None
     where = str(tmp_path / 'shared.journal') if server is None else server.url
     barrier, workers = FORK.Barrier(2), []
-    for name in ('lives', 'dies'):
-        monkeypatch.setattr(SearchLoop, '_measure', works_together(name == 'dies', barrier, kept))
+    # They begin together, when both are ready.
+    monkeypatch.setattr(SearchLoop, '_announce', lambda loop: barrier.wait(120))
+    for name, measure in (('lives', takes_time), ('dies', dies_in_its_second)):
+        monkeypatch.setattr(SearchLoop, '_measure', measure)
         worker = FORK.Process(
             target=searched,
             args=(untrained, tmp_path / name, search_cfg),
@@ -101,6 +99,7 @@ def test_workers_share_a_search_and_one_is_killed(
     found = read_candidates(where)
     assert len({each.key for each in found}) == len(found)
     assert len({each.worker for each in found}) == 2
+    monkeypatch.undo()
     monkeypatch.setattr(SearchLoop, '_measure', kept)
     (alone,) = searched(untrained, tmp_path / 'alone', search_cfg)
     results = json.loads((tmp_path / 'lives' / 'search_results.json').read_text())
@@ -180,6 +179,8 @@ def test_a_database_that_is_lost_is_told_and_nothing_else_is(
     assert [each.key for each in read_candidates(postgres.url, 'lost')] == ['key0', 'key1']
     worker.refresh()  # it finds the server again
     assert [*worker.evaluations] == ['key0', 'key1']
+    worker.close()
+    again.close()
 
 
 def test_a_search_of_an_earlier_version_is_imported(untrained: Path, tmp_path: Path) -> None:
