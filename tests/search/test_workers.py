@@ -24,7 +24,7 @@ from mmprune.search.storage import StorageError
 from mmprune.search.study import Study
 
 # As often as is wished: KILLS=50 pytest tests/search/test_workers.py -k killed
-KILLS = int(os.environ.get('KILLS', '4'))
+KILLS = int(os.environ.get('KILLS', '3'))
 CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 OPTUNA = {'type': 'mmprune.OptunaSearchLoop', 'constraints': {'macs': 0.5}, 'candidates': 12}
 GREEDY = {'type': 'mmprune.GreedySearchLoop', 'targets': [0.8], 'max_channel_bins': 4}
@@ -120,27 +120,35 @@ def test_a_search_that_is_killed_again_and_again_ends_alike(
 ) -> None:
     """By a signal that no process can catch, at moments that nobody has chosen."""
     folder, moments = tmp_path / 'killed', random.Random(KILLS)
+    journal = folder / 'study.journal'
+    search_cfg = {**OPTUNA, 'candidates': 8 + 2 * KILLS}
     known: list[Evaluation] = []
-    start = time.monotonic()
-    searched(untrained, tmp_path / 'whole', OPTUNA)
-    seconds = time.monotonic() - start
+
+    def lines() -> int:
+        return journal.read_bytes().count(b'\n') if journal.is_file() else 0
+
     for _ in range(KILLS):
         worker = FORK.Process(
             target=searched,
-            args=(untrained, folder, OPTUNA),
-            kwargs=dict(resume=(folder / 'study.journal').is_file()),
+            args=(untrained, folder, search_cfg),
+            kwargs=dict(resume=journal.is_file()),
         )
         worker.start()
-        worker.join(moments.uniform(0.2, 0.8) * seconds)
+        # Three lines are written for a candidate.
+        enough = lines() + moments.randrange(12)
+        while worker.is_alive() and lines() < enough:
+            time.sleep(0.002)
+        time.sleep(moments.choice([0, 0.01, 0.1]))
         worker.kill()
         worker.join()
-        if (folder / 'study.journal').is_file() and (folder / 'study.journal').read_text():
+        if lines() > 1:
             found = read_candidates(folder)
             assert found[: len(known)] == known
             known = found
         for path in folder.glob('*.yaml'):
             load_channel_cfg(path)
-    (resumed,) = searched(untrained, folder, OPTUNA, resume=bool(known))
+    (resumed,) = searched(untrained, folder, search_cfg, resume=journal.is_file())
+    searched(untrained, tmp_path / 'whole', search_cfg)
     whole = read_candidates(tmp_path / 'whole')
     assert known
     assert alike(read_candidates(folder)) == alike(whole)
