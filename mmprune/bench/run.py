@@ -26,6 +26,7 @@ from mmprune.bench.latencies import latency_steps
 from mmprune.bench.pages import installed_versions
 from mmprune.bench.report import about, insert_into_docs, tables, write_markdown
 from mmprune.bench.rows import Row
+from mmprune.bench.searching import search_steps
 from mmprune.bench.tracing import TracingOptions, tracing_steps
 from mmprune.errors import InputError, MissingFileError
 from mmprune.fileio import atomic_path
@@ -34,7 +35,7 @@ from mmprune.version import __version__
 from mmprune.zoo.models import resolve
 
 FORMAT = 'mmprune benchmark 1'
-SECTIONS = ('execution', 'peers', 'tracing', 'job', 'cost', 'latency')
+SECTIONS = ('execution', 'peers', 'tracing', 'job', 'cost', 'latency', 'search')
 PACKAGES = ('torch', 'mmengine', 'mmcls', 'torch-pruning')
 WIDTH = 170
 """Columns of the tables where the output is not a terminal."""
@@ -194,6 +195,8 @@ def steps(options: BenchOptions) -> Iterator[Step]:
         yield from latency_steps(
             execution.networks[-1:], execution.size, options.device, execution.seconds / 9
         )
+    if 'search' in options.sections:
+        yield from search_steps(quick)
 
 
 def _measured(todo: Sequence[Step]) -> tuple[list[Row], dict[str, str], dict[str, float]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from mmengine.dist import is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner, ValLoop
 from rich.progress import Progress
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmprune.building import check_options
@@ -35,7 +36,7 @@ from mmprune.models.training_data import TrainingData
 from mmprune.randomness import seeded
 from mmprune.search.budget import Budget, Cost
 from mmprune.search.compared import Rule, main_metric, rule_of, smaller_is_better
-from mmprune.search.evaluate import judged
+from mmprune.search.evaluate import judged, recalibrate
 from mmprune.search.history import Evaluation, read_history, subnet_key, weights_key
 from mmprune.search.progress import search_progress
 from mmprune.search.storage import JOURNAL, presence
@@ -60,7 +61,7 @@ class SearchResult:
         params: Number of parameters.
         metric: Its value of the metric that the search compares; None where the evaluator found
             nothing to measure, in no candidate.
-        deployed: The same of the deployed network, measured at the end.
+        again: The same, measured again at the end.
     """
 
     budget: str
@@ -68,7 +69,7 @@ class SearchResult:
     macs: int
     params: int
     metric: float | None
-    deployed: float | None = None
+    again: float | None = None
 
 
 class SearchLoop(ValLoop):
@@ -324,23 +325,9 @@ class SearchLoop(ValLoop):
         return value, evaluation.macs, evaluation.index
 
     def _measure(self, subnet: Subnet) -> dict[str, float]:
-        """Return what the evaluator says of a subnet, as it would be deployed."""
-        return judged(
-            self.pruner,
-            subnet,
-            lambda network: self._metrics(self.algorithm if self._change is None else network),
-            self.batches,
-            self._change,
-        )
-
-    def _measure_deployed(self, subnet: Subnet) -> dict[str, float]:
-        """Return what the evaluator says of a plain network that is the subnet."""
-
-        def recalibrate(network: nn.Module) -> None:
-            if len(self.batches):
-                recalibrate_norm_statistics(network, self.batches)
-
-        return judged(self.pruner, subnet, self._metrics, change=self._change or recalibrate)
+        """Return what the evaluator says of a subnet, deployed."""
+        change = self._change or partial(recalibrate, batches=self.batches)
+        return judged(self.pruner, subnet, self._metrics, change)
 
     @torch.no_grad()
     def _metrics(self, network: Any) -> dict[str, float]:
@@ -476,22 +463,22 @@ class SearchLoop(ValLoop):
         }
 
     def _finish(self, budget: Budget, subnet: Subnet, evaluation: Evaluation) -> None:
-        """Measure a result again, deployed; write its channel config, and the results so far."""
+        """Measure a result again; write its channel config, and the results so far."""
         path = self.work_dir / f'subnet_{budget.label}.yaml'
-        metric, deployed = evaluation.metric, self._measure_deployed(subnet).get(self.metric)
+        metric, again = evaluation.metric, self._measure(subnet).get(self.metric)
         result = SearchResult(
-            budget.label, str(path), evaluation.macs, evaluation.params, metric, deployed
+            budget.label, str(path), evaluation.macs, evaluation.params, metric, again
         )
         self.results.append(result)
         self.runner.logger.info(
-            f'budget {budget.label} ({budget}): {self.metric} {in_words(metric)}, deployed '
-            f'{in_words(deployed)}, {result.macs:,} MACs '
+            f'budget {budget.label} ({budget}): {self.metric} {in_words(metric)}, measured again '
+            f'{in_words(again)}, {result.macs:,} MACs '
             f'({result.macs / self.full_cost["macs"]:.1%}): {path}'
         )
-        if deployed != metric:
+        if again != metric:
             self.runner.logger.warning(
-                f'{path}: {self.metric} of the deployed network is {in_words(deployed)}, and '
-                f'{in_words(metric)} in the search: rounding differs between the two'
+                f'{path}: {self.metric} is {in_words(again)} now, and was {in_words(metric)} in '
+                'the search: the network, its images or their order depend on something else'
             )
         if is_main_process():
             self.pruner.set_subnet(subnet)
