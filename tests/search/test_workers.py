@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from postgres import Server, running
+from two_processes import in_two_processes
 
 from mmprune.commands.search_subnet import search_subnet
 from mmprune.config import load_config
@@ -189,6 +190,21 @@ def test_a_database_that_is_lost_is_told_and_nothing_else_is(
     assert [*worker.evaluations] == ['key0', 'key1']
     worker.close()
     again.close()
+
+
+def test_launched_processes_are_one_worker(untrained: Path, tmp_path: Path) -> None:
+    """They divide the images, and agree on what is proposed and found."""
+    cfg = load_config(CONFIG)
+    cfg.search_cfg = {**OPTUNA, 'candidates': 4}
+    cfg.dump(tmp_path / 'search.py')
+    arguments = [str(tmp_path / 'search.py'), str(untrained), str(tmp_path / 'launched')]
+    in_two_processes(Path(__file__).with_name('launched_search.py'), *arguments)
+    searched(untrained, tmp_path / 'alone', cfg.search_cfg)
+    found, alone = read_candidates(tmp_path / 'launched'), read_candidates(tmp_path / 'alone')
+    assert [each.key for each in found] == [each.key for each in alone]
+    for one, other in zip(found, alone, strict=True):
+        assert one.metrics == pytest.approx(other.metrics)
+    assert len({each.worker for each in found}) == 1
 
 
 def test_a_search_of_an_earlier_version_is_imported(untrained: Path, tmp_path: Path) -> None:
