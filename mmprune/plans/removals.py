@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from mmprune.channels.labels import IntArray
 from mmprune.errors import InputError
+from mmprune.schema import Count, Whole
 from mmprune.supernet.supernet import Supernet
 
 
@@ -23,9 +25,16 @@ class Removal:
     """
 
     layer: str
-    channels: tuple[int, ...]
-    side: str
-    raw: int
+    channels: tuple[Whole, ...]
+    side: Literal['in', 'out']
+    raw: Count
+
+    def __post_init__(self) -> None:
+        if max(self.channels, default=0) >= self.raw:
+            raise ValueError(
+                f"layer '{self.layer}' has no channel {max(self.channels)}; it has {self.raw} "
+                'channels'
+            )
 
 
 class PlanError(InputError):

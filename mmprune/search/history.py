@@ -25,6 +25,7 @@ from torch import Tensor
 from mmprune.errors import InputError, MissingFileError
 from mmprune.execution import MASK_NAMES
 from mmprune.fileio import atomic_path
+from mmprune.schema import Amount, Count, Metric, Whole, checked
 
 FORMAT = 'mmprune search history 1'
 # How the masks of a supernet end in its state dict.
@@ -46,15 +47,15 @@ class Evaluation:
         metrics: All values that the evaluator gave.
     """
 
-    index: int
+    index: Whole
     origin: str
     key: str
-    macs: int
-    params: int
-    metric: float | None
-    channels: dict[str, int]
-    latency: float | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
+    macs: Whole
+    params: Whole
+    metric: Metric | None
+    channels: dict[str, Count]
+    latency: Amount | None = None
+    metrics: dict[str, Metric] = field(default_factory=dict)
 
 
 class SearchHistory:
@@ -128,7 +129,7 @@ def read_history(path: Path, settings: dict[str, Any] | None = None) -> list[Eva
         header, *rest = [json.loads(line) for line in lines]
         if header['format'] != FORMAT:
             raise ValueError(f'the format is {header["format"]!r}, not {FORMAT!r}')
-        evaluations = [Evaluation(**line) for line in rest]
+        evaluations = [checked(Evaluation, line, f'line {n}') for n, line in enumerate(rest, 2)]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f'{path}: not the history of a search ({error}).') from error
     if settings is not None:
