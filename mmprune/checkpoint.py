@@ -22,7 +22,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor, nn
 
-from mmprune.errors import InputError, MissingFileError
+from mmprune.errors import InputError, MissingFileError, UnwritableError
+from mmprune.fileio import atomic_path
 from mmprune.weights import check_weights
 from mmprune.wrappers import without_wrapper
 
@@ -60,15 +61,7 @@ def read_checkpoint(
     try:
         _check_sums(file)
         content = torch.load(file, map_location=map_location, weights_only=True)
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        LookupError,
-        ValueError,
-        UnpicklingError,
-        BadZipFile,
-    ) as error:
+    except _BROKEN as error:
         raise InputError(f'{path}: {_diagnose(file, error)}') from error
     checkpoint = content if isinstance(content, Mapping) else {}
     weights = checkpoint.get('state_dict')
@@ -84,6 +77,23 @@ def read_checkpoint(
         **checkpoint,
         'state_dict': {re.sub(r'^module\.', '', key): value for key, value in weights.items()},
     }
+
+
+def write_checkpoint(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a checkpoint, all or nothing: the same bytes for the same content.
+
+    It is read again before it gets its name.
+
+    Raises:
+        UnwritableError: The disk is full, or keeps something else; the file is as it was.
+    """
+    with atomic_path(path) as unfinished:
+        try:
+            torch.save(dict(content), unfinished)
+            read_checkpoint(unfinished)
+        except (RuntimeError, InputError) as error:
+            # torch does not say why a file could not be written.
+            raise UnwritableError(f'{path}: cannot be written: {error}') from error
 
 
 def check_fit(

@@ -27,8 +27,9 @@ from mmprune.bench.pages import installed_versions
 from mmprune.bench.report import about, insert_into_docs, tables, write_markdown
 from mmprune.bench.rows import Row
 from mmprune.bench.tracing import TracingOptions, tracing_steps
+from mmprune.datafiles import write_data
 from mmprune.errors import InputError, MissingFileError
-from mmprune.fileio import atomic_path
+from mmprune.fileio import check_outputs
 from mmprune.latency import Device
 from mmprune.version import __version__
 from mmprune.zoo.models import resolve
@@ -91,6 +92,7 @@ def run_bench(options: BenchOptions = BenchOptions()) -> dict[str, Any]:
         raise InputError(f'sections are {", ".join(SECTIONS)}, not {sorted(unknown) or "none"}')
     for name in (*options.models, *options.networks):
         resolve(name)
+    check_outputs([options.json, options.markdown, options.docs])
     torch.set_num_threads(options.threads)
     device, start = Device.of(options.device), time.monotonic()
     load = os.getloadavg()[0]
@@ -113,8 +115,7 @@ def run_bench(options: BenchOptions = BenchOptions()) -> dict[str, Any]:
         'problems': problems,
         'seconds_of_steps': seconds,
     }
-    with atomic_path(options.json) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+    write_data(content, options.json)
     write_markdown(content, options.markdown)
     if options.docs is not None:
         insert_into_docs(content, Path(options.docs))

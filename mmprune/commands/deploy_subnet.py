@@ -11,7 +11,12 @@ from mmprune.commands.prune_options import searchable_config
 from mmprune.config import load_config
 from mmprune.models.algorithm import build_algorithm
 from mmprune.training.compensation import compensation_of, recalibrate_unless
-from mmprune.training.deployed_files import DeployedFiles, VerificationError, write_deployed
+from mmprune.training.deployed_files import (
+    DeployedFiles,
+    VerificationError,
+    check_place,
+    write_deployed,
+)
 
 __all__ = ['DeployedFiles', 'VerificationError', 'deploy_subnet']
 
@@ -54,9 +59,10 @@ def deploy_subnet(
         VerificationError: If the plain network, or its ONNX file, computes something else.
     """
     cfg = searchable_config(load_config(config, cfg_options))
+    folder = Path(out_dir or Path(checkpoint).parent / f'deployed_{Path(channel_cfg).stem}')
+    check_place(folder, checkpoint, onnx or onnx_batch is not None)
     algorithm = build_algorithm(cfg, checkpoint)
     set_from_file(algorithm, channel_cfg)
     change = compensation_of(algorithm, cfg, 'LeastSquares') if compensate else None
     recalibrate_unless(change, algorithm, cfg)
-    folder = Path(out_dir or Path(checkpoint).parent / f'deployed_{Path(channel_cfg).stem}')
     return write_deployed(algorithm, cfg, folder, str(channel_cfg), onnx, onnx_batch, change)

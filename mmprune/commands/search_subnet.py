@@ -14,6 +14,7 @@ from mmprune.commands.run import build_runner
 from mmprune.commands.tables import results_table
 from mmprune.config import load_config
 from mmprune.errors import InputError
+from mmprune.fileio import check_outputs
 from mmprune.missing_data import data_named
 from mmprune.models.algorithm import check_is_supernet, load_supernet
 from mmprune.registry import LOOPS
@@ -71,6 +72,7 @@ def search_subnet(
     cfg.val_cfg = dict(cfg.search_cfg, resume=resume)
     chosen = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}_search'
     cfg.work_dir = str(Path(chosen).expanduser().resolve())
+    check_outputs(folders=[cfg.work_dir])
     cfg.load_from, cfg.resume = None, False
     if cfg.get('train_dataloader'):  # without the others a Runner refuses its images
         cfg.setdefault('train_cfg', dict(by_epoch=True, max_epochs=1))

@@ -29,6 +29,7 @@ from mmprune.compensation.progress import progress_bar
 from mmprune.config import load_config
 from mmprune.datafiles import read_data, write_data
 from mmprune.errors import InputError
+from mmprune.fileio import check_outputs
 from mmprune.latency import data_of
 from mmprune.models import AutoSlim
 from mmprune.models.algorithm import build_algorithm, calibration_batches
@@ -104,6 +105,9 @@ def sensitivity(
     _check(options)
     cfg = load_config(config, cfg_options)
     asked = PruneOptions(None, 1.0, options.importance, None, options.keep, options.input_shape)
+    folder = Path(options.out_dir or Path(checkpoint).parent / 'sensitivity')
+    names = ('sensitivity.json', 'sensitivity.csv', 'sensitivity.png', 'ratios.json')
+    check_outputs([folder / name for name in names])
     cfg = prunable_config(cfg, asked)
     algorithm = build_algorithm(cfg, checkpoint)
     algorithm.pruner.set_max_channel()
@@ -114,7 +118,6 @@ def sensitivity(
     change = compensation_of(algorithm, cfg, 'LeastSquares') if options.after == AFTER[0] else None
     recalibrates = options.after == AFTER[1]
     batches = calibration_batches(cfg, algorithm.recalibration) if recalibrates else []
-    folder = Path(options.out_dir or Path(checkpoint).parent / 'sensitivity')
     file = _File(folder / 'sensitivity.json', _settings(algorithm, cfg, metric, options))
     rows = [] if options.restart else file.read()
     known = {(row.group, row.channels) for row in rows}

@@ -26,6 +26,7 @@ neither key; they are complete if they list every layer of the model.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -106,6 +107,12 @@ def save_channel_cfg(cfg: Mapping[str, Any], path: str | Path) -> None:
         else ''.join(_line(key, value) for key, value in entries.items()),
         path,
     )
+
+
+def digest_of(cfg: Mapping[str, Any]) -> str:
+    """What tells one channel config from another, whatever the order of its keys."""
+    text = json.dumps(cfg, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _line(key: str, value: Any) -> str:

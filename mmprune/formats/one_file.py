@@ -17,12 +17,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from mmprune.checkpoint import check_fit, read_checkpoint
+from mmprune.checkpoint import check_fit, read_checkpoint, write_checkpoint
 from mmprune.deploy import deploy
 from mmprune.deploy.channel_cfg import as_channel_cfg
 from mmprune.deploy.entries import ChannelCfg
 from mmprune.errors import InputError
-from mmprune.fileio import atomic_path
 from mmprune.schema import checked
 from mmprune.version import __version__
 
@@ -104,8 +103,7 @@ def write_one_file(
             'versions': _versions(),
         },
     }
-    with atomic_path(path) as unfinished:
-        torch.save(content, unfinished)
+    write_checkpoint(content, path)
 
 
 def read_one_file(path: str | os.PathLike[str]) -> OneFile:

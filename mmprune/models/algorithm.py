@@ -16,6 +16,7 @@ from mmprune.config import enter_scope, load_config
 from mmprune.errors import InputError
 from mmprune.missing_data import data_named
 from mmprune.models.autoslim import AutoSlim, Recalibration
+from mmprune.models.deployed import check_belongs
 from mmprune.models.training_data import collate_function
 from mmprune.randomness import seeded
 from mmprune.registry import DATASETS, MODELS
@@ -80,8 +81,9 @@ def load_network(config: str | Path | Config, checkpoint: str | Path) -> BaseMod
         config: Of a deployed network, or of any other.
         checkpoint: Fits the model exactly.
     """
-    network = build_model(load_config(config))
-    load_weights(network, checkpoint)
+    cfg = load_config(config)
+    network = build_model(cfg)
+    check_belongs(cfg, load_weights(network, checkpoint), checkpoint)
     return network.eval()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections import Counter
@@ -16,7 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mmprune.fileio import atomic_path
+from mmprune.datafiles import write_data, write_text
+from mmprune.fileio import check_outputs
 from mmprune.version import __version__
 from mmprune.zoo.check import DOUBLE_BAR, ENDS, SINGLE_BAR, Plan, ZooResult, check_model
 from mmprune.zoo.models import resolve
@@ -52,6 +52,7 @@ def run_zoo(
         InputError: A name is unknown; nothing has been run then.
     """
     names, plan = [resolve(name) for name in models] or list(ZOO), plan or Plan()
+    check_outputs([json_path, markdown_path])
     # mmcls tells about every preprocessor that it builds.
     MMLogger.get_current_instance().setLevel('WARNING')
     console = Console() if Console().is_terminal else Console(width=WIDTH)
@@ -75,11 +76,9 @@ def run_zoo(
     console.print(zoo_table(results, plan))
     console.print(summary(results), soft_wrap=True)
     if json_path is not None:
-        with atomic_path(json_path) as unfinished:
-            unfinished.write_text(json.dumps(report(results, plan), indent=1), 'utf-8')
+        write_data(report(results, plan), json_path)
     if markdown_path is not None:
-        with atomic_path(markdown_path) as unfinished:
-            unfinished.write_text(markdown(results), 'utf-8')
+        write_text(markdown(results), markdown_path)
     return results
 
 

@@ -33,6 +33,7 @@ from mmprune.bench.accuracy.unit import (
     settings_of,
 )
 from mmprune.errors import InputError, MissingFileError
+from mmprune.fileio import check_outputs
 
 SEEDS = (0, 1, 2, 3, 4)
 POLL = 3.0
@@ -98,6 +99,7 @@ def run_accuracy(options: AccuracyOptions = AccuracyOptions()) -> list[dict[str,
         raise InputError(f'at least one worker is needed, got {options.workers}')
     seeds = options.seeds if options.seeds is not None else SEEDS[: 1 if options.quick else None]
     folder = Path(options.work_dir).resolve()
+    check_outputs([options.docs], [folder])
     parts = [(name, seed) for seed in seeds for name in options.networks]
     if not options.show:
         with_peer = find_spec('torch_pruning') is not None
