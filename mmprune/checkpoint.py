@@ -12,6 +12,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -31,6 +32,7 @@ from mmprune.wrappers import without_wrapper
 _LISTED = 5
 _BROKEN = (OSError, RuntimeError, EOFError, LookupError, ValueError, UnpicklingError, BadZipFile)
 _FOLDER = 0x10
+_FORCE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 _NUMPY_TYPES = ('bool', 'uint8', 'int32', 'int64', 'float16', 'float32', 'float64')
 
 
@@ -157,12 +159,38 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, An
 
 
 def make_mmengine_load_safely() -> None:
-    """Have mmengine's runner read local checkpoints with :func:`read_checkpoint`."""
+    """Have mmengine read checkpoints without running code from them, wherever they are.
+
+    Local ones are read by :func:`read_checkpoint`; those that a URL or another scheme names are
+    downloaded by mmengine, and only weights and plain data are taken from them.
+    """
+    torch.serialization.add_safe_globals(_allowed_globals())
     # All that trains comes with mmengine's runner; who only prunes has no need of it.
     from mmengine.runner import CheckpointLoader
 
     # mmengine logs the name of the loader without its first ten letters.
     CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
+    for prefix, loader in CheckpointLoader._schemes.items():
+        CheckpointLoader._schemes[prefix] = _weights_only(getattr(loader, '__wrapped__', loader))
+
+
+def _weights_only(loader: Callable[..., Any]) -> Callable[..., Any]:
+    """One of mmengine's loaders, while torch is told to unpickle nothing but weights."""
+
+    @wraps(loader)
+    def load(filename: str, *args: Any, **kwargs: Any) -> Any:
+        before = os.environ.get(_FORCE)
+        os.environ[_FORCE] = '1'
+        try:
+            return loader(filename, *args, **kwargs)
+        except UnpicklingError as error:
+            raise InputError(f'{filename}: {_refusal(error)}') from error
+        finally:
+            os.environ.pop(_FORCE)
+            if before is not None:
+                os.environ[_FORCE] = before
+
+    return load
 
 
 def load_from_local(filename: str, map_location: str | torch.device | None) -> dict[str, Any]:
@@ -215,6 +243,11 @@ def _diagnose(file: Path, error: Exception) -> str:
             f'not a checkpoint, or cut off: its {file.stat().st_size} bytes are no complete '
             'archive. Give a file that mmengine or torch.save has written, or write it anew.'
         )
+    return _refusal(error)
+
+
+def _refusal(error: Exception) -> str:
+    """What is in a file beside weights, or why it cannot be read at all."""
     # torch goes on to explain how the check can be turned off; what it refused is enough.
     refused = re.search(r'GLOBAL ([\w.]+)', str(error))
     if refused is None:

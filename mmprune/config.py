@@ -138,7 +138,7 @@ def enter_scope(cfg: Config) -> Iterator[None]:
         ) from error
 
 
-class _Data(BaseFileHandler):  # type: ignore[misc]
+class _Data(BaseFileHandler):
     """Plain data, in the form in which mmengine registers formats; ``parse`` reads it."""
 
     def __init__(self, parse: Callable[[str], Any]) -> None:

@@ -93,7 +93,7 @@ def write_text(text: str, path: str | os.PathLike[str]) -> None:
             raise InputError(f'{path}: the disk does not keep what is written to it')
 
 
-class _Loader(_LOADER):  # type: ignore[misc]
+class _Loader(_LOADER):
     """Reads plain data, and refuses a key that stands twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -54,13 +54,16 @@ def exit_on_input_error() -> Iterator[None]:
     traceback, since it is a fault of mmprune and not of its input. A first SIGTERM ends the
     program as an exception does, so that what is unfinished is removed.
     """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _end)
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _end) if is_main else None
     try:
         yield
     except InputError as error:
         print(f'error: {error}', file=sys.stderr)
         raise SystemExit(2) from error
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _end(number: int, _: object) -> None:

@@ -11,7 +11,12 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from torch.utils.data import DataLoader, Subset
 
-from mmprune.checkpoint import check_fit, load_weights, read_checkpoint
+from mmprune.checkpoint import (
+    check_fit,
+    load_weights,
+    make_mmengine_load_safely,
+    read_checkpoint,
+)
 from mmprune.config import enter_scope, load_config
 from mmprune.errors import InputError
 from mmprune.missing_data import data_named
@@ -83,7 +88,8 @@ def load_network(config: str | Path | Config, checkpoint: str | Path) -> BaseMod
     """
     cfg = load_config(config)
     network = build_model(cfg)
-    check_belongs(cfg, load_weights(network, checkpoint), checkpoint)
+    check_belongs(cfg, read_checkpoint(checkpoint), checkpoint)
+    load_weights(network, checkpoint)
     return network.eval()
 
 
@@ -92,6 +98,7 @@ def build_model(cfg: Config) -> BaseModel:
     model = deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    make_mmengine_load_safely()  # a network may load a part of itself
     with enter_scope(cfg):
         return MODELS.build(model)
 

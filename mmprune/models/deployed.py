@@ -1,5 +1,6 @@
 """A deployed network, built from a config."""
 
+import os
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -60,7 +61,7 @@ def deployed_model(
     return pruner.deploy_subnet(network, cfg)
 
 
-def check_belongs(cfg: Config, checkpoint: Mapping[str, Any], path: str | Path) -> None:
+def check_belongs(cfg: Config, checkpoint: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Refuse the weights of another subnet than the one that a deployed config is of.
 
     Checkpoints of a training that started from deployed weights fit by their shapes alone.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -26,10 +25,12 @@ class Removal:
 
     layer: str
     channels: tuple[Whole, ...]
-    side: Literal['in', 'out']
+    side: str
     raw: Count
 
     def __post_init__(self) -> None:
+        if self.side not in ('in', 'out'):
+            raise ValueError(f"layer '{self.layer}' has no side {self.side!r}")
         if max(self.channels, default=0) >= self.raw:
             raise ValueError(
                 f"layer '{self.layer}' has no channel {max(self.channels)}; it has {self.raw} "
