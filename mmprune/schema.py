@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from mmprune.errors import InputError, nearest
 
 
@@ -154,6 +156,8 @@ def _at(place: Any, kind: Any, value: Any) -> Any:
 
 
 def _number(kind: Any, value: Any, range_: Range) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
     fits = type(value) is int or (kind is float and type(value) is float)
     if not fits or value not in range_:
         raise _expected(f'{_name(kind)} {range_}'.strip(), value)

@@ -19,7 +19,13 @@ from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
 from mmprune.errors import InputError
 from mmprune.formats.cfg_codec import read_cfg, write_cfg
 from mmprune.formats.exported import Exported
-from mmprune.pruners.arguments import built_importance, default_input, refuse_subnet
+from mmprune.pruners.arguments import (
+    built_importance,
+    checked_counts,
+    checked_scores,
+    default_input,
+    refuse_subnet,
+)
 from mmprune.pruners.compensating import Compensating
 from mmprune.pruners.in_place import InPlace
 from mmprune.pruners.mmrazor_names import MMRazorNames
@@ -186,6 +192,7 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
 
         ``importance`` says which; ``round_to`` and the constraints of a group may round the count.
         """
+        counts = checked_counts(counts, self.supernet.prunable_groups)
         alive = np.ones(self.supernet.size, bool)
         for space_id, group in self.supernet.prunable_groups.items():
             alive[group.labels] = self.select(group, self._scores(group), counts[space_id])
@@ -198,7 +205,7 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
     def _scores(self, group: ChannelGroup) -> np.ndarray:
         if self.importance is None:
             return -np.arange(group.num_channels, dtype=np.float64)
-        return self.importance.scores(group, self.supernet.model)
+        return checked_scores(group, self.importance.scores(group, self.supernet.model))
 
     # -- bins --------------------------------------------------------------------------
 
