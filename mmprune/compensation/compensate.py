@@ -126,8 +126,6 @@ def _job(number: int, batch: Any, run: Forward) -> Callable[[nn.Module], Any]:
         tensors = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor)]
         if tensors and not any(leaf.numel() for leaf in tensors):
             raise InputError(f'data: batch {number} is empty')
-        if not all(torch.isfinite(leaf).all() for leaf in tensors if leaf.is_floating_point()):
-            raise InputError(f'data: batch {number} has numbers that are NaN or infinite')
         device = next((p.device for p in model.parameters()), torch.device('cpu'))
         try:
             moved = tree_map(lambda v: v.to(device) if isinstance(v, torch.Tensor) else v, batch)

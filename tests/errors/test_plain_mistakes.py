@@ -215,15 +215,11 @@ def test_counts_and_ratios_that_are_none():
             pruner.subnet_of_ratio(wrong)
 
 
-@pytest.mark.parametrize(
-    ('batch', 'message'),
-    [(IMAGE[:0], 'batch 0 is empty'), (IMAGE * float('nan'), 'batch 0 has numbers that are NaN')],
-)
-def test_batches_that_are_none(batch, message):
+def test_an_empty_batch():
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1))
-    labels = torch.zeros(len(batch)).long()
-    with pytest.raises(InputError, match=f'data: {message}'):
-        prune(network, IMAGE.float(), ratio=np.float64(0.5), data=[(batch.float(), labels)])
+    batch = (IMAGE[:0].float(), torch.zeros(0).long())
+    with pytest.raises(InputError, match='data: batch 0 is empty'):
+        prune(network, IMAGE.float(), ratio=np.float64(0.5), data=[batch])
 
 
 def test_modules_that_are_nested_too_deeply_say_what_helps():
