@@ -10,20 +10,11 @@ from torch import nn
 
 from mmprune.compensation import Compensation, CompensationReport, compensate
 from mmprune.compensation.compensate import Forward
-from mmprune.supernet.supernet import Supernet
+from mmprune.pruners.prepared import Prepared
 
 
-class Compensating:
+class Compensating(Prepared):
     """What pruners do after the cut; see docs/compensation.md."""
-
-    @property
-    def supernet(self) -> Supernet:
-        """The prepared network."""
-        raise NotImplementedError
-
-    def export_subnet(self) -> dict[str, Any]:
-        """The channel config of the subnet that is set."""
-        raise NotImplementedError
 
     def compensate(
         self,

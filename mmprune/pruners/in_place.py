@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,19 +13,12 @@ from mmprune.deploy import ChannelCfg, deploy_in_place
 from mmprune.deploy.carry_over import carry_average, carry_optimizer, check_average, check_states
 from mmprune.deploy.channel_cfg import as_channel_cfg
 from mmprune.formats.cfg_codec import read_cfg, write_cfg
+from mmprune.pruners.prepared import Prepared
 from mmprune.wrappers import unwrap
 
-if TYPE_CHECKING:
-    from mmprune.supernet.supernet import Supernet
 
-
-class InPlace:
+class InPlace(Prepared):
     """Methods of a pruner for a training that goes on with the small network."""
-
-    @property
-    def supernet(self) -> Supernet:
-        """The prepared network."""
-        raise NotImplementedError
 
     def deploy_in_place(
         self,
