@@ -124,10 +124,7 @@ def markdown(results: Sequence[ZooResult]) -> str:
 
 def pinned_text(result: ZooResult) -> str:
     """The pinned groups by reason, the most common first; inputs, outputs and laws in a word."""
-    words = [
-        ENDS.get(why) or law(result.model, space_id) or why
-        for space_id, why in result.pinned.items()
-    ]
+    words = [ENDS.get(why) or law(space_id) or why for space_id, why in result.pinned.items()]
     reasons = Counter(words)
     shown = [f'{count} {why}' for why, count in reasons.most_common(MOST_REASONS)]
     others = len(result.pinned) - sum(count for _, count in reasons.most_common(MOST_REASONS))
