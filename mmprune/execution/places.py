@@ -7,7 +7,6 @@ changes nothing.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -27,12 +26,6 @@ class Places:
         self.modules = modules
         self._made_of = {n: (type(module), _present(module)) for n, module in modules.items()}
         self._wrappers: dict[str, nn.Module] = {}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Places:
-        copied = memo[id(self)] = object.__new__(type(self))
-        copied.modules, copied._made_of = copy.deepcopy(self.modules, memo), self._made_of
-        copied._wrappers = {}
-        return copied
 
     @cached_property
     def _stand(self) -> list[tuple[str, dict[str, Any], str, nn.Module, type, Any, list[str]]]:

@@ -8,7 +8,6 @@ as they are. A module that is called by itself looks after its own tensors.
 
 from __future__ import annotations
 
-import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -64,11 +63,6 @@ class Ready:
         self.holds = False
         self.is_off = False
         self._taken_from: list[_From] | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Ready:
-        copied = memo[id(self)] = Ready([])
-        copied.modules = copy.deepcopy(self.modules, memo)
-        return copied
 
     def forget(self) -> None:
         """Drop all parts; they are taken anew when the network runs the next time."""
