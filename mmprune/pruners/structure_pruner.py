@@ -12,13 +12,14 @@ from torch import nn
 
 from mmprune.channels import Wishes
 from mmprune.channels.constraints import round_half_up
-from mmprune.deploy import ChannelCfgError, VerifyReport, deploy, deploy_parts
+from mmprune.compensation import Compensation, CompensationReport, compensate
+from mmprune.compensation.compensate import Forward
+from mmprune.deploy import ChannelCfgError, VerifyReport, deploy, deploy_in_place, deploy_parts
+from mmprune.deploy.carry_over import carry_average, carry_optimizer, check_average, check_states
 from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
 from mmprune.errors import InputError
 from mmprune.formats.cfg_codec import read_cfg, write_cfg
 from mmprune.pruners.arguments import built_importance, default_input, refuse_subnet
-from mmprune.pruners.compensating import Compensating
-from mmprune.pruners.in_place import InPlace
 from mmprune.pruners.mmrazor_names import MMRazorNames
 from mmprune.pruners.planning import Planning
 from mmprune.pruners.rounding import check_round_to
@@ -39,7 +40,7 @@ ChannelCfgLike = Mapping[str, Any] | str | Path
 
 
 @PRUNERS.register_module()
-class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching):
+class StructurePruner(MMRazorNames, Planning, Searching):
     """Turns a network into a supernet of subnets with fewer channels.
 
     Subclasses say how many channels a subnet keeps (``sample_subnet``,
@@ -257,6 +258,75 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching):
                 'group: call prepare_from_supernet(model) first'
             )
         return deploy(model, cfg)
+
+    def deploy_in_place(
+        self,
+        channel_cfg: Mapping[str, Any] | str | Path | None = None,
+        optimizers: Iterable[torch.optim.Optimizer] = (),
+        averages: Iterable[nn.Module] = (),
+    ) -> nn.Module:
+        """Make the prepared network itself the plain network of a subnet, in a running training.
+
+        Modules stay the objects that they are, with their hooks. Parameters that lose something
+        are replaced by new ones, which the optimizers hold from then on, with their states and
+        gradients cut alike. The network is a supernet no longer: prepare it again to prune on.
+
+        Args:
+            channel_cfg: A channel config or a file of one; the subnet that is set if None.
+            optimizers: All that hold parameters of the network.
+            averages: Copies of the network that average its weights, plain modules or wrappers
+                with the copy as ``.module`` (of torch or mmengine).
+
+        Returns:
+            The network.
+
+        Raises:
+            ChannelCfgError: The config does not fit. Nothing is changed then.
+            InputError: The state of an optimizer cannot be cut, or an average is no copy of the
+                network. Nothing is changed then.
+        """
+        supernet = self.supernet
+        optimizers = list(optimizers)
+        networks = [(average, unwrap(getattr(average, 'module', average))) for average in averages]
+        alive = (
+            supernet.alive
+            if channel_cfg is None
+            else read_cfg(supernet, as_channel_cfg(channel_cfg))
+        )
+        cfg = ChannelCfg(write_cfg(supernet, alive))
+        for optimizer in optimizers:
+            check_states(optimizer)
+        for _, network in networks:
+            check_average(network, supernet.model)
+        replaced = deploy_in_place(supernet.model, cfg)
+        for optimizer in optimizers:
+            carry_optimizer(optimizer, replaced)
+        for average, network in networks:
+            carry_average(average, network, cfg)
+        return supernet.model
+
+    def compensate(
+        self,
+        deployed: nn.Module,
+        data: Any,
+        method: str | Mapping[str, Any] | Compensation = 'LeastSquares',
+        channel_cfg: Mapping[str, Any] | str | Path | None = None,
+        forward: Forward | None = None,
+    ) -> CompensationReport:
+        """Give a deployed network weights that make up for what was removed.
+
+        Args:
+            deployed: The plain network of a subnet; its weights are changed in place.
+            data: Images without labels: a batch, or an iterable of batches.
+            method: Name or config in ``COMPENSATIONS``, or an instance.
+            channel_cfg: The subnet; the one that is set if None.
+            forward: ``forward(model, batch)``, where a batch is more than a model's inputs.
+
+        Raises:
+            InputError: The network is not the subnet's, or there are no images.
+        """
+        cfg = self.export_subnet() if channel_cfg is None else channel_cfg
+        return compensate(self.supernet.model, deployed, cfg, data, method, forward)
 
     # -- checking ----------------------------------------------------------------------
 
