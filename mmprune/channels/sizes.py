@@ -1,10 +1,10 @@
 """Numbers that a module keeps of its own and that are sizes of dims that shrink.
 
 A module may cut or view its data by numbers that it stored when it was made (``num_heads``,
-``head_dims``, the widths of a split). Which of its numbers are such sizes is read off the trace, see
-``readings``. One whose use was not seen is taken to be the size of the channels that its module
-handles if it is named so and equal. That it is right is not believed but tried: a prepared network is
-run on a random subnet before it is handed out.
+``head_dims``, the widths of a split). Which of its numbers are such sizes is read off the trace,
+see ``readings``. One whose use was not seen is taken to be the size of the channels that its
+module handles if it is named so and equal. That it is right is not believed but tried: a prepared
+network is run on a random subnet before it is handed out.
 """
 
 from __future__ import annotations
