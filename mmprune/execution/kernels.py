@@ -94,7 +94,8 @@ def _batch_norm_of_batch(self: Any, own: Own, data: torch.Tensor) -> torch.Tenso
                 momentum = 1.0 / float(self.num_batches_tracked)
         parts = [own[n].open() if n in own else self._buffers[n] for n in STATISTICS]
     weight, bias = (_read(self, own, name) for name in AFFINE)
-    result = F.batch_norm(data, *parts, weight, bias, True, momentum, self.eps)
+    mean, variance = parts
+    result = F.batch_norm(data, mean, variance, weight, bias, True, momentum, self.eps)
     for name, part in zip(STATISTICS, parts, strict=True):
         if name in own and part is not None:
             own[name].close(part)
