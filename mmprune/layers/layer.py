@@ -106,16 +106,21 @@ def known_masks(
             counts = columns.reshape(groups, per_group).sum(axis=1)
             if may_lose_groups and rows is not None:
                 counts = counts[(counts > 0) | rows.reshape(groups, each).any(axis=1)]
-            if counts.min() != counts.max():
-                raise ValueError(
-                    f'its {groups} groups keep between {counts.min()} and {counts.max()} channels; '
-                    'they must keep equally many'
-                )
+            check_equal(counts)
             columns = np.repeat(columns.reshape(groups, per_group), each, axis=0)
             masks['weight'].append(columns.reshape(-1, per_group, *(1,) * (rank - 2)))
         else:
             masks['weight'].append(columns.reshape(1, -1, *(1,) * (rank - 2)))
     return {**masks, **bias}
+
+
+def check_equal(counts: IntArray) -> None:
+    """Refuse groups of a layer that keep these numbers of channels, unless they are equal."""
+    if counts.min() != counts.max():
+        raise ValueError(
+            f'its {len(counts)} groups keep between {counts.min()} and {counts.max()} channels; '
+            'they must keep equally many'
+        )
 
 
 def _check_whole_groups(in_mask: BoolArray | None, out_mask: BoolArray | None, groups: int) -> None:
@@ -196,16 +201,14 @@ def _layer(
     name: str, module: Any, own: dict[str, list[IntArray]], norm: IntArray | None
 ) -> Layer | None:
     weight = own.get('weight')
-    if isinstance(module, CONVS) and weight is not None:
-        out = _along(weight, 0, module.out_channels)
-        inputs = _across(weight, module.groups, out, module.in_channels)
-        rank = len(module.kernel_size) + 2
-        return Layer(name, inputs, out, rank, own, ('weight', 'bias'))
-    if isinstance(module, TRANSPOSED_CONVS) and weight is not None:
-        inputs = _along(weight, 0, module.in_channels)
-        out = _across(weight, module.groups, inputs, module.out_channels)
-        rank = len(module.kernel_size) + 2
-        return Layer(name, inputs, out, rank, own, ('weight', 'bias'))
+    if isinstance(module, (*CONVS, *TRANSPOSED_CONVS)) and weight is not None:
+        sides = module.in_channels, module.out_channels
+        is_transposed = isinstance(module, TRANSPOSED_CONVS)
+        size, other = sides if is_transposed else sides[::-1]
+        rows = _along(weight, 0, size)
+        columns = _across(weight, module.groups, rows, other)
+        inputs, out = (rows, columns) if is_transposed else (columns, rows)
+        return Layer(name, inputs, out, len(module.kernel_size) + 2, own, ('weight', 'bias'))
     if isinstance(module, nn.Linear) and weight is not None:
         out = _along(weight, 0, module.out_features)
         inputs = _along(weight, 1, module.in_features)
