@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from mmprune.errors import InputError, MissingFileError
-from mmprune.fileio import atomic_path
+from mmprune.fileio import write_text
 
 DEEPEST = 64
 """How deep lists and mappings may be nested."""
@@ -79,18 +79,6 @@ def write_data(content: Any, path: str | os.PathLike[str]) -> None:
     is_json = Path(path).suffix not in ('.yaml', '.yml')
     text = json.dumps(content, indent=1) if is_json else yaml.safe_dump(content, width=100)
     write_text(text if text.endswith('\n') else f'{text}\n', path)
-
-
-def write_text(text: str, path: str | os.PathLike[str]) -> None:
-    """Write a text; all of it or nothing.
-
-    Raises:
-        InputError: What is on the disk is something else.
-    """
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(text, encoding='utf-8')
-        if unfinished.read_text(encoding='utf-8') != text:
-            raise InputError(f'{path}: the disk does not keep what is written to it')
 
 
 class _Loader(_LOADER):

@@ -210,6 +210,18 @@ def _remove_abandoned(target: Path) -> None:
                 os.close(lock)
 
 
+def write_text(text: str, path: str | os.PathLike[str]) -> None:
+    """Write a file in UTF-8, whole or not at all; it is read again before it gets its name.
+
+    Raises:
+        UnwritableError: What is on the disk is something else, or nothing can be written there.
+    """
+    with atomic_path(path) as unfinished:
+        unfinished.write_text(text, encoding='utf-8')
+        if unfinished.read_bytes() != text.encode():
+            raise UnwritableError(f'{path}: the disk does not keep what is written to it')
+
+
 def _flush(path: Path) -> None:
     """Ask the system to put a file's, or a folder's, content on the disk."""
     handle = os.open(path, os.O_RDONLY)

@@ -18,12 +18,12 @@ from torch import nn
 from mmprune.checkpoint import check_fit, read_checkpoint
 from mmprune.commands.graph_break import where_gradients_end
 from mmprune.config import load_config
-from mmprune.datafiles import write_data, write_text
+from mmprune.datafiles import write_data
 from mmprune.deploy import VerifyReport
 from mmprune.errors import InputError
 from mmprune.execution import MASK_NAMES
 from mmprune.execution.observed_run import observed_run
-from mmprune.fileio import check_outputs
+from mmprune.fileio import check_outputs, write_text
 from mmprune.models.algorithm import build_model
 from mmprune.models.demo_inputs import ConfiguredInput
 from mmprune.pruners import StructurePruner

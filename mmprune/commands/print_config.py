@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from mmprune.config import load_config
-from mmprune.datafiles import write_text
+from mmprune.fileio import write_text
 
 
 def print_config(

@@ -34,8 +34,9 @@ from typing import Any
 
 import yaml
 
-from mmprune.datafiles import YAML_DUMPER, read_data, write_text
+from mmprune.datafiles import YAML_DUMPER, read_data
 from mmprune.deploy.entries import FORMAT_KEY, ChannelCfg, ChannelCfgError, check_entry
+from mmprune.fileio import write_text
 from mmprune.schema import shown
 
 FORMAT = {'name': 'mmprune channel config', 'version': 1}

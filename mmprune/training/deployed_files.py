@@ -15,14 +15,13 @@ from torch import nn
 
 from mmprune.checkpoint import read_checkpoint, write_checkpoint
 from mmprune.config import load_config
-from mmprune.datafiles import write_text
 from mmprune.deploy import VerifyReport
 from mmprune.deploy.channel_cfg import digest_of, save_channel_cfg
 from mmprune.deploy.onnx_contract import describe_onnx
 from mmprune.deploy.onnx_export import export_onnx
 from mmprune.errors import InputError, UnwritableError
 from mmprune.execution import MASK_NAMES
-from mmprune.fileio import atomic_folder, check_outputs
+from mmprune.fileio import atomic_folder, check_outputs, write_text
 from mmprune.models import AutoSlim
 from mmprune.models.algorithm import build_model, full_and_set_cost
 from mmprune.models.demo_inputs import exported
