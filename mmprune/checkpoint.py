@@ -182,7 +182,7 @@ def _weights_only(loader: Callable[..., Any]) -> Callable[..., Any]:
         before = os.environ.get(_FORCE)
         os.environ[_FORCE] = '1'
         try:
-            return loader(filename, *args, **kwargs)
+            return _without_code(loader(filename, *args, **kwargs))
         except UnpicklingError as error:
             raise InputError(f'{filename}: {_refusal(error)}') from error
         finally:
@@ -195,7 +195,15 @@ def _weights_only(loader: Callable[..., Any]) -> Callable[..., Any]:
 
 def load_from_local(filename: str, map_location: str | torch.device | None) -> dict[str, Any]:
     """Read a checkpoint, in the form in which mmengine registers loaders."""
-    return read_checkpoint(filename, map_location)
+    return _without_code(read_checkpoint(filename, map_location))
+
+
+def _without_code(checkpoint: Any) -> Any:
+    """A checkpoint without the config that mmengine would run when a training goes on from it."""
+    meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
+    if isinstance(meta, dict):
+        meta.pop('config', None)
+    return checkpoint
 
 
 def _statistics_method(owner: object, name: str) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ from mmprune.fileio import check_outputs
 from mmprune.missing_data import data_named
 from mmprune.models.deployed import check_belongs
 from mmprune.training.iterative_pruning import follow_checkpoint
+from mmprune.training.saved_state import check_optimizer, check_saved
 from mmprune.weights import check_weights
 from mmprune.wrappers import without_wrapper
 
@@ -68,11 +69,13 @@ def train(
     check_belongs(cfg, checkpoint or {}, str(cfg.get('load_from')))
     if checkpoint is not None and cfg.get('resume'):
         _check_resumable(checkpoint, cfg.load_from)
+        check_saved(checkpoint, cfg.load_from)
     runner = build_runner(cfg, launcher)
     if checkpoint is not None:
         if cfg.get('resume'):
             follow_checkpoint(runner, checkpoint)
             check_fit(runner.model, checkpoint['state_dict'], cfg.load_from)
+            check_optimizer(runner, checkpoint, cfg.load_from)
         else:
             _check_overlap(runner, checkpoint['state_dict'], cfg.load_from)
         del checkpoint

@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from mmprune.building import check_options
+from mmprune.building import check_options, check_types
 from mmprune.checkpoint import read_checkpoint
 from mmprune.commands.prune_options import searchable_config
 from mmprune.commands.run import build_runner
@@ -74,8 +74,9 @@ def search_subnet(
     loop_class = LOOPS.get(kind) if isinstance(kind, str) else kind
     if not (isinstance(loop_class, type) and issubclass(loop_class, SearchLoop)):
         raise InputError(f'{cfg.filename}: search_cfg.type is {kind}, which is no search loop.')
-    given = [key for key in cfg.search_cfg if key != 'type']
+    given = {key: value for key, value in cfg.search_cfg.items() if key != 'type'}
     check_options(loop_class, given, f'{cfg.filename}: search_cfg ({kind})')
+    check_types(loop_class, given, f'{cfg.filename}: search_cfg')
     where = dict(storage=storage, study=study, imported=imported)
     where = {key: value for key, value in where.items() if value is not None}
     cfg.val_cfg = dict(cfg.search_cfg, resume=resume, **where)
