@@ -167,6 +167,8 @@ def _only_data() -> Iterator[None]:
 
 def _read(file: Path, name: str) -> Config:
     """Read a config file; what it imports and inherits is read with it."""
+    # What goes wrong in data is no fault of a program.
+    of_data: tuple[type[Exception], ...] = () if file.suffix == '.py' else (Exception,)
     try:
         with _only_data():
             return Config.fromfile(file)
@@ -181,6 +183,7 @@ def _read(file: Path, name: str) -> Config:
         ValueError,
         RecursionError,
         yaml.YAMLError,
+        *of_data,
     ) as error:
         reason = str(error).rstrip('!.')
         raise InputError(
