@@ -36,7 +36,8 @@ def deploy_subnet(
     Args:
         config: A config with an AutoSlim model, or with any that was searched.
         checkpoint: The supernet's checkpoint, or the plain network's.
-        channel_cfg: The channel config of the subnet.
+        channel_cfg: The channel config of the subnet. Where the config retrains subnets jointly,
+            one of theirs, or its number in the list, from 0.
         out_dir: Where the files go; by default ``deployed_<channel config>`` next
             to the checkpoint. Files of an earlier deployment are replaced.
         onnx: Write ``deployed.onnx`` too, checked by onnxruntime.
@@ -54,7 +55,7 @@ def deploy_subnet(
         VerificationError: If the plain network, or its ONNX file, computes something else.
     """
     cfg = searchable_config(load_config(config, cfg_options))
-    algorithm = build_algorithm(cfg, checkpoint)
+    algorithm = build_algorithm(cfg, checkpoint, jointly=True)
     set_from_file(algorithm, channel_cfg)
     change = compensation_of(algorithm, cfg, 'LeastSquares') if compensate else None
     recalibrate_unless(change, algorithm, cfg)

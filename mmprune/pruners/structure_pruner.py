@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from mmprune.pruners.mmrazor_names import MMRazorNames
 from mmprune.pruners.planning import Planning
 from mmprune.pruners.rounding import check_round_to, select_rounded
 from mmprune.pruners.searching import Searching
+from mmprune.pruners.switching import ChannelCfgLike, Switching
 from mmprune.registry import PRUNERS
 from mmprune.report.picture import draw_groups
 from mmprune.report.report import report
@@ -38,11 +39,9 @@ from mmprune.trace.tracer import DemoInput
 from mmprune.weights import check_weights
 from mmprune.wrappers import unwrap
 
-ChannelCfgLike = Mapping[str, Any] | str | Path
-
 
 @PRUNERS.register_module()
-class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, abc.ABC):
+class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, Switching, abc.ABC):
     """Turns a network into a supernet of subnets with fewer channels.
 
     Subclasses say how many channels a subnet keeps (``sample_subnet``,
@@ -130,6 +129,7 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
             self.execution,
             self.restriction,
         )
+        self._norms = None
 
     @property
     def supernet(self) -> Supernet:
@@ -248,27 +248,6 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
         """
         alive = read_cfg(self.supernet, as_channel_cfg(channel_cfg))
         return self.supernet.subnet_of(alive)
-
-    def switch_subnet(
-        self,
-        channel_cfg: ChannelCfgLike | Sequence[ChannelCfgLike],
-        subnet_ind: int | None = None,
-    ) -> None:
-        """Set the subnet of a channel config, or of one of several.
-
-        Args:
-            channel_cfg: One channel config, or a list of them.
-            subnet_ind: Which of the list; the first if None.
-
-        Raises:
-            InputError: The list has no such subnet.
-        """
-        if isinstance(channel_cfg, list | tuple):
-            index = subnet_ind or 0
-            if not 0 <= index < len(channel_cfg):
-                raise InputError(f'no subnet {index}: there are {len(channel_cfg)} channel configs')
-            channel_cfg = channel_cfg[index]
-        self.set_subnet(self.load_channel_cfg(cast(ChannelCfgLike, channel_cfg)))
 
     def deploy_subnet(
         self, supernet: nn.Module, channel_cfg: ChannelCfgLike | None = None
