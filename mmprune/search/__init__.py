@@ -2,7 +2,7 @@
 
 from mmprune.search.evaluate import evaluate_subnet
 from mmprune.search.greedy import GreedySearchLoop
-from mmprune.search.history import Evaluation, SearchHistory, read_history
+from mmprune.search.history import Evaluation, SearchHistory, read_candidates, read_history
 from mmprune.search.optuna_search import EvolutionSearchLoop, OptunaSearchLoop
 from mmprune.search.search_loop import SearchLoop, SearchResult
 
@@ -15,5 +15,6 @@ __all__ = [
     'SearchLoop',
     'SearchResult',
     'evaluate_subnet',
+    'read_candidates',
     'read_history',
 ]

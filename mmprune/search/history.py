@@ -143,6 +143,19 @@ def read_history(path: Path, settings: dict[str, Any] | None = None) -> list[Eva
     return evaluations
 
 
+def read_candidates(source: str | os.PathLike[str]) -> list[Evaluation]:
+    """Return what a search has evaluated, in the order in which it was proposed.
+
+    Args:
+        source: The work directory of a search, or its file.
+
+    Raises:
+        InputError: There is no search, or the file is none.
+    """
+    path = Path(source)
+    return read_history(path / 'search_history.jsonl' if path.is_dir() else path)
+
+
 def subnet_key(subnet: Mapping[str, Tensor]) -> str:
     """Return a digest of the kept channels of every group."""
     digest = hashlib.sha256()
