@@ -37,32 +37,6 @@ def weight_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) ->
     return Value(node.shapes[0], v.factors, v.fixed)
 
 
-@CHANNEL_RULES.register_module(name='mv')
-def mv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """(n, k) times (k,)."""
-    matrix, vector = inputs
-    if matrix is None or vector is None:
-        pin_all(inputs, book, f'{node.where}: one factor is a constant')
-        return Value(node.shapes[0], [], book.fixed('is a product with a constant'))
-    for factor in matrix.along(1):
-        if len(axes_of(factor)) > 1:
-            book.pin(factor, f'{node.where} sums over blocks of channels')
-    book.unite(channels_along(matrix, 1, book), channels_along(vector, 0, book))
-    rows = [factor[:, 0] for factor in matrix.factors if axes_of(factor) == (0,)]
-    return Value(node.shapes[0], rows, matrix.fixed)
-
-
-@CHANNEL_RULES.register_module(name='dot')
-def dot(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """The sum of the products of two vectors."""
-    first, second = inputs
-    if first is None or second is None:
-        pin_all(inputs, book, f'{node.where}: one factor is a constant')
-    else:
-        book.unite(channels_along(first, 0, book), channels_along(second, 0, book))
-    return Value(node.shapes[0], [], book.fixed('is one number'))
-
-
 @CHANNEL_RULES.register_module(name='embedding')
 def embedding(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
     """Rows of a weight (V, C) by their number, or means of some: (...) to (..., C)."""
