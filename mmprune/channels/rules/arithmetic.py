@@ -115,7 +115,7 @@ def _blocks_reduced(factor: IntArray, reduced: set[int], how: str, book: LabelBo
         (dim,) = inside
         if book.is_ragged(factor, dim):
             return factor
-        split = book.alike_blocks if book.node in book.by_dims else book.whole_blocks
+        split = book.alike_blocks if book.node in book.ways.by_dims else book.whole_blocks
         return split(factor, dim)
     book.unite_along(factor, inside)
     return first_along(factor, inside)

@@ -84,7 +84,7 @@ def _in_order(
     factor: IntArray, blocks: list[tuple[range, range]], book: LabelBook, node: TraceNode
 ) -> IntArray:
     """What is left of ``factor`` where dims are joined in another order than they were cut in."""
-    for old_dims, new_dims in blocks if node.id not in book.loose else ():
+    for old_dims, new_dims in blocks if node.id not in book.ways.loose else ():
         varying = [dim for dim in old_dims if factor.shape[dim] > 1]
         if len(varying) < 2 or len(new_dims) >= len(old_dims):
             continue

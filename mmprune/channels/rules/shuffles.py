@@ -18,7 +18,7 @@ def channel_shuffle(node: TraceNode, value: Value, book: LabelBook) -> Value:
     for factor in value.factors:
         if factor.shape[1] > 1:
             blocks = factor.reshape(factor.shape[0], groups, -1, *factor.shape[2:])
-            if node.id in book.loose:
+            if node.id in book.ways.loose:
                 rows = np.moveaxis(blocks, 2, -1).reshape(-1, blocks.shape[2])
                 book.equal_counts(rows, f'{node.where} cuts the channels into blocks')
             else:
