@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -185,13 +186,11 @@ def _observe(
 
         return look
 
-    handles = [plain.get_submodule(n).register_forward_pre_hook(watch(n)) for n in names]
-    try:
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(plain.get_submodule(name).register_forward_pre_hook(watch(name)))
         for road in inputs:
             road.run(plain)
-    finally:
-        for handle in handles:
-            handle.remove()
     return seen
 
 
