@@ -293,12 +293,11 @@ class NetworkSlimming(ImportancePruner):
             table.add_column(title, justify='right')
         for name, before, after in self.remaining_channels():
             table.add_row(name, str(before), str(after))
-        console = Console(file=io.StringIO(), width=120)
+        stream = io.StringIO()
+        console = Console(file=stream, width=120)
         console.print(table)
         for space_id, reason in self.undecided.items():
             console.print(f'{space_id} {reason}: it stays whole', markup=False, highlight=False)
-        stream = console.file
-        assert isinstance(stream, io.StringIO)
         return stream.getvalue().rstrip()
 
 

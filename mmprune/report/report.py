@@ -29,7 +29,8 @@ def report(supernet: Supernet, members: bool = True, width: int = 140) -> str:
 
 def report_of(findings: Findings, members: bool = True, width: int = 140) -> str:
     """``findings`` in words and tables. MACs are those of the whole demo batch."""
-    console = Console(file=io.StringIO(), width=width)
+    stream = io.StringIO()
+    console = Console(file=stream, width=width)
 
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -47,8 +48,6 @@ def report_of(findings: Findings, members: bool = True, width: int = 140) -> str
         for group in findings.groups:
             for line in _members(group):
                 say(line)
-    stream = console.file
-    assert isinstance(stream, io.StringIO)
     return '\n'.join(line.rstrip() for line in stream.getvalue().splitlines()) + '\n'
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -105,7 +105,9 @@ def _trace(
         torch.inference_mode(False), session.state.kept() as copies,
         requiring_grad(buffers.values()), session.calls.used(model, road.training) as made,
     ):  # fmt: skip
-        _set_mode(model, road.training)
+        set_mode(model, road.training)
+        for module in () if road.training else caching_modules(model):
+            module.training = True  # what it reads in eval mode hides its parameters
         _let_all_require_grad(model)
         demo_input, input_leaves = session.differentiable(road.input)
         recorder = CallRecorder(model)
@@ -156,12 +158,6 @@ def _run(model: nn.Module, road: Road, demo_input: Any, recorder: CallRecorder) 
             f'{type(error).__name__}: {error}. It failed in module '
             f"'{recorder.stack[-1]}'. Give a demo_input that the model accepts."
         ) from error
-
-
-def _set_mode(model: nn.Module, training: bool) -> None:
-    set_mode(model, training)
-    for module in () if training else caching_modules(model):
-        module.training = True  # what it reads in eval mode hides its parameters
 
 
 def _let_all_require_grad(model: nn.Module) -> None:
@@ -247,7 +243,11 @@ class _GraphReader:
         found = used.union(name for name, leaf in leaves.items() if leaf in behind_unused)
         buffers = frozenset(leaves) - self.parameter_shapes.keys()
         # Those of later roads are found where all nodes are together.
-        weights = UsedWeights() if known else used_weights(nodes, buffers, self._recipe_at(order))
+        weights = (
+            UsedWeights()
+            if known
+            else used_weights(nodes, buffers, lambda edge: self.recipe(order[edge[0]], edge[1]))
+        )
         return TraceGraph(
             nodes=nodes,
             outputs=tuple(self._edge(edge.node, edge.output_nr) for edge in edges),
@@ -281,9 +281,6 @@ class _GraphReader:
             return names[0] if names else self.all_buffers.get(id(tensor))
 
         return self.escapes.recipes.of((grad_fn, output), name)
-
-    def _recipe_at(self, order: list[GradFn]) -> Callable[[Edge], Recipe | None]:
-        return lambda edge: self.recipe(order[edge[0]], edge[1])
 
     def _numbers(self) -> dict[str, Any]:
         """What numbers were used for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmprune.channels.labels import IntArray, LabelBook, Statistic, Value, axes_of, pin_all
+from mmprune.channels.labels import LabelBook, Statistic, Value, axes_of, pin_all
 from mmprune.channels.rules.arithmetic import without
 from mmprune.channels.rules.contraction import channels_along, layer_of
 from mmprune.registry import CHANNEL_RULES
@@ -65,15 +65,10 @@ def bilinear(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Va
         inside = channels_along(value, 1, book)
         book.unite(inside, channels_along(weight, dim, book))
         book.add_site(layer, 'in', inside, node.id)
-        _pin_other_axes(value, 1, book, node)
+        for factor in value.factors:
+            if axes_of(factor) != (1,):
+                book.pin(factor, f'{node.where} has channels along a dim of its batch')
     out = channels_along(weight, 0, book)
     book.add_site(layer, 'out', out, node.id)
     factors = [out.reshape(1, -1)] if len(out) > 1 else []
     return Value(node.shapes[0], factors, first.fixed)
-
-
-def _pin_other_axes(value: Value, dim: int, book: LabelBook, node: TraceNode) -> None:
-    """Only factors along ``dim`` alone are understood."""
-    others: list[IntArray] = [f for f in value.factors if axes_of(f) != (dim,)]
-    for factor in others:
-        book.pin(factor, f'{node.where} has channels along a dim of its batch')
