@@ -14,12 +14,11 @@ from torch import nn
 
 from mmprune.channels import ChannelGroup, Member
 from mmprune.channels.member_values import has_elements
-from mmprune.errors import InputError
+from mmprune.errors import InputError, listed
 from mmprune.importance.effective import effective, tensors_of
+from mmprune.layers.layer import TRANSPOSED_CONVS
 
 Array = np.ndarray
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 @dataclass(frozen=True)
@@ -142,9 +141,10 @@ class Importance(abc.ABC):
         """
         found = self.member_scores(group, model)
         if not found:
+            tensors = listed((member.tensor for member in group.members), 3)
             raise InputError(
                 f"group '{group.space_id}': {self.name} finds nothing to go by in its "
-                f'{len(group.members)} tensors ({_listed(group)}): choose another importance, or '
+                f'{len(group.members)} tensors ({tensors}): choose another importance, or '
                 f'keep its channels by except_start_keys=[{group.space_id!r}]'
             )
         for member in found:
@@ -279,7 +279,7 @@ def reads_channels(
     if len(shape) < 2:
         return False
     module = owner_of(member, model)
-    if isinstance(module, TRANSPOSED):
+    if isinstance(module, TRANSPOSED_CONVS):
         return 1 not in member.dims and shape[1] > 1
     around = _layers_around(member.tensor)
     makes, reads = (
@@ -294,8 +294,3 @@ def _chosen(owner: Importance, option: str, value: str, allowed: Mapping[str, ob
             f'{owner.name}: {option} must be one of {", ".join(map(repr, allowed))}, not {value!r}'
         )
     return value
-
-
-def _listed(group: ChannelGroup) -> str:
-    names = [member.tensor for member in group.members]
-    return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')

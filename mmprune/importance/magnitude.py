@@ -14,7 +14,6 @@ from mmprune.channels import ChannelGroup, Member
 from mmprune.channels.member_values import channel_rows, channel_sums
 from mmprune.errors import InputError
 from mmprune.importance.base import (
-    NORMS,
     Importance,
     MemberScores,
     ordered_members,
@@ -22,6 +21,7 @@ from mmprune.importance.base import (
     scored,
 )
 from mmprune.importance.effective import effective, tensors_of
+from mmprune.layers.layer import NORMS
 from mmprune.registry import IMPORTANCE
 
 

@@ -15,9 +15,10 @@ from torch import nn
 from mmprune.channels import ChannelGroup, Member
 from mmprune.channels.member_values import channel_rows
 from mmprune.errors import InputError
-from mmprune.importance.activation import CONVS, Reader, input_channels, readers
+from mmprune.importance.activation import Reader, input_channels, readers
 from mmprune.importance.base import Importance, MemberScores, owner_of
 from mmprune.importance.data import DataImportance, Groups, Key, LossFunction, key_of
+from mmprune.layers.layer import CONVS
 from mmprune.registry import IMPORTANCE
 
 L1 = MappingProxyType(dict(type='L1Importance'))

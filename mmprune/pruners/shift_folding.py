@@ -15,6 +15,7 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray, kept
 from mmprune.deploy import deploy
 from mmprune.deploy.channel_cfg import ChannelCfg
+from mmprune.errors import by_reason
 from mmprune.formats.cfg_codec import write_cfg
 from mmprune.layers import Layer
 from mmprune.layers.layer import CONVS, NORMS
@@ -49,12 +50,7 @@ class Folding:
     def __str__(self) -> str:
         noun = 'layer' if len(self.layers) == 1 else 'layers'
         lines = [f'shifts of removed channels folded into {len(self.layers)} {noun}']
-        reasons: dict[str, list[str]] = {}
-        for name, why in self.left.items():
-            reasons.setdefault(why, []).append(name)
-        for why, names in reasons.items():
-            rest = f' and {len(names) - LISTED} more' if len(names) > LISTED else ''
-            lines.append(f'not folded: {", ".join(names[:LISTED])}{rest}: {why}')
+        lines += [f'not folded: {line}' for line in by_reason(self.left, LISTED)]
         return '\n'.join(lines)
 
 
