@@ -1,7 +1,7 @@
 """Errors about what a person gave: told in one message, without a traceback."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -65,3 +65,11 @@ def by_reason(reasons: Mapping[str, str], count: int) -> list[str]:
     for name, why in reasons.items():
         names_of.setdefault(why, []).append(name)
     return [f'{listed(names, count)}: {why}' for why, names in names_of.items()]
+
+
+def check_choice(option: str, value: object, allowed: Collection[object]) -> None:
+    """Refuse a value that an option does not have."""
+    if value not in allowed:
+        names = list(map(repr, allowed))
+        choice = ' or '.join(names) if len(names) == 2 else f'one of {", ".join(names)}'
+        raise InputError(f'{option} must be {choice}, not {value!r}')

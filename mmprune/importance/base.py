@@ -14,7 +14,7 @@ from torch import nn
 
 from mmprune.channels import ChannelGroup, Member
 from mmprune.channels.member_values import has_elements
-from mmprune.errors import InputError, listed
+from mmprune.errors import InputError, check_choice, listed
 from mmprune.importance.effective import effective, tensors_of
 from mmprune.layers.layer import TRANSPOSED_CONVS
 
@@ -117,9 +117,10 @@ class Importance(abc.ABC):
     def __init__(
         self, reduction: str = 'sum', normalise: str | None = None, members: str = 'all'
     ) -> None:
-        self.reduction = _chosen(self, 'reduction', reduction, REDUCTIONS)
-        self.normalise = normalise and _chosen(self, 'normalise', normalise, NORMALISATIONS)
-        self.members = _chosen(self, 'members', members, dict.fromkeys(MEMBERS))
+        check_choice(f'{self.name}: reduction', reduction, REDUCTIONS)
+        check_choice(f'{self.name}: normalise', normalise or 'none', NORMALISATIONS)
+        check_choice(f'{self.name}: members', members, MEMBERS)
+        self.reduction, self.normalise, self.members = reduction, normalise, members
 
     @abc.abstractmethod
     def member_scores(self, group: ChannelGroup, model: nn.Module) -> list[MemberScores]:
@@ -286,11 +287,3 @@ def reads_channels(
         any([name in names for name in around]) for names in (group.layers, group.consumers)
     )
     return 1 in member.dims if makes and reads else reads
-
-
-def _chosen(owner: Importance, option: str, value: str, allowed: Mapping[str, object]) -> str:
-    if value not in allowed:
-        raise InputError(
-            f'{owner.name}: {option} must be one of {", ".join(map(repr, allowed))}, not {value!r}'
-        )
-    return value

@@ -16,7 +16,7 @@ from torch import nn
 
 from mmprune.channels import ChannelGroup
 from mmprune.channels.labels import kept
-from mmprune.errors import InputError
+from mmprune.errors import InputError, check_choice
 from mmprune.layers.layer import NORMS
 from mmprune.pruners.importance_pruner import ImportancePruner
 from mmprune.pruners.shift_folding import Folding, find_folding
@@ -114,10 +114,8 @@ class NetworkSlimming(ImportancePruner):
                 'NetworkSlimming: percent is the share of channels to remove, from 0 to below 1, '
                 f'not {percent!r}'
             )
-        for name, value, allowed in (('residual', residual, RESIDUAL), ('beyond', beyond, BEYOND)):
-            if value not in allowed:
-                names = ' or '.join(map(repr, allowed))
-                raise InputError(f'NetworkSlimming: {name} must be {names}, not {value!r}')
+        check_choice('NetworkSlimming: residual', residual, RESIDUAL)
+        check_choice('NetworkSlimming: beyond', beyond, BEYOND)
         super().__init__(
             ratio=1 - percent,
             max_removed=1,
