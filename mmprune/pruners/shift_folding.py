@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ from mmprune.formats.cfg_codec import write_cfg
 from mmprune.layers import Layer
 from mmprune.layers.layer import CONVS, NORMS
 from mmprune.supernet.supernet import Supernet
-from mmprune.trace.roads import Road
+from mmprune.trace.roads import Road, on_other_numbers
 
 LISTED = 4
 """How many layers a message lists before it only counts."""
@@ -66,15 +66,16 @@ def find_folding(supernet: Supernet) -> Folding:
     """
     folding = Folding()
     readers = dict(_readers(supernet, folding.left))
-    inputs = _two_inputs(supernet.road_book.roads[0])
-    if not readers or inputs is None:
+    road = supernet.road_book.roads[0]
+    other = on_other_numbers(road)
+    if not readers or other is None:
         why = 'the demo input is a callable, so that no second input can be tried'
         folding.left.update(dict.fromkeys(readers, why))
         return folding
     plain = deploy(supernet.model, ChannelCfg(write_cfg(supernet, np.ones(supernet.size, bool))))
     plain.eval()
     _zero_scales(plain, supernet)
-    seen = _observe(plain, list(readers), inputs)
+    seen = _observe(plain, list(readers), [road, other])
     for name, removed in readers.items():
         if name not in seen:
             folding.left[name] = 'is not called as a module'
@@ -131,21 +132,6 @@ def _pads_with_zeros(module: Any) -> bool:
     if module.padding == 'same':
         return any(size > 1 for size in module.kernel_size)
     return module.padding != 'valid' and any(module.padding)
-
-
-def _two_inputs(road: Road) -> list[Road] | None:
-    """The road, and one on other numbers; None if it cannot be changed."""
-    generator = torch.Generator().manual_seed(1)
-
-    def other(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-            return value
-        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-        return noise.to(value) + value / 2
-
-    if isinstance(road.input, torch.Tensor | tuple | list | Mapping):
-        return [road, road.mapped(other)]
-    return None
 
 
 @torch.no_grad()
