@@ -14,8 +14,8 @@ from torch import nn
 from mmprune.channels import ChannelGroup, Member
 from mmprune.importance.base import owner_of
 from mmprune.importance.data import DataImportance, Groups, Key, LossFunction, key_of
-from mmprune.layers.layer import CONVS, TRANSPOSED_CONVS
 from mmprune.registry import IMPORTANCE
+from mmprune.trace.kinds import CONVS, TRANSPOSED_CONVS
 
 
 @dataclass

@@ -16,7 +16,7 @@ from mmprune.channels import ChannelGroup, Member
 from mmprune.channels.member_values import has_elements
 from mmprune.errors import InputError, check_choice, listed
 from mmprune.importance.effective import effective, tensors_of
-from mmprune.layers.layer import TRANSPOSED_CONVS
+from mmprune.trace.kinds import TRANSPOSED_CONVS
 
 Array = np.ndarray
 
@@ -225,12 +225,7 @@ def scored(member: Member, values: torch.Tensor) -> MemberScores:
 
 def owner_of(member: Member, model: nn.Module) -> nn.Module:
     """The module that a member's tensor is an attribute of."""
-    owner = model
-    for name in member.tensor.split('.')[:-1]:
-        found = owner._modules[name]
-        assert found is not None
-        owner = found
-    return owner
+    return model.get_submodule(member.tensor.rpartition('.')[0])
 
 
 def ordered_members(group: ChannelGroup, model: nn.Module) -> list[Member]:

@@ -21,8 +21,8 @@ from mmprune.importance.base import (
     scored,
 )
 from mmprune.importance.effective import effective, tensors_of
-from mmprune.layers.layer import NORMS
 from mmprune.registry import IMPORTANCE
+from mmprune.trace.kinds import NORMS
 
 
 def norm_scales(group: ChannelGroup, model: nn.Module) -> Iterator[tuple[Member, torch.Tensor]]:

@@ -18,8 +18,8 @@ from mmprune.errors import InputError
 from mmprune.importance.activation import Reader, input_channels, readers
 from mmprune.importance.base import Importance, MemberScores, owner_of
 from mmprune.importance.data import DataImportance, Groups, Key, LossFunction, key_of
-from mmprune.layers.layer import CONVS
 from mmprune.registry import IMPORTANCE
+from mmprune.trace.kinds import CONVS
 
 L1 = MappingProxyType(dict(type='L1Importance'))
 STEPS = 128

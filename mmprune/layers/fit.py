@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from mmprune.errors import InputError
-from mmprune.layers.layer import CONVS, TRANSPOSED_CONVS
 from mmprune.layers.surgery import called as named
 from mmprune.layers.surgery import channels_of, rule_of
+from mmprune.trace.kinds import CONVS, TRANSPOSED_CONVS
 from mmprune.trace.model_state import modes_kept
 
 _ALONG_DIM_1 = (*CONVS, *TRANSPOSED_CONVS, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.PReLU)

@@ -18,8 +18,9 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.errors import InputError, check_choice
 from mmprune.layers.computed import renew_computed_weights
 from mmprune.layers.cut import cut_of_masks
-from mmprune.layers.layer import CONVS, TRANSPOSED_CONVS, check_equal, known_masks
+from mmprune.layers.layer import check_equal, known_masks
 from mmprune.layers.slicers import mended_attributes
+from mmprune.trace.kinds import CONVS, TRANSPOSED_CONVS
 
 Masks = dict[str, list[BoolArray]]
 """Local tensor name -> masks of the tensor's rank, as ``cut_of_masks`` takes them."""

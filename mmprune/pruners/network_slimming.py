@@ -17,12 +17,12 @@ from torch import nn
 from mmprune.channels import ChannelGroup
 from mmprune.channels.labels import kept
 from mmprune.errors import InputError, check_choice
-from mmprune.layers.layer import NORMS
 from mmprune.pruners.importance_pruner import ImportancePruner
 from mmprune.pruners.shift_folding import Folding, find_folding
 from mmprune.pruners.subnet_costs import SubnetCosts
 from mmprune.registry import PRUNERS
 from mmprune.supernet.supernet import Subnet
+from mmprune.trace.kinds import NORMS
 from mmprune.trace.tracer import DemoInput
 
 RESIDUAL = ('share', 'skip')

@@ -18,8 +18,8 @@ from mmprune.deploy.channel_cfg import ChannelCfg
 from mmprune.errors import by_reason
 from mmprune.formats.cfg_codec import write_cfg
 from mmprune.layers import Layer
-from mmprune.layers.layer import CONVS, NORMS
 from mmprune.supernet.supernet import Supernet
+from mmprune.trace.kinds import CONVS, NORMS
 from mmprune.trace.roads import Road, on_other_numbers
 
 LISTED = 4

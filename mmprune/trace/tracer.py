@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -243,11 +243,7 @@ class _GraphReader:
         found = used.union(name for name, leaf in leaves.items() if leaf in behind_unused)
         buffers = frozenset(leaves) - self.parameter_shapes.keys()
         # Those of later roads are found where all nodes are together.
-        weights = (
-            UsedWeights()
-            if known
-            else used_weights(nodes, buffers, lambda edge: self.recipe(order[edge[0]], edge[1]))
-        )
+        weights = UsedWeights() if known else used_weights(nodes, buffers, self._recipe_at(order))
         return TraceGraph(
             nodes=nodes,
             outputs=tuple(self._edge(edge.node, edge.output_nr) for edge in edges),
@@ -281,6 +277,9 @@ class _GraphReader:
             return names[0] if names else self.all_buffers.get(id(tensor))
 
         return self.escapes.recipes.of((grad_fn, output), name)
+
+    def _recipe_at(self, order: list[GradFn]) -> Callable[[Edge], Recipe | None]:
+        return lambda edge: self.recipe(order[edge[0]], edge[1])
 
     def _numbers(self) -> dict[str, Any]:
         """What numbers were used for."""
