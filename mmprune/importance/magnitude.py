@@ -194,7 +194,7 @@ class BNScaleImportance(Importance):
     """Absolute scale of the norms that a channel goes through.
 
     Liu, Li, Shen, Huang, Yan, Zhang, "Learning Efficient Convolutional Networks through Network
-    Slimming", 2017, section 3. Batch, group, instance and layer norms with a scale count.
+    Slimming", 2017, section 3. Batch, group, instance, layer and RMS norms with a scale count.
 
     Args:
         fallback: Importance, or its config, of groups without such a norm. None: they are
