@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mmprune.cost import CostError
 from mmprune.errors import InputError
 from mmprune.layers.layer import CONVS, TRANSPOSED_CONVS
 from mmprune.pruners.budget import Limits, check_budget
@@ -63,7 +64,8 @@ class MarkovPruner(RatioPruner):
         """Trace a network and patch its modules; make a chain for every group.
 
         Raises:
-            InputError: Not even the narrowest widths are within the budget.
+            InputError: Not even the narrowest widths are within the budget, or it depends on more
+                than widths what a subnet costs.
         """
         super().prepare_from_supernet(supernet, demo_input)
         self.space: SearchSpace = self.search_space()
@@ -83,6 +85,13 @@ class MarkovPruner(RatioPruner):
             is_read = np.isin(self.channel_groups[space_id].labels, read).any()
             logits[row, : len(above)] = above.log() if is_read else torch.inf
         self.logits = logits.requires_grad_()
+        try:
+            self.expected_cost()
+        except CostError as error:
+            raise InputError(
+                f'MarkovPruner needs costs that widths tell, so keep this group by '
+                f'except_start_keys: {error}'
+            ) from error
 
     @property
     def limits(self) -> Limits:
@@ -109,10 +118,21 @@ class MarkovPruner(RatioPruner):
         return self.space.subnet_at(climbs.cumprod(1).sum(1).tolist())
 
     def learned_subnet(self) -> Subnet:
-        """The rungs that are nearest to the expected widths, or as near as the budget allows."""
-        means = (self.widths * self.chances().detach()).sum(1).tolist()
-        wish = {s: max(1, round(mean)) for s, mean in zip(self.space, means, strict=True)}
-        return self.space.subnet(self.repair(wish, self.budget, self.space))
+        """The rungs that are nearest to the expected widths, or as near as the budget allows.
+
+        What the budget leaves goes to the groups that are furthest below their expected widths.
+        """
+        expected = (self.widths * self.chances().detach()).sum(1).tolist()
+        means = dict(zip(self.space, expected, strict=True))
+        wish = {space_id: max(1, round(mean)) for space_id, mean in means.items()}
+        choices = self.repair(wish, self.budget, self.space)
+        for space_id in sorted(means, key=lambda space_id: choices[space_id] - means[space_id]):
+            level = self.space[space_id].index(choices[space_id]) + 1
+            if level < len(self.space[space_id]):
+                wider = {**choices, space_id: self.space[space_id][level]}
+                if self.limits.fit(self.costs([self.space.subnet(wider)])[0]):
+                    choices = wider
+        return self.space.subnet(choices)
 
     # -- the network with soft masks -----------------------------------------------------
 

@@ -60,7 +60,7 @@ class DMCP(PrunerHook):
         end: float = 0.7,
         interval: int = 1,
         optimizer: Mapping[str, Any] | None = None,
-        weight: float = 10.0,
+        weight: float = 1.0,
         slack: float = 0.02,
     ) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class DMCP(PrunerHook):
                 f'got begin={begin}, end={end}, interval={interval}, weight={weight}, slack={slack}'
             )
         self.begin, self.end, self.interval = begin, end, interval
-        self.settings = dict(optimizer or dict(type='Adam', lr=0.05))
+        self.settings = dict(optimizer or dict(type='Adam', lr=0.1))
         self.weight, self.slack = weight, slack
         self.first: dict[str, float] | None = None
 
@@ -139,7 +139,7 @@ class DMCP(PrunerHook):
         """
         costs, limits = self.chains.expected_cost(), self.chains.limits.limits
         if self.first is None:
-            self.first = {name: float(cost) for name, cost in costs.items()}
+            self.first = {name: cost.item() for name, cost in costs.items()}
         total = self.chains.logits.new_zeros(())
         for name, cost in costs.items():
             target = self.first[name] + progress * (limits[name] - self.first[name])
