@@ -69,8 +69,9 @@ class FusionImportance(Importance):
     ) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
         """By name of a parameter, what makes the mixtures of its filters, by the weights of now.
 
-        A filter's bias goes with it. Scales and shifts of norms stay, and so do filters of which a
-        layer has not equally many for every channel, and those that are computed from others.
+        A filter's bias goes with it. A layer that makes some of the channels mixes these. Scales
+        and shifts of norms stay, and so do filters that are computed from others, and those of
+        which a layer has more for one channel than for another.
         """
         found: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
         parameters = dict(model.named_parameters())
@@ -86,30 +87,30 @@ class FusionImportance(Importance):
                 if member.tensor.endswith('.bias') and id(owner_of(member, model)) in layers
             ]
             for member in (*weights, *biases):
-                positions = _positions(member, group.num_channels)
+                positions = _positions(member)
                 parameter = parameters.get(member.tensor)
                 if positions is None or parameter is None:
                     continue
+                own = torch.from_numpy(member.index[positions[:, 0]])
                 mixed = partial(
                     _mixed,
-                    shares=logs.exp().to(parameter),
-                    positions=positions.to(parameter.device),
+                    shares=logs[own][:, own].softmax(1).to(parameter),
+                    positions=torch.from_numpy(positions).to(parameter.device),
                     dim=member.dims[0],
                 )
                 found[member.tensor] = _both(found.get(member.tensor), mixed)
         return found
 
 
-def _positions(member: Member, num_channels: int) -> torch.Tensor | None:
-    """Where along a tensor's dim the filters of each channel are, (C, filters of a channel)."""
+def _positions(member: Member) -> np.ndarray | None:
+    """Where along a tensor's dim the filters of its channels are, (channels, filters of each)."""
     if len(member.dims) > 1:
         return None
     order = np.argsort(member.index, kind='stable')
     order = order[member.index[order] >= 0]
-    counts = np.bincount(member.index[order], minlength=num_channels)
-    if counts.min() != counts.max():
-        return None
-    return torch.from_numpy(order.reshape(num_channels, -1))
+    counts = np.bincount(member.index[order])
+    counts = counts[counts > 0]
+    return order.reshape(len(counts), -1) if counts.min() == counts.max() else None
 
 
 def _mixed(
