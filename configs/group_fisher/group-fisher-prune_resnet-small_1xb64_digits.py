@@ -1,5 +1,5 @@
-# Group Fisher on the digits: from the trained network, four channels go every third iteration by what
-# the training computes anyway, until half of the MACs are left. Then the small network trains on.
+# Group Fisher on the digits: from the trained network, four channels go every third iteration by
+# what the training computes anyway, until half of the MACs are left. Then the small one trains on.
 #   python tools/train.py configs/digits/resnet-small_1xb64_digits.py
 #   python tools/train.py configs/group_fisher/group-fisher-prune_resnet-small_1xb64_digits.py
 _base_ = ['../digits/resnet-small_1xb64_digits.py']

@@ -23,6 +23,7 @@ from mmprune.bench.costs import cost_steps
 from mmprune.bench.execution import ExecutionOptions, Step, execution_steps
 from mmprune.bench.job import JobOptions, job_steps
 from mmprune.bench.latencies import latency_steps
+from mmprune.bench.learned import learned_steps
 from mmprune.bench.pages import installed_versions
 from mmprune.bench.report import about, insert_into_docs, tables, write_markdown
 from mmprune.bench.rows import Row
@@ -184,6 +185,7 @@ def steps(options: BenchOptions) -> Iterator[Step]:
     if 'execution' in options.sections:
         yield from execution_steps(execution)
         yield from autoslim_steps(execution)
+        yield from learned_steps(execution)
     if 'tracing' in options.sections:
         yield from tracing_steps(tracing)
     if 'job' in options.sections:
