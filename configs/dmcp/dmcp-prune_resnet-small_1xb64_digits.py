@@ -16,4 +16,3 @@ model = dict(
     )
 )
 custom_hooks = [dict(type='mmprune.DMCP')]
-search_cfg = dict(_delete_=True)

@@ -28,6 +28,7 @@ class _Gradients:
     def __init__(self) -> None:
         self.num_images = 0
         self.heard: list[tuple[Reader, torch.Tensor]] = []
+        self.problem: InputError | None = None
 
     @contextmanager
     def watching(
@@ -69,8 +70,7 @@ class _Gradients:
                 windows), or not at all for a single one.
             slope: The gradient of the loss with respect to it, of its shape.
 
-        Raises:
-            InputError: It is not known which image is where.
+        Where it is not known which image is where, that is the ``problem``.
         """
         count, exact = self.num_images, torch.promote_types(data.dtype, torch.float32)
         product = data.detach().to(exact) * slope.to(exact)
@@ -78,11 +78,12 @@ class _Gradients:
         others = [other for other in range(min(dim, 1), product.dim()) if other != dim]
         sums = product.sum(others) if others else product
         if count > 1 and (sums.dim() < 2 or len(sums) % count):
-            raise InputError(
+            self.problem = InputError(
                 f"group '{reader.space_id}': GroupFisherImportance cannot tell the {count} images "
                 f'of a batch from each other in an input of shape {tuple(data.shape)}: collect '
                 'from batches of one image each'
             )
+            return
         self.heard.append((reader, sums.reshape(count, -1, sums.shape[-1]).sum(1).double()))
 
     def squares(self, scale: float = 1) -> dict[Key, torch.Tensor]:
@@ -144,14 +145,17 @@ class GroupFisherImportance(DataImportance):
         for (reader, data), slope in zip(runs, slopes, strict=True):
             if slope is not None:
                 gradients.add(reader, data, slope)
+        if gradients.problem is not None:
+            raise gradients.problem
         return gradients.squares()
 
     @contextmanager
     def listening(self, model: nn.Module, groups: Groups, scale: float = 1) -> Iterator[None]:
         """Context of a training step, forward and backward; its images are added like a batch.
 
-        Nothing is run for it. A step whose gradients are not finite, as those that a gradient
-        scaler leaves out, adds nothing.
+        Nothing is run for it, but for the backward pass of layers that are frozen. A step adds
+        nothing whose gradients are not finite, as those that a gradient scaler leaves out, or whose
+        images cannot be told apart (regions, not equally many of each).
 
         Args:
             model: The network that the groups belong to.
@@ -162,12 +166,13 @@ class GroupFisherImportance(DataImportance):
         gradients = _Gradients()
 
         def hear(reader: Reader, data: torch.Tensor) -> None:
-            if data.requires_grad:
+            if torch.is_grad_enabled() and data.is_floating_point():
+                data.requires_grad_()
                 data.register_hook(lambda slope: gradients.add(reader, data, slope))
 
         with gradients.watching(model, prunable, hear):
             yield
-        squares = gradients.squares(scale)
+        squares = {} if gradients.problem else gradients.squares(scale)
         if squares and all(bool(each.isfinite().all()) for each in squares.values()):
             self.add(squares)
 

@@ -14,7 +14,8 @@ RATIOS = [0.25, 0.5, 0.75, 1.0]
 
 
 def markov(network=None, data=IMAGE, **options):
-    model = randomise((Network() if network is None else network).double()).eval()
+    network = Network().double() if network is None else network
+    model = randomise(network.to(data.dtype)).eval()
     options = dict(type='MarkovPruner', budget=dict(macs=0.5), ratios=RATIOS) | options
     pruner = PRUNERS.build(options)
     pruner.prepare_from_supernet(model, data)
@@ -106,6 +107,36 @@ def test_the_learned_subnet_is_within_the_budget_and_uses_it():
             assert pruner.expected_cost()['macs'] > 0.5 * pruner.cost()['macs']
         cost = pruner.cost(pruner.learned_subnet())['macs'] / pruner.cost()['macs']
         assert 0.45 < cost <= 0.5
+
+
+def test_learning_in_mixed_precision():
+    """Softened, listened to and mixed: numbers of 16 bits, finite gradients in full precision."""
+    model, pruner = markov(per_channel().float(), IMAGE.float())
+    model.float()
+    options = dict(type='ImportancePruner', ratio=0.5)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        with pruner.softened():
+            loss = model(IMAGE.float()).square().mean()
+        (gradient,) = torch.autograd.grad(loss, pruner.logits)
+        assert gradient.dtype == torch.float64
+        assert gradient.isfinite().all()
+
+        fisher = PRUNERS.build(options | dict(importance='GroupFisher'))
+        fisher.prepare_from_supernet(model, IMAGE.float())
+        with fisher.importance.listening(model, fisher.channel_groups, scale=1024):
+            (model(IMAGE.float()).square().mean() * 1024).backward()
+        assert fisher.importance.num_batches == 1
+        assert 0 < fisher.importance.scores(fisher.channel_groups['wide'], model).sum() < 1e6
+
+        fusion = PRUNERS.build(options | dict(importance='Fusion'))
+        fusion.prepare_from_supernet(model, IMAGE.float())
+        subnet = fusion.prune()
+        fusion.supernet.execution.mix(fusion.importance.mixings(fusion.channel_groups, model))
+        fusion.set_subnet(subnet)
+        model.zero_grad()
+        model(IMAGE.float()).square().mean().backward()
+        assert model.wide.weight.grad.dtype == torch.float32
+        assert (model.wide.weight.grad != 0).flatten(1).any(1).all()
 
 
 class Scores(nn.Module):
