@@ -166,4 +166,6 @@ class Polynomials:
             reduce(torch.mul, (forms[..., form] for form in monomial), one)
             for monomial in self.monomials
         ]
-        return torch.stack(products, dim=-1) @ rows.T / divisors
+        # Without products there is nothing to stack.
+        stacked = torch.stack([*products, 0 * one], dim=-1)[..., :-1]
+        return stacked @ rows.T / divisors
