@@ -1,7 +1,7 @@
 """A deployed network, built from a config."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from torch import nn
 
 from mmprune.deploy.channel_cfg import as_channel_cfg, digest_of
 from mmprune.errors import InputError
+from mmprune.models.demo_inputs import ConfiguredInput
 from mmprune.registry import MODELS, PRUNERS
 
 DIGEST_KEY = 'channel_cfg_digest'
@@ -26,6 +27,8 @@ def deployed_model(
     channel_cfg: str | Path | dict[str, Any],
     data_preprocessor: dict[str, Any] | None = None,
     digest: str | None = None,
+    input_shape: Sequence[int] | None = None,
+    demo_input: dict[str, Any] | None = None,
 ) -> nn.Module:
     """Build the plain, smaller network that a channel config describes.
 
@@ -44,6 +47,9 @@ def deployed_model(
         data_preprocessor: For a ``model`` that brings none of its own, as a
             Runner fills it in.
         digest: Of the channel config, as deploying has written it; None takes any.
+        input_shape: Of an input on which the original is traced to read a unit file, as in
+            ``AutoSlim``; a small image will do.
+        demo_input: See there.
 
     Raises:
         FileNotFoundError, ValueError: If the channel config cannot be read or
@@ -53,11 +59,14 @@ def deployed_model(
     if data_preprocessor is not None:
         config.setdefault('data_preprocessor', data_preprocessor)
     network = MODELS.build(config)
+    cfg = as_channel_cfg(channel_cfg)
     # Deploying needs no trace, so any pruner will do.
     pruner = PRUNERS.build(dict(_scope_='mmprune', type='RatioPruner', ratios=[1.0]))
-    cfg = as_channel_cfg(channel_cfg)
     if digest is not None and digest_of(cfg) != digest:
         raise InputError(f'{cfg.source}: {_OTHER.format(digest, digest_of(cfg))}')
+    if cfg.is_unit_file:
+        given = ConfiguredInput.of(network, demo_input, input_shape)
+        pruner.prepare_from_supernet(network, given.roads(network))
     return pruner.deploy_subnet(network, cfg)
 
 

@@ -12,8 +12,8 @@ from torch import nn
 from mmprune.channels import ChannelGroup
 from mmprune.datafiles import read_data, write_data
 from mmprune.errors import InputError
-from mmprune.layers.layer import CONVS, NORMS, TRANSPOSED_CONVS
 from mmprune.schema import checked
+from mmprune.trace.kinds import CONVS, NORMS, TRANSPOSED_CONVS
 
 ALL_CONVS = (*CONVS, *TRANSPOSED_CONVS)
 LISTS = ('norm_layer_names', 'prec_layers', 'succ_layers')
