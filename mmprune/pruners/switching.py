@@ -8,22 +8,20 @@ from typing import Any, cast
 
 import torch
 
+from mmprune.deploy.channel_cfg import as_channel_cfg
 from mmprune.errors import InputError
 from mmprune.execution import SwitchableNorms
-from mmprune.supernet.supernet import Subnet, Supernet
+from mmprune.formats.cfg_codec import read_cfg
+from mmprune.pruners.prepared import Prepared
+from mmprune.supernet.supernet import Subnet
 
 ChannelCfgLike = Mapping[str, Any] | str | Path
 
 
-class Switching:
+class Switching(Prepared):
     """Several subnets by their channel configs, and by norms of their own."""
 
     _norms: SwitchableNorms | None = None
-
-    @property
-    def supernet(self) -> Supernet:
-        """The prepared network."""
-        raise NotImplementedError
 
     def switchable_norms(self, number: int) -> SwitchableNorms:
         """Give each of several subnets its own norms; ``switch_subnet`` selects them from then on.
@@ -72,9 +70,20 @@ class Switching:
         self.set_subnet(subnet)
 
     def load_channel_cfg(self, channel_cfg: ChannelCfgLike) -> Subnet:
-        """The subnet that a channel config stands for."""
-        raise NotImplementedError
+        """The subnet that a channel config (dict or file) stands for, checked against the model.
+
+        Reads mmprune's format, MMRazor 0.x channel configs and MMRazor 1.x unit files.
+
+        Raises:
+            ChannelCfgError: It is broken, or does not fit the model.
+        """
+        alive = read_cfg(self.supernet, as_channel_cfg(channel_cfg))
+        return self.supernet.subnet_of(alive)
 
     def set_subnet(self, subnet: Mapping[str, torch.Tensor]) -> None:
-        """Run the supernet as ``subnet`` from now on."""
-        raise NotImplementedError
+        """Run the supernet as ``subnet`` from now on.
+
+        Raises:
+            SubnetError: It does not fit the supernet; nothing is changed then.
+        """
+        self.supernet.set_alive(self.supernet.alive_of(subnet))
