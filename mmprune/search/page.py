@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from html import escape
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from mmprune.fileio import atomic_path
-from mmprune.search.picture import SearchPicture
+from mmprune.search.picture import SearchPicture, draw_search, write_png
+
+SECONDS, SHARE = 60.0, 0.02
+"""A search that runs is drawn no more often, and takes no larger share of its time for it."""
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -89,6 +93,32 @@ points.forEach(all => all.forEach((point, index) => {{
 </body>
 </html>
 """
+
+
+class SearchFiles:
+    """``search.html`` and ``search.png`` of a search that may still run.
+
+    Args:
+        folder: Where they go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._due = time.monotonic() + SECONDS
+
+    @property
+    def are_due(self) -> bool:
+        """Whether the search was drawn long ago."""
+        return time.monotonic() > self._due
+
+    def draw(self, picture: SearchPicture) -> None:
+        """Draw what there is."""
+        start = time.monotonic()
+        figure = draw_search(picture)
+        write_png(figure, self.folder / 'search.png')
+        write_page(figure, picture, self.folder / 'search.html')
+        took = time.monotonic() - start
+        self._due = start + max(SECONDS, took / SHARE)
 
 
 def write_page(figure: Any, picture: SearchPicture, path: Path) -> None:

@@ -55,10 +55,11 @@ class SearchPicture:
         if len(found) < ENOUGH:
             return {}
         widths = {group: [each.channels[group] for each in found] for group in self.groups}
-        ranges = {
+        ranges: dict[str, Any] = {
             group: optuna.distributions.IntDistribution(min(own), max(own))
             for group, own in widths.items()
         }
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         study = optuna.create_study()
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', optuna.exceptions.ExperimentalWarning)
@@ -172,9 +173,7 @@ def _draw_importances(axes: Any, picture: SearchPicture) -> None:
     axes.bar(depth, [100 * found.get(group, 0) for group in picture.groups], color='#72b7b2')
     axes.set_ylabel('%')
     few = '' if found else f' (too few candidates: {ENOUGH} are needed)'
-    about = (
-        f'Importance of each width for being among the best tenth by {picture.candidates.metric}'
-    )
+    about = f'Importance of widths for being among the best tenth by {picture.candidates.metric}'
     axes.set_title(about + few, loc='left', fontsize=10)
     small = len(picture.groups) > 40
     axes.set_xticks(depth, picture.groups, rotation=90 if small else 40, ha='right',
