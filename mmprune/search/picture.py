@@ -145,7 +145,7 @@ def _draw_history(axes: Any, picture: SearchPicture) -> None:
                   color=_colour(picture, place), markeredgecolor='white')  # fmt: skip
     axes.set_xlabel('candidate')
     axes.set_title('Course', loc='left', fontsize=10)
-    axes.legend(fontsize=8, frameon=False, loc='lower right')
+    axes.legend(fontsize=8, frameon=False, loc='best')
 
 
 def _draw_widths(axes: Any, picture: SearchPicture) -> None:
