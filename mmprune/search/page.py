@@ -34,7 +34,8 @@ th:first-child, td:first-child, th:last-child, td:last-child {{ text-align: left
   background: #fff; border: 1px solid #999; border-radius: 6px; box-shadow: 0 3px 14px #0003 }}
 #tip .groups {{ columns: 2; margin-top: .5em; max-width: 64em }}
 #tip .group {{ display: flex; gap: .5em; break-inside: avoid }}
-#tip .group span {{ flex: 1; min-width: 15em; overflow: hidden; text-overflow: ellipsis; white-space: nowrap }}
+#tip .group span {{ flex: 1; min-width: 15em; overflow: hidden; text-overflow: ellipsis;
+  white-space: nowrap }}
 #tip .bar {{ width: 6em; height: .8em; background: #e4e7eb; align-self: center }}
 #tip .bar i {{ display: block; height: 100%; background: #4c78a8 }}
 #tip .number {{ width: 5em; text-align: right }}
