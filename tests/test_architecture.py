@@ -185,11 +185,11 @@ CONTENTS = {
         _BatchNorm _NormBase torch.nn.modules.activation.MultiheadAttention
     """,
     'DEMO_INPUTS': 'BaseDetector BasePoseEstimator BaseSegmentor ImageClassifier',
-    'PRUNERS': 'ImportancePruner NetworkSlimming RatioPruner StructurePruner',
+    'PRUNERS': 'ImportancePruner MarkovPruner NetworkSlimming RatioPruner StructurePruner',
     'IMPORTANCE': """
-        APoZImportance ActivationImportance BNScaleImportance FPGMImportance GroupFisherImportance
-        HessianImportance L1Importance L2Importance LAMPImportance LpImportance RandomImportance
-        ResidualImportance TaylorImportance VarianceImportance
+        APoZImportance ActivationImportance BNScaleImportance FPGMImportance FusionImportance
+        GroupFisherImportance HessianImportance L1Importance L2Importance LAMPImportance
+        LpImportance RandomImportance ResidualImportance TaylorImportance VarianceImportance
     """,
     'COMPENSATIONS': 'LeastSquares MeanFolding',
     'MODELS': """
@@ -201,7 +201,9 @@ CONTENTS = {
         EvolutionSearchLoop GreedySearchLoop OptunaSearchLoop SearchLoop SubnetsTestLoop
         SubnetsValLoop
     """,
-    'HOOKS': 'GroupLasso GrowingPenalty IterativePruning ProgressBarHook ScaleL1 SlimmingPenalty',
+    'HOOKS': """
+        DCFF DMCP GroupLasso GrowingPenalty IterativePruning ProgressBarHook ScaleL1 SlimmingPenalty
+    """,
     'DATASETS': 'Digits',
 }
 

@@ -17,7 +17,7 @@ from mmprune.compensation.compensate import Forward
 from mmprune.deploy import ChannelCfgError, VerifyReport, deploy, deploy_in_place, deploy_parts
 from mmprune.deploy.carry_over import carry_average, carry_optimizer, check_average, check_states
 from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
-from mmprune.errors import InputError
+from mmprune.errors import InputError, check_choice
 from mmprune.formats.cfg_codec import read_cfg, write_cfg
 from mmprune.pruners.arguments import built_importance, default_input, refuse_subnet
 from mmprune.pruners.mmrazor_names import MMRazorNames
@@ -74,12 +74,9 @@ class StructurePruner(MMRazorNames, Planning, Searching, Switching):
         topology: Topology | Mapping[str, Any] | str | Path | None = None,
         leave_out: Sequence[str] = (),
     ) -> None:
-        if execution not in ('slice', 'mask'):
-            raise InputError(f"execution must be 'slice' or 'mask', not {execution!r}")
-        if attention not in ('heads', 'dims'):
-            raise InputError(f"attention must be 'heads' or 'dims', not {attention!r}")
-        if group_norm not in ('channels', 'groups'):
-            raise InputError(f"group_norm must be 'channels' or 'groups', not {group_norm!r}")
+        check_choice('execution', execution, ('slice', 'mask'))
+        check_choice('attention', attention, ('heads', 'dims'))
+        check_choice('group_norm', group_norm, ('channels', 'groups'))
         self.attention, self.group_norm = attention, group_norm
         if isinstance(except_start_keys, str):
             raise InputError(

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
 from mmprune.deploy.channel_cfg import as_channel_cfg
 from mmprune.errors import InputError
 from mmprune.execution import SwitchableNorms
@@ -79,11 +77,3 @@ class Switching(Prepared):
         """
         alive = read_cfg(self.supernet, as_channel_cfg(channel_cfg))
         return self.supernet.subnet_of(alive)
-
-    def set_subnet(self, subnet: Mapping[str, torch.Tensor]) -> None:
-        """Run the supernet as ``subnet`` from now on.
-
-        Raises:
-            SubnetError: It does not fit the supernet; nothing is changed then.
-        """
-        self.supernet.set_alive(self.supernet.alive_of(subnet))
