@@ -32,13 +32,14 @@ th, td {{ padding: .3em 1em; text-align: right; border-bottom: 1px solid #ddd }}
 th:first-child, td:first-child, th:last-child, td:last-child {{ text-align: left }}
 #tip {{ position: absolute; display: none; pointer-events: none; padding: .7em 1em; font-size: 12px;
   background: #fff; border: 1px solid #999; border-radius: 6px; box-shadow: 0 3px 14px #0003 }}
-#tip .groups {{ columns: 2; margin-top: .5em; max-width: 64em }}
+#tip .groups {{ margin-top: .5em }}
+#tip .many span {{ min-width: 7em !important }}
 #tip .group {{ display: flex; gap: .5em; break-inside: avoid }}
 #tip .group span {{ flex: 1; min-width: 15em; overflow: hidden; text-overflow: ellipsis;
   white-space: nowrap }}
 #tip .bar {{ width: 6em; height: .8em; background: #e4e7eb; align-self: center }}
 #tip .bar i {{ display: block; height: 100%; background: #4c78a8 }}
-#tip .number {{ width: 5em; text-align: right }}
+#tip .number {{ min-width: 5em; text-align: right; white-space: nowrap }}
 </style>
 </head>
 <body>
@@ -65,7 +66,9 @@ function show(index, event) {{
   tip.replaceChildren()
   element('', candidate.what, tip).style.fontWeight = 'bold'
   element('', candidate.cost, tip)
-  const groups = element('groups', '', tip)
+  const columns = Math.min(4, Math.ceil(found.groups.length / 12))
+  const groups = element(columns > 2 ? 'groups many' : 'groups', '', tip)
+  groups.style.columns = columns
   found.groups.forEach(([name, full], place) => {{
     const row = element('group', '', groups), kept = candidate.channels[place]
     row.append(Object.assign(document.createElement('span'), {{textContent: name}}))
