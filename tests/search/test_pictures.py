@@ -1,19 +1,23 @@
 """What a search draws: the same as pixels, and as a page that a browser shows without a network."""
 
 import json
+import logging
 import re
 import shutil
 import subprocess
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from mmprune.search import Evaluation, picture
 from mmprune.search.candidates import Candidates
 from mmprune.search.page import SearchFiles
 from mmprune.search.picture import SearchPicture
+from mmprune.search.progress import search_progress
 
 GROUPS = {'backbone.conv1': 16, 'backbone.<layer1>': 32, 'backbone.layer2': 64}
 BROWSER = next(filter(None, map(shutil.which, ('chromium', 'google-chrome', 'chrome'))), None)
@@ -149,3 +153,21 @@ def test_a_search_is_drawn_while_it_runs(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr('mmprune.search.page.SHARE', 1e6)
     files.draw(search_of(1))
     assert files.are_due
+
+
+def test_a_terminal_shows_how_many_a_minute_the_best_and_the_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = StringIO()
+    console = Console(file=shown, force_terminal=True, width=120)
+    monkeypatch.setattr('mmprune.search.progress.Console', lambda stderr: console)
+    clock = iter(range(0, 10_000, 2))
+    with search_progress(logging.getLogger('search')) as progress:
+        progress.get_time = lambda: float(next(clock))
+        task = progress.add_task('TPE 0.5', total=100, note='')
+        for done in range(1, 6):
+            progress.update(task, completed=done, note='best top1 98.3, 2 workers')
+        progress.refresh()
+    text = re.sub(r'\x1b\[[\d;?]*[a-zA-Z]', '', shown.getvalue())
+    last = text.split('TPE 0.5')[-1]
+    assert re.search(r' 5/100 30/min [\d:]+ left 0:03:10 best top1 98.3, 2 workers$', last.strip())
