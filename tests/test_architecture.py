@@ -197,7 +197,10 @@ CONTENTS = {
         L2Loss MobileNetV1 SelfDistiller YOLOv5
     """,
     'MODEL_WRAPPERS': 'AutoSlimDDP',
-    'LOOPS': 'EvolutionSearchLoop GreedySearchLoop OptunaSearchLoop SearchLoop',
+    'LOOPS': """
+        EvolutionSearchLoop GreedySearchLoop OptunaSearchLoop SearchLoop SubnetsTestLoop
+        SubnetsValLoop
+    """,
     'HOOKS': """
         DCFF DMCP GroupLasso GrowingPenalty IterativePruning ProgressBarHook ScaleL1 SlimmingPenalty
     """,

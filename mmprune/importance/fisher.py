@@ -48,12 +48,11 @@ class _Gradients:
             hear(reader, own)
             return own
 
-        handle = model.register_forward_pre_hook(count, with_kwargs=True)
-        try:
-            with hooked((reader for _, reader in readers(model, groups)), see):
-                yield
-        finally:
-            handle.remove()
+        with (
+            model.register_forward_pre_hook(count, with_kwargs=True),
+            hooked((reader for _, reader in readers(model, groups)), see),
+        ):
+            yield
 
     def _count(self, inputs: Sequence[Any]) -> None:
         """Take the first tensor's first dim for the images, the network's if it is called."""

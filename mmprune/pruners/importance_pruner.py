@@ -16,7 +16,7 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray
 from mmprune.channels.member_values import shared_sums
 from mmprune.cost import COLUMNS
-from mmprune.errors import InputError
+from mmprune.errors import InputError, check_choice
 from mmprune.latency import TableLatency
 from mmprune.pruners.allocation import allocate_counts
 from mmprune.pruners.budget import (
@@ -103,8 +103,7 @@ class ImportancePruner(StructurePruner):
         super().__init__(importance=importance or dict(type='L1Importance'), **kwargs)
         if (ratio is None) == (budget is None):
             raise InputError('an ImportancePruner needs either ratio or budget')
-        if scope not in SCOPES:
-            raise InputError(f'scope must be one of {", ".join(map(repr, SCOPES))}, not {scope!r}')
+        check_choice('scope', scope, SCOPES)
         if score_per is not None and (score_per not in COLUMNS or scope == 'local'):
             raise InputError(
                 f'score_per must be one of {", ".join(map(repr, COLUMNS))}, for a scope that '
@@ -371,9 +370,7 @@ def _check_allocation(
     latency: Any,
 ) -> None:
     """Refuse an allocation that is none, or that the other options leave nothing to."""
-    if allocation not in ALLOCATIONS:
-        names = ', '.join(map(repr, ALLOCATIONS))
-        raise InputError(f'allocation must be one of {names}, not {allocation!r}')
+    check_choice('allocation', allocation, ALLOCATIONS)
     if allocation == 'threshold':
         return
     if budget is None or scope != 'global' or score_per is not None:

@@ -6,6 +6,7 @@ from mmprune.training.hooks import ProgressBarHook
 from mmprune.training.iterative_pruning import IterativePruning
 from mmprune.training.regularisers import GroupLasso, GrowingPenalty, ScaleL1
 from mmprune.training.slimming import SlimmingPenalty
+from mmprune.training.subnet_loops import SubnetsTestLoop, SubnetsValLoop
 
 __all__ = [
     'DCFF',
@@ -16,4 +17,6 @@ __all__ = [
     'ProgressBarHook',
     'ScaleL1',
     'SlimmingPenalty',
+    'SubnetsTestLoop',
+    'SubnetsValLoop',
 ]
