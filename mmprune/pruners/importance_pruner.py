@@ -174,6 +174,32 @@ class ImportancePruner(StructurePruner):
             self._pruned = counts
         return subnet
 
+    def remove(self, channels: int) -> bool:
+        """Set a subnet with about so many channels fewer than the one that is set, greedily.
+
+        Of what the ratio or budget takes by the scores of now, the lowest scores go. Where
+        constraints or ``round_to`` let no group lose so few, the fewest go that can.
+
+        Returns:
+            Whether the ratio or budget is met, and the pruned subnet set.
+        """
+        counts, costs = self._find(1, regrow=False)
+        leaving: list[tuple[float, str]] = []
+        for space_id, group in self.supernet.prunable_groups.items():
+            width = int(self.supernet.alive[group.labels].sum())
+            scores = np.sort(costs.scores[space_id])[group.num_channels - width :]
+            leaving += [(score, space_id) for score in scores[: width - counts[space_id]]]
+        leaving.sort()
+        for removals in range(channels, len(leaving)):
+            stays = Counter(space_id for _, space_id in leaving[removals:])
+            fewer = {space_id: n + stays[space_id] for space_id, n in counts.items()}
+            alive = costs.alive(fewer)
+            if (alive != self.supernet.alive).any() and (alive != costs.alive(counts)).any():
+                self.set_subnet(self.supernet.subnet_of(alive))
+                return False
+        self.prune(1, regrow=False)
+        return True
+
     def pruned_subnet(self, progress: float = 1, regrow: bool = True) -> Subnet:
         """What ``prune`` would set; nothing is set."""
         counts, costs = self._find(progress, regrow)
