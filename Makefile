@@ -18,7 +18,7 @@ export OMP_NUM_THREADS ?= 2
 RUN = PYTHONPATH="$(CURDIR)" $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-family stacks demo docs zoo bench bench-accuracy lint format clean
+.PHONY: help venv test test-family stacks demo docs zoo zoo-family bench bench-accuracy lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,10 @@ docs: $(READY) ## build the site of the documentation into site/; warnings are e
 
 zoo: $(READY) ## prune the networks of mmcls, and print how much and how exactly
 	$(RUN) tools/zoo.py $(ARGS)
+
+zoo-family: $(READY) ## the same for networks of mmdet, mmseg, mmpose and mmyolo
+	$(RUN) tests/stacks/run.py family
+	PYTHONPATH="$(CURDIR)" .stacks/family/bin/python tools/zoo.py --family $(ARGS)
 
 bench: $(READY) ## measure speed and memory beside plain networks and peers
 	$(RUN) tools/bench.py $(ARGS)

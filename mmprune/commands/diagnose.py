@@ -103,7 +103,8 @@ def network_and_pruner(cfg: Config) -> tuple[nn.Module, StructurePruner]:
     if not cfg.get('model'):
         raise InputError(f'{cfg.filename}: there is nothing to diagnose: the config has no model')
     plain = deepcopy(cfg)
-    settings: dict[str, Any] = {**DEFAULT_PRUNER, **cfg.get('pruner', {})}
+    own = cfg.get('pruner', {})
+    settings: dict[str, Any] = {**({} if 'type' in own else DEFAULT_PRUNER), **own}
     if cfg.model.get('type') in SUPERNETS:
         plain.model = deepcopy(cfg.model.architecture)
         settings = dict(cfg.model.pruner)

@@ -37,6 +37,8 @@ class CostTable:
         num_labels: How many labels there are.
         model: The terms of MACs and parameters.
         memory: Makes the terms of traffic and peak, when they are asked for first.
+        mean: Whether what depends on which channels are kept is its mean over all sets of so
+            many: for estimates. Costs are not whole numbers then: ``differentiable`` gives them.
     """
 
     def __init__(
@@ -45,8 +47,9 @@ class CostTable:
         num_labels: int,
         model: CostModel,
         memory: Callable[[], Memory],
+        mean: bool = False,
     ) -> None:
-        self._widths = WidthForms(groups, num_labels)
+        self._widths = WidthForms(groups, num_labels, mean)
         self._book = FormBook(self._widths)
         self._model, self._make_memory = model, memory
         self._compiled: dict[tuple[str, ...], _Compiled] = {}
