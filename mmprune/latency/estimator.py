@@ -61,8 +61,8 @@ def widths_of_groups(network: Prepared) -> dict[str, int]:
 class LatencyEstimator:
     """Predicts the time of subnets: the layers of the table, and a correction for the rest.
 
-    Where the width of a layer depends on which channels of a group are kept, not only on how many, it
-    is taken to be the mean over all sets of so many.
+    Where the width of a layer depends on which channels of a group are kept, not only on how
+    many, it is taken to be the mean over all sets of so many.
 
     Args:
         table: Times of the layers of this network on this device.
