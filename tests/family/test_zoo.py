@@ -1,4 +1,4 @@
-"""Networks of other packages in the zoo: called with what they are trained on, and counted right."""
+"""Networks of other packages in the zoo: called with what they are trained on, counted right."""
 
 import pytest
 from tiny_models import tiny
