@@ -22,7 +22,7 @@ STAGES = [
 # Modules that every stage may import, and that import no stage.
 COMMON = {
     *('checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry', 'version', 'weights'),
-    *('building', 'collector', 'missing_data', 'randomness', 'renamed_configs', 'wrappers'),
+    *('building', 'collector', 'lock', 'missing_data', 'randomness', 'renamed_configs', 'wrappers'),
 }
 # Beside the flow.
 SIDE = {
