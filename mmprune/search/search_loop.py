@@ -5,7 +5,7 @@ import math
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict, dataclass
@@ -33,8 +33,15 @@ from mmprune.models.algorithm import calibration_batches, check_is_supernet
 from mmprune.randomness import seeded
 from mmprune.search.budget import Budget, Cost
 from mmprune.search.compared import Rule, main_metric, rule_of, smaller_is_better
-from mmprune.search.history import Evaluation, SearchHistory, subnet_key, weights_key
-from mmprune.search.progress import search_progress
+from mmprune.search.history import (
+    RESULTS,
+    Evaluation,
+    SearchHistory,
+    configs_of,
+    subnet_key,
+    weights_key,
+)
+from mmprune.search.progress import duration, search_progress, timed
 from mmprune.training.compensation import Change, compensation_of
 from mmprune.wrappers import without_wrapper
 
@@ -84,7 +91,8 @@ class SearchLoop(ValLoop):
             candidate without this value, such as a detector that detects nothing, is the worst.
         rule: Whether 'greater' or 'less' is better; ``'auto'``: less of losses and errors.
         seed: Of what the search draws.
-        resume: Go on from the history in the work directory.
+        resume: Go on from the history in the work directory, if there is one. Without it, what an
+            earlier search has left there is moved into ``earlier_<number>``.
         fp16: Evaluate in mixed precision.
         latency: A table that ``tools/latency.py`` has written for this network on the device
             that is to run the subnets. With it, costs have a predicted ``latency``, in ms.
@@ -114,6 +122,7 @@ class SearchLoop(ValLoop):
         compensation: str | dict[str, Any] | None = None,
         recalibration: dict[str, Any] | None = None,
     ) -> None:
+        self._configs = configs_of(runner.cfg, dataloader, evaluator)
         super().__init__(runner, dataloader, evaluator, fp16)
         model = without_wrapper(runner.model)
         check_is_supernet(model, str(runner.cfg.filename))
@@ -161,10 +170,9 @@ class SearchLoop(ValLoop):
             resume=self.resume,
             is_writer=is_main_process(),
         )
-        if self.resume:
-            self.runner.logger.info(
-                f'{self.history.path}: {self.history.num_resumed} candidates are evaluated already'
-            )
+        self.runner.logger.info(
+            f'{self.history.path}: {self.history.num_resumed} candidates are evaluated already'
+        )
         if self.latency is not None:
             table = self.latency.estimator(self.pruner.supernet).table
             self.runner.logger.info(f'{self.latency.path}: latency on {table.device}')
@@ -313,11 +321,11 @@ class SearchLoop(ValLoop):
             batch = next(iter(self.dataloader))
         seconds = 0.0
         if self.batches:
-            one_batch = _timed(lambda: self.algorithm.recalibrate(self.batches[:1]))
+            one_batch = timed(lambda: self.algorithm.recalibrate(self.batches[:1]))
             seconds += len(self.batches) * one_batch
         self.algorithm.architecture.eval()
         with torch.autocast(self._device_type, enabled=self.fp16):
-            one_batch = _timed(lambda: self.algorithm.val_step(batch))
+            one_batch = timed(lambda: self.algorithm.val_step(batch))
         return seconds + len(self.dataloader) * one_batch
 
     @property
@@ -355,6 +363,7 @@ class SearchLoop(ValLoop):
             'recalibration': asdict(self.algorithm.recalibration),
             'num_images': len(self.dataloader.dataset),
             'weights': weights_key(self.algorithm.architecture.state_dict()),
+            **self._configs,
         }
 
     def _finish(self, budget: Budget, subnet: Subnet, evaluation: Evaluation) -> None:
@@ -371,27 +380,15 @@ class SearchLoop(ValLoop):
         if is_main_process():
             self.pruner.set_subnet(subnet)
             save_channel_cfg(self.pruner.export_subnet(), path)
-            with atomic_path(self.work_dir / 'search_results.json') as unfinished:
-                content = [asdict(result) for result in self.results]
+            with atomic_path(self.work_dir / RESULTS) as unfinished:
+                # The configs lie beside the list, wherever the folder goes.
+                content = [
+                    {**asdict(result), 'channel_cfg': Path(result.channel_cfg).name}
+                    for result in self.results
+                ]
                 unfinished.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
 
 
 def in_words(metric: float | None) -> str:
     """A metric for a person."""
     return 'not measured' if metric is None else f'{metric:.4f}'
-
-
-def duration(seconds: float) -> str:
-    """A time for a person: seconds, minutes or hours."""
-    for unit, size in (('h', 3600), ('min', 60)):
-        if seconds >= 2 * size:
-            return f'{seconds / size:.0f} {unit}'
-    return f'{seconds:.0f} s'
-
-
-def _timed(run: Callable[[], Any]) -> float:
-    """Seconds of the second run; the first one warms up."""
-    run()
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
