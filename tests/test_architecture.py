@@ -198,7 +198,8 @@ CONTENTS = {
     """,
     'MODEL_WRAPPERS': 'AutoSlimDDP',
     'LOOPS': 'EvolutionSearchLoop GreedySearchLoop OptunaSearchLoop SearchLoop',
-    'HOOKS': 'GroupLasso GrowingPenalty IterativePruning ProgressBarHook ScaleL1 SlimmingPenalty',
+    'HOOKS': 'ExactResume GroupLasso GrowingPenalty IterativePruning ProgressBarHook ScaleL1 '
+    'SlimmingPenalty',
     'DATASETS': 'Digits',
 }
 

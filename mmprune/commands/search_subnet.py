@@ -10,7 +10,7 @@ from mmengine.dist import is_main_process
 from mmprune.building import check_options
 from mmprune.checkpoint import read_checkpoint
 from mmprune.commands.prune_options import searchable_config
-from mmprune.commands.run import build_runner
+from mmprune.commands.run import alone_in, build_runner
 from mmprune.commands.tables import results_table
 from mmprune.config import load_config
 from mmprune.errors import InputError
@@ -43,7 +43,8 @@ def search_subnet(
         checkpoint: The supernet's checkpoint, or the plain network's.
         work_dir: Where the history, the channel configs and the log go; by
             default the config's ``work_dir``, or ``work_dirs/<config>_search``.
-        resume: Go on from the history in the work directory.
+        resume: Go on from the history in the work directory, if there is one. Without it, the
+            files of an earlier search are moved into ``earlier_<number>`` there.
         cfg_options: Values to set in the config, by dotted key.
         launcher: ``'none'``, ``'pytorch'`` or ``'slurm'``: several processes share
             the validation images of each candidate.
@@ -52,8 +53,8 @@ def search_subnet(
         One result per budget, in the order in which they were found.
 
     Raises:
-        InputError: If the config has no ``search_cfg``, the checkpoint does not
-            fit, a budget cannot be met, or there is no history to resume.
+        InputError: If the config has no ``search_cfg``, the checkpoint does not fit, a budget
+            cannot be met, the history is of another search, or another run writes there.
     """
     cfg = load_config(config, cfg_options)
     for key in ('search_cfg', 'val_dataloader', 'val_evaluator'):
@@ -77,12 +78,13 @@ def search_subnet(
         cfg.setdefault('optim_wrapper', dict(optimizer=dict(type='SGD', lr=0.01)))
     read_checkpoint(checkpoint)
     cfg = searchable_config(cfg)
-    runner = build_runner(cfg, launcher)
-    algorithm = without_wrapper(runner.model)
-    check_is_supernet(algorithm, str(cfg.filename))
-    load_supernet(algorithm, checkpoint)
-    with data_named(cfg):
-        runner.val()
+    with alone_in(cfg.work_dir, 'a search', launcher):
+        runner = build_runner(cfg, launcher)
+        algorithm = without_wrapper(runner.model)
+        check_is_supernet(algorithm, str(cfg.filename))
+        load_supernet(algorithm, checkpoint)
+        with data_named(cfg):
+            runner.val()
     loop = runner.val_loop
     assert isinstance(loop, SearchLoop)
     if is_main_process():
