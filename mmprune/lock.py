@@ -3,10 +3,12 @@
 import json
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from mmprune.errors import InputError
 
@@ -19,8 +21,18 @@ NAME = '.mmprune_lock'
 _held: set[int] = set()
 
 
+Sharing = Literal['alone', 'begins', 'joins']
+_PATIENCE = 2.0
+"""Seconds to wait for a run that has just begun and lets others join."""
+
+
 @contextmanager
-def only_run_in(folder: str | os.PathLike[str], doing: str) -> Iterator[None]:
+def only_run_in(
+    folder: str | os.PathLike[str],
+    doing: str,
+    sharing: Sharing = 'alone',
+    begin: Callable[[], None] | None = None,
+) -> Iterator[None]:
     """Keep a folder from other runs inside of the ``with`` block.
 
     The lock is the system's and ends with this process, however that ends; children of the
@@ -28,7 +40,10 @@ def only_run_in(folder: str | os.PathLike[str], doing: str) -> Iterator[None]:
 
     Args:
         folder: Is made if it is missing.
-        doing: What this run does, in a word: ``'training'``.
+        doing: What this run does, in words: ``'a training'``.
+        sharing: ``'alone'``; ``'begins'`` alone, and lets others join; or ``'joins'`` those that
+            let it, and begins if there are none.
+        begin: What is done when it begins, before others may join.
 
     Raises:
         InputError: Another run holds the folder; the message has its process and its start.
@@ -39,23 +54,41 @@ def only_run_in(folder: str | os.PathLike[str], doing: str) -> Iterator[None]:
     path = Path(folder) / NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    _held.add(handle)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if _locked(handle, fcntl.LOCK_EX):
+            start = datetime.now().isoformat(' ', 'seconds')
+            about = dict(doing=doing, process=os.getpid(), host=socket.gethostname(), start=start)
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps(about).encode(), 0)
+            if begin is not None:
+                begin()
+            if sharing != 'alone':
+                fcntl.flock(handle, fcntl.LOCK_SH)
+        elif sharing != 'joins' or not _locked(handle, fcntl.LOCK_SH, _PATIENCE):
+            way = ' Share its work by --resume.' if sharing == 'begins' else ''
             raise InputError(
-                f'{folder}: {_owner(path)}, and two runs would overwrite each other there. '
+                f'{folder}: {_owner(path)}, and two runs would overwrite each other there.{way} '
                 'Wait until it ends, end it, or choose another folder: --work-dir DIR.'
-            ) from None
-        _held.add(handle)
-        start = datetime.now().isoformat(' ', 'seconds')
-        about = dict(doing=doing, process=os.getpid(), host=socket.gethostname(), start=start)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(about).encode(), 0)
+            )
         yield
     finally:
         _held.discard(handle)
         os.close(handle)
+
+
+def _locked(handle: int, kind: int, patience: float = 0.0) -> bool:
+    """Lock a file, or see that others have it."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
 
 
 def _owner(path: Path) -> str:

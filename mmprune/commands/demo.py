@@ -25,7 +25,7 @@ from mmprune.errors import InputError
 from mmprune.models import AutoSlim
 from mmprune.models.algorithm import build_algorithm, calibration_batches, load_network
 from mmprune.report.tables import wide_console
-from mmprune.search import SearchResult
+from mmprune.search import SearchResult, read_candidates
 from mmprune.search.greedy import fewest_trained_bins
 
 # Finetuning starts from trained weights. The rate was chosen on the validation images.
@@ -129,7 +129,7 @@ class Demo:
             f'python tools/search_subnet.py {self.config_name} {checkpoint} --work-dir {folder}',
         ):
             results = search_subnet(self.cfg, checkpoint, folder)
-            candidates = len((folder / 'search_history.jsonl').read_text().splitlines()) - 1
+            candidates = len(read_candidates(folder))
             self._say(f'{candidates} candidates evaluated on the validation images')
             for found in results:
                 self._say(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.model import BaseModel
 
 from mmprune.commands.metrics import measure_of
 from mmprune.commands.prune import let_importance_see
@@ -33,11 +32,13 @@ from mmprune.fileio import atomic_path
 from mmprune.latency import data_of
 from mmprune.models import AutoSlim
 from mmprune.models.algorithm import build_algorithm, calibration_batches
+from mmprune.models.training_data import TrainingData
 from mmprune.pruners import ImportancePruner, Subnet
 from mmprune.pruners.budget import check_budget
 from mmprune.report.tables import show
+from mmprune.search.evaluate import judged
 from mmprune.search.history import weights_key
-from mmprune.training.compensation import Change, compensation_of
+from mmprune.training.compensation import compensation_of
 
 FORMAT = 'mmprune sensitivity 1'
 AFTER = ('compensation', 'recalibration', 'cut')
@@ -113,7 +114,12 @@ def sensitivity(
     let_importance_see(algorithm.pruner, cfg)
     change = compensation_of(algorithm, cfg, 'LeastSquares') if options.after == AFTER[0] else None
     recalibrates = options.after == AFTER[1]
-    batches = calibration_batches(cfg, algorithm.recalibration) if recalibrates else []
+    images = calibration_batches(cfg, algorithm.recalibration) if recalibrates else []
+    batches = TrainingData(algorithm.data_preprocessor, images)
+
+    def measured(network: Any) -> dict[str, float]:
+        return measure(algorithm if change is None else network)
+
     folder = Path(options.out_dir or Path(checkpoint).parent / 'sensitivity')
     file = _File(folder / 'sensitivity.json', _settings(algorithm, cfg, metric, options))
     rows = [] if options.restart else file.read()
@@ -125,7 +131,7 @@ def sensitivity(
     with progress_bar() as stage:
         tick = stage('widths', len(left))
         for space_id, channels, subnet in left:
-            found = _measured(measure, algorithm, subnet, change, batches)[metric]
+            found = judged(algorithm.pruner, subnet, measured, batches, change)[metric]
             loss = (found - full[metric]) * (1 if options.lower_is_better else -1) + 0.0  # no -0
             size, cost = subnet[space_id].numel(), algorithm.pruner.cost(subnet)
             rows.append(Row(space_id, channels, size, found, loss, cost['macs'], cost['params']))
@@ -200,24 +206,6 @@ def _widths(pruner: ImportancePruner, shares: Sequence[float]) -> Iterator[tuple
             if channels not in seen:
                 seen.add(channels)
                 yield space_id, channels, subnet
-
-
-def _measured(
-    measure: Callable[[BaseModel], dict[str, float]],
-    algorithm: AutoSlim,
-    subnet: Subnet,
-    change: Change | None,
-    batches: Sequence[Any],
-) -> dict[str, float]:
-    """The metrics of a subnet after what is to be done to it; ``batches`` are for its norms."""
-    algorithm.pruner.set_subnet(subnet)
-    if batches:
-        algorithm.recalibrate(batches)
-    if change is None:
-        return measure(algorithm)
-    small: Any = algorithm.pruner.deploy_subnet(algorithm.architecture)
-    change(small)
-    return measure(small)
 
 
 def _settings(

@@ -140,8 +140,8 @@ class GreedySearchLoop(SearchLoop):
             _Width(bins, subnet, cost, origin)
             for (bins, subnet, origin), cost in zip(candidates, costs, strict=True)
         ]
-        evaluated = [(each, self.evaluate(each.subnet, each.origin, each.cost)) for each in widths]
-        return min(evaluated, key=lambda pair: self.rank(pair[1]))
+        found = self.evaluate_all([(each.subnet, each.origin, each.cost) for each in widths])
+        return min(zip(widths, found, strict=True), key=lambda pair: self.rank(pair[1]))
 
     def _width_of_all(self, kept: int) -> _Width:
         """Return the subnet that keeps this many bins of every group."""

@@ -1,22 +1,13 @@
-"""What a search has evaluated, on disk after every candidate.
+"""What a search has evaluated, as data, and as a file of one JSON object per line.
 
-The search loops draw nothing that depends on anything but their settings and
-on earlier evaluations, so a search that was stopped resumes by running again
-from its start, with every evaluation that the file holds answered at once. No
-state but the evaluations has to be stored, and the result is the one that an
-uninterrupted search gives.
-
-The file has one JSON object per line: first the settings, then the evaluations
-in order. A line is written in one piece; the half line that a power cut may
-leave at the end is dropped when the file is read.
+Searches wrote such files before they had studies; they can be imported, and what a storage does not
+take is put into one. First are the settings, then the evaluations in order. The half line that a
+power cut may have left at the end is dropped when the file is read.
 """
 
 import hashlib
 import json
-import os
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,9 +18,9 @@ from torch import Tensor
 from mmprune.errors import InputError, MissingFileError
 from mmprune.execution import MASK_NAMES
 from mmprune.fileio import atomic_path
+from mmprune.search.identity import leaves
 
 FORMAT = 'mmprune search history 1'
-RESULTS = 'search_results.json'
 # How many changed settings a message lists.
 _LISTED = 5
 
@@ -39,7 +30,7 @@ class Evaluation:
     """One candidate of a search.
 
     Attributes:
-        index: Its place in the history, from 0.
+        index: Its number in the study, from 0; what was given back leaves gaps.
         origin: Where it came from, in words.
         key: Digest of its kept channels.
         macs: Multiply-adds on the demo input.
@@ -48,6 +39,9 @@ class Evaluation:
         channels: Kept channels of every group.
         latency: Predicted milliseconds, if the search has a table.
         metrics: All values that the evaluator gave.
+        budget: The budget for which it was proposed, where a search has several.
+        asked: Which proposal of the first worker's sampler it was; None of other workers'.
+        noted: What a sampler of Optuna wants to know of its proposal.
     """
 
     index: int
@@ -59,59 +53,9 @@ class Evaluation:
     channels: dict[str, int]
     latency: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
-
-
-class SearchHistory:
-    """The evaluations of one search, found by subnet.
-
-    Args:
-        path: The file. What an earlier search has left is not overwritten: see :func:`set_aside`.
-        settings: What the evaluations depend on: plain data that JSON can hold.
-        resume: Go on from the file at ``path``, which must have the same settings, if there is one.
-        is_writer: Whether this process writes; the others only remember.
-
-    Raises:
-        InputError: If the file to resume from is no history, or one of a search with other
-            settings. Nothing is written then.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        settings: dict[str, Any],
-        resume: bool = False,
-        is_writer: bool = True,
-    ) -> None:
-        self.path = Path(path)
-        self.is_writer = is_writer
-        self._by_key: dict[str, Evaluation] = {}
-        is_resumed = resume and self.path.is_file()
-        if is_resumed:
-            for evaluation in read_history(self.path, settings):
-                self._by_key[evaluation.key] = evaluation
-        if is_writer:
-            if not is_resumed:
-                set_aside(self.path)
-            with atomic_path(self.path) as unfinished:
-                lines = [_header(settings), *(asdict(e) for e in self._by_key.values())]
-                unfinished.write_text(''.join(map(_line, lines)), encoding='utf-8')
-        self.num_resumed = len(self._by_key)
-
-    def __len__(self) -> int:
-        return len(self._by_key)
-
-    def find(self, key: str) -> Evaluation | None:
-        """Return the evaluation of the subnet with this key, if there is one."""
-        return self._by_key.get(key)
-
-    def add(self, evaluation: Evaluation) -> None:
-        """Remember an evaluation and put it on the disk."""
-        self._by_key[evaluation.key] = evaluation
-        if self.is_writer:
-            with self.path.open('a', encoding='utf-8') as file:
-                file.write(_line(asdict(evaluation)))
-                file.flush()
-                os.fsync(file.fileno())
+    budget: str | None = None
+    asked: int | None = None
+    noted: dict[str, Any] = field(default_factory=dict)
 
 
 def read_history(path: Path, settings: dict[str, Any] | None = None) -> list[Evaluation]:
@@ -126,7 +70,7 @@ def read_history(path: Path, settings: dict[str, Any] | None = None) -> list[Eva
             last line, or of a search with other settings.
     """
     if not path.is_file():
-        raise MissingFileError(f'{path}: there is no history of a search.')
+        raise MissingFileError(f'{path}: there is no such file of a search.')
     # What follows the last line break is a line that was never finished.
     lines = path.read_text(encoding='utf-8').split('\n')[:-1]
     try:
@@ -136,83 +80,39 @@ def read_history(path: Path, settings: dict[str, Any] | None = None) -> list[Eva
         evaluations = [Evaluation(**line) for line in rest]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f'{path}: not the history of a search ({error}).') from error
-    if settings is not None:
-        wanted, found = dict(_leaves(settings)), dict(_leaves(header['settings']))
-        changed = [key for key in wanted | found if wanted.get(key) != found.get(key)]
-        if changed:
-            key, more = changed[0], ', ...' if len(changed) > _LISTED else ''
-            raise InputError(
-                f'{path}: is of another search: {", ".join(changed[:_LISTED])}{more} changed ({key} '
-                f'was {found.get(key)}, is {wanted.get(key)}). Leave out --resume to start anew.'
-            )
+    if settings is not None and header['settings'] is not None:
+        check_settings(str(path), settings, header['settings'])
     return evaluations
 
 
-def set_aside(history: Path) -> None:
-    """Move what an earlier search has left into the next ``earlier_<number>`` beside it.
+def write_history(path: Path, evaluations: Sequence[Evaluation]) -> None:
+    """Write evaluations into a file, whatever settings they were made with."""
+    lines = [{'format': FORMAT, 'settings': None}, *map(asdict, evaluations)]
+    with atomic_path(path) as unfinished:
+        text = ''.join(json.dumps(line) + '\n' for line in lines)
+        unfinished.write_text(text, encoding='utf-8')
+
+
+def check_settings(of: str, wanted: dict[str, Any], found: dict[str, Any]) -> None:
+    """Refuse what was evaluated with other settings.
 
     Args:
-        history: Where the history of the new search will be. That of the earlier one goes last,
-            so that one which is killed meanwhile can still be gone on with.
+        of: What it is, for the message.
+        wanted: The settings of the search that is to go on from it.
+        found: Its own.
+
+    Raises:
+        InputError: They differ.
     """
-    results = history.with_name(RESULTS)
-    names = [RESULTS, history.name]
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        listed = json.loads(results.read_text(encoding='utf-8'))
-        names = [*(Path(each['channel_cfg']).name for each in listed), *names]
-    old = [file for file in map(history.with_name, names) if file.is_file()]
-    if not old:
-        return
-    number = 1
-    while (place := history.with_name(f'earlier_{number}')).exists():
-        number += 1
-    place.mkdir()
-    for file in old:
-        os.replace(file, place / file.name)
-
-
-def configs_of(cfg: Mapping[str, Any], dataloader: Any, evaluator: Any) -> dict[str, Any]:
-    """What a candidate's values come from, as plain data: network, images, preprocessing, metrics.
-
-    Args:
-        cfg: The whole config.
-        dataloader: The loader that candidates are evaluated on, or its config.
-        evaluator: The metrics, or their config.
-    """
-
-    def images_of(loader: Any) -> dict[str, Any]:
-        given = loader if isinstance(loader, Mapping) else {'dataset': loader}
-        return {key: _plain(given.get(key)) for key in ('dataset', 'collate_fn')}
-
-    train = cfg.get('train_dataloader') or {}
-    return {
-        **{key: _plain(cfg.get(key)) for key in ('model', 'data_preprocessor')},
-        'images': images_of(dataloader),
-        'evaluator': _plain(evaluator),
-        'training_images': {**images_of(train), 'batch_size': train.get('batch_size')},
-    }
-
-
-def _plain(value: Any) -> Any:
-    """A part of a config as data that JSON can hold; the same for two of equal meaning."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, str | int | float | None):
-        return value
-    named = getattr(value, '__qualname__', None)
-    return f'{value.__module__}.{named}' if named else re.sub(' at 0x[0-9a-f]+', '', repr(value))
-
-
-def _leaves(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
-    """The values in nested settings by dotted names."""
-    if isinstance(value, Mapping | list | tuple) and value:
-        items = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for key, each in items:
-            yield from _leaves(each, f'{name}.{key}' if name else str(key))
-    else:
-        yield name, [] if isinstance(value, Mapping | list | tuple) else value
+    wanted, found = dict(leaves(wanted)), dict(leaves(found))
+    changed = [key for key in wanted | found if wanted.get(key) != found.get(key)]
+    if changed:
+        key, more = changed[0], ', ...' if len(changed) > _LISTED else ''
+        raise InputError(
+            f'{of}: is of another search: {", ".join(changed[:_LISTED])}{more} changed ({key} was '
+            f'{found.get(key)}, is {wanted.get(key)}). Start anew: without --resume, or with '
+            'another --study.'
+        )
 
 
 def subnet_key(subnet: Mapping[str, Tensor]) -> str:
@@ -233,11 +133,3 @@ def weights_key(state: Mapping[str, Tensor]) -> str:
             value = state[name].detach().cpu().contiguous().reshape(-1)
             digest.update(value.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _header(settings: dict[str, Any]) -> dict[str, Any]:
-    return {'format': FORMAT, 'settings': settings}
-
-
-def _line(content: dict[str, Any]) -> str:
-    return json.dumps(content) + '\n'

@@ -1,11 +1,9 @@
-"""A progress bar that lets log lines pass above it, and how long things take."""
+"""A progress bar that lets log lines pass above it."""
 
 import logging
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -48,19 +46,3 @@ def search_progress(logger: logging.Logger, is_shown: bool = True) -> Iterator[P
         finally:
             for handler, stream in consoles:
                 handler.setStream(stream)
-
-
-def duration(seconds: float) -> str:
-    """A time for a person: seconds, minutes or hours."""
-    for unit, size in (('h', 3600), ('min', 60)):
-        if seconds >= 2 * size:
-            return f'{seconds / size:.0f} {unit}'
-    return f'{seconds:.0f} s'
-
-
-def timed(run: Callable[[], Any]) -> float:
-    """Seconds of the second run; the first one warms up."""
-    run()
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start

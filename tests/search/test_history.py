@@ -1,6 +1,5 @@
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from mmprune.errors import InputError, MissingFileError
 from mmprune.search.history import (
     Evaluation,
     SearchHistory,
-    configs_of,
     read_history,
     subnet_key,
     weights_key,
@@ -47,22 +45,11 @@ def test_half_a_line_at_the_end_is_dropped(written: Path) -> None:
     assert read_history(written) == [evaluation(index) for index in range(4)]
 
 
-def test_a_new_search_keeps_what_earlier_ones_have_left(written: Path) -> None:
-    folder = written.parent
-    (folder / 'own.yaml').write_text('of the user')
-    for number in (1, 2):
-        (folder / 'subnet_0.5.yaml').write_text(f'subnet {number}')
-        results = json.dumps([{'channel_cfg': '/elsewhere/subnet_0.5.yaml'}])
-        (folder / 'search_results.json').write_text(results)
-        old = written.read_text()
-        SearchHistory(written, SETTINGS, resume=False).add(evaluation(number))
-        kept = folder / f'earlier_{number}'
-        assert (kept / written.name).read_text() == old
-        assert (kept / 'search_results.json').read_text() == results
-        assert (kept / 'subnet_0.5.yaml').read_text() == f'subnet {number}'
-        assert not (folder / 'subnet_0.5.yaml').exists()
-        assert [each.index for each in read_history(written)] == [number]
-    assert (folder / 'own.yaml').exists()
+def test_a_new_search_keeps_the_old_file(written: Path) -> None:
+    old = written.read_text()
+    SearchHistory(written, SETTINGS)
+    assert read_history(written) == []
+    assert written.with_name('history.jsonl.old').read_text() == old
 
 
 def test_other_processes_do_not_write(tmp_path: Path) -> None:
@@ -79,34 +66,10 @@ def test_a_search_with_other_settings_is_not_resumed(written: Path) -> None:
     assert written.read_text() == before
 
 
-def test_nothing_to_resume_starts_anew(tmp_path: Path) -> None:
-    history = SearchHistory(tmp_path / 'history.jsonl', SETTINGS, resume=True)
-    assert history.num_resumed == 0
-    assert read_history(history.path, SETTINGS) == []
-    with pytest.raises(MissingFileError, match='no history'):
-        read_history(tmp_path / 'other.jsonl')
-
-
-def test_what_changed_is_named_to_the_last_key(tmp_path: Path) -> None:
-    def configs(size: int, train: int = 8, **preprocessor: Any) -> dict[str, Any]:
-        cfg = dict(
-            model=dict(type=SearchHistory, head=lambda: 0),
-            data_preprocessor=preprocessor,
-            train_dataloader=dict(dataset=dict(size=train), batch_size=4, num_workers=train),
-        )
-        loader = dict(dataset=dict(pipeline=[dict(type='Resize', size=(size, size))]), num_workers=2)
-        return configs_of(cfg, loader, [dict(type='Accuracy')])
-
-    path = tmp_path / 'history.jsonl'
-    SearchHistory(path, configs(8, mean=[1.0]))
-    SearchHistory(path, configs(8, mean=[1.0]), resume=True)
-    for changed, message in (
-        (configs(6, mean=[1.0]), r'images.dataset.pipeline.0.size.0 was 8, is 6'),
-        (configs(8, mean=[2.0]), r'data_preprocessor.mean.0 was 1.0, is 2.0'),
-        (configs(8, 9, mean=[1.0]), r'training_images.dataset.size was 8, is 9'),
-    ):
-        with pytest.raises(InputError, match=message):
-            SearchHistory(path, changed, resume=True)
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match='leave out --resume'):
+        SearchHistory(tmp_path / 'history.jsonl', SETTINGS, resume=True)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('content', ['', 'PK\x03\x04\n', '{"format": "other"}\n', '[]\n{}\n'])

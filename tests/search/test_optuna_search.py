@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mmprune.config import load_config
 from mmprune.deploy.channel_cfg import load_channel_cfg
 from mmprune.errors import InputError
 from mmprune.models.algorithm import build_algorithm
-from mmprune.search import SearchLoop, read_history
+from mmprune.search import SearchLoop, read_candidates
 from mmprune.search.compared import main_metric, rule_of
 
 Search = Callable[..., Any]
@@ -46,7 +47,7 @@ def kept(subnet: dict[str, torch.Tensor]) -> float:
 
 
 def history(tmp_path: Path, folder: str = 'search') -> Any:
-    return read_history(tmp_path / folder / 'search_history.jsonl')
+    return read_candidates(tmp_path / folder)
 
 
 @pytest.mark.parametrize(
@@ -132,10 +133,9 @@ def test_a_detector_that_detects_nothing_is_the_worst_and_the_search_goes_on(
     assert all(each.metric == each.metrics['coco/bbox_mAP'] for each in measurable)
     if loop is OPTUNA:
         assert result.metric == max(each.metric for each in measurable)
-    before = (tmp_path / 'search' / 'search_history.jsonl').read_text()
     (again,) = search(untrained, resume=True, **loop)
     assert again == result
-    assert (tmp_path / 'search' / 'search_history.jsonl').read_text() == before
+    assert history(tmp_path) == found
 
 
 def test_nothing_is_found_by_any_candidate(
@@ -208,17 +208,20 @@ def test_a_search_that_was_killed_ends_alike(untrained: Path, tmp_path: Path) ->
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    path = tmp_path / 'killed' / 'search_history.jsonl'
-    while process.poll() is None and not (path.is_file() and path.read_text().count('\n') > 4):
+    path = tmp_path / 'killed' / 'study.journal'
+    while process.poll() is None and not (path.is_file() and path.read_text().count('"state"') > 8):
         time.sleep(0.02)
     assert process.poll() is None
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    finished = path.read_text()
+    finished = history(tmp_path, 'killed')
     resumed = search_subnet(tmp_path / 'search.py', untrained, tmp_path / 'killed', resume=True)
     whole = search_subnet(tmp_path / 'search.py', untrained, tmp_path / 'whole')
-    assert path.read_text() == (tmp_path / 'whole' / 'search_history.jsonl').read_text()
-    assert path.read_text().startswith(finished.rpartition('\n')[0])
+    found = history(tmp_path, 'killed')
+    assert found[: len(finished)] == finished
+    assert [replace(each, index=0) for each in found] == [
+        replace(each, index=0) for each in history(tmp_path, 'whole')
+    ]
     for one, other in zip(resumed, whole, strict=True):
         assert load_channel_cfg(one.channel_cfg) == load_channel_cfg(other.channel_cfg)
     results = [
