@@ -27,6 +27,8 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 """From the share of the time that has passed, 0 to 1, to the share of the way."""
 CHANNEL_CFG_KEY = 'mmprune_channel_cfg'
 """Where a checkpoint of a model that was deployed in place says which channels it has."""
+HEARD_KEY = 'mmprune_heard'
+"""Where a checkpoint holds what an importance has heard of the training since the last step."""
 
 
 @HOOKS.register_module()
@@ -220,13 +222,19 @@ class IterativePruning(PrunerHook):
     # -- checkpoints -------------------------------------------------------------------
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Write down which channels a deployed model has."""
+        """Write down which channels a deployed model has, or what was heard since the last step."""
         if self.channel_cfg is not None:
             checkpoint[CHANNEL_CFG_KEY] = self.channel_cfg
+        elif self.listen:
+            importance = self.target.importance
+            checkpoint[HEARD_KEY] = dict(sums=importance.sums, num_batches=importance.num_batches)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Deploy the model as in the training that the checkpoint is of."""
+        """Deploy the model as in the training that the checkpoint is of, or go on listening."""
         self.follow(runner, checkpoint)
+        # What the other processes have heard is lost.
+        if runner._resume and self.listen and not self.is_deployed and is_main_process():
+            vars(self.target.importance).update(checkpoint.get(HEARD_KEY, {}))
 
     def follow(self, runner: Runner, checkpoint: Mapping[str, Any]) -> None:
         """Deploy a runner's model, if a checkpoint is that of a deployed one and it is not yet."""
