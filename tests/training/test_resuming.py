@@ -1,7 +1,5 @@
 """A training that is stopped and resumed ends like one that ran through, to the last bit."""
 
-import json
-import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,14 +14,14 @@ from mmengine.config import Config
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.registry import TRANSFORMS
 from mmengine.runner import CheckpointLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from mmprune.checkpoint import read_checkpoint
 from mmprune.commands.run import train
 from mmprune.config import load_config
 from mmprune.errors import InputError
 from mmprune.lock import only_run_in
-from mmprune.pruners import RatioPruner
-from mmprune.training.resuming import AtomicBackend, newest_checkpoint
+from mmprune.training.resuming import AtomicBackend, newest_checkpoint, number_batches
 
 
 @TRANSFORMS.register_module(force=True)
@@ -88,20 +86,16 @@ def hooked(cfg: Config, *hooks: dict[str, Any]) -> Config:
     return cfg
 
 
-def in_workers(cfg: Config, number: int = 2) -> Config:
-    return cfg.merge_from_dict(
-        {
-            'train_dataloader.num_workers': number,
-            'train_dataloader.persistent_workers': True,
-        }
-    ) or cfg
+def in_workers(cfg: Config) -> Config:
+    cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
+    return cfg
 
 
 PRUNING = dict(type='mmprune.IterativePruning', input_shape=(1, 1, 8, 8), begin=0)
 LISTENING = dict(PRUNER, importance=dict(type='GroupFisherImportance'))
-GROWING = dict(
-    type='mmprune.GrowingPenalty', pruner=PRUNER, input_shape=(1, 1, 8, 8), weight=1e-4, interval=1
-)
+# At the start all scales are 1, so that what is chosen then is not what would be later.
+SCALES = dict(PRUNER, importance=dict(type='BNScaleImportance'))
+GROWING = dict(type='mmprune.GrowingPenalty', pruner=SCALES, input_shape=(1, 1, 8, 8), weight=1e-4)
 ITERATION = {'default_hooks.checkpoint.by_epoch': False}
 KINDS: dict[str, tuple[Callable[[], Config], str]] = {
     'in workers': (lambda: in_workers(small()), 'epoch_1'),
@@ -157,3 +151,77 @@ def test_a_resumed_training_ends_like_one_that_ran_through(
     for key in whole.keys() & {'state_dict', 'ema_state_dict', 'optimizer', 'mmprune_gradients'}:
         torch.testing.assert_close(resumed[key], whole[key], rtol=0, atol=0)
     assert resumed['meta']['iter'] == whole['meta']['iter'] > before['meta']['iter']
+
+
+def test_a_kill_while_saving_loses_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one checkpoint to be kept, which mmengine removes before it writes the next one."""
+    put = AtomicBackend.put
+
+    def killed(self: AtomicBackend, obj: bytes, filepath: str) -> None:
+        if filepath.endswith('epoch_2.pth'):
+            raise KeyboardInterrupt
+        put(self, obj, filepath)
+
+    options = {'default_hooks.checkpoint.max_keep_ckpts': 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(AtomicBackend, 'put', killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(small(**options), tmp_path)
+    assert newest_checkpoint(str(tmp_path)) == str(tmp_path / 'epoch_1.pth')
+    # What a kill leaves of the file that names it, which mmengine writes in place.
+    (tmp_path / 'last_checkpoint').write_text('')
+    cfg = small(**options)
+    cfg.default_hooks.checkpoint.update(save_best='accuracy/top1', rule='less')
+    train(cfg, tmp_path, 'auto')
+    (best,) = tmp_path.glob('best_*.pth')
+    assert {path.name for path in tmp_path.glob('*.pth')} == {'epoch_3.pth', best.name}
+
+
+def test_of_several_checkpoints_the_newest_whole_one_is_taken(tmp_path: Path) -> None:
+    content = dict(state_dict={}, meta={}, optimizer={}, message_hub={})
+    for name in ('epoch_1.pth', 'iter_2.pth', 'epoch_3.pth'):
+        torch.save(content, tmp_path / name)
+    torch.save({'state_dict': {}}, tmp_path / 'best_4.pth')
+    folder = str(tmp_path)
+    assert newest_checkpoint(folder) == str(tmp_path / 'epoch_3.pth')
+    (tmp_path / 'epoch_3.pth').write_bytes((tmp_path / 'epoch_3.pth').read_bytes()[:100])
+    assert newest_checkpoint(folder) == str(tmp_path / 'iter_2.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
+    assert newest_checkpoint(folder) == str(tmp_path / 'epoch_1.pth')
+    (tmp_path / 'iter_2.pth').unlink()
+    (tmp_path / 'epoch_1.pth').unlink()
+    with pytest.raises(InputError, match='epoch_3.pth: not a checkpoint, or cut off'):
+        newest_checkpoint(folder)
+    (tmp_path / 'epoch_3.pth').unlink()
+    with pytest.raises(InputError, match='epoch_1.pth, which does not exist'):
+        newest_checkpoint(folder)
+    (tmp_path / 'last_checkpoint').write_text('')
+    assert newest_checkpoint(folder) is None
+
+
+def test_the_second_training_in_a_folder_is_refused(tmp_path: Path) -> None:
+    with only_run_in(tmp_path, 'a training'):
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(InputError, match='a training goes on here in process'):
+            train(small(), tmp_path)
+        assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_batches_are_numbered_once_and_what_is_no_index_is_left_alone(workers: int) -> None:
+    data = TensorDataset(torch.arange(8.0))
+    loader = DataLoader(data, 2, shuffle=True, num_workers=workers)
+    passes = []
+    for _ in range(2):
+        numbered = number_batches(loader, 0)
+        assert numbered is not None
+        assert len(numbered) == 4 == len(loader)
+        assert numbered.batch_size == 2
+        passes.append([[batch.tolist() for (batch,) in loader] for _ in range(2)])
+    assert passes[0] == passes[1]
+    assert passes[0][0] != passes[0][1]
+    assert number_batches(DataLoader(data, None), 0) is None
+    assert number_batches(DataLoader([1, 2]), 0) is None  # type: ignore[arg-type]
+    assert number_batches([1, 2], 0) is None
