@@ -56,6 +56,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _flush(target.parent)
 
 
+def write_text(text: str, path: str | os.PathLike[str]) -> None:
+    """Write a file in UTF-8, whole or not at all."""
+    with atomic_path(path) as unfinished:
+        unfinished.write_text(text, encoding='utf-8')
+
+
 def _flush(path: Path) -> None:
     """Ask the system to put a file's, or a folder's, content on the disk."""
     handle = os.open(path, os.O_RDONLY)

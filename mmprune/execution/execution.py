@@ -164,27 +164,10 @@ class Execution:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Execution:
         copied = memo[id(self)] = object.__new__(type(self))
-        copied.__dict__ = {
-            **self.__dict__,
-            'modules': copy.deepcopy(self.modules, memo),
-            'places': copy.deepcopy(self.places, memo),
-            'states': copy.deepcopy(self.states, memo),
-            '_attributes': copy.deepcopy(self._attributes, memo),
-            '_ready': copy.deepcopy(self._ready, memo),
-            '_may_cache': copy.deepcopy(self._may_cache, memo),
-            '_plans': [
-                replace(
-                    plan,
-                    tensor=replace(plan.tensor, owners=copy.deepcopy(plan.tensor.owners, memo)),
-                    swap=copy.deepcopy(plan.swap, memo),
-                )
-                for plan in self._plans
-            ],
-            '_mends': [
-                replace(mend, swaps=copy.deepcopy(mend.swaps, memo)) for mend in self._mends
-            ],
-        }
-        copied.__dict__.pop('_alike', None)
+        labels = (self.layers, self.statistics, self.numbers, self.arrangements, self.quantities)
+        factors = (plan.tensor.factors for plan in self._plans)
+        memo.update((id(shared), shared) for shared in (*labels, self._lookup, *factors))
+        copied.__dict__ = copy.deepcopy(self.__dict__, memo)
         return copied
 
     @cached_property

@@ -42,6 +42,7 @@ class Evaluation:
         budget: The budget for which it was proposed, where a search has several.
         asked: Which proposal of the first worker's sampler it was; None of other workers'.
         noted: What a sampler of Optuna wants to know of its proposal.
+        worker: Who evaluated it: a host, a number of a process, and when it began.
     """
 
     index: int
@@ -56,6 +57,7 @@ class Evaluation:
     budget: str | None = None
     asked: int | None = None
     noted: dict[str, Any] = field(default_factory=dict)
+    worker: str = ''
 
 
 def read_history(path: Path, settings: dict[str, Any] | None = None) -> list[Evaluation]:

@@ -37,8 +37,8 @@ from mmprune.search.budget import Budget, Cost
 from mmprune.search.compared import Rule, main_metric, rule_of, smaller_is_better
 from mmprune.search.evaluate import judged
 from mmprune.search.history import Evaluation, read_history, subnet_key, weights_key
-from mmprune.search.progress import search_progress
 from mmprune.search.identity import configs_of
+from mmprune.search.progress import search_progress
 from mmprune.search.storage import JOURNAL, RESULTS, presence
 from mmprune.search.study import Study
 from mmprune.training.compensation import Change, compensation_of

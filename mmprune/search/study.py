@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import compress
@@ -31,8 +31,8 @@ BEAT, GRACE = 10.0, 60.0
 """Seconds between two beats of a heart, and after how many without one a worker is dead."""
 RETRIES = (1.0, 4.0, 10.0, 15.0)
 """Seconds to wait for a storage that does not take a result."""
-_CANDIDATE, _FOUND, _WORKER, _BEAT, _SETTINGS = 'candidate', 'found', 'worker', 'beat', 'settings'
-_RESULTS = ('metric', 'metrics')
+_CANDIDATE, _FOUND, _BEAT, _SETTINGS = 'candidate', 'found', 'beat', 'settings'
+_RESULTS, _VALUES = ('metric', 'metrics'), 'values'
 T = TypeVar('T')
 
 
@@ -67,7 +67,7 @@ class Study:
         self.where, self.name, self.rescue = where, name, rescue
         self.evaluations: dict[str, Evaluation] = {}
         self.claims: dict[str, Evaluation] = {}
-        self._me = {'host': _host(), 'pid': os.getpid(), 'started': time.time()}
+        self._me = f'{_host()} {os.getpid()} {time.time()}'
         self._settled: set[int] = set()  # numbers of trials that will never change
         self._fresh: list[Evaluation] = []
         self._running: dict[str, Any] = {}
@@ -160,19 +160,21 @@ class Study:
                 self._running.setdefault(trial.user_attrs[_CANDIDATE]['key'], trial)
                 continue
             self._settled.add(trial.number)
-            if trial.state == self._optuna.trial.TrialState.COMPLETE:
+            found = trial.user_attrs.get(_FOUND)
+            if trial.state == self._optuna.trial.TrialState.RUNNING:
+                self._end(trial._trial_id, found)  # its worker may have died before the last word
+            if found is not None:
                 self._fresh.append(_evaluation(trial))
-            elif not trial.state.is_finished():
-                self._end(trial._trial_id)
 
     def _is_dead(self, trial: Any) -> bool:
         """Tell whether the worker of a trial that runs will never end it."""
-        worker, now = trial.user_attrs[_WORKER], time.monotonic()
+        worker, now = trial.user_attrs[_CANDIDATE]['worker'], time.monotonic()
         if worker == self._me:
             return trial._trial_id != self._mine
-        if worker['host'] == self._me['host']:
+        host, pid, _ = worker.rsplit(' ', 2)
+        if host == _host():
             try:
-                os.kill(worker['pid'], 0)
+                os.kill(int(pid), 0)
             except ProcessLookupError:
                 return True
             except PermissionError:
@@ -186,7 +188,7 @@ class Study:
     def _claim(self, candidate: Evaluation) -> int | None:
         trial = self._optuna.trial.create_trial(
             state=self._optuna.trial.TrialState.RUNNING,
-            user_attrs={_CANDIDATE: _given(candidate), _WORKER: self._me},
+            user_attrs={_CANDIDATE: {**_given(candidate), 'worker': self._me}},
         )
         with storage_errors(self.where):
             self._mine = mine = self._storage.create_new_trial(self._id, trial)
@@ -213,21 +215,24 @@ class Study:
         self._quiet.set()
         self._mine = None
 
-    def _end(self, trial: int) -> None:
-        """Have a trial fail, so that its candidate may be taken again."""
+    def _end(self, trial: int, found: Mapping[str, Any] | None = None) -> None:
+        """Have a trial fail, so that its candidate may be taken again, if nothing was found."""
+        states = self._optuna.trial.TrialState
+        state, values = (states.FAIL, None) if found is None else (states.COMPLETE, found[_VALUES])
         # Somebody else may have done it.
         with storage_errors(self.where), suppress(RuntimeError):
-            self._storage.set_trial_state_values(trial, self._optuna.trial.TrialState.FAIL)
+            self._storage.set_trial_state_values(trial, state, values)
 
     def _finish(self, evaluation: Evaluation, values: Sequence[float]) -> None:
         assert self._mine is not None
-        trial, complete = self._mine, self._optuna.trial.TrialState.COMPLETE
+        trial, found = self._mine, _results(evaluation, values)
+        complete = self._optuna.trial.TrialState.COMPLETE
         for wait in (*RETRIES, None):
             try:
                 with storage_errors(self.where):
                     try:
-                        self._storage.set_trial_user_attr(trial, _FOUND, _results(evaluation))
-                        self._storage.set_trial_state_values(trial, complete, list(values))
+                        self._storage.set_trial_user_attr(trial, _FOUND, found)
+                        self._storage.set_trial_state_values(trial, complete, found[_VALUES])
                     except RuntimeError:  # others took this worker for dead
                         self._write(evaluation, values)
                 break
@@ -243,9 +248,8 @@ class Study:
         trial = self._optuna.trial.create_trial(
             values=list(values),
             user_attrs={
-                _CANDIDATE: _given(evaluation),
-                _WORKER: self._me,
-                _FOUND: _results(evaluation),
+                _CANDIDATE: {'worker': self._me, **_given(evaluation)},
+                _FOUND: _results(evaluation, values),
             },
         )
         with storage_errors(self.where):
@@ -314,15 +318,15 @@ def _given(evaluation: Evaluation) -> dict[str, Any]:
     return {key: value for key, value in asdict(evaluation).items() if key not in later}
 
 
-def _results(evaluation: Evaluation) -> dict[str, Any]:
-    return {key: getattr(evaluation, key) for key in _RESULTS}
+def _results(evaluation: Evaluation, values: Sequence[float]) -> dict[str, Any]:
+    return {**{key: getattr(evaluation, key) for key in _RESULTS}, _VALUES: list(values)}
 
 
 def _evaluation(trial: Any) -> Evaluation:
     """A trial's candidate, with what was found of it."""
     attrs = trial.user_attrs
-    found = attrs.get(_FOUND, {'metric': None})
-    return Evaluation(**{**attrs[_CANDIDATE], **found, 'index': trial.number})
+    found = {key: value for key, value in attrs.get(_FOUND, {}).items() if key in _RESULTS}
+    return Evaluation(**{'metric': None, **attrs[_CANDIDATE], **found, 'index': trial.number})
 
 
 def _host() -> str:

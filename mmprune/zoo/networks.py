@@ -94,48 +94,19 @@ INSIDE = 'channels of a head that goes as a whole'
 HEADS = 'heads that lose channels instead'
 SETS = 'sets of channels that lose channels instead'
 
-LAWS: dict[str, dict[str, str]] = {
-    'hornet/hornet-tiny-gf': {r'\.complex_weight#[01]$': FREQUENCIES},
-    'repmlp-base_224': {
-        r'^backbone\.stages\.0\.\d\.repmlp_block\.fc3': PLACES,
-        r'\.repmlp_block\.(fc3|repconv\d)': SETS,
-    },
-    'mlp_mixer_base_patch16': {r'\.token_mix\.layers\.(0\.0\.weight|1)$': PLACES},
-    'edgenext/edgenext-xsmall': {r'\.pos_embed\.proj\.weight$': WAVES},
-    'vit-base-p16': {r'^backbone\.pos_embed$': PLACES},
-    'deit3/deit3-small-p16-224': {r'^backbone\.pos_embed$': PLACES},
-    'revvit/revvit-small': {r'^backbone\.pos_embed$': PLACES},
-    't2t-vit-t-14': {
-        r'^backbone\.pos_embed$': PLACES,
-        r'\.attention1\.(ln1\.bias|attn\.qkv\.weight)$': PIXELS,
-    },
-    'tnt_s_patch16_224': {
-        r'^backbone\.patch_pos$': PLACES,
-        r'^backbone\.pixel_pos#[01]$': PLACES,
-    },
-    'swin_transformer/tiny_224': {
-        r'\.relative_position_bias_table(#0)?$': OFFSETS,
-        r'\.relative_position_bias_table#1$': HEADS,
-    },
-    'mixmim/mixmim_base': {
-        r'\.relative_position_bias_table(#0)?$': OFFSETS,
-        r'\.relative_position_bias_table#1$': HEADS,
-        r'^backbone\.absolute_pos_embed$': PLACES,
-    },
-    'mvit/mvitv2-tiny': {
-        r'\.rel_pos_[hw](#0)?$': OFFSETS,
-        r'\.rel_pos_[hw]#1$|\.pool_[qkv]$|\.norm_[qkv]\.bias$': INSIDE,
-    },
-    'levit-256-p16': {r'\.attention_biases(#1)?$': OFFSETS, r'\.attention_biases#0$': HEADS},
-    'efficientformer-l1': {r'\.attention_biases(#1)?$': OFFSETS, r'\.attention_biases#0$': HEADS},
-    'tinyvit/tinyvit-5m': {r'\.attention_biases(#1)?$': OFFSETS, r'\.attention_biases#0$': HEADS},
-    'vig/vig_tiny': {r'^backbone\.pos_embed#[01]$': PLACES, r'\.relative_pos#[01]$': OFFSETS},
-    'vig/pyramid_vig_tiny': {
-        r'^backbone\.pos_embed#[01]$': PLACES,
-        r'\.relative_pos#[01]$': OFFSETS,
-    },
+LAWS = {
+    r'\.complex_weight#[01]$': FREQUENCIES,
+    r'\.stages\.0\.\d\.repmlp_block\.fc3|\.token_mix\.layers\.(0\.0\.weight|1)$': PLACES,
+    r'^backbone\.(absolute_pos_embed|pos_embed(#[01])?|patch_pos|pixel_pos#[01])$': PLACES,
+    r'\.repmlp_block\.(fc3|repconv\d)': SETS,
+    r'\.pos_embed\.proj\.weight$': WAVES,
+    r'\.attention1\.(ln1\.bias|attn\.qkv\.weight)$': PIXELS,
+    r'\.(relative_position_bias_table#1|attention_biases#0)$': HEADS,
+    r'\.(relative_position_bias_table|rel_pos_[hw])(#0)?$': OFFSETS,
+    r'\.attention_biases(#1)?$|\.relative_pos#[01]$': OFFSETS,
+    r'\.rel_pos_[hw]#1$|\.pool_[qkv]$|\.norm_[qkv]\.bias$': INSIDE,
 }
-"""Laws of a network: pattern of the names of its pinned groups -> what these groups number.
+"""Pattern of the names of pinned groups -> what these groups number; the first that matches.
 
 They are no channels: a parameter with a row per place of the image, or per offset between two
 places, has as many rows as there are places, and what removes one removes a part of the image.
@@ -150,7 +121,6 @@ CHOICES = {
 computations in float32 choose differently; that they are right shows in float64."""
 
 
-def law(model: str, space_id: str) -> str | None:
-    """The law of ``model`` by which the group ``space_id`` cannot be pruned; None without one."""
-    laws = LAWS.get(model, {})
-    return next((words for pattern, words in laws.items() if re.search(pattern, space_id)), None)
+def law(space_id: str) -> str | None:
+    """The law by which the group ``space_id`` cannot be pruned; None without one."""
+    return next((words for pattern, words in LAWS.items() if re.search(pattern, space_id)), None)

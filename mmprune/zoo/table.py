@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from mmengine.logging import MMLogger
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import track
 from rich.table import Table
 
-from mmprune.fileio import atomic_path
+from mmprune.fileio import write_text
 from mmprune.version import __version__
 from mmprune.zoo.check import DOUBLE_BAR, ENDS, SINGLE_BAR, Plan, ZooResult, check_model
 from mmprune.zoo.models import resolve
@@ -55,31 +55,19 @@ def run_zoo(
     # mmcls tells about every preprocessor that it builds.
     MMLogger.get_current_instance().setLevel('WARNING')
     console = Console() if Console().is_terminal else Console(width=WIDTH)
-    columns = (
-        TextColumn('{task.description}'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
     results = []
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task('', total=len(names))
-        for name in names:
-            progress.update(task, description=name)
-            with warnings.catch_warnings():
-                # mmcv comments on the configs of mmcls and on its own defaults, torch on swin's
-                # meshgrid.
-                warnings.filterwarnings('ignore', category=UserWarning, module=r'(mmcv|torch)\.')
-                results.append(check_model(name, plan))
-            progress.advance(task)
+    for name in track(names, 'networks', console=Console(stderr=True), transient=True):
+        with warnings.catch_warnings():
+            # mmcv comments on the configs of mmcls and on its own defaults, torch on swin's
+            # meshgrid.
+            warnings.filterwarnings('ignore', category=UserWarning, module=r'(mmcv|torch)\.')
+            results.append(check_model(name, plan))
     console.print(zoo_table(results, plan))
     console.print(summary(results), soft_wrap=True)
     if json_path is not None:
-        with atomic_path(json_path) as unfinished:
-            unfinished.write_text(json.dumps(report(results, plan), indent=1), 'utf-8')
+        write_text(json.dumps(report(results, plan), indent=1), json_path)
     if markdown_path is not None:
-        with atomic_path(markdown_path) as unfinished:
-            unfinished.write_text(markdown(results), 'utf-8')
+        write_text(markdown(results), markdown_path)
     return results
 
 
@@ -136,10 +124,7 @@ def markdown(results: Sequence[ZooResult]) -> str:
 
 def pinned_text(result: ZooResult) -> str:
     """The pinned groups by reason, the most common first; inputs, outputs and laws in a word."""
-    words = [
-        ENDS.get(why) or law(result.model, space_id) or why
-        for space_id, why in result.pinned.items()
-    ]
+    words = [ENDS.get(why) or law(space_id) or why for space_id, why in result.pinned.items()]
     reasons = Counter(words)
     shown = [f'{count} {why}' for why, count in reasons.most_common(MOST_REASONS)]
     others = len(result.pinned) - sum(count for _, count in reasons.most_common(MOST_REASONS))

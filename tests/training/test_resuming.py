@@ -192,10 +192,10 @@ def test_of_several_checkpoints_the_newest_whole_one_is_taken(tmp_path: Path) ->
     assert newest_checkpoint(folder) == str(tmp_path / 'epoch_1.pth')
     (tmp_path / 'iter_2.pth').unlink()
     (tmp_path / 'epoch_1.pth').unlink()
-    with pytest.raises(InputError, match='epoch_3.pth: not a checkpoint, or cut off'):
+    with pytest.raises(InputError, match=r'epoch_3\.pth: not a checkpoint, or cut off'):
         newest_checkpoint(folder)
     (tmp_path / 'epoch_3.pth').unlink()
-    with pytest.raises(InputError, match='epoch_1.pth, which does not exist'):
+    with pytest.raises(InputError, match=r'epoch_1\.pth, which does not exist'):
         newest_checkpoint(folder)
     (tmp_path / 'last_checkpoint').write_text('')
     assert newest_checkpoint(folder) is None

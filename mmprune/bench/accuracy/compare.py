@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from mmprune.bench.accuracy.criteria import BESIDE
+from mmprune.bench.accuracy.criteria import BESIDE, MEASURES, OURS, THEIRS
 from mmprune.bench.accuracy.networks import TITLES
-from mmprune.bench.accuracy.unit import MEASURES, OURS, THEIRS, TOO_LARGE
+from mmprune.bench.accuracy.unit import TOO_LARGE
 
 AGAINST = {'compensated': 'recalibrated', 'taught': 'finetuned'}
 """What of Torch-Pruning's stands beside what nobody does to its networks; else the same."""

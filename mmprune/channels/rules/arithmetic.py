@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmprune.channels.labels import IntArray, LabelBook, Statistic, Value, axes_of, pin_all
+from mmprune.channels.labels import (
+    IntArray,
+    LabelBook,
+    Statistic,
+    Value,
+    axes_of,
+    first_along,
+    pin_all,
+)
 from mmprune.channels.meet import meet
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
@@ -110,9 +118,7 @@ def _blocks_reduced(factor: IntArray, reduced: set[int], how: str, book: LabelBo
         split = book.alike_blocks if book.node in book.by_dims else book.whole_blocks
         return split(factor, dim)
     book.unite_along(factor, inside)
-    for dim in inside:
-        factor = factor.take([0], axis=dim)
-    return factor
+    return first_along(factor, inside)
 
 
 @CHANNEL_RULES.register_module(name='glu')
@@ -172,8 +178,7 @@ def per_channel(value: Value, space: set[int], book: LabelBook, reason: str) -> 
         inside = space & set(axes_of(factor))
         if inside and set(axes_of(factor)) > inside:
             book.unite_along(factor, inside)
-            for dim in inside:
-                factor = factor.take([0], axis=dim)
+            factor = first_along(factor, inside)
         elif inside:
             book.pin(factor, reason)
             continue
@@ -181,35 +186,22 @@ def per_channel(value: Value, space: set[int], book: LabelBook, reason: str) -> 
     return kept
 
 
-def _spatial(node: TraceNode, inputs: list[Value | None], book: LabelBook, dims: int) -> Value:
-    """Pooling or resampling over the last ``dims`` dims."""
+SPACE = {'spatial': 2, 'spatial1d': 1, 'spatial3d': 3}
+"""How many of the last dims are space."""
+
+
+@CHANNEL_RULES.register_module(name=list(SPACE))
+def spatial(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """Pooling or resampling over space."""
     value = inputs[0]
     assert value is not None
     rank = len(value.shape)
-    space = set(range(rank - dims, rank))
+    space = set(range(rank - SPACE[node.op], rank))
     factors = per_channel(value, space, book, f'{node.where} moves a window over the channels')
     for other in inputs[1:]:
         if other is not None:
             without(other, set(range(len(other.shape))), book, f'{node.where} samples by it')
     return Value(node.shapes[0], factors, fixed_after(value, factors, book, node))
-
-
-@CHANNEL_RULES.register_module(name='spatial')
-def spatial(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """The last two dims are space."""
-    return _spatial(node, inputs, book, 2)
-
-
-@CHANNEL_RULES.register_module(name='spatial1d')
-def spatial1d(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """The last dim is space."""
-    return _spatial(node, inputs, book, 1)
-
-
-@CHANNEL_RULES.register_module(name='spatial3d')
-def spatial3d(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """The last three dims are space."""
-    return _spatial(node, inputs, book, 3)
 
 
 @CHANNEL_RULES.register_module(name='loss')

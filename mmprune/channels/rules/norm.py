@@ -72,21 +72,9 @@ def group_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> 
     return [result, *others]
 
 
-@CHANNEL_RULES.register_module(name='layer_norm')
-def layer_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
-    """Statistics over the kept channels of the last dims."""
-    return _over_last_dims('layer_norm', node, inputs, book)
-
-
-@CHANNEL_RULES.register_module(name='rms_norm')
-def rms_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
-    """The mean of squares of the kept channels of the last dims."""
-    return _over_last_dims('rms_norm', node, inputs, book)
-
-
-def _over_last_dims(
-    kind: str, node: TraceNode, inputs: list[Value | None], book: LabelBook
-) -> list[Value]:
+@CHANNEL_RULES.register_module(name=['layer_norm', 'rms_norm'])
+def over_last_dims(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
+    """Statistics, or the mean of squares, over the kept channels of the last dims."""
     if inputs[0] is None:
         pin_all(inputs, book, f'{node.where} normalises a constant')
         return [Value(shape, [], book.fixed(f'comes from {node.where}')) for shape in node.shapes]
@@ -103,7 +91,7 @@ def _over_last_dims(
     channels = [dim for dim in inner if result.along(dim)]
     labels = channels_along(result, channels[0] if len(channels) == 1 else rank - 1, book)
     book.add_site(_norm_layer(node, inputs, book), 'norm', labels, node.id)
-    _over_kept(kind, result, inner, book, node)
+    _over_kept(node.op, result, inner, book, node)
     for dim in inner:
         factors = tuple(result.along(dim))
         if factors:
