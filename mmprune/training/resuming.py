@@ -196,7 +196,7 @@ def number_batches(loader: Any, seed: int) -> NumberedBatches | None:
         vars(loader.dataset)['__getitems__'] = _Items(loader.dataset, seed, get_rank())
     numbered = NumberedBatches(own, seed)
     vars(loader).update(batch_sampler=numbered, _iterator=None)  # torch refuses to set them
-    sampler = getattr(own, 'sampler', None)
+    sampler: Any = getattr(own, 'sampler', None)
     if hasattr(sampler, '_indices_of_rank'):  # mmengine's InfiniteSampler, read ahead already
         sampler.indices = sampler._indices_of_rank()
     return numbered
