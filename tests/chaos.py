@@ -1,8 +1,8 @@
 """Kills tools at random moments, runs them again, and says what was lost: `make chaos`.
 
-Every tool runs once undisturbed. Then it is killed by SIGKILL at a moment drawn between its start and
-its end, in a folder of its own, and the same command is run again. What a kill has left must be
-whole, and what the second run ends with must be what the undisturbed one gave.
+Every tool runs once undisturbed. Then it is killed by SIGKILL at a moment drawn between its start
+and its end, in a folder of its own, and the same command is run again. What a kill has left must
+be whole, and what the second run ends with must be what the undisturbed one gave.
 
 A run is a fork of this process, so that its time is work and not imports.
 """
@@ -256,8 +256,11 @@ def left_over(folder: Path) -> list[str]:
     return [path.name for path in hidden if path.name != '.mmprune_lock']
 
 
-def chaos(names: Sequence[str], kills: int, seed: int, work_dir: Path) -> dict[str, Losses]:
-    """Kill tools in turn, ``kills`` times in all."""
+def chaos(
+    names: Sequence[str], kills: int, seed: int, work_dir: Path, minutes: float = float('inf')
+) -> dict[str, Losses]:
+    """Kill tools in turn, ``kills`` times in all, or for so long."""
+    end = time.monotonic() + 60 * minutes
     files = work_dir / 'files'
     files.mkdir(parents=True)
     prepare(files)
@@ -270,6 +273,8 @@ def chaos(names: Sequence[str], kills: int, seed: int, work_dir: Path) -> dict[s
         log = (work_dir / name / 'whole.log').read_text()
         assert code == 0, f'{name} does not run undisturbed:\n{log[-3000:]}'
     for number in range(kills):
+        if time.monotonic() > end:
+            break
         name = names[number % len(names)]
         job, found = JOBS[name], losses[name]
         folder = work_dir / name / str(number)
@@ -310,6 +315,7 @@ def main() -> int:
     """Kill as often as asked, and print what was lost."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--kills', type=int, default=50, help='in all (default: %(default)s)')
+    parser.add_argument('--minutes', type=float, default=float('inf'), help='at most')
     parser.add_argument('--seed', type=int, default=0, help='of the moments (default: 0)')
     parser.add_argument('--tools', nargs='+', choices=JOBS, default=list(JOBS), help='which ones')
     args = parser.parse_args()
@@ -321,7 +327,8 @@ def main() -> int:
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        losses = chaos(args.tools, args.kills, args.seed, Path(folder) / 'chaos')
+        work_dir = Path(folder) / 'chaos'
+        losses = chaos(args.tools, args.kills, args.seed, work_dir, args.minutes)
     print(table(losses))
     for name, each in losses.items():
         for what in (each.broken, each.not_run_again, each.different, each.left_over):
