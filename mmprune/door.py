@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from mmprune.compensation import CompensationReport, batches_of, run_inputs
 from mmprune.deploy import VerifyReport
-from mmprune.errors import InputError
+from mmprune.errors import InputError, listed
 from mmprune.execution import release
 from mmprune.formats import read_one_file, write_one_file
 from mmprune.pruners import ImportancePruner, RatioPruner
@@ -72,8 +72,7 @@ class Pruned:
         if found.pinned:
             lines.append('whole, and why')
         for pinned in found.pinned:
-            more = f' and {len(pinned.groups) - 3} more' if len(pinned.groups) > 3 else ''
-            lines.append(f'  {", ".join(pinned.groups[:3])}{more}: {_own_words(pinned.reason)}')
+            lines.append(f'  {listed(pinned.groups, 3)}: {_own_words(pinned.reason)}')
         lines.append(str(self.verified))
         return '\n'.join([*lines, str(self.compensation)] if self.compensation else lines)
 

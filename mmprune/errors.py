@@ -1,7 +1,7 @@
 """Errors about what a person gave: told in one message, without a traceback."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -50,3 +50,26 @@ def exit_on_input_error() -> Iterator[None]:
     except InputError as error:
         print(f'error: {error}', file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def listed(names: Iterable[str], count: int) -> str:
+    """The first few names for a message, and how many more there are."""
+    names = list(names)
+    rest = len(names) - count
+    return ', '.join(names[:count]) + (f' and {rest} more' if rest > 0 else '')
+
+
+def by_reason(reasons: Mapping[str, str], count: int) -> list[str]:
+    """Lines for a message: a reason, and the first few names that it holds for."""
+    names_of: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        names_of.setdefault(why, []).append(name)
+    return [f'{listed(names, count)}: {why}' for why, names in names_of.items()]
+
+
+def check_choice(option: str, value: object, allowed: Collection[object]) -> None:
+    """Refuse a value that an option does not have."""
+    if value not in allowed:
+        names = list(map(repr, allowed))
+        choice = ' or '.join(names) if len(names) == 2 else f'one of {", ".join(names)}'
+        raise InputError(f'{option} must be {choice}, not {value!r}')

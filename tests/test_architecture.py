@@ -185,11 +185,11 @@ CONTENTS = {
         _BatchNorm _NormBase torch.nn.modules.activation.MultiheadAttention
     """,
     'DEMO_INPUTS': 'BaseDetector BasePoseEstimator BaseSegmentor ImageClassifier',
-    'PRUNERS': 'ImportancePruner NetworkSlimming RatioPruner StructurePruner',
+    'PRUNERS': 'ImportancePruner MarkovPruner NetworkSlimming RatioPruner StructurePruner',
     'IMPORTANCE': """
-        APoZImportance ActivationImportance BNScaleImportance FPGMImportance GroupFisherImportance
-        HessianImportance L1Importance L2Importance LAMPImportance LpImportance RandomImportance
-        ResidualImportance TaylorImportance VarianceImportance
+        APoZImportance ActivationImportance BNScaleImportance FPGMImportance FusionImportance
+        GroupFisherImportance HessianImportance L1Importance L2Importance LAMPImportance
+        LpImportance RandomImportance ResidualImportance TaylorImportance VarianceImportance
     """,
     'COMPENSATIONS': 'LeastSquares MeanFolding',
     'MODELS': """
@@ -197,9 +197,14 @@ CONTENTS = {
         L2Loss MobileNetV1 SelfDistiller YOLOv5
     """,
     'MODEL_WRAPPERS': 'AutoSlimDDP',
-    'LOOPS': 'EvolutionSearchLoop GreedySearchLoop OptunaSearchLoop SearchLoop',
-    'HOOKS': 'ExactResume GroupLasso GrowingPenalty IterativePruning ProgressBarHook ScaleL1 '
-    'SlimmingPenalty',
+    'LOOPS': """
+        EvolutionSearchLoop GreedySearchLoop OptunaSearchLoop SearchLoop SubnetsTestLoop
+        SubnetsValLoop
+    """,
+    'HOOKS': """
+        DCFF DMCP ExactResume GroupLasso GrowingPenalty IterativePruning ProgressBarHook
+        ScaleL1 SlimmingPenalty
+    """,
     'DATASETS': 'Digits',
 }
 

@@ -19,6 +19,7 @@ from mmprune.bench import (
     insert_into_docs,
     job,
     latencies,
+    learned,
     memory,
     networks,
     peers,
@@ -48,7 +49,7 @@ def tiny(name='tiny', device='cpu'):
 @pytest.fixture
 def tiny_networks(monkeypatch):
     """Let every part of the benchmark measure a network of three layers."""
-    for module in (networks, execution, tracing, job, memory, autoslim):
+    for module in (networks, execution, tracing, job, memory, autoslim, learned):
         if hasattr(module, 'network_of'):
             monkeypatch.setattr(module, 'network_of', tiny)
     for module in (execution, tracing, job):
@@ -311,6 +312,16 @@ def test_a_step_of_autoslim_is_held_against_the_steps_of_its_subnets(monkeypatch
     first, second, *again = drawn
     assert len(again) == 2 * (1 + row.rounds)
     assert all(each is (first, second)[number % 2] for number, each in enumerate(again))
+
+
+@pytest.mark.filterwarnings('ignore:In MMCV v1.4.4:UserWarning')
+def test_steps_that_learn_widths_are_held_against_plain_ones(monkeypatch):
+    monkeypatch.setattr(learned, 'network_of', classifier)
+    options = BenchOptions(batches=(2,), size=32, seconds=0)
+    rows = list(learned.learned_rows('small', options))
+    assert [row.what.partition(':')[0] for row in rows] == ['Group Fisher', 'DMCP', 'DCFF']
+    assert [row.against.split()[-2] for row in rows] == ['plain', 'plain', 'deployed']
+    assert all(row.most == 1.3 and row.value > 0 for row in rows)
 
 
 # -- tracing ---------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from mmprune.bench.costs import cost_steps
 from mmprune.bench.execution import execution_steps
 from mmprune.bench.job import job_steps
 from mmprune.bench.latencies import latency_steps
+from mmprune.bench.learned import learned_steps
 from mmprune.bench.options import SECTIONS, BenchOptions
 from mmprune.bench.pages import check_chosen, installed_versions, read_rows
 from mmprune.bench.report import about, insert_into_docs, markdown, tables
@@ -39,7 +40,7 @@ PACKAGES = ('torch', 'mmengine', 'mmcls', 'torch-pruning')
 WIDTH = 170
 """Columns of the tables where the output is not a terminal."""
 PARTS = {
-    'execution': (execution_steps, autoslim_steps),
+    'execution': (execution_steps, autoslim_steps, learned_steps),
     'tracing': (tracing_steps,),
     'job': (job_steps,),
     'cost': (cost_steps,),

@@ -76,10 +76,12 @@ def select_subnet(algorithm: AutoSlim, subnet: str | os.PathLike[str] | None) ->
 
 
 def set_from_file(algorithm: AutoSlim, channel_cfg: str | os.PathLike[str]) -> None:
-    """Set the subnet of a channel config file.
+    """Set the subnet of a channel config file, or by its number, of those retrained jointly.
 
     Raises:
         InputError: If the file is broken, or does not fit the network; names the file.
     """
-    subnet = algorithm.pruner.load_channel_cfg(load_channel_cfg(Path(channel_cfg)))
-    algorithm.pruner.set_subnet(subnet)
+    if algorithm.subnets and str(channel_cfg).isdecimal():
+        algorithm.switch_subnet(int(str(channel_cfg)))
+    else:
+        algorithm.select_subnet(load_channel_cfg(Path(channel_cfg)))

@@ -21,8 +21,8 @@ from mmprune.deploy.channel_cfg import FORMAT, as_channel_cfg
 from mmprune.deploy.entries import FORMAT_KEY
 from mmprune.errors import InputError
 from mmprune.execution.instrument import STATE
-from mmprune.layers.layer import CONVS, TRANSPOSED_CONVS
 from mmprune.registry import COMPENSATIONS
+from mmprune.trace.kinds import CONVS, TRANSPOSED_CONVS
 from mmprune.trace.model_state import modes_kept, renew_caches
 from mmprune.trace.tracer import run_model
 

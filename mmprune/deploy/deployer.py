@@ -39,7 +39,7 @@ from mmprune.layers import (
     turned_cuts,
     weight_shape,
 )
-from mmprune.layers.layer import CONVS, NORMS, TRANSPOSED_CONVS
+from mmprune.trace.kinds import CONVS, NORMS, TRANSPOSED_CONVS
 from mmprune.trace.model_state import renew_caches
 from mmprune.trace.stored import store, stored
 from mmprune.trace.walk import modules_of

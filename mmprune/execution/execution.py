@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
@@ -48,6 +48,8 @@ from mmprune.trace.walk import modules_of
 
 Cuts = dict[nn.Module, dict[str, Cut]]
 """Module -> local name -> cut, of the tensors that lose something."""
+Mixing = Callable[[torch.Tensor], torch.Tensor]
+"""From a parameter to a tensor of its shape."""
 
 
 class Execution:
@@ -215,6 +217,14 @@ class Execution:
                 self._attributes.set(self._masked_sizes(alive))
             renew_caches(self.modules[''], self._may_cache)
 
+    def mix(self, functions: Mapping[str, Mixing]) -> None:
+        """Let slices be taken of what functions make of parameters, by name; of others as they are.
+
+        It shows from the next ``apply`` on. What is deployed are the parameters themselves.
+        """
+        for plan in self._plans:
+            plan.swap.mixing = functions.get(plan.tensor.name)
+
     def parts(self, alive: BoolArray) -> tuple[Cuts, dict[str, Mapping[str, Any]]]:
         """What the subnet of ``alive`` has of all tensors, and which attributes; nothing is set.
 
@@ -270,7 +280,7 @@ class Execution:
         for state in self.states.values():
             state.is_idle = True
             for swap in state.swaps:
-                if swap.cut is not None:
+                if swap.cut is not None or swap.mixing is not None:
                     state.is_idle = False
                     break
 

@@ -15,10 +15,11 @@ from torch import nn
 from mmprune.channels import ChannelGroup, Member
 from mmprune.channels.member_values import channel_rows
 from mmprune.errors import InputError
-from mmprune.importance.activation import CONVS, Reader, input_channels, readers
+from mmprune.importance.activation import Reader, input_channels, readers
 from mmprune.importance.base import Importance, MemberScores, owner_of
 from mmprune.importance.data import DataImportance, Groups, Key, LossFunction, key_of
 from mmprune.registry import IMPORTANCE
+from mmprune.trace.kinds import CONVS
 
 L1 = MappingProxyType(dict(type='L1Importance'))
 STEPS = 128

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,15 +164,9 @@ def layer_calls(
 
         return hook
 
-    handles = [
-        module.register_forward_pre_hook(note(name))
-        for name, module in network.named_modules()
-        if name in layers and layers[name].outputs is not None
-    ]
-    try:
-        with torch.no_grad():
-            run(network)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack, torch.no_grad():
+        for name, module in network.named_modules():
+            if name in layers and layers[name].outputs is not None:
+                stack.enter_context(module.register_forward_pre_hook(note(name)))
+        run(network)
     return calls

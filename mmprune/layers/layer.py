@@ -11,11 +11,8 @@ from torch import nn
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray
 from mmprune.channels.propagate import Labelling
+from mmprune.trace.kinds import CONVS, NORMS, TRANSPOSED_CONVS
 from mmprune.trace.walk import buffers_of, modules_of, parameters_of
-
-CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED_CONVS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)

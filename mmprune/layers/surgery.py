@@ -15,11 +15,12 @@ import torch
 from torch import nn
 
 from mmprune.channels.constraints import BoolArray
-from mmprune.errors import InputError
+from mmprune.errors import InputError, check_choice
 from mmprune.layers.computed import renew_computed_weights
 from mmprune.layers.cut import cut_of_masks
-from mmprune.layers.layer import CONVS, TRANSPOSED_CONVS, check_equal, known_masks
+from mmprune.layers.layer import check_equal, known_masks
 from mmprune.layers.slicers import mended_attributes
+from mmprune.trace.kinds import CONVS, TRANSPOSED_CONVS
 
 Masks = dict[str, list[BoolArray]]
 """Local tensor name -> masks of the tensor's rank, as ``cut_of_masks`` takes them."""
@@ -267,8 +268,7 @@ def rule_of(module: nn.Module) -> tuple[tuple[str | None, str], Rule] | None:
 
 
 def _row(module: nn.Module, side: str, name: str) -> tuple[tuple[str | None, str], Rule]:
-    if side not in ('in', 'out'):
-        raise InputError(f"side must be 'in' or 'out', not {side!r}")
+    check_choice('side', side, ('in', 'out'))
     row = rule_of(module)
     if row is None:
         kinds = ', '.join(

@@ -24,12 +24,15 @@ WRAPPED = 'architecture.'
 """How the names of a network's weights begin in the checkpoint of an algorithm."""
 
 
-def build_algorithm(cfg: Config, checkpoint: str | os.PathLike[str]) -> AutoSlim:
+def build_algorithm(
+    cfg: Config, checkpoint: str | os.PathLike[str], jointly: bool = False
+) -> AutoSlim:
     """Build the supernet of a config and load its weights and masks.
 
     Args:
         cfg: Its ``model`` is an AutoSlim that is not retraining.
         checkpoint: A checkpoint of that supernet, or of the plain network that it was made from.
+        jointly: Whether it may also retrain several given subnets jointly.
 
     Returns:
         The algorithm on the CPU, in eval mode, at the width that the checkpoint holds, or the
@@ -39,7 +42,7 @@ def build_algorithm(cfg: Config, checkpoint: str | os.PathLike[str]) -> AutoSlim
         InputError: If the config has no supernet, or the checkpoint is none of it.
     """
     algorithm = build_model(cfg)
-    check_is_supernet(algorithm, str(cfg.filename))
+    check_is_supernet(algorithm, str(cfg.filename), jointly)
     load_supernet(algorithm, checkpoint)
     algorithm.architecture.eval()
     return algorithm
@@ -94,8 +97,8 @@ def build_model(cfg: Config) -> BaseModel:
         return MODELS.build(model)
 
 
-def check_is_supernet(model: Any, config: str) -> None:
-    """Raise InputError if ``model`` has no widths to choose from."""
+def check_is_supernet(model: Any, config: str, jointly: bool = False) -> None:
+    """Raise InputError if ``model`` has no widths to choose from, or given ones only."""
     if not isinstance(model, AutoSlim):
         raise InputError(
             f'{config}: its model is a {type(model).__name__}, which has no subnets; wrap it as '
@@ -105,6 +108,11 @@ def check_is_supernet(model: Any, config: str) -> None:
         raise InputError(
             f'{config}: its model has retraining=True, so it is one subnet already; '
             'use the config of the supernet.'
+        )
+    if model.subnets and not jointly:
+        raise InputError(
+            f'{config}: its model retrains {len(model.subnets)} given subnets jointly, each with '
+            'norms of its own; use the config of the supernet, or tools/deploy_subnet.py.'
         )
 
 

@@ -1,5 +1,6 @@
 """A deployed network, built from a config."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from mmprune.deploy.channel_cfg import as_channel_cfg
+from mmprune.models.demo_inputs import ConfiguredInput
 from mmprune.registry import MODELS, PRUNERS
 
 
@@ -14,6 +16,8 @@ def deployed_model(
     model: dict[str, Any],
     channel_cfg: str | Path | dict[str, Any],
     data_preprocessor: dict[str, Any] | None = None,
+    input_shape: Sequence[int] | None = None,
+    demo_input: dict[str, Any] | None = None,
 ) -> nn.Module:
     """Build the plain, smaller network that a channel config describes.
 
@@ -31,6 +35,9 @@ def deployed_model(
         channel_cfg: The channel config: a file, or its contents.
         data_preprocessor: For a ``model`` that brings none of its own, as a
             Runner fills it in.
+        input_shape: Of an input on which the original is traced to read a unit file, as in
+            ``AutoSlim``; a small image will do.
+        demo_input: See there.
 
     Raises:
         FileNotFoundError, ValueError: If the channel config cannot be read or
@@ -40,9 +47,13 @@ def deployed_model(
     if data_preprocessor is not None:
         config.setdefault('data_preprocessor', data_preprocessor)
     network = MODELS.build(config)
+    cfg = as_channel_cfg(channel_cfg)
     # Deploying needs no trace, so any pruner will do.
     pruner = PRUNERS.build(dict(_scope_='mmprune', type='RatioPruner', ratios=[1.0]))
-    return pruner.deploy_subnet(network, as_channel_cfg(channel_cfg))
+    if cfg.is_unit_file:
+        given = ConfiguredInput.of(network, demo_input, input_shape)
+        pruner.prepare_from_supernet(network, given.roads(network))
+    return pruner.deploy_subnet(network, cfg)
 
 
 MODELS.register_module(name='DeployedModel', module=deployed_model)

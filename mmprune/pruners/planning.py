@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmprune.errors import InputError
+from mmprune.errors import check_choice
 from mmprune.formats.cfg_codec import write_cfg
 from mmprune.formats.mmrazor_files import mmrazor_content, save_mmrazor_file
 from mmprune.plans.channel_list import RESIDUALS, sampled_cfg, union_counts, widths_of_list
@@ -89,8 +89,7 @@ class Planning(Prepared):
         Raises:
             InputError: The list does not fit the network.
         """
-        if residual not in RESIDUALS:
-            raise InputError(f'residual must be one of {", ".join(RESIDUALS)}, not {residual!r}')
+        check_choice('residual', residual, RESIDUALS)
         supernet = self.supernet
         widths = widths_of_list(supernet, channels, **options)
         if residual == 'sample':

@@ -53,6 +53,14 @@ class Prepared(abc.ABC):
     def set_min_channel(self) -> None:
         """Set the smallest subnet of the search space."""
 
+    def set_subnet(self, subnet: Mapping[str, torch.Tensor]) -> None:
+        """Run the supernet as ``subnet`` from now on.
+
+        Raises:
+            SubnetError: It does not fit the supernet; nothing is changed then.
+        """
+        self.supernet.set_alive(self.supernet.alive_of(subnet))
+
     def subnet_of_counts(self, counts: Mapping[str, int]) -> Subnet:
         """The subnet that keeps about ``counts[space_id]`` channels of each group.
 

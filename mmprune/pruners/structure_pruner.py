@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +17,14 @@ from mmprune.compensation.compensate import Forward
 from mmprune.deploy import ChannelCfgError, VerifyReport, deploy, deploy_in_place, deploy_parts
 from mmprune.deploy.carry_over import carry_average, carry_optimizer, check_average, check_states
 from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
-from mmprune.errors import InputError
+from mmprune.errors import InputError, check_choice
 from mmprune.formats.cfg_codec import read_cfg, write_cfg
 from mmprune.pruners.arguments import built_importance, default_input, refuse_subnet
 from mmprune.pruners.mmrazor_names import MMRazorNames
 from mmprune.pruners.planning import Planning
 from mmprune.pruners.rounding import check_round_to
 from mmprune.pruners.searching import Searching
+from mmprune.pruners.switching import ChannelCfgLike, Switching
 from mmprune.registry import PRUNERS
 from mmprune.report.picture import draw_groups
 from mmprune.report.report import report
@@ -36,11 +37,9 @@ from mmprune.trace.tracer import DemoInput
 from mmprune.weights import check_weights
 from mmprune.wrappers import unwrap
 
-ChannelCfgLike = Mapping[str, Any] | str | Path
-
 
 @PRUNERS.register_module()
-class StructurePruner(MMRazorNames, Planning, Searching):
+class StructurePruner(MMRazorNames, Planning, Searching, Switching):
     """Turns a network into a supernet of subnets with fewer channels.
 
     Subclasses say how many channels a subnet keeps (``sample_subnet``,
@@ -75,12 +74,9 @@ class StructurePruner(MMRazorNames, Planning, Searching):
         topology: Topology | Mapping[str, Any] | str | Path | None = None,
         leave_out: Sequence[str] = (),
     ) -> None:
-        if execution not in ('slice', 'mask'):
-            raise InputError(f"execution must be 'slice' or 'mask', not {execution!r}")
-        if attention not in ('heads', 'dims'):
-            raise InputError(f"attention must be 'heads' or 'dims', not {attention!r}")
-        if group_norm not in ('channels', 'groups'):
-            raise InputError(f"group_norm must be 'channels' or 'groups', not {group_norm!r}")
+        check_choice('execution', execution, ('slice', 'mask'))
+        check_choice('attention', attention, ('heads', 'dims'))
+        check_choice('group_norm', group_norm, ('channels', 'groups'))
         self.attention, self.group_norm = attention, group_norm
         if isinstance(except_start_keys, str):
             raise InputError(
@@ -126,6 +122,7 @@ class StructurePruner(MMRazorNames, Planning, Searching):
             self.execution,
             self.restriction,
         )
+        self._norms = None
 
     @property
     def channel_spaces(self) -> Subnet:
@@ -137,14 +134,6 @@ class StructurePruner(MMRazorNames, Planning, Searching):
     def set_max_channel(self) -> None:
         """Set the full width."""
         self.supernet.set_alive(np.ones(self.supernet.size, bool))
-
-    def set_subnet(self, subnet: Mapping[str, torch.Tensor]) -> None:
-        """Run the supernet as ``subnet`` from now on.
-
-        Raises:
-            SubnetError: It does not fit the supernet; nothing is changed then.
-        """
-        self.supernet.set_alive(self.supernet.alive_of(subnet))
 
     def current_subnet(self) -> Subnet:
         """The subnet that is set."""
@@ -180,38 +169,6 @@ class StructurePruner(MMRazorNames, Planning, Searching):
         self.set_subnet(self.bins_to_subnet(channel_bins_dict, max_channel_bins))
 
     # -- channel configs ---------------------------------------------------------------
-
-    def load_channel_cfg(self, channel_cfg: ChannelCfgLike) -> Subnet:
-        """The subnet that a channel config (dict or file) stands for, checked against the model.
-
-        Reads mmprune's format, MMRazor 0.x channel configs and MMRazor 1.x unit files.
-
-        Raises:
-            ChannelCfgError: It is broken, or does not fit the model.
-        """
-        alive = read_cfg(self.supernet, as_channel_cfg(channel_cfg))
-        return self.supernet.subnet_of(alive)
-
-    def switch_subnet(
-        self,
-        channel_cfg: ChannelCfgLike | Sequence[ChannelCfgLike],
-        subnet_ind: int | None = None,
-    ) -> None:
-        """Set the subnet of a channel config, or of one of several.
-
-        Args:
-            channel_cfg: One channel config, or a list of them.
-            subnet_ind: Which of the list; the first if None.
-
-        Raises:
-            InputError: The list has no such subnet.
-        """
-        if isinstance(channel_cfg, list | tuple):
-            index = subnet_ind or 0
-            if not 0 <= index < len(channel_cfg):
-                raise InputError(f'no subnet {index}: there are {len(channel_cfg)} channel configs')
-            channel_cfg = channel_cfg[index]
-        self.set_subnet(self.load_channel_cfg(cast(ChannelCfgLike, channel_cfg)))
 
     def deploy_subnet(
         self, supernet: nn.Module, channel_cfg: ChannelCfgLike | None = None

@@ -14,7 +14,7 @@ from torch import nn
 from mmprune.channels import ChannelGroup
 from mmprune.errors import InputError
 from mmprune.fileio import atomic_path
-from mmprune.layers.layer import CONVS, NORMS, TRANSPOSED_CONVS
+from mmprune.trace.kinds import CONVS, NORMS, TRANSPOSED_CONVS
 
 ALL_CONVS = (*CONVS, *TRANSPOSED_CONVS)
 LISTS = ('norm_layer_names', 'prec_layers', 'succ_layers')

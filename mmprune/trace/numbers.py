@@ -28,6 +28,7 @@ from mmprune.trace.expressions import (
     Expression,
     leaves,
 )
+from mmprune.trace.kinds import CONVS
 from mmprune.trace.stored import store
 from mmprune.trace.stored import stored as stored_in
 from mmprune.trace.trace_graph import Reading
@@ -307,10 +308,6 @@ def _is_leaf(tensor: torch.Tensor) -> bool:
     return tensor.requires_grad and tensor.is_leaf and not tensor._is_view()
 
 
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = (nn.modules.batchnorm._NormBase,)
-
-
 def _sizes_of_weights(module: nn.Module) -> list[tuple[str, torch.Tensor, int]]:
     """Attributes of one of torch's layers that are dims of a weight: (name, weight, dim)."""
     if isinstance(module, nn.MultiheadAttention):
@@ -325,10 +322,10 @@ def _sizes_of_weights(module: nn.Module) -> list[tuple[str, torch.Tensor, int]]:
         return []
     if isinstance(module, nn.Linear):
         return [('out_features', weight, 0), ('in_features', weight, 1)]
-    if isinstance(module, _CONVS):
+    if isinstance(module, CONVS):
         inputs = [('in_channels', weight, 1)] if module.groups == 1 else []
         return [('out_channels', weight, 0), *inputs]
-    if isinstance(module, _NORMS):
+    if isinstance(module, nn.modules.batchnorm._NormBase):
         return [('num_features', weight, 0)]
     if isinstance(module, nn.Embedding):
         return [('embedding_dim', weight, 1)]

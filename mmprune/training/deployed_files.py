@@ -112,8 +112,9 @@ def write_deployed(
         if files.onnx is not None:
             onnx_path = stack.enter_context(atomic_path(files.onnx))
             road = exported(network, algorithm.roads[0])
-            export_onnx(network, road, onnx_path, onnx_batch)
+            error = export_onnx(network, road, onnx_path, onnx_batch)
             contract = describe_onnx(onnx_path, network, road)
+            contract['onnxruntime'] = f'computes what torch does, relative error {error:.1e}'
         torch.save(weights, stack.enter_context(atomic_path(files.checkpoint)))
         save_channel_cfg(layers, stack.enter_context(atomic_path(files.channel_cfg)))
         stack.enter_context(atomic_path(files.config)).write_text(text, encoding='utf-8')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -134,15 +135,11 @@ def settle(model: nn.Module, batch: torch.Tensor) -> nn.Module:
     def narrow(norm: _BatchNorm, inputs: tuple[torch.Tensor, ...], output: Any) -> Any:
         return output * SETTLED**0.5
 
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    handles = [norm.register_forward_pre_hook(draw) for norm in norms]
-    handles += [norm.register_forward_hook(narrow) for norm in norms]
-    try:
-        with torch.no_grad():
-            model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack, torch.no_grad():
+        for norm in (module for module in model.modules() if isinstance(module, _BatchNorm)):
+            stack.enter_context(norm.register_forward_pre_hook(draw))
+            stack.enter_context(norm.register_forward_hook(narrow))
+        model(batch)
     return model
 
 

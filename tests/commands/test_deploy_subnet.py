@@ -1,5 +1,6 @@
 """Exporting and deploying: what is written, and what is refused."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mmprune.deploy.channel_cfg import load_channel_cfg
 from mmprune.deploy.onnx_export import export_onnx
 from mmprune.errors import InputError
 from mmprune.models.algorithm import build_algorithm, calibration_batches, load_network
+from mmprune.search import read_candidates
 
 CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 
@@ -227,3 +229,54 @@ def test_a_plain_config_has_no_subnets(cfg: Config, untrained: Path, tmp_path: P
     with pytest.raises(InputError, match=r'resnet-small_1xb64_digits.py.*ImageClassifier'):
         export_subnet('resnet-small_1xb64_digits.py', untrained, 'min', tmp_path / 'subnet.yaml')
     assert not list(tmp_path.iterdir())
+
+
+def test_from_a_search_to_a_product(
+    trained: Path,
+    search: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In one line; the network that is written is what the search has judged."""
+    monkeypatch.setattr('mmprune.commands.picked_subnet.SECONDS', 0.05)
+    search(trained, targets=[0.7], recalibration=dict(num_batches=1, batch_size=16))
+    candidates = read_candidates(tmp_path / 'search')
+    options = {'search_cfg.recalibration': dict(num_batches=1, batch_size=16)}
+    files = deploy_subnet(
+        CONFIG,
+        trained,
+        out_dir=tmp_path / 'product',
+        onnx=True,
+        study=tmp_path / 'search',
+        pick='best-under:macs=0.7',
+        cfg_options=options,
+    )
+    said = ' '.join(capsys.readouterr().out.split())
+    number = int(re.search(r'candidates: number (\d+), accuracy/top1', said)[1])
+    assert files.onnx is not None
+    assert files.onnx.is_file()
+    assert re.search(r'onnxruntime: computes what torch does, relative error \d\.\de-', said)
+    assert re.search(r'network . torch . onnxruntime .* full network . \d+\.\d+ . \d+\.\d+', said)
+    picked = next(each for each in candidates if each.index == number)
+    cfg = load_config(CONFIG)
+    network = load_network(files.config, files.checkpoint)
+    measured = predict_dataset(network, cfg.val_dataloader).accuracy
+    assert measured == pytest.approx(picked.metric, abs=1e-4)
+    kept = load_channel_cfg(files.channel_cfg)
+    assert kept['backbone.conv1']['out_channels'] == picked.channels['backbone.conv1']
+    assert f'candidate {number} of search' in files.config.read_text()
+
+
+def test_a_candidate_of_another_network_is_refused(
+    trained: Path, search: Any, tmp_path: Path
+) -> None:
+    search(trained, targets=[0.9])
+    study = tmp_path / 'search'
+    options = {'model.pruner.importance': dict(type='L1Importance')}
+    with pytest.raises(InputError, match='search: candidate 1 is no subnet of this network'):
+        deploy_subnet(CONFIG, trained, study=study, pick='1', cfg_options=options)
+    for given in ({}, {'study': study, 'channel_cfg': 'subnet.yaml'}):
+        with pytest.raises(InputError, match='the channel config of a subnet, or the study'):
+            deploy_subnet(CONFIG, trained, **given)
+    assert not list(trained.parent.glob('deployed_*'))

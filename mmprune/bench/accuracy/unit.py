@@ -20,6 +20,7 @@ from torch import nn
 from mmprune.bench.accuracy import ours, supernets
 from mmprune.bench.accuracy.criteria import BESIDE, CRITERIA, MEASURES, OURS, SCOPES, THEIRS
 from mmprune.bench.accuracy.data import DATA, Images
+from mmprune.bench.accuracy.learned import LEARNED, learned
 from mmprune.bench.accuracy.networks import NETWORKS, Settings, build, count_macs
 from mmprune.bench.accuracy.ours import Cut
 from mmprune.bench.accuracy.peer import Peer
@@ -34,7 +35,7 @@ from mmprune.zoo.running import count_params
 
 FORMAT = 'mmprune accuracy 1'
 SLIMMING, AUTOSLIM, UNPRUNED = 'network slimming', 'AutoSlim', 'unpruned'
-METHODS = (*(criterion.name for criterion in CRITERIA), SLIMMING, AUTOSLIM)
+METHODS = (*(criterion.name for criterion in CRITERIA), SLIMMING, AUTOSLIM, *LEARNED)
 SEEN_BATCHES = 8
 TOO_LARGE = 1.05
 SLIMMING_PENALTY = dict(weight=2e-2, decay=0, shift_factor=0, plot=False)
@@ -130,6 +131,8 @@ class Unit:
             return Cut(self.plain)
         if key.method == AUTOSLIM:
             return Cut(self.found[self.settings.targets.index(key.target)])
+        if key.method in LEARNED:
+            return Cut(self._learned(key))
         if key.method == SLIMMING and is_peer:
             return Cut(slimmed_by_peer(self.with_penalty, target))
         if key.method == SLIMMING:
@@ -184,6 +187,15 @@ class Unit:
         epochs, lr, seed = s.finetune, s.finetune_lr, self.seed + 1
         return train(
             network, self.train_images, epochs, lr, seed, optimizer=s.optimizer, teacher=teacher
+        )
+
+    def _learned(self, key: Key) -> nn.Module:
+        """The network of a row whose widths were learned while it trained."""
+        s, folder = self.settings, self.folder / f'{self.name}-seed{self.seed}-learned'
+        network = build(self.name, s.width, self.seed)
+        budget, epochs = key.target * self.full_macs, max(2, round(s.epochs))
+        return learned(
+            key.method, network, self.train_images, budget, epochs, s.lr, self.seed, folder
         )
 
     # -- what the rows begin with, made when it is first needed ------------------------
@@ -282,6 +294,9 @@ def keys(
         for scope, target, program in product(scopes, settings.targets, programs):
             if program == OURS or criterion.theirs is not None:
                 yield Key(criterion.name, scope, target, program)
+    if NETWORKS[name].settings.optimizer == 'SGD':
+        for method, target in product([m for m in LEARNED if m in methods], settings.targets):
+            yield Key(method, '', target, OURS)
     if NETWORKS[name].data != 'digits':  # the others have trainings of their own
         return
     if SLIMMING in methods:

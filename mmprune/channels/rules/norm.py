@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from mmprune.channels.labels import (
-    IntArray,
     LabelBook,
     Size,
     Statistic,
@@ -85,7 +84,8 @@ def over_last_dims(node: TraceNode, inputs: list[Value | None], book: LabelBook)
     for factor in result.factors:
         varying = set(axes_of(factor))
         if varying & inner and not varying <= inner:
-            _equal_rows(factor, normalized, book, node)
+            rows = factor.reshape(-1, int(np.prod(factor.shape[-normalized:])))
+            book.equal_counts(rows, f'{node.where} normalises blocks of channels')
         if len(varying & inner) > 1:
             book.pin(factor, f'{node.where} normalises over several dims of channels')
     channels = [dim for dim in inner if result.along(dim)]
@@ -105,8 +105,3 @@ def _over_kept(kind: str, value: Value, dims: set[int], book: LabelBook, node: T
     for factor in value.factors:
         if dims & set(axes_of(factor)):
             book.statistics.append(Statistic(node.module, kind, (), factor))
-
-
-def _equal_rows(factor: IntArray, normalized: int, book: LabelBook, node: TraceNode) -> None:
-    size = int(np.prod(factor.shape[-normalized:]))
-    book.equal_counts(factor.reshape(-1, size), f'{node.where} normalises blocks of channels')
