@@ -23,6 +23,8 @@ from mmprune.registry import HOOKS
 
 GRADIENTS_KEY = 'mmprune_gradients'
 """Where a checkpoint holds gradients that wait for the other batches of their step."""
+DONE_KEY = 'mmprune_batches_done'
+"""Where a checkpoint says how many batches of its epoch are done."""
 _NEEDED = ('meta', 'optimizer', 'message_hub')
 
 
@@ -49,6 +51,7 @@ class ExactResume(Hook):
     def __init__(self) -> None:
         self.batches: NumberedBatches | None = None
         self._gradients: dict[str, torch.Tensor] = {}
+        self._done = 0
 
     def before_run(self, runner: Runner) -> None:
         """Let mmengine write files as a whole."""
@@ -72,22 +75,31 @@ class ExactResume(Hook):
         self._remove_old(runner)
         self._draw(runner, 'epoch')
         if self.batches is not None and isinstance(runner.train_loop, EpochBasedTrainLoop):
-            length = len(runner.train_dataloader)
-            done = runner.iter - runner.epoch * length
-            self.batches.skip = done if 0 <= done <= length else 0
-            self.batches.number = runner.iter - self.batches.skip
+            self.batches.skip = self._done
+            self.batches.number = runner.iter - self._done
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Draw by this iteration's number from here on."""
         self._remove_old(runner)
         self._draw(runner, 'iteration')
 
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Count."""
+        self._done += 1
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Begin to count anew."""
+        self._done = 0
+
     def after_train(self, runner: Runner) -> None:
         """Remove what the last checkpoints have replaced."""
         self._remove_old(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Keep the gradients that wait for the other batches of their step."""
+        """Keep how far the epoch is, and gradients that wait for the other batches of their step."""
+        checkpoint[DONE_KEY] = self._done
         if getattr(runner.optim_wrapper, '_accumulative_counts', 1) > 1:
             checkpoint[GRADIENTS_KEY] = {
                 name: parameter.grad.cpu()
@@ -96,8 +108,9 @@ class ExactResume(Hook):
             }
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Take the gradients that wait, if the training goes on."""
+        """Take both, if the training goes on."""
         if runner._resume:
+            self._done = checkpoint.get(DONE_KEY, 0)
             self._gradients = checkpoint.get(GRADIENTS_KEY, {})
 
     def _draw(self, runner: Runner, what: str) -> None:
