@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmprune.bench.execution import Step
-from mmprune.bench.rows import Row
+from mmprune.bench.options import BenchOptions
+from mmprune.bench.rows import Row, Step
 from mmprune.commands.run import build_runner
 from mmprune.config import load_config
 from mmprune.models.norm_statistics import recalibrate_norm_statistics
@@ -77,13 +77,13 @@ class _Together(OptunaSearchLoop):
         self.barrier.wait()
 
 
-def search_steps(quick: bool) -> Iterator[Step]:
+def search_steps(options: BenchOptions) -> Iterator[Step]:
     """What is to be done, a title each."""
-    candidates = 4 if quick else 24
+    candidates = 4 if options.quick else 24
     for groups in LIMITS:
         yield f'sampler and storage, {groups} groups', partial(storage_row, groups, 50)
     yield 'a search on the digits', partial(search_row, candidates)
-    cores = 2 if quick else min(len(os.sched_getaffinity(0)), 8)
+    cores = 2 if options.quick else min(len(os.sched_getaffinity(0)), 8)
     yield f'{cores} workers of a search', partial(workers_row, cores, candidates)
 
 

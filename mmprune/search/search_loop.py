@@ -7,7 +7,6 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from copy import copy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,20 +19,23 @@ from torch.utils.data import DataLoader
 
 from mmprune.building import check_options
 from mmprune.deploy.channel_cfg import save_channel_cfg
-from mmprune.errors import InputError, MissingFileError
+from mmprune.errors import InputError
 from mmprune.fileio import atomic_path
 from mmprune.latency import TableLatency
 from mmprune.models import AutoSlim, Recalibration, kept_norm_statistics
 from mmprune.models.algorithm import calibration_batches, check_is_supernet
 from mmprune.models.training_data import TrainingData
 from mmprune.search.budget import Budget, Cost
+from mmprune.search.candidates import Candidates
 from mmprune.search.compared import Rule
 from mmprune.search.history import Evaluation, read_history, subnet_key, weights_key
+from mmprune.search.identity import configs_of
 from mmprune.search.judging import JudgingLoop, Subnet
+from mmprune.search.page import SearchFiles
+from mmprune.search.picture import SearchPicture
 from mmprune.search.progress import search_progress
-from mmprune.search.storage import JOURNAL, presence
+from mmprune.search.storage import JOURNAL, RESULTS, presence
 from mmprune.search.study import Study
-from mmprune.training.compensation import Change, compensation_of
 from mmprune.wrappers import without_wrapper
 
 POLL = 0.2
@@ -72,7 +74,8 @@ class SearchLoop(JudgingLoop):
 
     In the runner's work directory are written: ``study.journal`` before and after every candidate,
     which a search with ``resume`` goes on from, and other processes may work on meanwhile;
-    ``subnet_<budget>.yaml``, the channel configs; ``search_results.json``.
+    ``subnet_<budget>.yaml``, the channel configs; ``search_results.json``; every minute and at the
+    end ``search.html`` and ``search.png``, which show it.
 
     Args:
         runner: The runner; its model is an AutoSlim.
@@ -85,7 +88,8 @@ class SearchLoop(JudgingLoop):
             candidate without this value, such as a detector that detects nothing, is the worst.
         rule: Whether 'greater' or 'less' is better; ``'auto'``: less of losses and errors.
         seed: Of what the search draws.
-        resume: Go on from the study in the work directory, and share its work with others.
+        resume: Go on from the study in the work directory, if there is one, and share its work with
+            others. Without it, what an earlier search has left there goes to ``earlier_<number>``.
         storage: Where the study is instead: a journal file, or the URL of a database, as Optuna has
             them. All searches that name it work on one study; ``resume`` is implied.
         study: Its name there; that of the config if None.
@@ -122,6 +126,7 @@ class SearchLoop(JudgingLoop):
         compensation: str | dict[str, Any] | None = None,
         recalibration: dict[str, Any] | None = None,
     ) -> None:
+        self._configs = configs_of(runner.cfg, dataloader, evaluator)
         super().__init__(runner, dataloader, evaluator, fp16)
         model = without_wrapper(runner.model)
         check_is_supernet(model, str(runner.cfg.filename))
@@ -142,6 +147,7 @@ class SearchLoop(JudgingLoop):
         self.study_name = study or Path(runner.cfg.filename or 'search').stem
         self.latency = None if latency is None else TableLatency(latency)
         self.results: list[SearchResult] = []
+        self.chosen: list[tuple[str, Evaluation]] = []
         self.full_cost, self.smallest_cost = self._extreme_costs()
         self.work_dir = Path(runner.work_dir)
 
@@ -163,7 +169,7 @@ class SearchLoop(JudgingLoop):
         Returns:
             The metric of the subnet found for each budget, by ``<budget>/<metric>``.
         """
-        shown = is_main_process()
+        shown, self.files = is_main_process(), SearchFiles(self.work_dir)
         batches = calibration_batches(self.runner.cfg, self.algorithm.recalibration)
         self.batches = TrainingData(self.algorithm.data_preprocessor, batches)
         if self.latency is not None:
@@ -175,6 +181,7 @@ class SearchLoop(JudgingLoop):
             with self._supernet_kept(), search_progress(self.runner.logger, shown) as bar:
                 for budget, subnet, evaluation in self.search(bar):
                     self._finish(budget, subnet, evaluation)
+                self._draw(is_last=True)
         return {
             f'{result.budget}/{self.metric}': math.nan if result.metric is None else result.metric
             for result in self.results
@@ -184,13 +191,10 @@ class SearchLoop(JudgingLoop):
     def _open_study(self) -> Iterator[None]:
         """Have the study, new or with what is known already."""
         journal = self.work_dir / JOURNAL
-        anew = self.storage is None and not self.resume
-        if self.storage is None and self.resume and not journal.is_file():
-            raise MissingFileError(f'{journal}: no search to go on from; leave out --resume.')
         is_here = self.storage is None and is_main_process()
         with ExitStack() as stack:
             if is_here:
-                stack.enter_context(presence(journal, anew))
+                stack.enter_context(presence(journal, anew=not self.resume))
             self.study = Study(
                 self.storage or str(journal),
                 self.study_name,
@@ -284,15 +288,8 @@ class SearchLoop(JudgingLoop):
             f'{evaluation.macs:,} MACs ({evaluation.macs / self.full_cost["macs"]:.1%}), '
             f'{evaluation.params:,} parameters, {seconds:.2f} s: {origin}'
         )
+        self._draw()
         return evaluation
-
-    def _compensation(self, method: str | dict[str, Any] | None) -> Change | None:
-        """Return what is done to the small network of each candidate."""
-        if method is None:
-            return None
-        cfg = copy(self.runner.cfg)
-        cfg.prune_cfg = {**cfg.get('prune_cfg', {}), 'compensation': method}
-        return compensation_of(self.algorithm, cfg)
 
     def _announce(self) -> None:
         """Say how many candidates are expected, and how long they will take."""
@@ -328,6 +325,7 @@ class SearchLoop(JudgingLoop):
             'recalibration': asdict(self.algorithm.recalibration),
             'num_images': len(self.dataloader.dataset),
             'weights': weights_key(self.algorithm.architecture.state_dict()),
+            **self._configs,
         }
 
     def _finish(self, budget: Budget, subnet: Subnet, evaluation: Evaluation) -> None:
@@ -338,6 +336,7 @@ class SearchLoop(JudgingLoop):
             budget.label, str(path), evaluation.macs, evaluation.params, metric, again
         )
         self.results.append(result)
+        self.chosen.append((budget.label, evaluation))
         self.runner.logger.info(
             f'budget {budget.label} ({budget}): {self.metric} {in_words(metric)}, measured again '
             f'{in_words(again)}, {result.macs:,} MACs '
@@ -351,9 +350,30 @@ class SearchLoop(JudgingLoop):
         if is_main_process():
             self.pruner.set_subnet(subnet)
             save_channel_cfg(self.pruner.export_subnet(), path)
-            with atomic_path(self.work_dir / 'search_results.json') as unfinished:
-                content = [asdict(result) for result in self.results]
+            with atomic_path(self.work_dir / RESULTS) as unfinished:
+                # The configs lie beside the list, wherever the folder goes.
+                content = [
+                    {**asdict(result), 'channel_cfg': Path(result.channel_cfg).name}
+                    for result in self.results
+                ]
                 unfinished.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+
+    def _draw(self, is_last: bool = False) -> None:
+        """Draw what is known, now and then and at last."""
+        if not (is_main_process() and (is_last or self.files.are_due)):
+            return
+        found = sorted(self.study.evaluations.values(), key=lambda each: each.index)
+        groups = self.pruner.supernet.prunable_groups
+        try:
+            picture = SearchPicture(
+                f'{self.study_name}: {len(found)} candidates',
+                Candidates.of(found, self.full_cost, self.metric, self.rule),
+                {space_id: group.num_channels for space_id, group in groups.items()},
+                self.chosen,
+            )
+            self.files.draw(picture)
+        except (OSError, InputError) as error:  # a picture is not worth a search
+            self.runner.logger.warning(f'{self.files.folder}: the search is not drawn: {error}')
 
 
 def _numbered(evaluation: Evaluation) -> Evaluation:
