@@ -200,7 +200,7 @@ def test_a_new_study_begins_only_where_nobody_is_at_work(tmp_path: Path) -> None
         with presence(journal, anew=False):
             pass
         with (
-            pytest.raises(InputError, match=r'another search is at work here.*--resume'),
+            pytest.raises(InputError, match=r'a search goes on here.*--resume'),
             presence(journal, anew=True),
         ):
             pass
