@@ -67,8 +67,8 @@ class OptunaSearchLoop(SearchLoop):
         candidates: int = 200,
         sampler: str = 'NSGAII',
         sampler_options: Mapping[str, Any] | None = None,
-        objectives: Sequence[str] = ('metric',),
-        start: Sequence[str] = ('uniform',),
+        objectives: str | Sequence[str] = ('metric',),
+        start: str | Sequence[str] = ('uniform',),
         shares: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
