@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmprune.commands.export_subnet import set_from_file
-from mmprune.commands.picked_subnet import pick_subnet, show_times
+from mmprune.commands.picked_subnet import full_network, pick_subnet, show_times
 from mmprune.commands.prune_options import searchable_config
 from mmprune.config import load_config
 from mmprune.errors import InputError
@@ -80,6 +80,7 @@ def deploy_subnet(
     check_place(folder, checkpoint, onnx or onnx_batch is not None)
     algorithm = build_algorithm(cfg, checkpoint, jointly=True)
     if study is not None:
+        full = full_network(algorithm)
         number = pick_subnet(algorithm, cfg, study, pick, study_name).index
         compensate = compensate or bool((cfg.get('search_cfg') or {}).get('compensation'))
         source = f'candidate {number} of {Path(study).name}'
@@ -91,5 +92,5 @@ def deploy_subnet(
     recalibrate_unless(change, algorithm, cfg)
     files = write_deployed(algorithm, cfg, folder, source, onnx, onnx_batch, change)
     if study is not None:
-        show_times(algorithm, files.onnx is not None)
+        show_times(full, algorithm, files.onnx is not None)
     return files
