@@ -186,6 +186,18 @@ def test_blocks_that_do_not_shrink_alike_are_refused():
         uneven.forms_of(mixed)
 
 
+def test_what_depends_on_the_kept_channels_has_a_mean():
+    """Over all sets of so many; what widths tell exactly stays exact."""
+    forms = WidthForms({'a': group()}, num_labels=8, mean=True)
+    assert forms.form(np.array([0, 1, 2, -1]), 'a tensor').coefficients == ((0, Fraction(3, 8)),)
+    assert forms.multiples.tolist() == [1]
+    halves = WidthForms({'a': group(HALVES)}, num_labels=8, mean=True)
+    rows = np.array([[0, 1, 2, 3], [-1, -1, 5, 6]])
+    (outside, inside) = halves.forms_of(Term('a tensor', 1, ((np.array([[-1], [-1]]), rows),)))
+    assert (outside.constant, outside.coefficients) == (2, ())
+    assert (inside.constant, inside.coefficients) == (1, ((0, Fraction(3, 8)),))
+
+
 def test_widths_that_no_subnet_has_are_refused():
     toy = next(toy for toy in TOYS if toy.__name__ == 'GroupedConv')
     _, pruner = prepared(toy(), demo_input(toy))

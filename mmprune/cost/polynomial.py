@@ -166,7 +166,9 @@ class Polynomials:
             reduce(torch.mul, (forms[..., form] for form in monomial), one)
             for monomial in self.monomials
         ]
-        return torch.stack(products, dim=-1) @ rows.T / divisors
+        # Without products there is nothing to stack.
+        stacked = torch.stack([*products, 0 * one], dim=-1)[..., :-1]
+        return stacked @ rows.T / divisors
 
     @cached_property
     def expanded(self) -> tuple[list[Monomial], np.ndarray]:

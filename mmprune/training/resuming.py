@@ -98,7 +98,7 @@ class ExactResume(Hook):
         self._remove_old(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Keep how far the epoch is, and gradients that wait for the other batches of their step."""
+        """Keep how far the epoch is, and gradients that wait for other batches of their step."""
         checkpoint[DONE_KEY] = self._done
         if getattr(runner.optim_wrapper, '_accumulative_counts', 1) > 1:
             checkpoint[GRADIENTS_KEY] = {

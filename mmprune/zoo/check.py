@@ -35,7 +35,7 @@ class ZooResult:
     """What pruning one network gave.
 
     Attributes:
-        model: Its config under mmcls's ``_base_/models``.
+        model: Its config, see ``resolve``.
         size: Height and width of the images.
         groups: Number of channel groups.
         pinned: The groups that cannot be pruned, and why.
@@ -163,7 +163,7 @@ def check_model(name: str, plan: Plan | None = None) -> ZooResult:
     """Prune one network and compare it with itself, deployed, in four ways.
 
     Args:
-        name: A config under mmcls's ``_base_/models``.
+        name: A config, see ``resolve``.
         plan: How; half of every group, on the smallest images, if None.
 
     Raises:
