@@ -21,7 +21,8 @@ STAGES = [
 ]
 # Modules that every stage may import, and that import no stage.
 COMMON = {
-    *('checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry', 'version', 'weights'),
+    *('checkpoint', 'config', 'datafiles', 'dependencies', 'errors', 'fileio', 'registry'),
+    *('schema', 'version', 'weights'),
     *('building', 'collector', 'missing_data', 'randomness', 'renamed_configs', 'wrappers'),
 }
 # Beside the flow.

@@ -1,6 +1,5 @@
 """What tools/train.py and tools/test.py do: a config, an mmengine Runner, and clear errors."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,13 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmprune.checkpoint import check_fit, make_mmengine_load_safely, read_checkpoint
 from mmprune.config import enter_scope, load_config
+from mmprune.datafiles import write_data
 from mmprune.errors import InputError, MissingFileError
-from mmprune.fileio import atomic_path
+from mmprune.fileio import check_outputs
 from mmprune.missing_data import data_named
+from mmprune.models.deployed import check_belongs
 from mmprune.training.iterative_pruning import follow_checkpoint
+from mmprune.training.saved_state import check_optimizer, check_saved
 from mmprune.weights import check_weights
 from mmprune.wrappers import without_wrapper
 
@@ -62,14 +64,18 @@ def train(
         cfg.load_from = _newest_checkpoint(cfg.work_dir) if resume == 'auto' else str(resume)
         # Without a checkpoint, mmengine would look for one itself, and find none.
         cfg.resume = cfg.load_from is not None
+    check_outputs(folders=[cfg.work_dir])
     checkpoint = read_checkpoint(cfg.load_from) if cfg.get('load_from') else None
+    check_belongs(cfg, checkpoint or {}, str(cfg.get('load_from')))
     if checkpoint is not None and cfg.get('resume'):
         _check_resumable(checkpoint, cfg.load_from)
+        check_saved(checkpoint, cfg.load_from)
     runner = build_runner(cfg, launcher)
     if checkpoint is not None:
         if cfg.get('resume'):
             follow_checkpoint(runner, checkpoint)
             check_fit(runner.model, checkpoint['state_dict'], cfg.load_from)
+            check_optimizer(runner, checkpoint, cfg.load_from)
         else:
             _check_overlap(runner, checkpoint['state_dict'], cfg.load_from)
         del checkpoint
@@ -107,8 +113,10 @@ def evaluate(
     """
     cfg = load_config(config, cfg_options)
     _require(cfg, 'test', ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'))
-    content = read_checkpoint(checkpoint)
     _set_work_dir(cfg, work_dir)
+    check_outputs([out], [cfg.work_dir])
+    content = read_checkpoint(checkpoint)
+    check_belongs(cfg, content, checkpoint)
     cfg.load_from, cfg.resume = str(checkpoint), False
     runner = build_runner(cfg, launcher)
     follow_checkpoint(runner, content)
@@ -117,8 +125,7 @@ def evaluate(
     with data_named(cfg):
         metrics = {name: float(value) for name, value in runner.test().items()}
     if out is not None and is_main_process():
-        with atomic_path(out) as unfinished:
-            unfinished.write_text(json.dumps(metrics, indent=2) + '\n', encoding='utf-8')
+        write_data(metrics, out)
     return metrics
 
 

@@ -7,13 +7,14 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from mmprune.building import check_options
+from mmprune.building import check_options, check_types
 from mmprune.checkpoint import read_checkpoint
 from mmprune.commands.prune_options import searchable_config
 from mmprune.commands.run import build_runner
 from mmprune.commands.tables import results_table
 from mmprune.config import load_config
 from mmprune.errors import InputError
+from mmprune.fileio import check_outputs
 from mmprune.missing_data import data_named
 from mmprune.models.algorithm import check_is_supernet, load_supernet
 from mmprune.registry import LOOPS
@@ -73,13 +74,15 @@ def search_subnet(
     loop_class = LOOPS.get(kind) if isinstance(kind, str) else kind
     if not (isinstance(loop_class, type) and issubclass(loop_class, SearchLoop)):
         raise InputError(f'{cfg.filename}: search_cfg.type is {kind}, which is no search loop.')
-    given = [key for key in cfg.search_cfg if key != 'type']
+    given = {key: value for key, value in cfg.search_cfg.items() if key != 'type'}
     check_options(loop_class, given, f'{cfg.filename}: search_cfg ({kind})')
+    check_types(loop_class, given, f'{cfg.filename}: search_cfg')
     where = dict(storage=storage, study=study, imported=imported)
     where = {key: value for key, value in where.items() if value is not None}
     cfg.val_cfg = dict(cfg.search_cfg, resume=resume, **where)
     chosen = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}_search'
     cfg.work_dir = str(Path(chosen).expanduser().resolve())
+    check_outputs(folders=[cfg.work_dir])
     cfg.load_from, cfg.resume = None, False
     if cfg.get('train_dataloader'):  # without the others a Runner refuses its images
         cfg.setdefault('train_cfg', dict(by_epoch=True, max_epochs=1))

@@ -34,9 +34,12 @@ from mmprune.models.norm_statistics import recalibrate_norm_statistics
 from mmprune.models.training_data import TrainingData
 from mmprune.randomness import seeded
 from mmprune.search.budget import Budget, Cost
+from mmprune.search.candidates import Candidates
 from mmprune.search.compared import Rule, main_metric, rule_of, smaller_is_better
 from mmprune.search.evaluate import judged
 from mmprune.search.history import Evaluation, read_history, subnet_key, weights_key
+from mmprune.search.page import SearchFiles
+from mmprune.search.picture import SearchPicture
 from mmprune.search.progress import search_progress
 from mmprune.search.storage import JOURNAL, presence
 from mmprune.search.study import Study
@@ -81,7 +84,8 @@ class SearchLoop(ValLoop):
 
     In the runner's work directory are written: ``study.journal`` before and after every candidate,
     which a search with ``resume`` goes on from, and other processes may work on meanwhile;
-    ``subnet_<budget>.yaml``, the channel configs; ``search_results.json``.
+    ``subnet_<budget>.yaml``, the channel configs; ``search_results.json``; every minute and at the
+    end ``search.html`` and ``search.png``, which show it.
 
     Args:
         runner: The runner; its model is an AutoSlim.
@@ -154,6 +158,7 @@ class SearchLoop(ValLoop):
         self.study_name = study or Path(runner.cfg.filename or 'search').stem
         self.latency = None if latency is None else TableLatency(latency)
         self.results: list[SearchResult] = []
+        self.chosen: list[tuple[str, Evaluation]] = []
         self.full_cost, self.smallest_cost = self._extreme_costs()
         self.work_dir = Path(runner.work_dir)
 
@@ -175,7 +180,7 @@ class SearchLoop(ValLoop):
         Returns:
             The metric of the subnet found for each budget, by ``<budget>/<metric>``.
         """
-        shown = is_main_process()
+        shown, self.files = is_main_process(), SearchFiles(self.work_dir)
         batches = calibration_batches(self.runner.cfg, self.algorithm.recalibration)
         self.batches = TrainingData(self.algorithm.data_preprocessor, batches)
         if self.latency is not None:
@@ -187,6 +192,7 @@ class SearchLoop(ValLoop):
             with self._supernet_kept(), search_progress(self.runner.logger, shown) as bar:
                 for budget, subnet, evaluation in self.search(bar):
                     self._finish(budget, subnet, evaluation)
+                self._draw(is_last=True)
         return {
             f'{result.budget}/{self.metric}': math.nan if result.metric is None else result.metric
             for result in self.results
@@ -293,6 +299,7 @@ class SearchLoop(ValLoop):
             f'{evaluation.macs:,} MACs ({evaluation.macs / self.full_cost["macs"]:.1%}), '
             f'{evaluation.params:,} parameters, {seconds:.2f} s: {origin}'
         )
+        self._draw()
         return evaluation
 
     def costs(self, subnets: Sequence[Subnet], widths: IntArray | None = None) -> list[Cost]:
@@ -480,6 +487,7 @@ class SearchLoop(ValLoop):
             budget.label, str(path), evaluation.macs, evaluation.params, metric, deployed
         )
         self.results.append(result)
+        self.chosen.append((budget.label, evaluation))
         self.runner.logger.info(
             f'budget {budget.label} ({budget}): {self.metric} {in_words(metric)}, deployed '
             f'{in_words(deployed)}, {result.macs:,} MACs '
@@ -496,6 +504,23 @@ class SearchLoop(ValLoop):
             with atomic_path(self.work_dir / 'search_results.json') as unfinished:
                 content = [asdict(result) for result in self.results]
                 unfinished.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+
+    def _draw(self, is_last: bool = False) -> None:
+        """Draw what is known, now and then and at last."""
+        if not (is_main_process() and (is_last or self.files.are_due)):
+            return
+        found = sorted(self.study.evaluations.values(), key=lambda each: each.index)
+        groups = self.pruner.supernet.prunable_groups
+        try:
+            picture = SearchPicture(
+                f'{self.study_name}: {len(found)} candidates',
+                Candidates.of(found, self.full_cost, self.metric, self.rule),
+                {space_id: group.num_channels for space_id, group in groups.items()},
+                self.chosen,
+            )
+            self.files.draw(picture)
+        except (OSError, InputError) as error:  # a picture is not worth a search
+            self.runner.logger.warning(f'{self.files.folder}: the search is not drawn: {error}')
 
 
 def _numbered(evaluation: Evaluation) -> Evaluation:

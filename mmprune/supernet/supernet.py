@@ -249,16 +249,8 @@ class Supernet:
     @cached_property
     def cost_table(self) -> CostTable:
         """What subnets cost by the widths of their groups."""
-        return self._cost_table()
-
-    @cached_property
-    def mean_costs(self) -> CostTable:
-        """The same, on average where a cost depends on which channels are kept."""
-        return self._cost_table(mean=True)
-
-    def _cost_table(self, mean: bool = False) -> CostTable:
         memory = partial(memory_of, self.model, self.graph, self.labelling, self.wishes)
-        return CostTable(self.groups, self.size, self.cost_model, memory, mean)
+        return CostTable(self.groups, self.size, self.cost_model, memory)
 
     @property
     def prunable_groups(self) -> dict[str, ChannelGroup]:
