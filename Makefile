@@ -18,7 +18,7 @@ export OMP_NUM_THREADS ?= 2
 RUN = PYTHONPATH="$(CURDIR)" $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test fuzz test-family stacks demo docs zoo zoo-family bench bench-accuracy lint format clean
+.PHONY: help venv test fuzz test-family stacks demo docs zoo zoo-family bench bench-accuracy chaos lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ bench: $(READY) ## measure speed and memory beside plain networks and peers
 
 bench-accuracy: $(READY) ## prune trained networks by every criterion, and print their accuracies
 	$(RUN) tools/bench_accuracy.py $(ARGS)
+
+chaos: $(READY) ## kill every tool at random moments, and print what was lost; ARGS='--kills 50'
+	OMP_NUM_THREADS=1 $(RUN) -W ignore tests/chaos.py $(ARGS)
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ STAGES = [
 COMMON = {
     *('checkpoint', 'config', 'datafiles', 'dependencies', 'errors', 'fileio', 'registry'),
     *('schema', 'version', 'weights'),
-    *('building', 'collector', 'missing_data', 'randomness', 'renamed_configs', 'wrappers'),
+    *('building', 'collector', 'lock', 'missing_data', 'randomness', 'renamed_configs', 'wrappers'),
 }
 # Beside the flow.
 SIDE = {
@@ -203,7 +203,8 @@ CONTENTS = {
         SubnetsValLoop
     """,
     'HOOKS': """
-        DCFF DMCP GroupLasso GrowingPenalty IterativePruning ProgressBarHook ScaleL1 SlimmingPenalty
+        DCFF DMCP ExactResume GroupLasso GrowingPenalty IterativePruning ProgressBarHook
+        ScaleL1 SlimmingPenalty
     """,
     'DATASETS': 'Digits',
 }

@@ -47,7 +47,8 @@ def search_subnet(
         checkpoint: The supernet's checkpoint, or the plain network's.
         work_dir: Where the study, the channel configs and the log go; by
             default the config's ``work_dir``, or ``work_dirs/<config>_search``.
-        resume: Go on from the study in the work directory, and share its work with others.
+        resume: Go on from the study in the work directory, if there is one, and share its work with
+            others. Without it, what an earlier search has left there goes to ``earlier_<number>``.
         cfg_options: Values to set in the config, by dotted key.
         launcher: ``'none'``, ``'pytorch'`` or ``'slurm'``: several processes share
             the validation images of each candidate.
@@ -60,8 +61,8 @@ def search_subnet(
         One result per budget, in the order in which they were found.
 
     Raises:
-        InputError: If the config has no ``search_cfg``, the checkpoint does not
-            fit, a budget cannot be met, or there is no study to resume.
+        InputError: If the config has no ``search_cfg``, the checkpoint does not fit, a budget
+            cannot be met, the study is of another search, or another run writes there.
     """
     cfg = load_config(config, cfg_options)
     for key in ('search_cfg', 'val_dataloader', 'val_evaluator'):

@@ -20,8 +20,11 @@ from mmprune.errors import InputError, MissingFileError
 from mmprune.execution import MASK_NAMES
 from mmprune.fileio import atomic_path
 from mmprune.schema import Amount, Count, Metric, Whole, checked
+from mmprune.search.identity import leaves
 
 FORMAT = 'mmprune search history 1'
+# How many changed settings a message lists.
+_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -112,12 +115,12 @@ def check_settings(of: str, wanted: dict[str, Any], found: dict[str, Any]) -> No
     Raises:
         InputError: They differ.
     """
-    wanted = json.loads(json.dumps(wanted))
+    wanted, found = dict(leaves(wanted)), dict(leaves(found))
     changed = [key for key in wanted | found if wanted.get(key) != found.get(key)]
     if changed:
-        key = changed[0]
+        key, more = changed[0], ', ...' if len(changed) > _LISTED else ''
         raise InputError(
-            f'{of}: is of another search: {", ".join(changed)} changed ({key} was '
+            f'{of}: is of another search: {", ".join(changed[:_LISTED])}{more} changed ({key} was '
             f'{found.get(key)}, is {wanted.get(key)}). Start anew: without --resume, or with '
             'another --study.'
         )

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from mmprune.building import check_options
 from mmprune.channels.labels import IntArray
 from mmprune.deploy.channel_cfg import save_channel_cfg
-from mmprune.errors import InputError, MissingFileError
+from mmprune.errors import InputError
 from mmprune.fileio import atomic_path
 from mmprune.latency import TableLatency
 from mmprune.models import AutoSlim, Recalibration, kept_norm_statistics
@@ -38,10 +38,11 @@ from mmprune.search.candidates import Candidates
 from mmprune.search.compared import Rule, main_metric, rule_of, smaller_is_better
 from mmprune.search.evaluate import judged
 from mmprune.search.history import Evaluation, read_history, subnet_key, weights_key
+from mmprune.search.identity import configs_of
 from mmprune.search.page import SearchFiles
 from mmprune.search.picture import SearchPicture
 from mmprune.search.progress import search_progress
-from mmprune.search.storage import JOURNAL, presence
+from mmprune.search.storage import JOURNAL, RESULTS, presence
 from mmprune.search.study import Study
 from mmprune.training.compensation import Change, compensation_of
 from mmprune.wrappers import without_wrapper
@@ -98,7 +99,8 @@ class SearchLoop(ValLoop):
             candidate without this value, such as a detector that detects nothing, is the worst.
         rule: Whether 'greater' or 'less' is better; ``'auto'``: less of losses and errors.
         seed: Of what the search draws.
-        resume: Go on from the study in the work directory, and share its work with others.
+        resume: Go on from the study in the work directory, if there is one, and share its work with
+            others. Without it, what an earlier search has left there goes to ``earlier_<number>``.
         storage: Where the study is instead: a journal file, or the URL of a database, as Optuna has
             them. All searches that name it work on one study; ``resume`` is implied.
         study: Its name there; that of the config if None.
@@ -138,6 +140,7 @@ class SearchLoop(ValLoop):
         compensation: str | dict[str, Any] | None = None,
         recalibration: dict[str, Any] | None = None,
     ) -> None:
+        self._configs = configs_of(runner.cfg, dataloader, evaluator)
         super().__init__(runner, dataloader, evaluator, fp16)
         model = without_wrapper(runner.model)
         check_is_supernet(model, str(runner.cfg.filename))
@@ -202,11 +205,8 @@ class SearchLoop(ValLoop):
     def _open_study(self) -> Iterator[None]:
         """Have the study, new or with what is known already."""
         journal = self.work_dir / JOURNAL
-        anew = self.storage is None and not self.resume
-        if self.storage is None and self.resume and not journal.is_file():
-            raise MissingFileError(f'{journal}: no search to go on from; leave out --resume.')
         is_here = self.storage is None and is_main_process()
-        with presence(journal, anew) if is_here else nullcontext():
+        with presence(journal, anew=not self.resume) if is_here else nullcontext():
             self.study = Study(
                 self.storage or str(journal),
                 self.study_name,
@@ -477,6 +477,7 @@ class SearchLoop(ValLoop):
             'recalibration': asdict(self.algorithm.recalibration),
             'num_images': len(self.dataloader.dataset),
             'weights': weights_key(self.algorithm.architecture.state_dict()),
+            **self._configs,
         }
 
     def _finish(self, budget: Budget, subnet: Subnet, evaluation: Evaluation) -> None:
@@ -501,8 +502,12 @@ class SearchLoop(ValLoop):
         if is_main_process():
             self.pruner.set_subnet(subnet)
             save_channel_cfg(self.pruner.export_subnet(), path)
-            with atomic_path(self.work_dir / 'search_results.json') as unfinished:
-                content = [asdict(result) for result in self.results]
+            with atomic_path(self.work_dir / RESULTS) as unfinished:
+                # The configs lie beside the list, wherever the folder goes.
+                content = [
+                    {**asdict(result), 'channel_cfg': Path(result.channel_cfg).name}
+                    for result in self.results
+                ]
                 unfinished.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
 
     def _draw(self, is_last: bool = False) -> None:
