@@ -21,8 +21,9 @@ STAGES = [
 ]
 # Modules that every stage may import, and that import no stage.
 COMMON = {
-    *('checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry', 'version', 'weights'),
-    *('building', 'collector', 'missing_data', 'randomness', 'renamed_configs', 'wrappers'),
+    *('checkpoint', 'config', 'datafiles', 'dependencies', 'errors', 'fileio', 'registry'),
+    *('schema', 'version', 'weights'),
+    *('building', 'collector', 'lock', 'missing_data', 'randomness', 'renamed_configs', 'wrappers'),
 }
 # Beside the flow.
 SIDE = {
@@ -202,7 +203,8 @@ CONTENTS = {
         SubnetsValLoop
     """,
     'HOOKS': """
-        DCFF DMCP GroupLasso GrowingPenalty IterativePruning ProgressBarHook ScaleL1 SlimmingPenalty
+        DCFF DMCP ExactResume GroupLasso GrowingPenalty IterativePruning ProgressBarHook
+        ScaleL1 SlimmingPenalty
     """,
     'DATASETS': 'Digits',
 }

@@ -43,7 +43,7 @@ def learned_rows(name: str, options: BenchOptions) -> Iterator[Row]:
     )
     subnet, supernet = fusion.prune(), fusion.supernet
     small = fusion.deploy_subnet(mixed, fusion.export_subnet())
-    supernet.execution.mix(fusion.importance.mixings(supernet.groups, mixed))
+    supernet.execution.mix(fusion.importance.mixings(supernet.groups, mixed, subnet))
     fusion.set_subnet(subnet)
 
     calls: dict[str, Call] = {

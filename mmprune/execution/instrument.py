@@ -161,12 +161,15 @@ def _forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
 def _root_forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """The patched forward of the network itself: looks after the parts of all its layers."""
     ready: Ready | None = self.__dict__[STATE].ready
-    if torch.compiler.is_compiling() or ready is None or not ready.look():
+    if torch.compiler.is_compiling() or ready is None:
         return _forward(self, *args, **kwargs)
-    try:
-        return _forward(self, *args, **kwargs)
-    finally:
-        ready.holds = False
+    with ready.alone:
+        if not ready.look():
+            return _forward(self, *args, **kwargs)
+        try:
+            return _forward(self, *args, **kwargs)
+        finally:
+            ready.holds = False
 
 
 def _call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:

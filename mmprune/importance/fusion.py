@@ -65,13 +65,21 @@ class FusionImportance(Importance):
         return [MemberScores(group.space_id, values.numpy(), np.ones(len(values), bool))]
 
     def mixings(
-        self, groups: Mapping[str, ChannelGroup], model: nn.Module
+        self,
+        groups: Mapping[str, ChannelGroup],
+        model: nn.Module,
+        subnet: Mapping[str, torch.Tensor] | None = None,
     ) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
         """By name of a parameter, what makes the mixtures of its filters, by the weights of now.
 
         A filter's bias goes with it. A layer that makes some of the channels mixes these. Scales
         and shifts of norms stay, and so do filters that are computed from others, and those of
         which a layer has more for one channel than for another.
+
+        Args:
+            groups: The channel groups; pinned ones are left out.
+            model: The network that they belong to.
+            subnet: The filters that it lacks are left as they are.
         """
         found: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
         parameters = dict(model.named_parameters())
@@ -92,10 +100,14 @@ class FusionImportance(Importance):
                 if positions is None or parameter is None:
                     continue
                 own = torch.from_numpy(member.index[positions[:, 0]])
+                kept = torch.ones(len(own), dtype=torch.bool)
+                if subnet is not None:
+                    kept = subnet[group.space_id].flatten().cpu()[own] != 0
                 mixed = partial(
                     _mixed,
-                    shares=logs[own][:, own].softmax(1).to(parameter),
+                    shares=logs[own[kept]][:, own].softmax(1).to(parameter),
                     positions=torch.from_numpy(positions).to(parameter.device),
+                    kept=torch.from_numpy(positions)[kept].flatten().to(parameter.device),
                     dim=member.dims[0],
                 )
                 found[member.tensor] = _both(found.get(member.tensor), mixed)
@@ -114,14 +126,18 @@ def _positions(member: Member) -> np.ndarray | None:
 
 
 def _mixed(
-    weight: torch.Tensor, shares: torch.Tensor, positions: torch.Tensor, dim: int
+    weight: torch.Tensor,
+    shares: torch.Tensor,
+    positions: torch.Tensor,
+    kept: torch.Tensor,
+    dim: int,
 ) -> torch.Tensor:
-    """A tensor whose filters are mixtures of those of another one."""
+    """A tensor whose filters, those that are kept, are mixtures of those of another one."""
     moved = weight.movedim(dim, 0)
     with torch.autocast(weight.device.type, enabled=False):
         rows = moved[positions].flatten(1)
         made = (shares @ rows).reshape(-1, *moved.shape[1:])
-    return moved.index_copy(0, positions.flatten(), made).movedim(0, dim)
+    return moved.index_copy(0, kept, made).movedim(0, dim)
 
 
 def _both(

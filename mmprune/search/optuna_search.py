@@ -67,8 +67,8 @@ class OptunaSearchLoop(SearchLoop):
         candidates: int = 200,
         sampler: str = 'NSGAII',
         sampler_options: Mapping[str, Any] | None = None,
-        objectives: Sequence[str] = ('metric',),
-        start: Sequence[str] = ('uniform',),
+        objectives: str | Sequence[str] = ('metric',),
+        start: str | Sequence[str] = ('uniform',),
         shares: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -141,6 +141,8 @@ class OptunaSearchLoop(SearchLoop):
             taken = sum(each.budget == budget.label for each in self.study.claims.values())
             best = min(self._within_budget(budget), key=self._key, default=None)
             note = '' if best is None else f'best {self.metric} {in_words(best.metric)}'
+            if self.study.claims:
+                note += f', {1 + len(self.study.claims)} workers'
             progress.update(task, completed=done, note=note)
             if done + taken < self.candidates and not proposals.are_exhausted:
                 proposals.evaluate_next()

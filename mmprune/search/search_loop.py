@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from mmprune.building import check_options
 from mmprune.channels.labels import IntArray
 from mmprune.deploy.channel_cfg import save_channel_cfg
-from mmprune.errors import InputError, MissingFileError
+from mmprune.errors import InputError
 from mmprune.fileio import atomic_path
 from mmprune.latency import TableLatency
 from mmprune.models import AutoSlim, Recalibration, kept_norm_statistics
@@ -34,11 +34,15 @@ from mmprune.models.norm_statistics import recalibrate_norm_statistics
 from mmprune.models.training_data import TrainingData
 from mmprune.randomness import seeded
 from mmprune.search.budget import Budget, Cost
+from mmprune.search.candidates import Candidates
 from mmprune.search.compared import Rule, main_metric, rule_of, smaller_is_better
 from mmprune.search.evaluate import judged
 from mmprune.search.history import Evaluation, read_history, subnet_key, weights_key
+from mmprune.search.identity import configs_of
+from mmprune.search.page import SearchFiles
+from mmprune.search.picture import SearchPicture
 from mmprune.search.progress import search_progress
-from mmprune.search.storage import JOURNAL, presence
+from mmprune.search.storage import JOURNAL, RESULTS, presence
 from mmprune.search.study import Study
 from mmprune.training.compensation import Change, compensation_of
 from mmprune.wrappers import without_wrapper
@@ -81,7 +85,8 @@ class SearchLoop(ValLoop):
 
     In the runner's work directory are written: ``study.journal`` before and after every candidate,
     which a search with ``resume`` goes on from, and other processes may work on meanwhile;
-    ``subnet_<budget>.yaml``, the channel configs; ``search_results.json``.
+    ``subnet_<budget>.yaml``, the channel configs; ``search_results.json``; every minute and at the
+    end ``search.html`` and ``search.png``, which show it.
 
     Args:
         runner: The runner; its model is an AutoSlim.
@@ -94,7 +99,8 @@ class SearchLoop(ValLoop):
             candidate without this value, such as a detector that detects nothing, is the worst.
         rule: Whether 'greater' or 'less' is better; ``'auto'``: less of losses and errors.
         seed: Of what the search draws.
-        resume: Go on from the study in the work directory, and share its work with others.
+        resume: Go on from the study in the work directory, if there is one, and share its work with
+            others. Without it, what an earlier search has left there goes to ``earlier_<number>``.
         storage: Where the study is instead: a journal file, or the URL of a database, as Optuna has
             them. All searches that name it work on one study; ``resume`` is implied.
         study: Its name there; that of the config if None.
@@ -134,6 +140,7 @@ class SearchLoop(ValLoop):
         compensation: str | dict[str, Any] | None = None,
         recalibration: dict[str, Any] | None = None,
     ) -> None:
+        self._configs = configs_of(runner.cfg, dataloader, evaluator)
         super().__init__(runner, dataloader, evaluator, fp16)
         model = without_wrapper(runner.model)
         check_is_supernet(model, str(runner.cfg.filename))
@@ -154,6 +161,7 @@ class SearchLoop(ValLoop):
         self.study_name = study or Path(runner.cfg.filename or 'search').stem
         self.latency = None if latency is None else TableLatency(latency)
         self.results: list[SearchResult] = []
+        self.chosen: list[tuple[str, Evaluation]] = []
         self.full_cost, self.smallest_cost = self._extreme_costs()
         self.work_dir = Path(runner.work_dir)
 
@@ -175,7 +183,7 @@ class SearchLoop(ValLoop):
         Returns:
             The metric of the subnet found for each budget, by ``<budget>/<metric>``.
         """
-        shown = is_main_process()
+        shown, self.files = is_main_process(), SearchFiles(self.work_dir)
         batches = calibration_batches(self.runner.cfg, self.algorithm.recalibration)
         self.batches = TrainingData(self.algorithm.data_preprocessor, batches)
         if self.latency is not None:
@@ -187,6 +195,7 @@ class SearchLoop(ValLoop):
             with self._supernet_kept(), search_progress(self.runner.logger, shown) as bar:
                 for budget, subnet, evaluation in self.search(bar):
                     self._finish(budget, subnet, evaluation)
+                self._draw(is_last=True)
         return {
             f'{result.budget}/{self.metric}': math.nan if result.metric is None else result.metric
             for result in self.results
@@ -196,11 +205,8 @@ class SearchLoop(ValLoop):
     def _open_study(self) -> Iterator[None]:
         """Have the study, new or with what is known already."""
         journal = self.work_dir / JOURNAL
-        anew = self.storage is None and not self.resume
-        if self.storage is None and self.resume and not journal.is_file():
-            raise MissingFileError(f'{journal}: no search to go on from; leave out --resume.')
         is_here = self.storage is None and is_main_process()
-        with presence(journal, anew) if is_here else nullcontext():
+        with presence(journal, anew=not self.resume) if is_here else nullcontext():
             self.study = Study(
                 self.storage or str(journal),
                 self.study_name,
@@ -293,6 +299,7 @@ class SearchLoop(ValLoop):
             f'{evaluation.macs:,} MACs ({evaluation.macs / self.full_cost["macs"]:.1%}), '
             f'{evaluation.params:,} parameters, {seconds:.2f} s: {origin}'
         )
+        self._draw()
         return evaluation
 
     def costs(self, subnets: Sequence[Subnet], widths: IntArray | None = None) -> list[Cost]:
@@ -470,6 +477,7 @@ class SearchLoop(ValLoop):
             'recalibration': asdict(self.algorithm.recalibration),
             'num_images': len(self.dataloader.dataset),
             'weights': weights_key(self.algorithm.architecture.state_dict()),
+            **self._configs,
         }
 
     def _finish(self, budget: Budget, subnet: Subnet, evaluation: Evaluation) -> None:
@@ -480,6 +488,7 @@ class SearchLoop(ValLoop):
             budget.label, str(path), evaluation.macs, evaluation.params, metric, deployed
         )
         self.results.append(result)
+        self.chosen.append((budget.label, evaluation))
         self.runner.logger.info(
             f'budget {budget.label} ({budget}): {self.metric} {in_words(metric)}, deployed '
             f'{in_words(deployed)}, {result.macs:,} MACs '
@@ -493,9 +502,30 @@ class SearchLoop(ValLoop):
         if is_main_process():
             self.pruner.set_subnet(subnet)
             save_channel_cfg(self.pruner.export_subnet(), path)
-            with atomic_path(self.work_dir / 'search_results.json') as unfinished:
-                content = [asdict(result) for result in self.results]
+            with atomic_path(self.work_dir / RESULTS) as unfinished:
+                # The configs lie beside the list, wherever the folder goes.
+                content = [
+                    {**asdict(result), 'channel_cfg': Path(result.channel_cfg).name}
+                    for result in self.results
+                ]
                 unfinished.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+
+    def _draw(self, is_last: bool = False) -> None:
+        """Draw what is known, now and then and at last."""
+        if not (is_main_process() and (is_last or self.files.are_due)):
+            return
+        found = sorted(self.study.evaluations.values(), key=lambda each: each.index)
+        groups = self.pruner.supernet.prunable_groups
+        try:
+            picture = SearchPicture(
+                f'{self.study_name}: {len(found)} candidates',
+                Candidates.of(found, self.full_cost, self.metric, self.rule),
+                {space_id: group.num_channels for space_id, group in groups.items()},
+                self.chosen,
+            )
+            self.files.draw(picture)
+        except (OSError, InputError) as error:  # a picture is not worth a search
+            self.runner.logger.warning(f'{self.files.folder}: the search is not drawn: {error}')
 
 
 def _numbered(evaluation: Evaluation) -> Evaluation:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mmprune.dependencies import require
 from mmprune.errors import InputError
+from mmprune.lock import only_run_in
 
 JOURNAL = 'study.journal'
 """The file of a study in the work directory of its search."""
+RESULTS = 'search_results.json'
 
 
 class StorageError(InputError):
@@ -107,31 +110,33 @@ def presence(journal: Path, anew: bool) -> Iterator[None]:
 
     Args:
         journal: The file; its folder is made if there is none.
-        anew: Whether a new study begins here: an earlier file is kept as ``<journal>.old``.
+        anew: Whether a new study begins here, and not with others: see :func:`set_aside`.
 
     Raises:
         InputError: A new study would begin where somebody is at work.
     """
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(journal.parent, os.O_RDONLY)
-    try:
-        if anew:
-            _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, journal.parent)
-            if journal.exists():
-                os.replace(journal, journal.with_name(f'{journal.name}.old'))
-        _lock(handle, fcntl.LOCK_SH, journal.parent)
+    begin = (lambda: set_aside(journal)) if anew or not journal.is_file() else None
+    with only_run_in(journal.parent, 'a search', 'begins' if anew else 'joins', begin):
         yield
-    finally:
-        os.close(handle)
 
 
-def _lock(handle: int, kind: int, folder: Path) -> None:
-    try:
-        fcntl.flock(handle, kind)
-    except BlockingIOError as error:
-        raise InputError(
-            f'{folder}: another search is at work here. Share its work by --resume, or give '
-            'another --work-dir.'
-        ) from error
-    except OSError:  # not every file system can
+def set_aside(journal: Path) -> None:
+    """Move what an earlier search has left into the next ``earlier_<number>`` beside it.
+
+    Args:
+        journal: Where the study of the new search will be. That of the earlier one goes last, so
+            that a search which is killed meanwhile can still be gone on with.
+    """
+    names = [RESULTS, journal.name]
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        listed = json.loads(journal.with_name(RESULTS).read_text(encoding='utf-8'))
+        names = [*(Path(each['channel_cfg']).name for each in listed), *names]
+    old = [file for file in map(journal.with_name, names) if file.is_file()]
+    if not old:
         return
+    number = 1
+    while (place := journal.with_name(f'earlier_{number}')).exists():
+        number += 1
+    place.mkdir()
+    for file in old:
+        os.replace(file, place / file.name)

@@ -106,7 +106,8 @@ class DCFF(IterativePruning):
 
     def _mix(self) -> None:
         supernet, importance = self.pruner.supernet, self.target.importance
-        self._mixings = importance.mixings(supernet.groups, supernet.model)
+        subnet = self.pruner.current_subnet()
+        self._mixings = importance.mixings(supernet.groups, supernet.model, subnet)
         supernet.execution.mix(self._mixings)
         supernet.set_alive(supernet.alive)
 

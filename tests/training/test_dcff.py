@@ -74,8 +74,10 @@ def test_the_mixed_network_is_the_one_whose_weights_are_the_mixtures(temperature
     mixed = {name: function(parameters[name]) for name, function in mixings.items()}
     plain = model(IMAGE)
     by_hand = functional_call(model, mixed, (IMAGE,))
-    pruner.supernet.execution.mix(mixings)
-    pruner.set_subnet(pruner.current_subnet())
+    # Of what is kept alone: the rest is cut away.
+    subnet = pruner.current_subnet()
+    pruner.supernet.execution.mix(importance.mixings(pruner.channel_groups, model, subnet))
+    pruner.set_subnet(subnet)
     found = model(IMAGE)
     torch.testing.assert_close(found, by_hand, rtol=1e-12, atol=1e-12)
     with torch.no_grad():
