@@ -139,6 +139,28 @@ class WordsOfBoundedLength(Toy):
         return self.head(F.relu(self.fc(self.words(x))))
 
 
+class KernelsOverWords(Toy):
+    """The features of words are the width of an image, over all of which kernels lie."""
+
+    INPUT = (2, 9)
+    GROUPS = {
+        'words': (12, {'words'}, {'pairs', 'threes'}),
+        'pairs': (8, {'pairs'}, {'head'}),
+        'threes': (6, {'threes'}, {'head'}),
+    }
+    PINNED = frozenset({'head', 'words.weight'})
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.head = nn.Embedding(20, 12), nn.Linear(14, 4)
+        self.pairs, self.threes = nn.Conv2d(1, 8, (2, 12)), nn.Conv2d(1, 6, (3, 12), stride=(1, 5))
+
+    def forward(self, x):
+        x = self.words((x.abs() * 7).long() % 20)[:, None]
+        parts = [F.relu(part(x))[..., 0] for part in (self.pairs, self.threes)]
+        return self.head(torch.cat([F.max_pool1d(p, p.size(2))[..., 0] for p in parts], 1))
+
+
 class TiedEmbedding(Toy):
     """One weight looks words up and scores them, as in language models."""
 

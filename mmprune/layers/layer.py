@@ -209,7 +209,9 @@ def _layer(
         out = _along(weight, 0, module.out_channels)
         inputs = _conv_inputs(module, weight, out)
         rank = len(module.kernel_size) + 2
-        return Layer(name, inputs, out, rank, own, ('weight', 'bias'))
+        # A kernel whose positions are channels of the input loses some of them.
+        loses = any(f.shape[:2] == (1, 1) and (f >= 0).any() for f in weight)
+        return Layer(name, inputs, out, rank, own, ('bias',) if loses else ('weight', 'bias'))
     if isinstance(module, TRANSPOSED_CONVS) and weight is not None:
         inputs = _along(weight, 0, module.in_channels)
         out = _transposed_outputs(module, weight, inputs)

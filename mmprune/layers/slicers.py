@@ -62,7 +62,9 @@ def _conv(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
     groups = module.groups
     if loses_groups(groups, module.in_channels, module.out_channels):
         groups = out_channels * module.groups // module.out_channels
-    return dict(in_channels=per_group * groups, out_channels=out_channels, groups=groups)
+    kernel = tuple(shapes['weight'][2:]) or module.kernel_size
+    channels_now = dict(in_channels=per_group * groups, out_channels=out_channels, groups=groups)
+    return {**channels_now, 'kernel_size': kernel}
 
 
 @_register('ConvTranspose1d', 'ConvTranspose2d', 'ConvTranspose3d')

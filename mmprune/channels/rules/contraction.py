@@ -57,9 +57,10 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
         pin_all(inputs, book, f'{node.where}: its weight or its input is a constant')
         return Value(node.shapes[0], [], book.fixed(f'comes from {node.where}'))
     groups, transposed = node.attrs['groups'], node.attrs['transposed']
-    for factor in [f for dim in range(2, len(weight.shape)) for f in weight.along(dim)]:
-        book.pin(factor, KERNEL)
+    data, summed = _summed_with_kernel(node, data, weight, book)
     space = set(range(2, len(data.shape)))
+    for factor in [f for dim in space - summed.keys() for f in weight.along(dim)]:
+        book.pin(factor, KERNEL)
     along = f'{node.where} convolves along the channels'
     data = replace(data, factors=per_channel(data, space, book, along))
     data = _blocks_apart(data, book)
@@ -78,7 +79,8 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     if bias is not None:
         book.unite(out, channels_along(bias, 0, book))
     layer = layer_of(node, weight, book)
-    book.add_site(layer, 'in', inside, node.id)
+    for read in (inside, *summed.values()):
+        book.add_site(layer, 'in', read, node.id)
     book.add_site(layer, 'out', out, node.id)
     factors = [f for f in data.factors if axes_of(f) == (0,)]
     fixed = book.fixed('has positions there, not channels')
@@ -87,8 +89,31 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     elif len(out) > 1:
         factors.append(out.reshape(1, -1, *(1,) * (len(node.shapes[0]) - 2)))
     result = Value(node.shapes[0], factors, fixed)
-    _count_conv(node, data, weight, inside, result, layer, book)
+    _count_conv(node, data, weight, inside, result, layer, book, list(summed.values()))
     return result
+
+
+def _summed_with_kernel(
+    node: TraceNode, data: Value, weight: Value, book: LabelBook
+) -> tuple[Value, dict[int, IntArray]]:
+    """Channels along dims of space that a kernel covers, and ``data`` without them.
+
+    The kernel is as long as the data and moves nowhere (words of a text, whose features are
+    the width of an image): it reads them as a linear layer does.
+    """
+    summed: dict[int, IntArray] = {}
+    padding = node.attrs.get('padding') or ()
+    if node.attrs['groups'] > 1 or node.attrs['transposed'] or not padding:
+        return data, summed
+    for dim in range(2, len(data.shape)):
+        sizes = weight.shape[dim], data.shape[dim], node.shapes[0][dim]
+        read = [f for f in data.along(dim) if axes_of(f) == (dim,)]
+        is_padded = padding[min(dim - 2, len(padding) - 1)] > 0
+        if read and sizes == (read[0].size, read[0].size, 1) and not is_padded:
+            summed[dim] = read[0].ravel()
+            book.unite(summed[dim], channels_along(weight, dim, book))
+    kept = [f for f in data.factors if axes_of(f) not in {(dim,) for dim in summed}]
+    return replace(data, factors=kept), summed
 
 
 def _blocks_apart(data: Value, book: LabelBook) -> Value:
@@ -115,6 +140,7 @@ def _count_conv(
     result: Value,
     layer: str,
     book: LabelBook,
+    summed: list[IntArray],
 ) -> None:
     """MACs of a convolution: every output element sums over its group's inputs and the kernel.
 
@@ -122,8 +148,8 @@ def _count_conv(
     group's outputs and the kernel.
     """
     groups, transposed = node.attrs['groups'], node.attrs['transposed']
-    kernel = prod(weight.shape[2:])
-    counts = [(inside, groups)]
+    kernel = prod(weight.shape[2:]) // prod(map(len, summed))
+    counts = [(inside, groups), *((labels, 1) for labels in summed)]
     if _loses_groups(groups, len(inside), result.shape[1]):
         # Whole groups go, and those that stay have as many inputs as before.
         kernel, counts = kernel * len(inside) // groups, []
