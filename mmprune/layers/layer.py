@@ -201,6 +201,13 @@ def _computed(
     return Layer(name, inputs, outputs, rank, own, ('bias',), is_computed=True)
 
 
+def _known_bias(own: dict[str, list[IntArray]], out: IntArray) -> tuple[str, ...]:
+    """The bias, unless code that reads parts of it and of the weight leaves others apart."""
+    along = _along(own.get('bias', []), 0, len(out))
+    is_same = 'bias' not in own or np.array_equal(np.maximum(along, -1), np.maximum(out, -1))
+    return ('bias',) if is_same else ()
+
+
 def _layer(
     name: str, module: Any, own: dict[str, list[IntArray]], norm: IntArray | None
 ) -> Layer | None:
@@ -211,16 +218,17 @@ def _layer(
         rank = len(module.kernel_size) + 2
         # A kernel whose positions are channels of the input loses some of them.
         loses = any(f.shape[:2] == (1, 1) and (f >= 0).any() for f in weight)
-        return Layer(name, inputs, out, rank, own, ('bias',) if loses else ('weight', 'bias'))
+        kernel = () if loses else ('weight',)
+        return Layer(name, inputs, out, rank, own, (*kernel, *_known_bias(own, out)))
     if isinstance(module, TRANSPOSED_CONVS) and weight is not None:
         inputs = _along(weight, 0, module.in_channels)
         out = _transposed_outputs(module, weight, inputs)
         rank = len(module.kernel_size) + 2
-        return Layer(name, inputs, out, rank, own, ('weight', 'bias'))
+        return Layer(name, inputs, out, rank, own, ('weight', *_known_bias(own, out)))
     if isinstance(module, nn.Linear) and weight is not None:
         out = _along(weight, 0, module.out_features)
         inputs = _along(weight, 1, module.in_features)
-        return Layer(name, inputs, out, 2, own, ('weight', 'bias'))
+        return Layer(name, inputs, out, 2, own, ('weight', *_known_bias(own, out)))
     over_last = isinstance(module, nn.LayerNorm | nn.RMSNorm)
     flat = not over_last or len(module.normalized_shape) == 1
     if isinstance(module, NORMS) and norm is not None and flat:

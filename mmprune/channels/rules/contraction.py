@@ -48,7 +48,8 @@ def channels_along(value: Value, dim: int, book: LabelBook) -> IntArray:
 def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """Data (N, C, *space); weight (O, C / groups, *kernel), transposed (C, O / groups, ...).
 
-    Blocks of channels that lie along N (heads, each of which is convolved alike) stay there.
+    Blocks of channels that lie along N (heads, each of which is convolved alike) stay there, and
+    channels along a dim at each place of which the same is done (tokens as input channels).
     """
     data, weight, bias = (*inputs, None)[:3]
     if data is None and weight is not None:
@@ -62,10 +63,12 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     for factor in [f for dim in space - summed.keys() for f in weight.along(dim)]:
         book.pin(factor, KERNEL)
     along = f'{node.where} convolves along the channels'
-    data = replace(data, factors=per_channel(data, space, book, along))
+    apart = {dim for dim in space if not transposed and _is_pointwise(node, data, weight, dim)}
+    data = replace(data, factors=per_channel(data, space - apart, book, along))
     data = _blocks_apart(data, book)
+    beside = {(0,), *((dim,) for dim in apart)}
     for factor in data.factors:
-        if axes_of(factor) not in ((0,), (1,)):
+        if axes_of(factor) not in {(1,), *beside}:
             book.pin(factor, along)
     inside = channels_along(data, 1, book)
     if weight.parameter is None:
@@ -82,7 +85,7 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     for read in (inside, *summed.values()):
         book.add_site(layer, 'in', read, node.id)
     book.add_site(layer, 'out', out, node.id)
-    factors = [f for f in data.factors if axes_of(f) == (0,)]
+    factors = [f for f in data.factors if axes_of(f) in beside]
     fixed = book.fixed('has positions there, not channels')
     if groups > 1 and len(inside) == groups and inside.max() < 0:
         fixed = data.fixed  # depthwise: what comes out is as fixed as what goes in
@@ -102,18 +105,28 @@ def _summed_with_kernel(
     the width of an image): it reads them as a linear layer does.
     """
     summed: dict[int, IntArray] = {}
-    padding = node.attrs.get('padding') or ()
-    if node.attrs['groups'] > 1 or node.attrs['transposed'] or not padding:
+    if node.attrs['groups'] > 1 or node.attrs['transposed']:
         return data, summed
     for dim in range(2, len(data.shape)):
         sizes = weight.shape[dim], data.shape[dim], node.shapes[0][dim]
         read = [f for f in data.along(dim) if axes_of(f) == (dim,)]
-        is_padded = padding[min(dim - 2, len(padding) - 1)] > 0
-        if read and sizes == (read[0].size, read[0].size, 1) and not is_padded:
+        if read and sizes == (read[0].size, read[0].size, 1) and not _padding(node, dim):
             summed[dim] = read[0].ravel()
             book.unite(summed[dim], channels_along(weight, dim, book))
     kept = [f for f in data.factors if axes_of(f) not in {(dim,) for dim in summed}]
     return replace(data, factors=kept), summed
+
+
+def _padding(node: TraceNode, dim: int) -> int:
+    """How many places are added before and behind; 1 where that is not known."""
+    padding = node.attrs.get('padding') or (1,)
+    return padding[min(dim - 2, len(padding) - 1)]
+
+
+def _is_pointwise(node: TraceNode, data: Value, weight: Value, dim: int) -> bool:
+    """Whether a convolution computes each place along a dim of what is at this place alone."""
+    is_one = weight.shape[dim] == 1 and not _padding(node, dim)
+    return is_one and data.shape[dim] == node.shapes[0][dim]
 
 
 def _blocks_apart(data: Value, book: LabelBook) -> Value:
