@@ -18,7 +18,7 @@ export OMP_NUM_THREADS ?= 2
 RUN = PYTHONPATH="$(CURDIR)" $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-family stacks demo docs zoo bench bench-accuracy lint format clean
+.PHONY: help venv test fuzz test-family stacks demo docs zoo zoo-family bench bench-accuracy chaos lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ $(READY): $(REQUIREMENTS) $(CONSTRAINTS)
 test: $(READY) ## run the tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
 
+fuzz: $(READY) ## spoil files of every format at random, as often as EXAMPLES says, and read them
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 tests/test_fuzz.py $(ARGS)
+
 stacks: $(READY) ## try other sets of packages, each in an environment of its own (.stacks)
 	$(RUN) tests/stacks/run.py $(or $(ARGS),--write)
 
@@ -57,11 +60,18 @@ docs: $(READY) ## build the site of the documentation into site/; warnings are e
 zoo: $(READY) ## prune the networks of mmcls, and print how much and how exactly
 	$(RUN) tools/zoo.py $(ARGS)
 
+zoo-family: $(READY) ## the same for networks of mmdet, mmseg, mmpose and mmyolo
+	$(RUN) tests/stacks/run.py family
+	PYTHONPATH="$(CURDIR)" .stacks/family/bin/python tools/zoo.py --family $(ARGS)
+
 bench: $(READY) ## measure speed and memory beside plain networks and peers
 	$(RUN) tools/bench.py $(ARGS)
 
 bench-accuracy: $(READY) ## prune trained networks by every criterion, and print their accuracies
 	$(RUN) tools/bench_accuracy.py $(ARGS)
+
+chaos: $(READY) ## kill every tool at random moments, and print what was lost; ARGS='--kills 50'
+	OMP_NUM_THREADS=1 $(RUN) -W ignore tests/chaos.py $(ARGS)
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .

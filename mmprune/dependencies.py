@@ -39,8 +39,10 @@ class Dependency:
 _MMCV = (
     'if there is another mmcv, `pip uninstall mmcv mmcv-lite onedl-mmcv` first, since they own the '
     "same folder; then one of `pip install 'mmcv-lite>=2.0.1,<2.1.0' opencv-python-headless` "
-    "(pure Python, enough for mmprune; it is mmprune's extra `lite`), `mim install "
-    "'mmcv>=2.0.1,<2.1.0'` (with compiled operators)"
+    "(pure Python, enough for mmprune and mmcls; it is mmprune's extra `lite`) and, where "
+    "detectors need its operators, `pip install 'setuptools>=77,<81' wheel` and then `pip install "
+    "--no-build-isolation 'mmcv>=2.1,<2.2'` (compiles for half an hour; 2.0.1 asks for C++14, "
+    'which no torch that mmprune works with compiles)'
 )
 
 DEPENDENCIES = (

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from mmprune.compensation import CompensationReport, batches_of, run_inputs
 from mmprune.deploy import VerifyReport
-from mmprune.errors import InputError
+from mmprune.errors import InputError, listed
 from mmprune.execution import release
 from mmprune.formats import read_one_file, write_one_file
 from mmprune.pruners import ImportancePruner, RatioPruner
@@ -72,8 +73,7 @@ class Pruned:
         if found.pinned:
             lines.append('whole, and why')
         for pinned in found.pinned:
-            more = f' and {len(pinned.groups) - 3} more' if len(pinned.groups) > 3 else ''
-            lines.append(f'  {", ".join(pinned.groups[:3])}{more}: {_own_words(pinned.reason)}')
+            lines.append(f'  {listed(pinned.groups, 3)}: {_own_words(pinned.reason)}')
         lines.append(str(self.verified))
         return '\n'.join([*lines, str(self.compensation)] if self.compensation else lines)
 
@@ -271,6 +271,7 @@ def _check_limits(budget: Mapping[str, Any], ratio: Any, latency_of: Any) -> Non
             'params= and latency=, each a share of what the network costs or a number'
         )
     for name, limit in budget.items():
+        limit = limit.item() if isinstance(limit, np.generic) else limit
         is_number = type(limit) in (int, float) and math.isfinite(limit)
         whole = name == 'latency' or not is_number or limit <= 1 or limit == int(limit)
         if not is_number or not limit > 0 or not whole:

@@ -1,7 +1,9 @@
 """Errors about what a person gave: told in one message, without a traceback."""
 
+import signal
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -19,6 +21,12 @@ class MissingFileError(InputError, FileNotFoundError):
     """A file that mmprune was given does not exist."""
 
     # FileNotFoundError would print an errno in front.
+    __str__ = ValueError.__str__
+
+
+class UnwritableError(InputError, OSError):
+    """A file cannot be written where it was wanted."""
+
     __str__ = ValueError.__str__
 
 
@@ -43,10 +51,44 @@ def exit_on_input_error() -> Iterator[None]:
     """End the program with status 2 and one message if an :class:`InputError` is raised.
 
     For the ``main`` of a command-line tool. Any other error keeps its
-    traceback, since it is a fault of mmprune and not of its input.
+    traceback, since it is a fault of mmprune and not of its input. A first SIGTERM ends the
+    program as an exception does, so that what is unfinished is removed.
     """
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _end) if is_main else None
     try:
         yield
     except InputError as error:
         print(f'error: {error}', file=sys.stderr)
         raise SystemExit(2) from error
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    raise SystemExit(128 + number)
+
+
+def listed(names: Iterable[str], count: int) -> str:
+    """The first few names for a message, and how many more there are."""
+    names = list(names)
+    rest = len(names) - count
+    return ', '.join(names[:count]) + (f' and {rest} more' if rest > 0 else '')
+
+
+def by_reason(reasons: Mapping[str, str], count: int) -> list[str]:
+    """Lines for a message: a reason, and the first few names that it holds for."""
+    names_of: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        names_of.setdefault(why, []).append(name)
+    return [f'{listed(names, count)}: {why}' for why, names in names_of.items()]
+
+
+def check_choice(option: str, value: object, allowed: Collection[object]) -> None:
+    """Refuse a value that an option does not have."""
+    if value not in allowed:
+        names = list(map(repr, allowed))
+        choice = ' or '.join(names) if len(names) == 2 else f'one of {", ".join(names)}'
+        raise InputError(f'{option} must be {choice}, not {value!r}')

@@ -49,8 +49,10 @@ MODEL_WRAPPERS = Registry(
     scope='mmprune',
     locations=['mmprune.models'],
 )
-# Search loops.
-LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='mmprune', locations=['mmprune.search'])
+# Search loops, and loops that measure several subnets.
+LOOPS = Registry(
+    'loop', parent=MMENGINE_LOOPS, scope='mmprune', locations=['mmprune.search', 'mmprune.training']
+)
 # Hooks.
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmprune', locations=['mmprune.training'])
 # Datasets.

@@ -21,8 +21,9 @@ STAGES = [
 ]
 # Modules that every stage may import, and that import no stage.
 COMMON = {
-    *('checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry', 'version', 'weights'),
-    *('building', 'collector', 'missing_data', 'randomness', 'renamed_configs', 'wrappers'),
+    *('checkpoint', 'config', 'datafiles', 'dependencies', 'errors', 'fileio', 'registry'),
+    *('schema', 'version', 'weights'),
+    *('building', 'collector', 'lock', 'missing_data', 'randomness', 'renamed_configs', 'wrappers'),
 }
 # Beside the flow.
 SIDE = {
@@ -185,11 +186,11 @@ CONTENTS = {
         _BatchNorm _NormBase torch.nn.modules.activation.MultiheadAttention
     """,
     'DEMO_INPUTS': 'BaseDetector BasePoseEstimator BaseSegmentor ImageClassifier',
-    'PRUNERS': 'ImportancePruner NetworkSlimming RatioPruner StructurePruner',
+    'PRUNERS': 'ImportancePruner MarkovPruner NetworkSlimming RatioPruner StructurePruner',
     'IMPORTANCE': """
-        APoZImportance ActivationImportance BNScaleImportance FPGMImportance GroupFisherImportance
-        HessianImportance L1Importance L2Importance LAMPImportance LpImportance RandomImportance
-        ResidualImportance TaylorImportance VarianceImportance
+        APoZImportance ActivationImportance BNScaleImportance FPGMImportance FusionImportance
+        GroupFisherImportance HessianImportance L1Importance L2Importance LAMPImportance
+        LpImportance RandomImportance ResidualImportance TaylorImportance VarianceImportance
     """,
     'COMPENSATIONS': 'LeastSquares MeanFolding',
     'MODELS': """
@@ -197,8 +198,14 @@ CONTENTS = {
         L2Loss MobileNetV1 SelfDistiller YOLOv5
     """,
     'MODEL_WRAPPERS': 'AutoSlimDDP',
-    'LOOPS': 'EvolutionSearchLoop GreedySearchLoop OptunaSearchLoop SearchLoop',
-    'HOOKS': 'GroupLasso GrowingPenalty IterativePruning ProgressBarHook ScaleL1 SlimmingPenalty',
+    'LOOPS': """
+        EvolutionSearchLoop GreedySearchLoop OptunaSearchLoop SearchLoop SubnetsTestLoop
+        SubnetsValLoop
+    """,
+    'HOOKS': """
+        DCFF DMCP ExactResume GroupLasso GrowingPenalty IterativePruning ProgressBarHook
+        ScaleL1 SlimmingPenalty
+    """,
     'DATASETS': 'Digits',
 }
 

@@ -2,9 +2,9 @@
 
 import json
 import math
-import subprocess
 import time
 from pathlib import Path
+from statistics import geometric_mean
 
 import pytest
 import torch
@@ -19,8 +19,10 @@ from mmprune.bench import (
     insert_into_docs,
     job,
     latencies,
+    learned,
     memory,
     networks,
+    peers,
     read_results,
     report,
     run,
@@ -30,9 +32,9 @@ from mmprune.bench import (
 from mmprune.bench.costs import cost_rows
 from mmprune.bench.input_mask import with_input_masks
 from mmprune.bench.networks import Pass, half, prepared
-from mmprune.bench.rows import geometric_mean
 from mmprune.commands import subnet_times
 from mmprune.errors import InputError
+from mmprune.latency import Times
 
 OURS = Row('execution', 'A, batch 8', 'slice', 21.0, against='deployed', reference=20.0, most=1.05)
 RATE = Row('cost', 'A', 'batch', 2e5, 'subnets/s', least=100_000)
@@ -47,7 +49,7 @@ def tiny(name='tiny', device='cpu'):
 @pytest.fixture
 def tiny_networks(monkeypatch):
     """Let every part of the benchmark measure a network of three layers."""
-    for module in (networks, execution, tracing, job, memory, autoslim):
+    for module in (networks, execution, tracing, job, memory, autoslim, learned):
         if hasattr(module, 'network_of'):
             monkeypatch.setattr(module, 'network_of', tiny)
     for module in (execution, tracing, job):
@@ -67,10 +69,6 @@ def test_a_row_knows_its_ratio_and_whether_it_meets_its_target():
     assert Row('cost', 'A', 'batch', 99_999, least=100_000).meets is False
     assert Row('peers', 'A', 'input masks', 2.0, against='plain', reference=1.0).meets is None
     assert Row.from_dict(json.loads(json.dumps(OURS.as_dict()))) == OURS
-
-
-def test_geometric_mean():
-    assert geometric_mean([1.0, 8.0, 27.0]) == pytest.approx(6)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +198,7 @@ def test_sections_can_be_left_out():
 
 def test_the_whole_job_is_measured_beside_the_peer(tiny_networks):
     pytest.importorskip('torch_pruning')
-    steps = list(job.job_steps(job.JobOptions(models=('tiny', 'tiny'), seconds=0)))
+    steps = list(job.job_steps(BenchOptions(models=('tiny', 'other'), seconds=0)))
     rows = [row for _, step in steps for row in step()]
     assert steps[0][0] == 'network in, network out: tiny'
     assert [row.section for row in rows] == ['job'] * 3
@@ -222,11 +220,8 @@ def test_a_network_that_the_peer_cannot_prune_has_no_reference(tiny_networks, mo
         raise ValueError('cannot')
 
     monkeypatch.setattr(job, 'pruned_by_peer', fails)
-    rows = [
-        row
-        for _, step in job.job_steps(job.JobOptions(models=('tiny',), seconds=0))
-        for row in step()
-    ]
+    options = BenchOptions(models=('tiny',), seconds=0)
+    rows = [row for _, step in job.job_steps(options) for row in step()]
     assert [(row.against, row.reference) for row in rows] == [('', None)]
 
 
@@ -234,7 +229,7 @@ def test_a_network_that_the_peer_cannot_prune_has_no_reference(tiny_networks, mo
 
 
 def test_execution_is_measured_in_all_ways(tiny_networks):
-    options = execution.ExecutionOptions(networks=('tiny',), batches=(1, 2), size=8, seconds=0)
+    options = BenchOptions(networks=('tiny',), batches=(1, 2), size=8, seconds=0)
     found = [row for _, step in execution.execution_steps(options) for row in step()]
     whats = [row.what for row in found]
     for what in (
@@ -253,7 +248,7 @@ def test_execution_is_measured_in_all_ways(tiny_networks):
     assert targets['slice, ratio 0.5: forward'] == 1.05
     assert targets['slice, ratio 0.5: forward and backward'] == 1.10
     assert targets['mask: set_subnet'] == 0.01
-    without = execution.Contestants('tiny', execution.ExecutionOptions(with_peers=False, seconds=0))
+    without = execution.Contestants('tiny', BenchOptions(sections=('execution',), seconds=0))
     assert {row.section for row in without.passes(1, False)} == {'execution'}
 
 
@@ -309,7 +304,7 @@ def test_a_step_of_autoslim_is_held_against_the_steps_of_its_subnets(monkeypatch
         return drawn[-1]
 
     monkeypatch.setattr(autoslim.Replay, 'sample_subnet', noted)
-    options = execution.ExecutionOptions(batches=(2,), size=32, seconds=0)
+    options = BenchOptions(batches=(2,), size=32, seconds=0)
     (row,) = autoslim.autoslim_row('small', options)
     assert row.most == 1.15
     assert row.value > 0
@@ -319,15 +314,23 @@ def test_a_step_of_autoslim_is_held_against_the_steps_of_its_subnets(monkeypatch
     assert all(each is (first, second)[number % 2] for number, each in enumerate(again))
 
 
+@pytest.mark.filterwarnings('ignore:In MMCV v1.4.4:UserWarning')
+def test_steps_that_learn_widths_are_held_against_plain_ones(monkeypatch):
+    monkeypatch.setattr(learned, 'network_of', classifier)
+    options = BenchOptions(batches=(2,), size=32, seconds=0)
+    rows = list(learned.learned_rows('small', options))
+    assert [row.what.partition(':')[0] for row in rows] == ['Group Fisher', 'DMCP', 'DCFF']
+    assert [row.against.split()[-2] for row in rows] == ['plain', 'plain', 'deployed']
+    assert all(row.most == 1.3 and row.value > 0 for row in rows)
+
+
 # -- tracing ---------------------------------------------------------------------------
 
 
 def test_tracing_is_measured_beside_passes_and_a_peer(tiny_networks, monkeypatch):
-    monkeypatch.setattr(tracing, 'find_spec', lambda name: True)
+    monkeypatch.setattr(peers, 'find_spec', lambda name: True)
     monkeypatch.setattr(tracing, 'build_dependency', lambda network, data: network(data))
-    options = tracing.TracingOptions(
-        models=('tiny', 'other'), memory_models=(), seconds=0, blocks=(2, 6)
-    )
+    options = BenchOptions(models=('tiny', 'other'), memory_models=(), seconds=0, blocks=(2, 6))
     found = [row for _, step in tracing.tracing_steps(options) for row in step()]
     assert [row.subject for row in found] == (
         ['tiny, 1x3x8x8'] * 3 + ['other, 1x3x8x8'] * 3
@@ -339,29 +342,32 @@ def test_tracing_is_measured_beside_passes_and_a_peer(tiny_networks, monkeypatch
 
 
 def test_a_peer_that_fails_is_left_out(tiny_networks, monkeypatch):
-    monkeypatch.setattr(tracing, 'find_spec', lambda name: True)
+    monkeypatch.setattr(peers, 'find_spec', lambda name: True)
     monkeypatch.setattr(tracing, 'build_dependency', lambda network, data: failing())
-    options = tracing.TracingOptions(models=('tiny',), memory_models=(), seconds=0)
-    rows = list(tracing.prepare_rows('tiny', options, tracing.Fastest()))
+    options = BenchOptions(models=('tiny',), memory_models=(), seconds=0)
+    fastest = peers.Fastest('tracing', tracing.WHAT)
+    rows = list(tracing.prepare_rows('tiny', options, fastest))
     assert len(rows) == 2
     assert not any('Torch-Pruning' in row.against for row in rows)
 
 
 def test_what_takes_too_long_is_stopped():
     started = time.monotonic()
-    with pytest.raises(TimeoutError, match='longer than 1 s'), tracing.within(1):
+    with pytest.raises(TimeoutError, match='longer than 1 s'), peers.within(1):
         while time.monotonic() < started + 20:
             pass
     assert time.monotonic() < started + 10
-    with tracing.within(1):
+    with peers.within(1):
         pass
 
 
 def test_means_are_over_the_networks_that_have_both():
-    fastest = tracing.Fastest({'a': {'x': 1.0, 'y': 4.0, 'z': 9.0}, 'b': {'x': 2.0, 'y': 2.0}})
-    count, first, second = fastest.means('a', 'b')
-    assert (count, first, second) == (2, pytest.approx(2), pytest.approx(2))
-    assert fastest.means('a', 'c') == (0, 0.0, 0.0)
+    fastest = peers.Fastest('tracing', dict(a='A', b='B', c='C'))
+    for network, seconds in (('x', (1.0, 2.0)), ('y', (4.0, 2.0)), ('z', (9.0,))):
+        fastest.note(network, {n: Times((t,)) for n, t in zip('ab', seconds, strict=False)})
+    (row,) = fastest.rows([('a', 'b', 4.0), ('a', 'c', None)])
+    assert (row.subject, row.what, row.against) == ('geometric mean over 2 networks', 'A', 'B')
+    assert (row.value, row.reference) == (pytest.approx(2000), pytest.approx(2000))
 
 
 # -- memory ----------------------------------------------------------------------------
@@ -394,11 +400,9 @@ def test_memory_is_measured_in_a_process_of_its_own(monkeypatch):
     assert rows[0].meets
 
 
-def test_a_process_that_fails_is_told(monkeypatch):
-    failed = subprocess.CompletedProcess([], 1, '', 'KeyError: no such thing')
-    monkeypatch.setattr(memory.subprocess, 'run', lambda *_, **__: failed)
-    with pytest.raises(RuntimeError, match=r'trace resnet18 .*ended with 1: .*no such thing'):
-        memory.measured_apart('trace', 'resnet18', 64, 1)
+def test_a_process_that_fails_is_told():
+    with pytest.raises(InputError, match="no model config 'no-such-network'"):
+        memory.measured_apart('trace', 'no-such-network', 64, 1)
 
 
 # -- latency ---------------------------------------------------------------------------
@@ -409,7 +413,9 @@ def test_predictions_are_held_against_measurements(monkeypatch):
     monkeypatch.setattr(latencies, 'batch_of', lambda *_: torch.rand(1, 3, 8, 8))
     monkeypatch.setattr(latencies, 'SUBNETS', 3)
     monkeypatch.setattr(subnet_times, 'FITTED', 2)
-    correlation, predicted, by_torch, by_onnx = latencies.latency_rows('tiny', 8, 'cpu', 0)
+    correlation, predicted, by_torch, by_onnx = latencies.latency_rows(
+        'tiny', BenchOptions(size=8, seconds=0)
+    )
     assert -1 <= correlation.value <= 1
     assert predicted.value > 0
     assert predicted.reference > 0
@@ -427,7 +433,7 @@ def test_rates_of_the_closed_form(monkeypatch):
     monkeypatch.setattr(costs, 'batch_of', lambda *_: torch.rand(1, 3, 8, 8))
     monkeypatch.setattr(costs, 'SUBNETS', 100)
     threads = torch.get_num_threads()
-    rows = list(cost_rows('tiny', 8, 0))
+    rows = list(cost_rows('tiny', BenchOptions(size=8, seconds=0)))
     assert torch.get_num_threads() == threads
     assert [row.least for row in rows] == [None, 100_000, None, None]
     assert all(math.isfinite(row.value) and row.value > 0 for row in rows)

@@ -13,9 +13,10 @@ from torch import nn
 
 from mmprune.bench.accuracy import AccuracyOptions, Unit, ours, photographs, run_accuracy
 from mmprune.bench.accuracy.compare import Figure, comparisons, unpruned
-from mmprune.bench.accuracy.criteria import BESIDE, CRITERIA, nearest
+from mmprune.bench.accuracy.criteria import BESIDE, CRITERIA, OURS, THEIRS, nearest
 from mmprune.bench.accuracy.data import DATA, digits, mnist
-from mmprune.bench.accuracy.networks import NETWORKS, build, count_macs, demo_input
+from mmprune.bench.accuracy.learned import LEARNED, learned
+from mmprune.bench.accuracy.networks import NETWORKS, build, count_macs, demo_input, settings_of
 from mmprune.bench.accuracy.report import (
     BEGIN,
     END,
@@ -29,13 +30,10 @@ from mmprune.bench.accuracy.training import accuracy, batches, shifted, train
 from mmprune.bench.accuracy.unit import (
     AUTOSLIM,
     METHODS,
-    OURS,
     SLIMMING,
-    THEIRS,
     Key,
     keys,
     read,
-    settings_of,
 )
 from mmprune.errors import InputError
 from mmprune.registry import IMPORTANCE
@@ -101,9 +99,16 @@ def test_a_run_goes_on_where_it_was(tmp_path):
     assert found[:-2] == rows
     for again, before in zip(found[:-3:-1], lost, strict=True):
         assert {**again, 'seconds': 0} == {**before, 'seconds': 0}
-    left = [True, False]
-    Unit(QUICK, 'vgg', 1, tmp_path).run(methods, is_wanted=lambda: left.pop(0))
-    assert len(read(tmp_path / 'vgg-seed1.json')['rows']) == 1
+
+
+@pytest.mark.parametrize('method', LEARNED)
+def test_widths_that_are_learned_cost_what_they_may(method, tmp_path):
+    network, images = build('vgg', 8, 0), digits('train').first(128)
+    full = count_macs(network)
+    small = learned(method, network, images, 0.5 * full, 2, 0.1, 0, tmp_path)
+    assert 0.4 * full < count_macs(small) <= 0.5 * full
+    assert not any('mask' in name for name in small.state_dict())
+    assert 0 <= accuracy(small, images) <= 100
 
 
 def test_rows_of_other_settings_are_refused(tmp_path):

@@ -90,6 +90,9 @@ def test_every_config_is_found_by_its_name() -> None:
     ids=lambda file: file.name,
 )
 def test_every_config_can_be_read(file: Path) -> None:
+    package = file.parent.name
+    if package in ('mmdet', 'mmseg', 'mmpose'):
+        pytest.importorskip(package)  # tests/family builds these
     cfg = load_config(file)
     assert cfg.default_scope
     assert 'mmprune' in cfg.custom_imports['imports'][0]
@@ -117,7 +120,10 @@ def test_names_of_before_are_found(old: str, new: str, capsys: pytest.CaptureFix
 
 CONFIGS = [path for path in SOURCE_CONFIGS.rglob('*.py') if '_base_' not in path.parts]
 # OpenMMLab's: algorithm, model, GPUs times batch size, dataset; a mere network has no last two.
-CONVENTION = re.compile(r'([a-z-]+_)?[a-z0-9.-]+(_[\d.]+x)?_\d+xb\d+_(in1k|digits)\.py')
+CONVENTION = re.compile(
+    r'([a-z-]+_)?[a-z0-9.-]+(_[a-z0-9.-]+)*_(\d+xb\d+(-\d+[ek])?|1x)'
+    r'_(in1k|digits|shapes|coco|cityscapes|ade20k)(-\d+x\d+)?\.py'
+)
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.name)

@@ -1,5 +1,6 @@
 """Costs of many subnets at once and as differentiable functions, beside those of single subnets."""
 
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -79,11 +80,31 @@ def test_many_subnets_cost_what_each_does_and_what_it_does_deployed(network, dat
     assert {column: values.tolist() for column, values in smooth.items()} == expected
     assert len(set(expected['macs'])) > 1
 
+    check_expectation(table, widths[[0, 3]])
+
     pruner.set_subnet(subnets[1])
     deployed = pruner.deploy_subnet(model, pruner.export_subnet())
     other = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5]))
     other.prepare_from_supernet(deployed, data)
     assert other.cost(columns=COLUMNS) == alone[1]
+
+
+def check_expectation(table, two):
+    """Each group is one of two widths: the expectation is the weighted sum over all subnets."""
+    first = np.random.default_rng(0).uniform(0.1, 0.9, two.shape[1])
+    chances = np.stack([first, 1 - first], axis=1)
+    choices = np.array(list(itertools.product((0, 1), repeat=two.shape[1])))
+    groups = np.arange(two.shape[1])
+    weights = chances[groups, choices].prod(1)
+    columns = COLUMNS[:-1]  # the last one is a maximum
+    costs = table.batch(two[choices, groups], columns)
+    found = table.expected(torch.from_numpy(two.T), torch.from_numpy(chances), columns)
+    for column in columns:
+        np.testing.assert_allclose(float(found[column]), weights @ costs[column], rtol=1e-12)
+    with pytest.raises(InputError, match="'peak' is the largest of several numbers"):
+        table.expected(torch.from_numpy(two.T), torch.from_numpy(chances), COLUMNS)
+    with pytest.raises(InputError, match='widths and chances have a row for each of the'):
+        table.expected(torch.from_numpy(two), torch.from_numpy(chances[:0]))
 
 
 def test_gradients_are_those_of_finite_differences():
@@ -163,6 +184,18 @@ def test_blocks_that_do_not_shrink_alike_are_refused():
     mixed = Term('a tensor', 1, ((outside, np.array([[0, 1, 2, 3], [-1, -1, 5, 6]])),))
     with pytest.raises(CostError, match='a tensor: '):
         uneven.forms_of(mixed)
+
+
+def test_what_depends_on_the_kept_channels_has_a_mean():
+    """Over all sets of so many; what widths tell exactly stays exact."""
+    forms = WidthForms({'a': group()}, num_labels=8, mean=True)
+    assert forms.form(np.array([0, 1, 2, -1]), 'a tensor').coefficients == ((0, Fraction(3, 8)),)
+    assert forms.multiples.tolist() == [1]
+    halves = WidthForms({'a': group(HALVES)}, num_labels=8, mean=True)
+    rows = np.array([[0, 1, 2, 3], [-1, -1, 5, 6]])
+    (outside, inside) = halves.forms_of(Term('a tensor', 1, ((np.array([[-1], [-1]]), rows),)))
+    assert (outside.constant, outside.coefficients) == (2, ())
+    assert (inside.constant, inside.coefficients) == (1, ((0, Fraction(3, 8)),))
 
 
 def test_widths_that_no_subnet_has_are_refused():

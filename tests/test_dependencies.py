@@ -134,4 +134,8 @@ def test_requirements_ask_for_what_the_check_asks_for() -> None:
     for name, lowest in (('mmengine', '0.11.0rc3'), ('onedl-mmengine', '0.10.12')):
         assert required[name].contains(lowest, prereleases=True)
         check(mmengine=lowest)
-    assert str(required['mmcv-lite']) == str(required['mmcv']) == '<2.1.0,>=2.0.1'
+    mmcls = {'2.0.1': True, '2.1.0': False}
+    compile_with_torch = {'2.0.1': False, '2.1.0': True, '2.2.0': False}
+    for name, ranges in (('mmcv-lite', mmcls), ('mmcv', compile_with_torch)):
+        assert {v: required[name].contains(v) for v in ranges} == ranges
+        assert f"'{name}{','.join(str(required[name]).split(',')[::-1])}'" in known['mmcv'].remedy

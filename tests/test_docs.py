@@ -138,9 +138,10 @@ def test_configs_build(
     sys.modules.pop('my_pruning', None)
     init_default_scope('mmcls')
     model = deepcopy(cfg.model)
-    deployed = model.get('architecture', model)
-    if isinstance(deployed.get('channel_cfg'), str):  # a file that the page's commands write
-        write_channel_cfg(tmp_path / deployed.channel_cfg, deployed)
+    for part in (model, model.get('architecture', model)):
+        files = part.get('channel_cfg') or []  # which the page's commands write
+        for name in [files] if isinstance(files, str) else files:
+            write_channel_cfg(tmp_path / name, part.get('model', part.get('architecture')))
     MODELS.build(dict(model, data_preprocessor=cfg.data_preprocessor))
     if 'search_cfg' in cfg:
         classes = LOOPS.get(cfg.search_cfg.type).__mro__
@@ -148,12 +149,12 @@ def test_configs_build(
         assert set(cfg.search_cfg) - {'type'} <= accepted
 
 
-def write_channel_cfg(path: Path, deployed: dict) -> None:
+def write_channel_cfg(path: Path, model: dict) -> None:
     """The full width of a network, as a channel config."""
-    network = MODELS.build(deepcopy(deployed['model']))
+    network = MODELS.build(deepcopy(model))
     pruner = PRUNERS.build(dict(_scope_='mmprune', type='RatioPruner', ratios=[1.0]))
     pruner.prepare_from_supernet(network, demo_input=torch.rand(1, 1, 8, 8))
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_channel_cfg(pruner.export_subnet(), path)
 
 

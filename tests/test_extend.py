@@ -16,7 +16,7 @@ from test_docs import blocks_of, is_config, is_program
 
 from mmprune import registry
 from mmprune.commands.diagnose import diagnose
-from mmprune.search import read_history
+from mmprune.search import read_candidates
 from mmprune.testing import check_importance, check_pruner, check_rule
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'extend.md'
@@ -85,8 +85,7 @@ def test_parts_of_the_page_pass_the_checks(config):
 def test_the_search_of_the_page_finds_a_subnet(config, untrained, search):
     import_module('my_pruning')
     (found,) = search(untrained, type='mmprune.RandomSearch', macs=0.6, candidates=3)
-    history = Path(found.channel_cfg).with_name('search_history.jsonl')
-    evaluations = read_history(history)
+    evaluations = read_candidates(Path(found.channel_cfg).parent)
     assert (found.budget, len(evaluations)) == ('0.6', 3)
     assert found.metric == max(evaluation.metric for evaluation in evaluations)
 

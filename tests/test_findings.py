@@ -9,8 +9,9 @@ from pruned_network import prepared
 from torch import nn
 
 from mmprune.channels.labels import kept
+from mmprune.cost.terms import volume
 from mmprune.registry import BACKWARD_PARSERS
-from mmprune.report.findings import NUMBERED, count_elements, find
+from mmprune.report.findings import NUMBERED, find
 from mmprune.report.report import percent
 
 
@@ -155,15 +156,14 @@ def test_prunable_parameters_are_counted_to_the_element():
     assert find(supernet).prunable.params == expected
 
 
-def test_elements_under_masks_of_which_some_share_a_dim():
-    rows = np.array([[True], [False], [True]])
-    columns = np.array([[True, True, False, False]])
-    both = np.array([[True, False, True, True]] * 3)
-    assert count_elements((3, 4, 5), [rows[..., None], columns[..., None]]) == 2 * 2 * 5
-    expected = int((rows & columns & both).sum()) * 5
-    masks = [rows[..., None], columns[..., None], both[..., None]]
-    assert count_elements((3, 4, 5), masks) == expected
-    assert count_elements((3, 4, 5), []) == 60
+def test_elements_under_labels_of_which_some_share_a_dim():
+    alive = np.array([True, False, True, True, True, False, False, *[True, False] * 6])
+    rows, columns = np.arange(3)[:, None, None], np.arange(3, 7)[None, :, None]
+    both = np.arange(7, 19).reshape(3, 4, 1)
+    assert volume('', (3, 4, 5), [rows, columns]).value(alive) == 2 * 2 * 5
+    expected = int((alive[rows] & alive[columns] & alive[both]).sum()) * 5
+    assert volume('', (3, 4, 5), [rows, columns, both]).value(alive) == expected > 0
+    assert volume('', (3, 4, 5), []).value(alive) == 60
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pruned_network import IMAGE, build, conv
 from randomised import randomise, scattered
 from torch import nn
 
+from mmprune.cost import CostError
 from mmprune.errors import InputError
 from mmprune.latency import (
     Correction,
@@ -28,6 +29,7 @@ from mmprune.latency import (
     widths_of_groups,
 )
 from mmprune.latency.device import processor
+from mmprune.latency.estimator import evaluate, layer_forms
 from mmprune.latency.rounding import (
     RoundingReport,
     WidthTimes,
@@ -75,9 +77,9 @@ def fake(monkeypatch):
     monkeypatch.setattr(building, 'MOST_ROUNDS', 1)
 
 
-def built(shares=(0.5, 1.0)):
-    """A network with layers of every kind, its pruner, and the table of it."""
-    model, pruner = randomise(Network()).eval(), build()
+def built(network=None, shares=(0.5, 1.0)):
+    """A network, that with layers of every kind if None, its pruner, and the table of it."""
+    model, pruner = randomise(network or Network()).eval(), build()
     pruner.prepare_from_supernet(model, DATA)
     plain = pruner.deploy_subnet(model, pruner.export_subnet())
     table = build_table(plain, pruner.supernet, lambda network: network(DATA), shares=shares)
@@ -121,6 +123,37 @@ def copy_without_hooks(module):
     copied = copy.deepcopy(module)
     copied._forward_pre_hooks.clear()
     return copied
+
+
+class Uneven(nn.Module):
+    """Groups of a convolution read other numbers of two layers' channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide, self.narrow = conv(3, 8), conv(3, 4)
+        self.grouped, self.head = conv(12, 12, groups=2), conv(12, 2)
+
+    def forward(self, x):
+        return self.head(F.relu(self.grouped(torch.cat([self.wide(x), self.narrow(x)], 1))))
+
+
+def test_widths_that_depend_on_which_channels_are_kept_are_their_means(fake):
+    pruner, table = built(Uneven())
+    estimator = LatencyEstimator(table, pruner.supernet)
+    subnets = [scattered(pruner, seed) for seed in range(40)]
+    widths = np.stack([pruner.cost_table().widths_of(subnet) for subnet in subnets])
+    assert (widths == widths[0]).all()
+    with pytest.raises(CostError, match='depends on which channels'):
+        pruner.cost_table().form(pruner.supernet.layers['wide'].outputs, 'wide')
+    mean, made = estimator.batch(widths[:1])[0], []
+    for subnet in subnets:
+        pruner.set_subnet(subnet)
+        deployed = pruner.deploy_subnet(pruner.supernet.model, pruner.export_subnet()).eval()
+        made.append(deployed.wide.out_channels)
+    assert len(set(made)) > 1
+    form = layer_forms(pruner.supernet, 'wide')[1]
+    assert evaluate(form, widths[:1])[0] == pytest.approx(np.mean(made), rel=0.05)
+    assert 0 < mean < estimator.batch(pruner.cost_table().full_widths[None])[0]
 
 
 def test_what_is_not_in_the_table_is_corrected_by_its_traffic(fake):
@@ -187,18 +220,25 @@ def test_a_table_of_something_else_is_refused(fake, tmp_path):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (lambda text: text[: len(text) // 2], 'no latency table'),
-        (lambda text: '[]', 'no latency table'),
+        (lambda text: text[: len(text) // 2], 'broken or cut off'),
+        (lambda text: '[]', 'expected a mapping'),
         (
             lambda text: text.replace('table 1', 'table 2'),
-            "the format is 'mmprune latency table 2'",
+            "format: expected .* found 'mmprune latency table 2'",
         ),
-        (lambda text: text.replace('"device"', '"machine"'), "'device'"),
+        (lambda text: text.replace('"device"', '"machine"'), "'machine' is not known"),
         (lambda text: text.replace('"stem",\n   0', '"stem",\n   99'), 'a layer that is not there'),
         (
             lambda text: text.replace('"milliseconds": [', '"milliseconds": [1,', 1),
-            'no latency table',
+            r'layers\[0\]: (times of shape|setting an array)',
         ),
+        (lambda text: text.replace('"threads": ', '"threads": -'), 'threads: expected a whole'),
+        (
+            lambda text: text.replace('"scale": 1.0', '"scale": -1.0'),
+            'correction.scale: expected a number from 0, found -1',
+        ),
+        (lambda text: text.replace('"stem": 8', '"stem": 0'), 'groups.stem: expected'),
+        (lambda text: text.replace('Conv2d', 'Module'), "there is no layer 'Module'"),
     ],
 )
 def test_broken_tables_are_refused(fake, tmp_path, change, message):
@@ -210,7 +250,7 @@ def test_broken_tables_are_refused(fake, tmp_path, change, message):
     file.write_text(text)
     with pytest.raises(LatencyError, match=rf'table\.json: .*{message}'):
         LatencyTable.load(file)
-    with pytest.raises(InputError, match=r'missing\.json: there is no such.*tools/latency'):
+    with pytest.raises(InputError, match=r'missing\.json: .*tools/latency.* no such'):
         LatencyTable.load(tmp_path / 'missing.json')
 
 

@@ -337,6 +337,22 @@ class UnfoldAndFold(Toy):
         return self.head(self.b(F.fold(x, (8, 8), 2, stride=2)).mean((2, 3)))
 
 
+class TimesAConstantVector(Toy):
+    """A gate of a matrix times a constant: its rows are channels, its columns stay."""
+
+    GROUPS = {'a': (8, {'a'}, {'b'}), 'b': (6, {'b'}, {'head'})}
+    PINNED = frozenset({'head', 'gate', 'a.weight'})
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = conv(3, 8), conv(8, 6), nn.Linear(6, 4)
+        self.gate = nn.Parameter(torch.rand(8, 5))
+
+    def forward(self, x):
+        gate = torch.mv(self.gate, torch.arange(1.0, 6).to(self.gate))
+        return self.head(self.b(self.a(x) * gate[:, None, None]).mean((2, 3)))
+
+
 class UnfoldByMethod(Toy):
     """Windows by ``Tensor.unfold``, of which the mean is taken."""
 

@@ -18,8 +18,12 @@ written and the exit status is 2. Otherwise the output directory gets
 With --compensate the norms keep the supernet's statistics, and after the comparison the weights
 are solved anew from training images without labels (the config's `prune_cfg.compensation`).
 
-example:
+With --study the subnet is a candidate of a search, deployed as it was judged there, and its times
+are printed beside the full network's.
+
+examples:
   python tools/deploy_subnet.py CONFIG CHECKPOINT work_dirs/search/subnet_0.5.yaml --onnx
+  python tools/deploy_subnet.py CONFIG CHECKPOINT --study work_dirs/search --pick knee --onnx
   python tools/test.py .../deployed.py .../deployed.pth
   python tools/train.py .../deployed.py      (finetunes it)
 """
@@ -32,9 +36,25 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('config', help='config with an AutoSlim model')
     parser.add_argument('checkpoint', help='checkpoint of the supernet')
-    parser.add_argument('channel_cfg', help='channel config of the subnet')
     parser.add_argument(
-        '--out-dir', help='where to write (default: deployed_<channel config> by the checkpoint)'
+        'channel_cfg',
+        nargs='?',
+        help='channel config of the subnet; of those retrained jointly, its number will do',
+    )
+    parser.add_argument(
+        '--study', metavar='SEARCH', help='take the subnet from a search: its folder or storage'
+    )
+    parser.add_argument(
+        '--pick',
+        default='knee',
+        metavar='HOW',
+        help='which candidate of --study: knee, best, best-under:macs=0.5,params=1e6, or its '
+        'number (default: knee)',
+    )
+    parser.add_argument('--study-name', metavar='NAME', help='where a storage has several studies')
+    parser.add_argument(
+        '--out-dir',
+        help='where to write (default: deployed_<channel config or pick> by the checkpoint)',
     )
     parser.add_argument('--onnx', action='store_true', help='write an ONNX file too')
     parser.add_argument(
@@ -65,6 +85,9 @@ def main() -> None:
             args.cfg_options,
             args.onnx_batch,
             args.compensate,
+            args.study,
+            args.pick,
+            args.study_name,
         )
 
 

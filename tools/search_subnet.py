@@ -13,14 +13,18 @@ with targets as MACs or as fractions of the full network's, or an `mmprune.Optun
 with `constraints=dict(macs=..., params=...)`.
 
 Into the work directory go
-  search_history.jsonl   every candidate: its channels, cost and metric; --resume goes on from it
+  study.journal          every candidate: its channels, cost and metric; --resume goes on from it
   subnet_<budget>.yaml   the channel config found for each budget, for tools/deploy_subnet.py
   search_results.json    the list of them
+
+The same command with --resume, or with one --storage, on this machine or on others, shares the
+work of a search that runs: nothing is evaluated twice, and what a dead worker was at is given back.
 
 examples:
   python tools/search_subnet.py configs/autoslim/autoslim_resnet-small_1xb64_digits.py \\
       work_dirs/autoslim_resnet-small_1xb64_digits/epoch_20.pth
   python tools/search_subnet.py CONFIG CHECKPOINT --cfg-options search_cfg.targets="[300e6]"
+  python tools/search_subnet.py CONFIG CHECKPOINT --storage postgresql+psycopg://me@host/studies
 """
 
 
@@ -35,7 +39,20 @@ def parse_args() -> argparse.Namespace:
         '--work-dir', help='where results go (default: work_dirs/<config name>_search)'
     )
     parser.add_argument(
-        '--resume', action='store_true', help='go on from the history in the work directory'
+        '--resume',
+        action='store_true',
+        help='go on from the study in the work directory, if there is one, also together with '
+        'others; without it an earlier one is moved into earlier_<number>',
+    )
+    parser.add_argument(
+        '--storage', metavar='WHERE', help='a journal file or the URL of a database for the study'
+    )
+    parser.add_argument('--study', metavar='NAME', help="its name there (default: the config's)")
+    parser.add_argument(
+        '--import',
+        dest='imported',
+        metavar='FILE',
+        help='begin with the evaluations of a search_history.jsonl',
     )
     add_cfg_options(parser, 'search_cfg.max_channel_bins=8')
     return parse_launched(parser)
@@ -52,6 +69,9 @@ def main() -> None:
             args.resume,
             args.cfg_options,
             args.launcher,
+            args.storage,
+            args.study,
+            args.imported,
         )
 
 

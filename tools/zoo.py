@@ -1,4 +1,4 @@
-"""Prune the networks of mmcls, and print how much of each goes and how exactly.
+"""Prune networks of mmcls or of other packages, and print how much of each goes and how exactly.
 
 Every network gets random weights, norm statistics and kept channels. Its subnet is run in the
 supernet (sliced and masked), deployed, and computed once more on the full network with zeros
@@ -13,6 +13,7 @@ import torch
 
 from mmprune.errors import exit_on_input_error
 from mmprune.zoo.check import Plan
+from mmprune.zoo.networks import FAMILY
 from mmprune.zoo.peer import version
 from mmprune.zoo.table import run_zoo
 
@@ -28,7 +29,13 @@ def parse_args() -> argparse.Namespace:
         default=(),
         metavar='NAME',
         help='model configs below _base_/models of mmcls, such as resnet50 or '
-        'convnext/convnext-tiny (default: the 61 of the zoo)',
+        'convnext/convnext-tiny, or configs of other packages, such as '
+        'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py (default: the 61 of the zoo)',
+    )
+    parser.add_argument(
+        '--family',
+        action='store_true',
+        help=f'the {len(FAMILY)} of mmdet, mmseg, mmpose and mmyolo, without Torch-Pruning',
     )
     parser.add_argument(
         '--ratio',
@@ -63,10 +70,10 @@ def main() -> None:
     """Run the command line."""
     args = parse_args()
     torch.set_num_threads(args.threads)
-    with_peer = version() is not None and not args.no_peer
+    with_peer = version() is not None and not (args.no_peer or args.family)
     plan = Plan(args.ratio, args.seed, args.attention, args.size, with_peer)
     with exit_on_input_error():
-        results = run_zoo(args.models, plan, args.json, args.markdown)
+        results = run_zoo(FAMILY if args.family else args.models, plan, args.json, args.markdown)
     sys.exit(any(result.problems for result in results))
 
 

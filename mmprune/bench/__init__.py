@@ -5,9 +5,10 @@ from mmprune.dependencies import require
 
 require('mmcls', "mmprune's benchmark")
 
+from mmprune.bench.options import SECTIONS, BenchOptions
 from mmprune.bench.report import insert_into_docs
 from mmprune.bench.rows import Row
-from mmprune.bench.run import SECTIONS, BenchOptions, read_results, run_bench, show
+from mmprune.bench.run import read_results, run_bench, show
 
 __all__ = [
     'SECTIONS',

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from mmprune.bench.execution import NAMES, Step
-from mmprune.bench.networks import batch_of, network_of, prepared
-from mmprune.bench.rows import Row
+from mmprune.bench.networks import batch_of, network_of, one_thread, prepared, title_of
+from mmprune.bench.options import BenchOptions
+from mmprune.bench.rows import Row, Step
 from mmprune.cost import COLUMNS, CostTable
 from mmprune.latency.timing import Call, interleaved
 
@@ -20,16 +20,16 @@ LEAST = 100_000
 SUBNETS = 100_000
 
 
-def cost_steps(networks: tuple[str, ...], size: int, seconds: float) -> Iterator[Step]:
+def cost_steps(options: BenchOptions) -> Iterator[Step]:
     """What is to be done, a title each."""
-    for name in networks:
-        yield f'cost of subnets of {NAMES.get(name, name)}', partial(cost_rows, name, size, seconds)
+    for name in options.networks:
+        yield f'cost of subnets of {title_of(name)}', partial(cost_rows, name, options)
 
 
-def cost_rows(name: str, size: int, seconds: float) -> Iterator[Row]:
+def cost_rows(name: str, options: BenchOptions) -> Iterator[Row]:
     """Rates on one thread, of single subnets and of many at once."""
     network = network_of(name, 'cpu')
-    pruner = prepared(network, batch_of(network, 1, size, 'cpu'))
+    pruner = prepared(network, batch_of(network, 1, options.size, 'cpu'))
     table = pruner.cost_table()
     widths = random_widths(table, SUBNETS)
     subnet = pruner.sample_subnet()
@@ -41,17 +41,12 @@ def cost_rows(name: str, size: int, seconds: float) -> Iterator[Row]:
         'CostTable.differentiable, with gradients': partial(_differentiate, table, smooth),
     }
     counts = (1, SUBNETS, SUBNETS, len(smooth))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            times = interleaved(calls, seconds)
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), threadpool_limits(1):
+        times = interleaved(calls, options.seconds / 2)
     for (what, each), count in zip(times.items(), counts, strict=True):
         yield Row(
             SECTION,
-            f'{NAMES.get(name, name)}, one thread',
+            f'{title_of(name)}, one thread',
             what,
             count / each.median,
             'subnets/s',

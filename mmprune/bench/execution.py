@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import cycle
 
@@ -13,48 +12,23 @@ from torch import nn
 
 from mmprune.bench.input_mask import with_input_masks
 from mmprune.bench.memory import allocated_peak
-from mmprune.bench.networks import Pass, batch_of, half, network_of, prepared
-from mmprune.bench.rows import Row
-from mmprune.latency.timing import Times, interleaved
+from mmprune.bench.networks import Pass, batch_of, half, network_of, prepared, title_of
+from mmprune.bench.options import BenchOptions
+from mmprune.bench.rows import Row, Step
+from mmprune.latency.timing import interleaved
 from mmprune.pruners import StructurePruner, Subnet
 
 SECTION, PEERS = 'execution', 'peers'
-NAMES = {'resnet50': 'ResNet-50', 'mobilenet_v2_1x': 'MobileNetV2'}
 SLICE_FORWARD, SLICE_BACKWARD, SLICE_FULL = 1.05, 1.10, 1.05
 MASK, SWITCH, DEPLOY_FORWARDS, DEPLOY_MEMORY = 1.05, 0.01, 5, 1.10
 """Targets: largest ratios, and forward passes that deploying may take."""
 
-Step = tuple[str, Callable[[], Iterable[Row]]]
 
-
-@dataclass(frozen=True)
-class ExecutionOptions:
-    """What is measured.
-
-    Attributes:
-        networks: Model configs of mmcls.
-        batches: Batch sizes; the last is the one that switching and deploying are held against.
-        size: Height and width of the images.
-        seconds: How long each set of passes takes turns.
-        kept: ``'any'`` channels or the ``'first'`` ones.
-        device: Where to measure.
-        with_peers: Whether input masks are measured too.
-    """
-
-    networks: tuple[str, ...] = ('resnet50', 'mobilenet_v2_1x')
-    batches: tuple[int, ...] = (1, 8)
-    size: int = 224
-    seconds: float = 9.0
-    kept: str = 'any'
-    device: str = 'cpu'
-    with_peers: bool = True
-
-
-def execution_steps(options: ExecutionOptions) -> Iterator[Step]:
+def execution_steps(options: BenchOptions) -> Iterator[Step]:
     """What is to be done, in order, with a title each."""
     for name in options.networks:
         contestants = Contestants(name, options)
-        title = NAMES.get(name, name)
+        title = title_of(name)
         for batch in options.batches:
             for with_backward in (False, True):
                 kind = 'forward and backward' if with_backward else 'forward'
@@ -71,9 +45,9 @@ class Contestants:
     They are made when they are first needed, and let go at the end.
     """
 
-    def __init__(self, name: str, options: ExecutionOptions) -> None:
+    def __init__(self, name: str, options: BenchOptions) -> None:
         self.name, self.options = name, options
-        self.title = NAMES.get(name, name)
+        self.title = title_of(name)
         self.networks: dict[str, nn.Module] = {}
         self.pruners: dict[str, StructurePruner] = {}
 
@@ -94,7 +68,7 @@ class Contestants:
         self.networks['deployed'] = pruner.deploy_subnet(
             self.networks['slice'], pruner.export_subnet()
         ).eval()
-        if self.options.with_peers:
+        if 'peers' in self.options.sections:
             self.networks['input masks'] = with_input_masks(plain)
 
     def batch(self, count: int) -> torch.Tensor:
@@ -126,31 +100,8 @@ class Contestants:
         for name, what, other, against, most in compared:
             if name in times:
                 section = PEERS if name == 'input masks' else SECTION
-                yield self.row(section, batch, what, times[name], against, times[other], most)
-
-    def row(
-        self,
-        section: str,
-        batch: int,
-        what: str,
-        times: Times,
-        against: str,
-        reference: Times,
-        most: float | None,
-        scale: float = 1.0,
-    ) -> Row:
-        """A row of medians in milliseconds; the reference is multiplied by ``scale``."""
-        return Row(
-            section=section,
-            subject=f'{self.title}, batch {batch}',
-            what=what,
-            value=1e3 * times.median,
-            against=against,
-            reference=1e3 * reference.median * scale,
-            most=most,
-            rounds=len(times.seconds),
-            spread=times.spread,
-        )
+                subject = f'{self.title}, batch {batch}'
+                yield Row.timed(section, subject, what, times[name], against, times[other], most)
 
     def switching(self) -> Iterator[Row]:
         """``set_subnet``, and the first forward pass after it, in both modes."""
@@ -171,11 +122,11 @@ class Contestants:
             self.pruners[mode].set_subnet(half(self.pruners[mode]))
             set_, first, second = (times[f'{mode} {n}'] for n in ('set', 'first', 'second'))
             forward = f'one forward of the plain network, batch {batch}'
-            yield self.row(
-                SECTION, batch, f'{mode}: set_subnet', set_, forward, times['forward'], SWITCH
-            )
+            what, subject = f'{mode}: set_subnet', f'{self.title}, batch {batch}'
+            yield Row.timed(SECTION, subject, what, set_, forward, times['forward'], SWITCH)
             what = f'{mode}: the first forward after set_subnet'
-            yield self.row(SECTION, 1, what, first, 'the one after it', second, None)
+            subject = f'{self.title}, batch 1'
+            yield Row.timed(SECTION, subject, what, first, 'the one after it', second)
 
     def deploying(self) -> Iterator[Row]:
         """``deploy_subnet``: its time, and how much memory it needs beyond the result."""
@@ -189,15 +140,15 @@ class Contestants:
             'forward': Pass(self.networks['plain'], self.batch(batch)),
         }
         times = interleaved(calls, self.options.seconds / 2, self.options.device)
-        yield self.row(
+        yield Row.timed(
             SECTION,
-            batch,
+            f'{self.title}, batch {batch}',
             'deploy_subnet, ratio 0.5',
             times['deploy'],
             f'{DEPLOY_FORWARDS} forwards of the plain network, batch {batch}',
             times['forward'],
             1.0,
-            DEPLOY_FORWARDS,
+            scale=DEPLOY_FORWARDS,
         )
         peak = allocated_peak(deploy, self.options.device)
         deployed = self.networks['deployed']

@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from mmprune.bench.execution import NAMES, Step
-from mmprune.bench.networks import batch_of, network_of, prepared
-from mmprune.bench.rows import Row
+from mmprune.bench.networks import batch_of, network_of, prepared, title_of
+from mmprune.bench.options import BenchOptions
+from mmprune.bench.rows import Row, Step
 from mmprune.commands.subnet_times import SubnetTimes, measure_backends
 from mmprune.latency import Device
 from mmprune.trace.roads import as_road
@@ -20,25 +20,23 @@ SECTION = 'latency'
 SUBNETS = 20
 
 
-def latency_steps(
-    networks: tuple[str, ...], size: int, device: str, seconds: float
-) -> Iterator[Step]:
+def latency_steps(options: BenchOptions) -> Iterator[Step]:
     """What is to be done, a title each."""
-    for name in networks:
-        run = partial(latency_rows, name, size, device, seconds)
-        yield f'latency of subnets of {NAMES.get(name, name)}', run
+    for name in options.networks[-1:]:
+        yield f'latency of subnets of {title_of(name)}', partial(latency_rows, name, options)
 
 
-def latency_rows(name: str, size: int, device: str, seconds: float) -> Iterator[Row]:
+def latency_rows(name: str, options: BenchOptions) -> Iterator[Row]:
     """Build a table, predict random subnets, measure them; run the network by onnxruntime too."""
+    device, seconds = options.device, options.seconds / 9
     network = network_of(name, device)
-    data = batch_of(network, 1, size, device)
+    data = batch_of(network, 1, options.size, device)
     road = as_road(data)
     times_of = SubnetTimes(network, prepared(network, data, kept='first'), road, seconds, True)
     with TemporaryDirectory() as folder:
         table = times_of.table(Path(folder) / 'latency.json', Device.of(device), rebuild=True)
     found = times_of.compare(table, SUBNETS, seed=1)
-    title = f'{NAMES.get(name, name)}, batch 1'
+    title = f'{title_of(name)}, batch 1'
     yield Row(
         SECTION,
         f'{title}, {SUBNETS} random subnets',
@@ -63,13 +61,5 @@ def latency_rows(name: str, size: int, device: str, seconds: float) -> Iterator[
     )
     for backend, by_name in times.items():
         full, narrowest = by_name.values()
-        yield Row(
-            SECTION,
-            title,
-            f'{backend}: the narrowest subnet, deployed',
-            1e3 * narrowest.median,
-            against='the full network',
-            reference=1e3 * full.median,
-            rounds=len(full.seconds),
-            spread=narrowest.spread,
-        )
+        what = f'{backend}: the narrowest subnet, deployed'
+        yield Row.timed(SECTION, title, what, narrowest, 'the full network', full)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import gc
-import json
-import os
 import resource
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +74,16 @@ def _status(key: str) -> int:
     return 1024 * int(lines[key].split()[0]) if key in lines else 0
 
 
-def peak_of(what: str, name: str, size: int) -> int:
+def peak_of(what: str, name: str, size: int, threads: int) -> int:
     """Bytes that a step needs beyond the network, as this process's memory tells.
 
     Args:
         what: A key of ``WHAT``.
         name: Model config of mmcls.
         size: Height and width of the image.
+        threads: CPU threads of torch.
     """
+    torch.set_num_threads(threads)
     network = network_of(name, 'cpu')
     data = batch_of(network, 1, size, 'cpu')
     with torch.no_grad():
@@ -104,23 +102,8 @@ def peak_of(what: str, name: str, size: int) -> int:
 
 def measured_apart(what: str, name: str, size: int, threads: int) -> int:
     """``peak_of`` in a process of its own."""
-    command = [sys.executable, '-m', __name__, what, name, f'--size={size}', f'--threads={threads}']
-    root = str(Path(__file__).parents[2])
-    paths = os.pathsep.join([root, *filter(None, [os.environ.get('PYTHONPATH')])])
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env={**os.environ, 'PYTHONPATH': paths},
-        timeout=300,
-        check=False,
-    )
-    lines = done.stdout.splitlines()
-    if done.returncode or not lines:
-        raise RuntimeError(
-            f'{" ".join(command[2:])} ended with {done.returncode}: {done.stderr[-500:]}'
-        )
-    return int(json.loads(lines[-1])['bytes'])
+    with get_context('spawn').Pool(1) as pool:
+        return pool.apply_async(peak_of, (what, name, size, threads)).get(timeout=300)
 
 
 def memory_of_tracing(name: str, size: int, threads: int) -> Iterator[Row]:
@@ -137,19 +120,3 @@ def memory_of_tracing(name: str, size: int, threads: int) -> Iterator[Row]:
             peaks['forward'] / 1e6,
             TARGET,
         )
-
-
-def main() -> None:
-    """Measure what the command line says, and print the number as one line of JSON."""
-    parser = argparse.ArgumentParser(description=peak_of.__doc__)
-    parser.add_argument('what', choices=sorted(WHAT))
-    parser.add_argument('name')
-    parser.add_argument('--size', type=int, required=True)
-    parser.add_argument('--threads', type=int, required=True)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    print(json.dumps({'bytes': peak_of(args.what, args.name, args.size)}))
-
-
-if __name__ == '__main__':
-    main()

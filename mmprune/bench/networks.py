@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,23 @@ from mmprune.zoo.models import build, images
 RATIOS = [0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0]
 KEPT = {'any': dict(type='RandomImportance', seed=0), 'first': None}
 """Which channels the subnets keep."""
+NAMES = {'resnet50': 'ResNet-50', 'mobilenet_v2_1x': 'MobileNetV2'}
+
+
+def title_of(name: str) -> str:
+    """What rows call a network."""
+    return NAMES.get(name, name)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Context in which torch computes on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def network_of(name: str, device: torch.device | str) -> nn.Module:
@@ -37,14 +55,10 @@ def batch_of(network: nn.Module, count: int, size: int, device: torch.device | s
 
 
 def prepared(
-    network: nn.Module,
-    batch: torch.Tensor,
-    execution: str = 'slice',
-    kept: str = 'any',
-    ratios: Sequence[float] = RATIOS,
+    network: nn.Module, batch: torch.Tensor, execution: str = 'slice', kept: str = 'any'
 ) -> StructurePruner:
     """A pruner with ``network`` itself as its supernet."""
-    settings = dict(type='RatioPruner', ratios=list(ratios), importance=KEPT[kept])
+    settings = dict(type='RatioPruner', ratios=RATIOS, importance=KEPT[kept])
     pruner: StructurePruner = PRUNERS.build(
         {'_scope_': 'mmprune', 'execution': execution, **settings}
     )

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from mmprune.errors import InputError
-from mmprune.fileio import atomic_path
+from mmprune.fileio import write_text
 
 
-def write_text(text: str, path: str | os.PathLike[str]) -> None:
-    """Write a file, whole or not at all."""
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(text, encoding='utf-8')
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = (headings, ['---'] * len(headings), *rows)
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def insert_between(page: Path, begin: str, end: str, text: str) -> None:
@@ -37,3 +39,42 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     """Versions of packages, where they are installed."""
     installed = {each.metadata['Name'].lower(): each.version for each in metadata.distributions()}
     return {name: installed[name] for name in packages if name in installed}
+
+
+def check_chosen(what: str, chosen: Sequence[str], known: Collection[str]) -> None:
+    """Refuse choices that there are not, and none at all.
+
+    Raises:
+        InputError: Names them.
+    """
+    unknown = sorted(set(chosen) - set(known))
+    if unknown or not chosen:
+        raise InputError(f'{what} are {", ".join(known)}, not {unknown or "none"}')
+
+
+def read_rows(
+    path: str | os.PathLike[str],
+    form: str,
+    what: str,
+    read: Callable[[Mapping[str, Any]], object],
+) -> dict[str, Any]:
+    """The content of a file that a benchmark has written.
+
+    Args:
+        path: A JSON file.
+        form: Its format.
+        what: What it should be, in words.
+        read: Reads a row, or fails.
+
+    Raises:
+        InputError: It is another file.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding='utf-8'))
+        if content['format'] != form:
+            raise ValueError(f'the format is {content["format"]!r}, not {form!r}')
+        for row in content['rows']:
+            read(row)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f'{path}: no {what} ({error})') from error
+    return dict(content)

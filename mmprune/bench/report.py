@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from mmprune.bench.pages import insert_between, write_text
+from mmprune.bench.pages import insert_between, markdown_table
 from mmprune.bench.rows import Row
 
 TITLES = {
@@ -92,19 +91,12 @@ def markdown(content: Mapping[str, Any]) -> str:
     rows = [Row.from_dict(row) for row in content['rows']]
     parts = [about(content)]
     for title, found in by_section(rows):
-        lines = [f'**{title}**', '', f'| | {" | ".join(HEADINGS)} |']
-        lines.append(f'| --- {"| --- " * len(HEADINGS)}|')
-        lines += [f'| {row.subject} | {" | ".join(cells(row))} |' for row in found]
-        parts.append('\n'.join(lines))
+        table = markdown_table(['', *HEADINGS], ([row.subject, *cells(row)] for row in found))
+        parts.append(f'**{title}**\n\n{table}')
     if content['problems']:
         lines = [f'- {title}: {problem}' for title, problem in content['problems'].items()]
         parts.append('\n'.join(['**Not measured**', '', *lines]))
     return '\n\n'.join(parts) + '\n'
-
-
-def write_markdown(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write everything as Markdown."""
-    write_text(markdown(content), path)
 
 
 def insert_into_docs(content: Mapping[str, Any], page: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from math import exp, log
 from typing import Any
+
+from mmprune.latency import Times
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,45 @@ class Row:
     rounds: int = 1
     spread: float = 0.0
 
+    @classmethod
+    def timed(
+        cls,
+        section: str,
+        subject: str,
+        what: str,
+        times: Times,
+        against: str = '',
+        reference: Times | None = None,
+        most: float | None = None,
+        of: str = 'median',
+        scale: float = 1,
+    ) -> Row:
+        """A row of milliseconds.
+
+        Args:
+            section: See above, as ``subject``, ``what``, ``against`` and ``most``.
+            subject: See above.
+            what: See above.
+            times: What was measured.
+            against: See above.
+            reference: What it is measured against.
+            most: See above.
+            of: Which of the rounds: the ``'median'`` or the ``'fastest'``.
+            scale: How many of the reference.
+        """
+        beside = None if reference is None else 1e3 * scale * getattr(reference, of)
+        return cls(
+            section,
+            subject,
+            what,
+            1e3 * getattr(times, of),
+            against=against,
+            reference=beside,
+            most=most,
+            rounds=len(times.seconds),
+            spread=times.spread,
+        )
+
     @property
     def ratio(self) -> float | None:
         """``value`` over ``reference``."""
@@ -67,6 +107,5 @@ class Row:
         return cls(**{k: v for k, v in content.items() if k not in ('ratio', 'meets')})
 
 
-def geometric_mean(values: list[float]) -> float:
-    """The geometric mean of numbers above 0."""
-    return exp(sum(map(log, values)) / len(values))
+Step = tuple[str, Callable[[], Iterable[Row]]]
+"""What is to be done, with a title."""

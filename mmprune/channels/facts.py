@@ -21,6 +21,22 @@ def _axes(shape: tuple[int, ...]) -> Axes:
     return tuple(dim for dim, size in enumerate(shape) if size > 1)
 
 
+@dataclass(frozen=True)
+class Ways:
+    """What a pass goes by: nodes.
+
+    Attributes:
+        by_dims: Of which blocks of channels (heads) are always pruned by dims.
+        by_heads: Of which they always go whole.
+        loose: That end a shuffle behind which channels may stand in another order than in the
+            full network, see ``Arrangement``.
+    """
+
+    by_dims: frozenset[int] = frozenset()
+    by_heads: frozenset[int] = frozenset()
+    loose: frozenset[int] = frozenset()
+
+
 @dataclass
 class Site:
     """Labels along the input or output channels of one non-pass operation or norm."""

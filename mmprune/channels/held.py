@@ -25,28 +25,18 @@ def hold_broken(
     unknown: Iterable[Size],
 ) -> None:
     """Dims that these modules know by number stay."""
-    by_module: dict[str, list[Size]] = {}
-    for size in book.sizes:
-        by_module.setdefault(size.module, []).append(size)
     for (module, what), reason in broken.items():
-        sizes = by_module.get(module, [])
         if what == 'layers':
-            for name in leaves.offsets:
-                if is_inside(name.rpartition('.')[0], module):
-                    for factor in leaves.factors(name, book.canonical):
-                        book.pin(factor, reason)
-            continue
-        if what == 'inside':
-            for name in by_module:
-                for size in by_module[name] if is_child(name, module) else ():
-                    for factor in size.factors:
-                        book.pin(factor, reason)
-            continue
-        if what == 'unknown':
-            sizes = [size for size in unknown if size.module == module]
-        if what not in ('unknown', 'own', 'passed'):
-            continue
-        for size in sizes:
-            if size.own is (what != 'passed'):
-                for factor in size.factors:
-                    book.pin(factor, reason)
+            names = [n for n in leaves.offsets if is_inside(n.rpartition('.')[0], module)]
+            found = [factor for n in names for factor in leaves.factors(n, book.canonical)]
+        else:
+            sizes = unknown if what == 'unknown' else book.sizes
+            found = [f for s in sizes if _is_held(s, module, what) for f in s.factors]
+        for factor in found:
+            book.pin(factor, reason)
+
+
+def _is_held(size: Size, module: str, what: str) -> bool:
+    if what == 'inside':
+        return is_child(size.module, module)
+    return size.module == module and what in ('unknown', 'passed' if not size.own else 'own')

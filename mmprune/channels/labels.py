@@ -27,6 +27,7 @@ from mmprune.channels.facts import (
     Site,
     Size,
     Statistic,
+    Ways,
     axes_of,
     row_keys,
 )
@@ -123,8 +124,8 @@ class LabelBook:
     ``canonical`` maps the label of every parameter position to the representative that
     the passes before this one have found for it; ``aliases`` has all names of tied
     parameters by their first. ``attention`` says whether blocks of channels (heads)
-    go whole (``'heads'``) or equally many channels of each (``'dims'``); the nodes
-    of ``by_dims`` are always pruned by dims, those of ``by_heads`` always by heads. ``heads``
+    go whole (``'heads'``) or equally many channels of each (``'dims'``), where ``ways`` do not
+    say it. ``heads``
     has the labels of blocks that are pruned whole, by node, and ``dims`` those of blocks that
     lose channels. ``node`` is the one at hand, ``module`` where it ran.
     ``group_norm`` says whether a GroupNorm loses whole ``'groups'`` or equally many
@@ -136,8 +137,7 @@ class LabelBook:
     ``values`` are the labels of tensors whose sizes were asked for, as far as they are known, and
     ``widths`` the numbers that new dims were given, with labels for them: (node, dim, where it
     begins) -> (expression, labels).
-    ``loose`` are nodes that end a shuffle behind which channels may stand in another order than in
-    the full network, see ``Arrangement``. ``computed`` has the labels of the weights that are no
+    ``computed`` has the labels of the weights that are no
     parameters, but functions of some; ``scalars`` what nodes have made one number of.
     Of a draft only the unions are wanted: it writes down no products and no sizes.
     """
@@ -156,14 +156,12 @@ class LabelBook:
     group_norm: str = 'channels'
     heads: list[tuple[int, IntArray]] = field(default_factory=list)
     dims: list[tuple[int, IntArray]] = field(default_factory=list)
-    by_dims: frozenset[int] = frozenset()
-    by_heads: frozenset[int] = frozenset()
+    ways: Ways = field(default_factory=Ways)
     node: int = -1
     module: str = ''
     weights: frozenset[int] = frozenset()
     of_buffers: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     unmasked: set[tuple[str, int]] = field(default_factory=set)
-    loose: frozenset[int] = frozenset()
     computed: dict[Edge, Value] = field(default_factory=dict)
     scalars: list[tuple[int, IntArray]] = field(default_factory=list)
     values: dict[Edge, Value] = field(default_factory=dict)
@@ -175,8 +173,8 @@ class LabelBook:
 
     def goes_by_heads(self) -> bool:
         """Whether blocks of channels (heads) are pruned whole in the node at hand."""
-        by_wish = self.attention == 'heads' and self.node not in self.by_dims
-        return by_wish or self.node in self.by_heads
+        by_wish = self.attention == 'heads' and self.node not in self.ways.by_dims
+        return by_wish or self.node in self.ways.by_heads
 
     def is_head(self, labels: IntArray) -> bool:
         """Whether some of these channels are blocks that go whole already."""

@@ -137,7 +137,7 @@ def _against(
     within = [f for f in parts if f.shape[inside] > 1]
     if not parts or any(len(axes_of(f)) > 1 for f in within):
         return factor
-    if book.goes_by_heads() or (not within and book.node not in book.by_dims):
+    if book.goes_by_heads() or (not within and book.node not in book.ways.by_dims):
         held, left = within, book.whole_blocks(factor, inside)
     elif within:
         held, left = [f for f in parts if f.shape[inside] == 1], book.alike_blocks(factor, inside)

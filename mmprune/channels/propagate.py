@@ -21,6 +21,7 @@ from mmprune.channels.labels import (
     Size,
     Statistic,
     Value,
+    Ways,
     axes_of,
     pin_all,
 )
@@ -29,7 +30,7 @@ from mmprune.channels.readings import ReadNumbers, edges_of, read_numbers
 from mmprune.channels.shuffled import arrange, shuffles_of
 from mmprune.channels.silence import Silence
 from mmprune.channels.sizes import Numbers, Shrinking, SizeAttribute, unread_attributes
-from mmprune.channels.ways import Ways, other_ways
+from mmprune.channels.ways import other_ways
 from mmprune.channels.wished import pin_layers, pin_losses, pin_unwalked, tie_layers
 from mmprune.registry import CHANNEL_RULES, table
 from mmprune.trace.trace_graph import ComputedWeight, Edge, TraceGraph, TraceNode
@@ -72,7 +73,7 @@ class Labelling:
         unmasked: (parameter, dim) along which it never does, see ``LabelBook``.
         exposed: Labels all of whose tensors it masks, (num_labels,) bool.
         canonical: Every label of a parameter position -> the one that stands for it.
-        by_dims, by_heads, loose: What the last pass went by, see ``LabelBook``.
+        ways: What the last pass went by.
         arrangements: What is shuffled, and stands in another order in a subnet.
         computed: Weights that are functions of parameters, with their label arrays.
         hidden: Parameters that layers use through those alone.
@@ -97,9 +98,7 @@ class Labelling:
     unmasked: frozenset[tuple[str, int]] = frozenset()
     exposed: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
     canonical: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
-    by_dims: frozenset[int] = frozenset()
-    by_heads: frozenset[int] = frozenset()
-    loose: frozenset[int] = frozenset()
+    ways: Ways = field(default_factory=Ways)
     arrangements: tuple[Arrangement, ...] = ()
     computed: list[tuple[ComputedWeight, list[IntArray]]] = field(default_factory=list)
     hidden: frozenset[str] = frozenset()
@@ -156,7 +155,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
     ways = Ways(by_heads=by_heads, loose=loose)
     while True:
         rest = _to_rest(graph, leaves, wishes, ways)
-        changed = other_ways(rest.book, leaves.num_labels, ways)
+        changed = other_ways(rest.book, leaves.num_labels)
         if changed is not None:
             ways = changed
             continue
@@ -193,9 +192,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         unmasked=frozenset(book.unmasked),
         exposed=rest.silence.exposed_labels(leaves.num_labels),
         canonical=rest.canonical,
-        by_dims=ways.by_dims,
-        by_heads=ways.by_heads,
-        loose=ways.loose,
+        ways=ways,
         arrangements=tuple(arrangements),
         computed=[(w, book.computed[w.edge].factors) for w in graph.weights.computed],
         hidden=graph.weights.hidden,
@@ -231,9 +228,7 @@ def book_of(
         graph.aliases,
         attention=wishes.attention,
         group_norm=wishes.group_norm,
-        by_dims=ways.by_dims,
-        by_heads=ways.by_heads,
-        loose=ways.loose,
+        ways=ways,
         weights=leaves.weights,
         of_buffers=leaves.of_buffers(canonical),
         widths=leaves.widths_of(canonical),

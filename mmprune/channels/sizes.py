@@ -1,10 +1,10 @@
 """Numbers that a module keeps of its own and that are sizes of dims that shrink.
 
-A module may cut or view its data by numbers that it stored when it was made
-(``num_heads``, ``head_dims``, the widths of a split). Which of its numbers are such sizes
-is read off the trace: a stored number that equals the size of a dim that the module itself
-viewed, cut or joined, and that loses channels, is taken to be that size. That it is right is
-not believed but tried: a prepared network is run on a random subnet before it is handed out.
+A module may cut or view its data by numbers that it stored when it was made (``num_heads``,
+``head_dims``, the widths of a split). Which of its numbers are such sizes is read off the trace,
+see ``readings``. One whose use was not seen is taken to be the size of the channels that its
+module handles if it is named so and equal. That it is right is not believed but tried: a prepared
+network is run on a random subnet before it is handed out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.facts import set_key
-from mmprune.channels.labels import EqualCounts, IntArray, LabelBook, Size, axes_of, kept
+from mmprune.channels.labels import EqualCounts, IntArray, LabelBook, Size, kept
 
 Numbers = Mapping[str, int | tuple[int, ...]]
 """Attribute of a module -> the whole number, or several, that it holds."""
@@ -28,12 +28,10 @@ NO_SIZE = re.compile(
     r'kernel|stride|pad|dilat|window|shift|resol|num_classes|depth|num_layers|stage|indices|'
     r'patch|img|image|scale|ratio|level|iter|seed|epoch|max_|min_|_id|idx|input_size|pool'
 )
-# Numbers of modules that only pass channels on are sizes if they are named so.
+# Numbers whose use was not seen are sizes if they are named so.
 CHANNELS = re.compile(
     r'channel|dim|width|feat|hidden|embe?d|planes|out_c|in_c|^groups$|d_model|d_inner|d_ff|d_kv'
 )
-# Numbers of blocks of channels, not of the channels in them; there may be as many of both.
-BLOCKS = re.compile(r'heads?$')
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,8 @@ def unread_attributes(
 ) -> list[SizeAttribute]:
     """Numbers that are sizes, of those whose use was not seen.
 
-    They are taken to be the size of a dim that their module handles, if it is plain which one.
+    They are taken to be the size of a dim that their module handles, if it is plain which one: a
+    deployed network may be asked to fuse its branches into layers of these sizes.
 
     Args:
         sizes: Dims that modules handle, also those that do not shrink.
@@ -135,7 +134,7 @@ def unread_attributes(
                 continue
             several = isinstance(value, tuple)
             for index, number in enumerate(value if isinstance(value, tuple) else (value,)):
-                chosen = _choose(name, number, candidates, book)
+                chosen = _choose(name, number, candidates)
                 if chosen is not None and shrinks(chosen):
                     found.append(
                         SizeAttribute(module, name, value, index if several else None, chosen)
@@ -152,34 +151,10 @@ def unread_attributes(
     return found
 
 
-def _choose(name: str, number: int, candidates: list[Size], book: LabelBook) -> Size | None:
-    """The dim whose size ``number`` is, if any."""
-    if BLOCKS.search(name):
-        candidates = [size for size in candidates if not _is_inside_blocks(size)]
-    own = [size for size in candidates if size.own and size.full == number]
-    chosen = own or [size for size in candidates if size.full == number]
-    if not chosen or not (own or CHANNELS.search(name)):
-        return None
-    if not all(size.factors for size in chosen):
-        return None  # something that stays has this size too
-    different = {(id(size.factors[0]), size.dim): size for size in chosen}
-    first, *others = [size.row() for size in different.values()]
-    return chosen[0] if all(_are_alike(first, row, book) for row in others) else None
-
-
-def _is_inside_blocks(size: Size) -> bool:
-    """Whether the dim holds the channels of one block, at each of several blocks."""
-    return all(len(axes_of(factor)) > 1 for factor in size.factors)
-
-
-def _are_alike(first: IntArray, second: IntArray, book: LabelBook) -> bool:
-    """Whether two dims have the same labels, or shrink alike for some other reason."""
-    start, wanted = set_key(first), set_key(second)
-    reached, pending = {start}, [start]
-    while pending and wanted not in reached:
-        key = pending.pop()
-        for constraint in book.constraints:
-            if key in constraint.keys:
-                pending += constraint.keys - reached
-                reached |= constraint.keys
-    return wanted in reached
+def _choose(name: str, number: int, candidates: list[Size]) -> Size | None:
+    """The dim of channels whose size ``number`` is, if it is named so and there is but one."""
+    chosen = [size for size in candidates if size.full == number]
+    if not CHANNELS.search(name) or not all(size.factors for size in chosen):
+        return None  # or something that stays has this size too
+    alike = {set_key(size.row()) for size in chosen}
+    return chosen[0] if len(alike) == 1 else None

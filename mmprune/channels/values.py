@@ -5,7 +5,6 @@ from __future__ import annotations
 from mmprune.channels.labels import Value
 from mmprune.channels.leaves import Leaves
 from mmprune.channels.propagate import Labelling, Wishes, book_of, one_pass
-from mmprune.channels.ways import Ways
 from mmprune.trace.trace_graph import Edge, TraceGraph
 
 
@@ -18,7 +17,6 @@ def values_at_rest(graph: TraceGraph, labelling: Labelling, wishes: Wishes) -> d
         wishes: What it was found with.
     """
     leaves = Leaves(graph)
-    ways = Ways(labelling.by_dims, labelling.by_heads, labelling.loose)
-    book = book_of(graph, leaves, wishes, ways, labelling.canonical)
+    book = book_of(graph, leaves, wishes, labelling.ways, labelling.canonical)
     one_pass(graph, leaves, book, holds_escapes=False, keeps_all=True)
     return book.values

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from mmprune.channels.labels import IntArray, LabelBook
+from mmprune.channels.facts import IntArray, Ways
+from mmprune.channels.labels import LabelBook
 
 
-@dataclass(frozen=True)
-class Ways:
-    """What passes go by, see ``LabelBook``."""
-
-    by_dims: frozenset[int] = frozenset()
-    by_heads: frozenset[int] = frozenset()
-    loose: frozenset[int] = frozenset()
-
-
-def other_ways(book: LabelBook, num_labels: int, ways: Ways) -> Ways | None:
+def other_ways(book: LabelBook, num_labels: int) -> Ways | None:
     """Other ways, where heads turn out to be pinned, or to be one decision; None if none are."""
-    pinned = np.zeros(num_labels, bool)
+    ways, pinned = book.ways, np.zeros(num_labels, bool)
     for labels, _ in book.pins:
         pinned[labels] = True
 

@@ -22,10 +22,11 @@ from mmprune.commands.search_subnet import search_subnet
 from mmprune.config import load_config
 from mmprune.deploy.channel_cfg import load_channel_cfg
 from mmprune.errors import InputError
+from mmprune.fileio import check_outputs
 from mmprune.models import AutoSlim
 from mmprune.models.algorithm import build_algorithm, calibration_batches, load_network
 from mmprune.report.tables import wide_console
-from mmprune.search import SearchResult
+from mmprune.search import SearchResult, read_candidates
 from mmprune.search.greedy import fewest_trained_bins
 
 # Finetuning starts from trained weights. The rate was chosen on the validation images.
@@ -129,7 +130,7 @@ class Demo:
             f'python tools/search_subnet.py {self.config_name} {checkpoint} --work-dir {folder}',
         ):
             results = search_subnet(self.cfg, checkpoint, folder)
-            candidates = len((folder / 'search_history.jsonl').read_text().splitlines()) - 1
+            candidates = len(read_candidates(folder))
             self._say(f'{candidates} candidates evaluated on the validation images')
             for found in results:
                 self._say(
@@ -281,6 +282,7 @@ def run_demo(
 
 def _renew(folder: Path) -> None:
     """Make an empty folder for a demo; remove one only if a demo has made it."""
+    check_outputs(folders=[folder])
     marker = folder / _MARKER
     if folder.exists() and any(folder.iterdir()):
         if not marker.is_file():

@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from mmprune.config import load_config
 from mmprune.deploy.channel_cfg import load_channel_cfg, save_channel_cfg
+from mmprune.fileio import check_outputs
 from mmprune.formats.mmrazor_files import VERSIONS
 from mmprune.models import AutoSlim
 from mmprune.models.algorithm import build_algorithm, full_and_set_cost
@@ -47,6 +48,7 @@ def export_subnet(
             fit the network, or MMRazor's format cannot say it. Nothing is written then.
     """
     cfg = load_config(config, cfg_options)
+    check_outputs([out], [Path(checkpoint).parent] if out is None else [])
     algorithm = build_algorithm(cfg, checkpoint)
     name = select_subnet(algorithm, subnet)
     path = Path(out) if out is not None else Path(checkpoint).parent / f'{name}.yaml'
@@ -76,10 +78,12 @@ def select_subnet(algorithm: AutoSlim, subnet: str | os.PathLike[str] | None) ->
 
 
 def set_from_file(algorithm: AutoSlim, channel_cfg: str | os.PathLike[str]) -> None:
-    """Set the subnet of a channel config file.
+    """Set the subnet of a channel config file, or by its number, of those retrained jointly.
 
     Raises:
         InputError: If the file is broken, or does not fit the network; names the file.
     """
-    subnet = algorithm.pruner.load_channel_cfg(load_channel_cfg(Path(channel_cfg)))
-    algorithm.pruner.set_subnet(subnet)
+    if algorithm.subnets and str(channel_cfg).isdecimal():
+        algorithm.switch_subnet(int(str(channel_cfg)))
+    else:
+        algorithm.select_subnet(load_channel_cfg(Path(channel_cfg)))

@@ -118,10 +118,10 @@ class SubnetTimes:
         subnets = self.random_subnets(count, seed)
         estimator = LatencyEstimator(table, self.pruner.supernet)
         widths = self._widths(subnets)
-        macs = self.pruner.cost_table().batch(widths, ['macs'])['macs']
+        macs = [int(cost['macs']) for cost in self.pruner.costs(subnets, widths)]
         predicted = estimator.batch(widths)
         measured = self.measure(subnets, 'random subnets')
-        return Comparison(tuple(macs.tolist()), tuple(predicted.tolist()), tuple(measured))
+        return Comparison(tuple(macs), tuple(predicted.tolist()), tuple(measured))
 
     def random_subnets(self, count: int, seed: int) -> list[Subnet]:
         """Subnets as the pruner draws them, any two of which differ."""

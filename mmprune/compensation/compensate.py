@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from mmprune.compensation.full_run import FullRun
 from mmprune.compensation.methods import Compensation
@@ -21,8 +21,8 @@ from mmprune.deploy.channel_cfg import FORMAT, as_channel_cfg
 from mmprune.deploy.entries import FORMAT_KEY
 from mmprune.errors import InputError
 from mmprune.execution.instrument import STATE
-from mmprune.layers.layer import CONVS, TRANSPOSED_CONVS
 from mmprune.registry import COMPENSATIONS
+from mmprune.trace.kinds import CONVS, TRANSPOSED_CONVS
 from mmprune.trace.model_state import modes_kept, renew_caches
 from mmprune.trace.tracer import run_model
 
@@ -123,6 +123,9 @@ def batches_of(data: Any) -> Sequence[Any]:
 
 def _job(number: int, batch: Any, run: Forward) -> Callable[[nn.Module], Any]:
     def job(model: nn.Module) -> Any:
+        tensors = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor)]
+        if tensors and not any(leaf.numel() for leaf in tensors):
+            raise InputError(f'data: batch {number} is empty')
         device = next((p.device for p in model.parameters()), torch.device('cpu'))
         try:
             moved = tree_map(lambda v: v.to(device) if isinstance(v, torch.Tensor) else v, batch)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from statistics import median
 
+from mmprune.errors import by_reason
+
 LISTED = 4
 """How many layers a message lists before it only counts."""
 
@@ -46,10 +48,5 @@ class CompensationReport:
                 for name in ('before', 'after')
             )
             lines[0] += f', median relative error {before:.3g} before, {after:.3g} after'
-        reasons: dict[str, list[str]] = {}
-        for name, why in self.left.items():
-            reasons.setdefault(why, []).append(name)
-        for why, names in reasons.items():
-            rest = f' and {len(names) - LISTED} more' if len(names) > LISTED else ''
-            lines.append(f'not compensated: {", ".join(names[:LISTED])}{rest}: {why}')
+        lines += [f'not compensated: {line}' for line in by_reason(self.left, LISTED)]
         return '\n'.join(lines)

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from mmprune.compensation.calls import LayerCall, layer_call
+from mmprune.trace.function_mode import FunctionMode
 
 _ATTENTION = signature(F.multi_head_attention_forward)
 
@@ -32,7 +32,7 @@ class Observer(abc.ABC):
         """Another function of torch is about to be called; its arguments by place or name."""
 
 
-class Watch(TorchFunctionMode):
+class Watch(FunctionMode):
     """Context of a forward pass in which an observer is told of all calls.
 
     Attention of torch hands the weights of its projections to one function. The projection of its
@@ -44,14 +44,7 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self.observer = observer
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Iterable[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
+    def _call(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         if func is F.multi_head_attention_forward:
             return self._attention(args, kwargs)
         call = layer_call(func, args, kwargs)

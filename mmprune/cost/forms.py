@@ -37,6 +37,11 @@ class LinearForm:
     constant: Fraction
     coefficients: tuple[tuple[int, Fraction], ...]
 
+    def over(self, divisor: int) -> LinearForm:
+        """The form divided by a whole number."""
+        divided = tuple((group, c / divisor) for group, c in self.coefficients)
+        return LinearForm(self.constant / divisor, divided)
+
     def primitive(self) -> tuple[Fraction, LinearForm]:
         """The form as a positive factor times one of whole numbers without common divisor."""
         numbers = [c for c in (self.constant, *(c for _, c in self.coefficients)) if c]
@@ -55,6 +60,8 @@ class WidthForms:
     Args:
         groups: All groups by ``space_id``.
         num_labels: How many labels there are.
+        mean: Whether a number that depends on which channels are kept is read as its mean over all
+            sets of so many, instead of refused.
 
     Attributes:
         names: The prunable groups, in their order.
@@ -62,7 +69,10 @@ class WidthForms:
         multiples: What each of their widths is a multiple of, as far as seen, (groups,).
     """
 
-    def __init__(self, groups: Mapping[str, ChannelGroup], num_labels: int) -> None:
+    def __init__(
+        self, groups: Mapping[str, ChannelGroup], num_labels: int, mean: bool = False
+    ) -> None:
+        self.mean = mean
         prunable = {space_id: group for space_id, group in groups.items() if group.prunable}
         self.names = tuple(prunable)
         self.groups = tuple(prunable.values())
@@ -95,13 +105,15 @@ class WidthForms:
             channels = self._channel[flat[owner == number]]
             times = np.bincount(channels, minlength=group.num_channels)
             coefficient = Fraction(int(times.sum()), group.num_channels)
-            if times.min() < times.max() and not _is_even(times, group):
+            if times.min() == times.max() or _is_even(times, group):
+                multiple = lcm(int(self.multiples[number]), coefficient.denominator)
+                self.multiples[number] = multiple
+            elif not self.mean:
                 raise CostError(
                     f"{what}: its size depends on which channels of group '{group.space_id}' "
                     f'are kept, not only on how many: it has {int((times > 0).sum())} of the '
                     f'{group.num_channels}. Ask for each subnet by pruner.cost(subnet).'
                 )
-            self.multiples[number] = lcm(int(self.multiples[number]), coefficient.denominator)
             coefficients.append((number, coefficient))
         return LinearForm(Fraction(int((owner < 0).sum())), tuple(coefficients))
 
@@ -120,7 +132,9 @@ class WidthForms:
         rows = np.moveaxis(widest, shared, range(len(shared)))
         rows = rows.reshape(int(np.prod(rows.shape[: len(shared)])), -1)
         inside = {self.form(row, what) for row in np.unique(rows, axis=0)}
-        if len(inside) > 1:
+        if len(inside) > 1 and self.mean:
+            inside = {self.form(widest, what).over(len(rows))}
+        elif len(inside) > 1:
             raise CostError(
                 f'{what}: its {len(rows)} blocks do not shrink alike, so that its size depends on '
                 'which channels are kept. Ask for each subnet by pruner.cost(subnet).'

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import reduce
+from functools import cached_property, reduce
 from math import lcm, prod
 
 import numpy as np
@@ -166,4 +166,58 @@ class Polynomials:
             reduce(torch.mul, (forms[..., form] for form in monomial), one)
             for monomial in self.monomials
         ]
-        return torch.stack(products, dim=-1) @ rows.T / divisors
+        # Without products there is nothing to stack.
+        stacked = torch.stack([*products, 0 * one], dim=-1)[..., :-1]
+        return stacked @ rows.T / divisors
+
+    @cached_property
+    def expanded(self) -> tuple[list[Monomial], np.ndarray]:
+        """The rows as sums of products of units, which are widths over their multiples.
+
+        Returns:
+            The groups of every product, each as often as its power says; coefficients of all
+            rows before they are divided, (rows, products).
+        """
+        found: dict[Monomial, np.ndarray] = {}
+        for number, monomial in enumerate(self.monomials):
+            product: Polynomial = {(): Fraction(1)}
+            for form in monomial:
+                linear: Polynomial = {(): Fraction(int(self.constants[form]))}
+                for group in self.matrix[form].nonzero()[0].tolist():
+                    linear[(group,)] = Fraction(int(self.matrix[form, group]))
+                product = _multiplied(product, linear)
+            for units, coefficient in product.items():
+                row = self.rows[:, number] * float(coefficient)
+                found[units] = found[units] + row if units in found else row
+        return list(found), np.stack([*found.values()], axis=1)
+
+    def expected(self, widths: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
+        """Expected values of all rows, (rows,), for widths that are drawn group by group.
+
+        Args:
+            widths: The widths that each group may have, (groups, choices), float64.
+            chances: With which probability, of the same shape.
+        """
+        products, coefficients = self.expanded
+        powers = [{group: units.count(group) for group in units} for units in products]
+        highest = max((power for each in powers for power in each.values()), default=0)
+        units = widths / torch.from_numpy(self.multiples).to(widths)[:, None]
+        moments = [(chances * units**power).sum(-1) for power in range(1, highest + 1)]
+        flat = torch.cat([*moments, widths.new_ones(1)])
+        most = max(map(len, powers), default=0)
+        places = np.full((len(products), most), len(flat) - 1)
+        for row, each in enumerate(powers):
+            places[row, : len(each)] = [(p - 1) * len(widths) + g for g, p in each.items()]
+        values = flat[torch.from_numpy(places).to(flat.device)].prod(-1)
+        scale = torch.from_numpy(coefficients / self.divisors[:, None]).to(widths)
+        return scale @ values
+
+
+def _multiplied(first: Polynomial, second: Polynomial) -> Polynomial:
+    """The product of two polynomials of single units."""
+    found: Polynomial = {}
+    for one, factor in first.items():
+        for other, coefficient in second.items():
+            units = tuple(sorted(one + other))
+            found[units] = found.get(units, Fraction(0)) + factor * coefficient
+    return {units: coefficient for units, coefficient in found.items() if coefficient}

@@ -37,6 +37,7 @@ class CostTable:
         num_labels: How many labels there are.
         model: The terms of MACs and parameters.
         memory: Makes the terms of traffic and peak, when they are asked for first.
+        mean: Whether it is ``mean`` of another table.
     """
 
     def __init__(
@@ -45,8 +46,10 @@ class CostTable:
         num_labels: int,
         model: CostModel,
         memory: Callable[[], Memory],
+        mean: bool = False,
     ) -> None:
-        self._widths = WidthForms(groups, num_labels)
+        self._groups, self._num_labels = groups, num_labels
+        self._widths = WidthForms(groups, num_labels, mean)
         self._book = FormBook(self._widths)
         self._model, self._make_memory = model, memory
         self._compiled: dict[tuple[str, ...], _Compiled] = {}
@@ -66,6 +69,16 @@ class CostTable:
         """What the width of each group is a multiple of, (groups,)."""
         self._compiled_for(COLUMNS[:2])
         return self._widths.multiples.copy()
+
+    @cached_property
+    def mean(self) -> CostTable:
+        """The same for estimates: what depends on which channels are kept is a mean over all sets.
+
+        Its costs may be fractions, which ``differentiable`` gives.
+        """
+        return CostTable(
+            self._groups, self._num_labels, self._model, lambda: self.memory, mean=True
+        )
 
     @cached_property
     def memory(self) -> Memory:
@@ -187,6 +200,43 @@ class CostTable:
         compiled = self._compiled_for(columns)
         values = compiled.polynomials.differentiable(widths.double())
         return {column: values[..., rows].amax(dim=-1) for column, rows in compiled.rows.items()}
+
+    def expected(
+        self,
+        widths: torch.Tensor,
+        chances: torch.Tensor,
+        columns: Sequence[str] = ('macs', 'params'),
+    ) -> dict[str, torch.Tensor]:
+        """Expected costs of subnets whose groups draw their widths independently of each other.
+
+        No approximation: the expectation of every product of widths is taken, in which a group may
+        stand several times. Gradients reach ``chances``.
+
+        Args:
+            widths: The widths that each group may have, (groups, choices), in the order of
+                ``group_names``; rows with fewer choices are filled up by any numbers.
+            chances: Their probabilities, of the same shape; 0 where a row is filled up.
+            columns: Which costs; not ``peak``, which is the largest of several.
+
+        Returns:
+            A float64 scalar by column.
+
+        Raises:
+            InputError: A shape is another one, or ``peak`` is asked for.
+        """
+        if widths.shape != chances.shape or widths.shape[:-1] != (len(self.group_names),):
+            raise InputError(
+                f'expected: widths and chances have a row for each of the {len(self.group_names)} '
+                f'groups, found the shapes {tuple(widths.shape)} and {tuple(chances.shape)}'
+            )
+        if 'peak' in columns:
+            raise InputError(
+                "expected: 'peak' is the largest of several numbers, whose expectation has no "
+                'closed form: leave it out of the columns'
+            )
+        compiled = self._compiled_for(columns)
+        values = compiled.polynomials.expected(widths.double(), chances.double())
+        return {column: values[rows][0] for column, rows in compiled.rows.items()}
 
     def _compiled_for(self, columns: Sequence[str]) -> _Compiled:
         key = tuple(columns)

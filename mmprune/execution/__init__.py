@@ -6,12 +6,14 @@ from mmprune.execution.loading import Follow
 from mmprune.execution.mask_buffers import MASK_NAMES, MaskBuffers
 from mmprune.execution.prunable import prunable_statistics, prunable_tensors
 from mmprune.execution.release import plain_copy, release, replaced_preparation
+from mmprune.execution.switchable_norms import SwitchableNorms
 
 __all__ = [
     'MASK_NAMES',
     'Execution',
     'Follow',
     'MaskBuffers',
+    'SwitchableNorms',
     'local_tensors',
     'plain_copy',
     'prunable_statistics',

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -47,6 +48,8 @@ from mmprune.trace.walk import modules_of
 
 Cuts = dict[nn.Module, dict[str, Cut]]
 """Module -> local name -> cut, of the tensors that lose something."""
+Mixing = Callable[[torch.Tensor], torch.Tensor]
+"""From a parameter to a tensor of its shape."""
 
 
 class Execution:
@@ -163,27 +166,10 @@ class Execution:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Execution:
         copied = memo[id(self)] = object.__new__(type(self))
-        copied.__dict__ = {
-            **self.__dict__,
-            'modules': copy.deepcopy(self.modules, memo),
-            'places': copy.deepcopy(self.places, memo),
-            'states': copy.deepcopy(self.states, memo),
-            '_attributes': copy.deepcopy(self._attributes, memo),
-            '_ready': copy.deepcopy(self._ready, memo),
-            '_may_cache': copy.deepcopy(self._may_cache, memo),
-            '_plans': [
-                replace(
-                    plan,
-                    tensor=replace(plan.tensor, owners=copy.deepcopy(plan.tensor.owners, memo)),
-                    swap=copy.deepcopy(plan.swap, memo),
-                )
-                for plan in self._plans
-            ],
-            '_mends': [
-                replace(mend, swaps=copy.deepcopy(mend.swaps, memo)) for mend in self._mends
-            ],
-        }
-        copied.__dict__.pop('_alike', None)
+        labels = (self.layers, self.statistics, self.numbers, self.arrangements, self.quantities)
+        factors = (plan.tensor.factors for plan in self._plans)
+        memo.update((id(shared), shared) for shared in (*labels, self._lookup, *factors))
+        copied.__dict__ = copy.deepcopy(self.__dict__, memo)
         return copied
 
     @cached_property
@@ -206,10 +192,15 @@ class Execution:
         """Whether the modules still carry the instruments that this switch has put there."""
         return all(self.modules[n].__dict__.get(STATE) is s for n, s in self.states.items())
 
+    @property
+    def alone(self) -> AbstractContextManager[Any]:
+        """Context in which no other thread runs the network or sets a subnet."""
+        return self._ready.alone
+
     def apply(self, alive: BoolArray) -> None:
         """Run from now on as the subnet whose labels are ``alive``, (num_labels,)."""
         # Tensors made in inference mode could not be used in training later.
-        with torch.inference_mode(False):
+        with self.alone, torch.inference_mode(False):
             self._ready.forget()
             if self._arranged != self.mode:
                 self._arrange()
@@ -225,6 +216,14 @@ class Execution:
                 self._mask(self._lookup.at(alive, reference.device), reference)
                 self._attributes.set(self._masked_sizes(alive))
             renew_caches(self.modules[''], self._may_cache)
+
+    def mix(self, functions: Mapping[str, Mixing]) -> None:
+        """Let slices be taken of what functions make of parameters, by name; of others as they are.
+
+        It shows from the next ``apply`` on. What is deployed are the parameters themselves.
+        """
+        for plan in self._plans:
+            plan.swap.mixing = functions.get(plan.tensor.name)
 
     def parts(self, alive: BoolArray) -> tuple[Cuts, dict[str, Mapping[str, Any]]]:
         """What the subnet of ``alive`` has of all tensors, and which attributes; nothing is set.
@@ -281,7 +280,7 @@ class Execution:
         for state in self.states.values():
             state.is_idle = True
             for swap in state.swaps:
-                if swap.cut is not None:
+                if swap.cut is not None or swap.mixing is not None:
                     state.is_idle = False
                     break
 

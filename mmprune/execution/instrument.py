@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from mmprune.execution.kept_statistics import KeptElements, KeptStatistics
-from mmprune.execution.kernels import Kernel, kernel_of
-from mmprune.execution.ready import Fast, Parts, Ready
+from mmprune.execution.kernels import Kernel, Parts, kernel_of, run_kernel
+from mmprune.execution.ready import Ready
 from mmprune.execution.swap import Swap
 from mmprune.trace.checkpoints import checkpoints_of
 from mmprune.trace.model_state import may_cache
@@ -41,8 +41,7 @@ class Instrument:
         masks: Names of the mask buffers that mmprune has registered on the module.
         recomputes: Whether parts of its forward run again in the backward pass.
         ready: Tells whether the parts of all layers hold, see there.
-        fast: A forward in eval mode, given the module, its parts and its input.
-        parts: The tensors for it, while they hold.
+        parts: The tensors for the kernel, while they hold.
     """
 
     original: Callable[..., Any] | None = None
@@ -55,7 +54,6 @@ class Instrument:
     masks: list[str] = field(default_factory=list)
     recomputes: bool = False
     ready: Ready | None = None
-    fast: Fast | None = None
     parts: Parts | None = None
 
     def arrange(self, module: nn.Module, swaps: list[Swap]) -> None:
@@ -146,12 +144,12 @@ def _forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     state: Instrument = self.__dict__[STATE]
     is_compiling = torch.compiler.is_compiling()
     if not is_compiling and state.parts is not None and state.takes_parts(self, args, kwargs):
-        return state.fast(self, state.parts, args[0])  # type: ignore[misc]
+        return state.kernel[0](self, state.parts, args[0])  # type: ignore[index]
     # A compiled supernet must not have to be compiled again when everything is kept.
     if is_compiling or not state.is_idle:
         if state.runs_kernel and len(args) == 1 and not kwargs:
             assert state.kernel is not None
-            return state.kernel(self, state.own, args[0])
+            return run_kernel(self, state.kernel, state.own, args[0])
         if state.original is not None:
             return state.run(state.original, *args, **kwargs)
         return state.run(type(self).forward, self, *args, **kwargs)
@@ -163,12 +161,15 @@ def _forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
 def _root_forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """The patched forward of the network itself: looks after the parts of all its layers."""
     ready: Ready | None = self.__dict__[STATE].ready
-    if torch.compiler.is_compiling() or ready is None or not ready.look():
+    if torch.compiler.is_compiling() or ready is None:
         return _forward(self, *args, **kwargs)
-    try:
-        return _forward(self, *args, **kwargs)
-    finally:
-        ready.holds = False
+    with ready.alone:
+        if not ready.look():
+            return _forward(self, *args, **kwargs)
+        try:
+            return _forward(self, *args, **kwargs)
+        finally:
+            ready.holds = False
 
 
 def _call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:

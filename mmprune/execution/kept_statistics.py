@@ -5,17 +5,17 @@ from __future__ import annotations
 import inspect
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
 
 from mmprune.execution.masked_moments import masked_variance, number_of_elements, standardised
 from mmprune.execution.masked_sizes import MaskedSize
+from mmprune.trace.function_mode import FunctionMode
 from mmprune.trace.size_arguments import ARITHMETIC, SIZES
 from mmprune.trace.traced_int import scale_of
 
@@ -88,21 +88,14 @@ class KeptElements:
         return data.dim() == self.kept.dim() and all(k in (1, d) for k, d in shapes)
 
 
-class KeptStatistics(TorchFunctionMode):
+class KeptStatistics(FunctionMode):
     """Within it, norms and reductions over channels see only the kept ones."""
 
     def __init__(self, elements: Sequence[KeptElements]) -> None:
         super().__init__()
         self.elements = elements
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = dict(kwargs or {})
+    def _call(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         if getattr(_RUNNING, 'is_inside', False):
             return func(*args, **kwargs)
         if func in ARITHMETIC:

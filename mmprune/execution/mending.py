@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,11 +34,6 @@ class Attributes:
         self.modules = modules
         self.states = states
         self._now: dict[str, Values] = {}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Attributes:
-        copied = type(self)(copy.deepcopy(self.modules, memo), copy.deepcopy(self.states, memo))
-        copied._now = dict(self._now)
-        return copied
 
     def set(self, wanted: Mapping[str, Values]) -> None:
         """Let these modules have these attributes, and all others their own."""

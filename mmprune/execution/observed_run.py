@@ -14,7 +14,7 @@ from mmprune.trace.calls import tensors_in
 from mmprune.trace.chance import without_chance
 from mmprune.trace.copies import Contents
 from mmprune.trace.eager import eagerly
-from mmprune.trace.model_state import set_mode, untouched
+from mmprune.trace.model_state import modes_kept, set_mode, untouched
 from mmprune.trace.roads import DemoInput, Road, as_road
 from mmprune.trace.walk import modules_of
 
@@ -84,22 +84,18 @@ def observed_run(
     """
     road = as_road(demo_input)
     recorder = OutputRecorder(model, observe)
-    training = {module: module.training for module in modules_of(model).values()}
+    fork = torch.random.fork_rng(devices=[])
+    as_used = without_chance() if road.training else torch.no_grad()
     try:
-        set_mode(model, road.training)
-        fork = torch.random.fork_rng(devices=[])
-        as_used = without_chance() if road.training else torch.no_grad()
-        with plain_paths(), eagerly(model), fork, as_used:
-            _seed(training)
+        with modes_kept(model), plain_paths(), eagerly(model), fork, as_used:
+            set_mode(model, road.training)
+            _seed(modules_of(model).values())
             found = tensors_in(road.run(model))
         return [tensor.detach() for tensor in found], recorder, ''
     except Exception as error:  # whatever a user's model raises is the finding
         return [], recorder, f'{type(error).__name__}: {error}'
     finally:
         recorder.remove()
-        for module, mode in training.items():
-            if module.training is not mode:
-                module.training = mode
 
 
 def _seed(modules: Iterable[nn.Module]) -> None:

@@ -7,7 +7,6 @@ changes nothing.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -28,32 +27,29 @@ class Places:
         self._made_of = {n: (type(module), _present(module)) for n, module in modules.items()}
         self._wrappers: dict[str, nn.Module] = {}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Places:
-        copied = memo[id(self)] = object.__new__(type(self))
-        copied.modules, copied._made_of = copy.deepcopy(self.modules, memo), self._made_of
-        copied._wrappers = {}
-        return copied
-
     @cached_property
-    def _stand(self) -> list[tuple[dict[str, Any], str, nn.Module]]:
-        """In whose children each module stands, and under what name."""
-        found: list[tuple[dict[str, Any], str, nn.Module]] = []
+    def _stand(self) -> list[tuple[str, dict[str, Any], str, nn.Module, type, Any, list[str]]]:
+        """In whose children each module stands, under what name, and what it was made of."""
+        found: list[Any] = []
         for name, module in self.modules.items():
             owner, _, local = name.rpartition('.')
             children = self.modules[owner]._modules if name else {local: module}
-            found.append((children, local, module))
+            kind, present = self._made_of[name]
+            found.append((name, children, local, module, kind, module._parameters, present))
         return found
 
     def changed(self) -> list[str]:
         """The modules that are others now, or have got or lost parameters."""
+        wrappers = self._wrappers
         different = [
             name
-            for (name, (kind, present)), (children, local, module) in zip(
-                self._made_of.items(), self._stand, strict=True
+            for name, children, local, module, kind, parameters, present in self._stand
+            if (
+                (now := children.get(local)) is not module and now is not wrappers.get(name, module)
             )
-            if children.get(local) is not self._wrappers.get(name, module)
             or type(module) is not kind
-            or _present(module) != present
+            or (parameters and [n for n, t in parameters.items() if t is not None] != present)
+            or (present and not parameters)
         ]
         return [name for name in different if not self._is_wrapped(name)]
 

@@ -9,52 +9,13 @@ as they are. A module that is called by itself looks after its own tensors.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import threading
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-Parts = tuple[torch.Tensor | None, ...]
-"""The tensors of a module in the order in which its function takes them."""
-
-
-def _conv(self: Any, parts: Parts, data: torch.Tensor) -> torch.Tensor:
-    result: torch.Tensor = self._conv_forward(data, *parts)
-    return result
-
-
-def _linear(self: Any, parts: Any, data: torch.Tensor) -> torch.Tensor:
-    return F.linear(data, *parts)
-
-
-def _layer_norm(self: Any, parts: Parts, data: torch.Tensor) -> torch.Tensor:
-    weight, bias = parts
-    return F.layer_norm(data, self.normalized_shape, weight, bias, self.eps)
-
-
-def _batch_norm(self: Any, parts: Parts, data: torch.Tensor) -> torch.Tensor:
-    self._check_input_dim(data)
-    weight, bias, mean, variance = parts
-    fused = torch.backends.cudnn.enabled
-    return torch.batch_norm(data, weight, bias, mean, variance, False, 0.0, self.eps, fused)
-
-
-Fast = Callable[[Any, Parts, torch.Tensor], torch.Tensor]
-_AFFINE = ('weight', 'bias')
-_FAST: dict[Any, tuple[Fast, tuple[str, ...]]] = {
-    nn.Conv1d.forward: (_conv, _AFFINE),
-    nn.Conv2d.forward: (_conv, _AFFINE),
-    nn.Conv3d.forward: (_conv, _AFFINE),
-    nn.Linear.forward: (_linear, _AFFINE),
-    nn.LayerNorm.forward: (_layer_norm, _AFFINE),
-    nn.modules.batchnorm._BatchNorm.forward: (
-        _batch_norm,
-        (*_AFFINE, 'running_mean', 'running_var'),
-    ),
-}
-"""Forward of a class of torch -> what computes it in eval mode, and the tensors for it."""
+from mmprune.execution.kernels import AFFINE
 
 
 class _From(NamedTuple):
@@ -97,15 +58,18 @@ class Ready:
     Attributes:
         holds: Whether they are known to be, because the network has looked and is running.
         is_off: Whether no parts are to be kept.
+        alone: Held while the network runs and while a subnet is set: other threads wait.
     """
 
     def __init__(self, modules: list[tuple[nn.Module, Any]]) -> None:
         self.modules = modules
         self.holds = False
         self.is_off = False
+        self.alone = threading.RLock()
         self._taken_from: list[_From] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ready:
+        # Nobody holds the copy's lock.
         copied = memo[id(self)] = Ready([])
         copied.modules = copy.deepcopy(self.modules, memo)
         return copied
@@ -135,18 +99,16 @@ class Ready:
         self.forget()
         taken: list[_From] = []
         for module, instrument in self.modules:
-            fast, names = _FAST.get(type(module).forward, (None, ()))
-            if fast is None or instrument.is_idle or not instrument.runs_kernel:
+            if instrument.is_idle or not instrument.runs_kernel:
                 continue
-            sources = [_From.of(module, name) for name in names]
+            sources = [_From.of(module, name) for name in instrument.kernel[1]]
             if not all(source.is_seen for source in sources):
                 continue
-            if any(source.full is None for source in sources[len(_AFFINE) :]):
+            if any(source.full is None for source in sources[len(AFFINE) :]):
                 continue  # a norm without statistics of its own
             own = instrument.own
             if not all(swap.keeps for swap in own.values()):
                 continue
-            instrument.fast = fast
             instrument.parts = tuple(
                 [own[s.name].tensor() if s.name in own else s.full for s in sources]
             )

@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from mmprune.execution.instrument import STATE, Instrument, uninstrument
 from mmprune.execution.loading import detach_hooks, followers, stores_of_hooks
 from mmprune.layers import outputs_whole, put_back
+from mmprune.trace.function_mode import FunctionMode
 from mmprune.trace.walk import modules_of
 
 _ATOMS = frozenset({bool, int, float, str, bytes, type(None)})
@@ -62,20 +62,14 @@ def plain_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return copied
 
 
-class _Detaching(TorchFunctionMode):
+class _Detaching(FunctionMode):
     """Within it, a tensor that a module has kept of a forward pass is copied as a number is."""
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def _call(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         if func is torch.Tensor.__deepcopy__ and not args[0].is_leaf:
             tensor, memo = args
             return memo.setdefault(id(tensor), tensor.detach().clone())
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 def _copied_modules(model: nn.Module, plain: list[nn.Module], memo: dict[int, Any]) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,7 @@ class Swap:
             copied for the forward, and only its kept part is written back: as in slices,
             what the subnet does not have keeps the value that it has for wider ones.
         keeps: Whether parts are kept at all, which takes memory.
+        mixing: Makes of the full tensor, a parameter, the one that is cut; None for itself.
     """
 
     owners: list[tuple[nn.Module, str]]
@@ -52,6 +54,7 @@ class Swap:
     cut: Cut | None = None
     masks: tuple[torch.Tensor, ...] = ()
     keeps: bool = True
+    mixing: Callable[[torch.Tensor], torch.Tensor] | None = None
     _full: list[torch.Tensor] = field(default_factory=list)
     _memo: _Memo | None = None
 
@@ -111,7 +114,7 @@ class Swap:
             self._write_back(full, part)
 
     def _part(self, full: torch.Tensor, fresh: bool) -> torch.Tensor:
-        if self.cut is None and not self.masks:
+        if self.cut is None and not self.masks and self.mixing is None:
             return full
         if self.masks and self.is_buffer:
             return full.clone() if fresh else full
@@ -127,8 +130,12 @@ class Swap:
 
     def _taken(self, full: torch.Tensor) -> torch.Tensor:
         """The part of a tensor that the subnet has, or the tensor with zeros in the rest."""
+        if self.mixing is not None:
+            full = self.mixing(full)
         if self.cut is not None:
             return self.cut(full)
+        if not self.masks:
+            return full
         part = full * self.masks[0].to(full)
         for mask in self.masks[1:]:
             part = part.mul_(mask.to(full)) if not part.requires_grad else part * mask.to(full)

@@ -8,6 +8,7 @@ from mmprune.importance.activation import (
 from mmprune.importance.base import Importance, MemberScores
 from mmprune.importance.data import DataImportance, LossFunction
 from mmprune.importance.fisher import GroupFisherImportance
+from mmprune.importance.fusion import FusionImportance
 from mmprune.importance.gradient import HessianImportance, TaylorImportance
 from mmprune.importance.magnitude import (
     BNScaleImportance,
@@ -26,6 +27,7 @@ __all__ = [
     'BNScaleImportance',
     'DataImportance',
     'FPGMImportance',
+    'FusionImportance',
     'GroupFisherImportance',
     'HessianImportance',
     'Importance',

@@ -12,11 +12,10 @@ import torch
 from torch import nn
 
 from mmprune.channels import ChannelGroup, Member
-from mmprune.importance.base import TRANSPOSED, owner_of
+from mmprune.importance.base import owner_of
 from mmprune.importance.data import DataImportance, Groups, Key, LossFunction, key_of
 from mmprune.registry import IMPORTANCE
-
-CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+from mmprune.trace.kinds import CONVS, TRANSPOSED_CONVS
 
 
 @dataclass
@@ -84,11 +83,11 @@ def input_channels(member: Member, module: nn.Module) -> np.ndarray | None:
         member is that of its outputs.
     """
     local = member.tensor.rpartition('.')[2].partition('#')[0]
-    if local != 'weight' or not isinstance(module, (*CONVS, *TRANSPOSED, nn.Linear)):
+    if local != 'weight' or not isinstance(module, (*CONVS, *TRANSPOSED_CONVS, nn.Linear)):
         return None
     if isinstance(module, nn.Linear):
         return member.index if member.dims == (1,) else None
-    if isinstance(module, TRANSPOSED):
+    if isinstance(module, TRANSPOSED_CONVS):
         return member.index if member.dims == (0,) else None
     # A supernet's modules have the numbers of their subnet; masks and weights are of full width.
     shape = module.weight.shape if member.computed is None else member.computed.shape

@@ -14,12 +14,11 @@ from torch import nn
 
 from mmprune.channels import ChannelGroup, Member
 from mmprune.channels.member_values import has_elements
-from mmprune.errors import InputError
+from mmprune.errors import InputError, check_choice, listed
 from mmprune.importance.effective import effective, tensors_of
+from mmprune.trace.kinds import TRANSPOSED_CONVS
 
 Array = np.ndarray
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 @dataclass(frozen=True)
@@ -118,9 +117,10 @@ class Importance(abc.ABC):
     def __init__(
         self, reduction: str = 'sum', normalise: str | None = None, members: str = 'all'
     ) -> None:
-        self.reduction = _chosen(self, 'reduction', reduction, REDUCTIONS)
-        self.normalise = normalise and _chosen(self, 'normalise', normalise, NORMALISATIONS)
-        self.members = _chosen(self, 'members', members, dict.fromkeys(MEMBERS))
+        check_choice(f'{self.name}: reduction', reduction, REDUCTIONS)
+        check_choice(f'{self.name}: normalise', normalise or 'none', NORMALISATIONS)
+        check_choice(f'{self.name}: members', members, MEMBERS)
+        self.reduction, self.normalise, self.members = reduction, normalise, members
 
     @abc.abstractmethod
     def member_scores(self, group: ChannelGroup, model: nn.Module) -> list[MemberScores]:
@@ -142,9 +142,10 @@ class Importance(abc.ABC):
         """
         found = self.member_scores(group, model)
         if not found:
+            tensors = listed((member.tensor for member in group.members), 3)
             raise InputError(
                 f"group '{group.space_id}': {self.name} finds nothing to go by in its "
-                f'{len(group.members)} tensors ({_listed(group)}): choose another importance, or '
+                f'{len(group.members)} tensors ({tensors}): choose another importance, or '
                 f'keep its channels by except_start_keys=[{group.space_id!r}]'
             )
         for member in found:
@@ -224,12 +225,7 @@ def scored(member: Member, values: torch.Tensor) -> MemberScores:
 
 def owner_of(member: Member, model: nn.Module) -> nn.Module:
     """The module that a member's tensor is an attribute of."""
-    owner = model
-    for name in member.tensor.split('.')[:-1]:
-        found = owner._modules[name]
-        assert found is not None
-        owner = found
-    return owner
+    return model.get_submodule(member.tensor.rpartition('.')[0])
 
 
 def ordered_members(group: ChannelGroup, model: nn.Module) -> list[Member]:
@@ -279,23 +275,10 @@ def reads_channels(
     if len(shape) < 2:
         return False
     module = owner_of(member, model)
-    if isinstance(module, TRANSPOSED):
+    if isinstance(module, TRANSPOSED_CONVS):
         return 1 not in member.dims and shape[1] > 1
     around = _layers_around(member.tensor)
     makes, reads = (
         any([name in names for name in around]) for names in (group.layers, group.consumers)
     )
     return 1 in member.dims if makes and reads else reads
-
-
-def _chosen(owner: Importance, option: str, value: str, allowed: Mapping[str, object]) -> str:
-    if value not in allowed:
-        raise InputError(
-            f'{owner.name}: {option} must be one of {", ".join(map(repr, allowed))}, not {value!r}'
-        )
-    return value
-
-
-def _listed(group: ChannelGroup) -> str:
-    names = [member.tensor for member in group.members]
-    return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')

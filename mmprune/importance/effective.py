@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from mmprune.channels import ChannelGroup, Member
 from mmprune.errors import InputError
+from mmprune.trace.function_mode import FunctionMode
 from mmprune.trace.recipes import Key, flat_tensors
 from mmprune.trace.trace_graph import ComputedWeight
 
@@ -90,7 +90,7 @@ def cannot_follow(weight: ComputedWeight, group: ChannelGroup, name: str) -> Inp
     )
 
 
-class WeightWatch(TorchFunctionMode):
+class WeightWatch(FunctionMode):
     """Catches the computed weights that layers are given during a forward pass with gradients.
 
     A weight is recognised by the parameters that its part of the autograd graph ends in, and by
@@ -118,14 +118,7 @@ class WeightWatch(TorchFunctionMode):
         self._seen: set[int] = set()
         self._turns: dict[frozenset[str], int] = {}
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = dict(kwargs or {})
+    def _call(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         result = func(*args, **kwargs)
         made = [t for t in flat_tensors(result) if t.grad_fn is not None]
         if made and self._is_weight(made[0]):

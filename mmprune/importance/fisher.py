@@ -27,7 +27,8 @@ class _Gradients:
 
     def __init__(self) -> None:
         self.num_images = 0
-        self.of_group: dict[str, torch.Tensor] = {}
+        self.heard: list[tuple[Reader, torch.Tensor]] = []
+        self.problem: InputError | None = None
 
     @contextmanager
     def watching(
@@ -47,12 +48,11 @@ class _Gradients:
             hear(reader, own)
             return own
 
-        handle = model.register_forward_pre_hook(count, with_kwargs=True)
-        try:
-            with hooked((reader for _, reader in readers(model, groups)), see):
-                yield
-        finally:
-            handle.remove()
+        with (
+            model.register_forward_pre_hook(count, with_kwargs=True),
+            hooked((reader for _, reader in readers(model, groups)), see),
+        ):
+            yield
 
     def _count(self, inputs: Sequence[Any]) -> None:
         """Take the first tensor's first dim for the images, the network's if it is called."""
@@ -61,7 +61,7 @@ class _Gradients:
             self.num_images = len(first)
 
     def add(self, reader: Reader, data: torch.Tensor, slope: torch.Tensor) -> None:
-        """Add what one run of a layer gives.
+        """Add what one run of a layer gives; nothing waits for a device.
 
         Args:
             reader: The layer.
@@ -69,33 +69,39 @@ class _Gradients:
                 windows), or not at all for a single one.
             slope: The gradient of the loss with respect to it, of its shape.
 
-        Raises:
-            InputError: It is not known which image is where.
+        Where it is not known which image is where, that is the ``problem``.
         """
-        count = self.num_images
-        product = (data.detach().double() * slope.double()).movedim(reader.dim, -1)
-        if count > 1 and (product.dim() < 2 or len(product) % count):
-            raise InputError(
+        count, exact = self.num_images, torch.promote_types(data.dtype, torch.float32)
+        product = data.detach().to(exact) * slope.to(exact)
+        dim = reader.dim % product.dim()
+        others = [other for other in range(min(dim, 1), product.dim()) if other != dim]
+        sums = product.sum(others) if others else product
+        if count > 1 and (sums.dim() < 2 or len(sums) % count):
+            self.problem = InputError(
                 f"group '{reader.space_id}': GroupFisherImportance cannot tell the {count} images "
                 f'of a batch from each other in an input of shape {tuple(data.shape)}: collect '
                 'from batches of one image each'
             )
-        sums = product.reshape(count, -1, product.shape[-1]).sum(1).cpu()
-        positions, channel = reader.places(sums.shape[1])
-        found = self.of_group.setdefault(
-            reader.space_id, sums.new_zeros(count, reader.num_channels)
-        )
-        found.index_add_(1, channel, sums[:, positions])
+            return
+        self.heard.append((reader, sums.reshape(count, -1, sums.shape[-1]).sum(1).double()))
 
-    def squares(self) -> dict[Key, torch.Tensor]:
+    def squares(self, scale: float = 1) -> dict[Key, torch.Tensor]:
         """By group, the sum over the images of their squared gradients, (C,).
 
         The loss of a batch is the mean of its images'.
+
+        Args:
+            scale: What the loss was multiplied by.
         """
-        return {
-            _key(space_id): (found * self.num_images).square().sum(0)
-            for space_id, found in self.of_group.items()
-        }
+        of_group: dict[str, torch.Tensor] = {}
+        for reader, each in self.heard:
+            sums = each.cpu() * (self.num_images / scale)
+            positions, channel = reader.places(sums.shape[1])
+            found = of_group.setdefault(
+                reader.space_id, sums.new_zeros(len(sums), reader.num_channels)
+            )
+            found.index_add_(1, channel, sums[:, positions])
+        return {_key(space_id): found.square().sum(0) for space_id, found in of_group.items()}
 
 
 def _key(space_id: str) -> Key:
@@ -138,25 +144,34 @@ class GroupFisherImportance(DataImportance):
         for (reader, data), slope in zip(runs, slopes, strict=True):
             if slope is not None:
                 gradients.add(reader, data, slope)
+        if gradients.problem is not None:
+            raise gradients.problem
         return gradients.squares()
 
     @contextmanager
-    def listening(self, model: nn.Module, groups: Groups) -> Iterator[None]:
+    def listening(self, model: nn.Module, groups: Groups, scale: float = 1) -> Iterator[None]:
         """Context of a training step, forward and backward; its images are added like a batch.
 
-        Nothing is run for it. Where a loss is scaled by a constant, so are the scores. A step
-        whose gradients are not finite, as those that a gradient scaler leaves out, adds nothing.
+        Nothing is run for it, but for the backward pass of layers that are frozen. A step adds
+        nothing whose gradients are not finite, as those that a gradient scaler leaves out, or whose
+        images cannot be told apart (regions, not equally many of each).
+
+        Args:
+            model: The network that the groups belong to.
+            groups: The channel groups; pinned ones are left out.
+            scale: What the loss is multiplied by before the backward pass.
         """
         prunable = {space_id: group for space_id, group in groups.items() if group.prunable}
         gradients = _Gradients()
 
         def hear(reader: Reader, data: torch.Tensor) -> None:
-            if data.requires_grad:
+            if torch.is_grad_enabled() and data.is_floating_point():
+                data.requires_grad_()
                 data.register_hook(lambda slope: gradients.add(reader, data, slope))
 
         with gradients.watching(model, prunable, hear):
             yield
-        squares = gradients.squares()
+        squares = {} if gradients.problem else gradients.squares(scale)
         if squares and all(bool(each.isfinite().all()) for each in squares.values()):
             self.add(squares)
 

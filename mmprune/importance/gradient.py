@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmprune.channels import ChannelGroup, Member
 from mmprune.channels.member_values import channel_sums
-from mmprune.errors import InputError
+from mmprune.errors import InputError, check_choice
 from mmprune.importance.data import DataImportance, Groups, Key, LossFunction, key_of
 from mmprune.importance.effective import WeightWatch, cannot_follow, in_full
 from mmprune.registry import IMPORTANCE
@@ -133,8 +133,7 @@ class TaylorImportance(_GradientImportance):
 
     def __init__(self, per: str = 'channel', squared: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if per not in PER:
-            raise InputError(f"{self.name}: per must be 'channel' or 'weight', not {per!r}")
+        check_choice(f'{self.name}: per', per, PER)
         self.per = per
         self.squared = squared
 

@@ -14,7 +14,6 @@ from mmprune.channels import ChannelGroup, Member
 from mmprune.channels.member_values import channel_rows, channel_sums
 from mmprune.errors import InputError
 from mmprune.importance.base import (
-    NORMS,
     Importance,
     MemberScores,
     ordered_members,
@@ -23,6 +22,7 @@ from mmprune.importance.base import (
 )
 from mmprune.importance.effective import effective, tensors_of
 from mmprune.registry import IMPORTANCE
+from mmprune.trace.kinds import NORMS
 
 
 def norm_scales(group: ChannelGroup, model: nn.Module) -> Iterator[tuple[Member, torch.Tensor]]:
@@ -194,7 +194,7 @@ class BNScaleImportance(Importance):
     """Absolute scale of the norms that a channel goes through.
 
     Liu, Li, Shen, Huang, Yan, Zhang, "Learning Efficient Convolutional Networks through Network
-    Slimming", 2017, section 3. Batch, group, instance and layer norms with a scale count.
+    Slimming", 2017, section 3. Batch, group, instance, layer and RMS norms with a scale count.
 
     Args:
         fallback: Importance, or its config, of groups without such a norm. None: they are

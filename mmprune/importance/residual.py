@@ -15,10 +15,11 @@ from torch import nn
 from mmprune.channels import ChannelGroup, Member
 from mmprune.channels.member_values import channel_rows
 from mmprune.errors import InputError
-from mmprune.importance.activation import CONVS, input_channels
+from mmprune.importance.activation import Reader, input_channels, readers
 from mmprune.importance.base import Importance, MemberScores, owner_of
 from mmprune.importance.data import DataImportance, Groups, Key, LossFunction, key_of
 from mmprune.registry import IMPORTANCE
+from mmprune.trace.kinds import CONVS
 
 L1 = MappingProxyType(dict(type='L1Importance'))
 STEPS = 128
@@ -88,29 +89,29 @@ def _without(
     return rest, weights[stays][:, stays] - mixed - mixed.T + both
 
 
-@dataclass
-class _Reader:
+class _Mixer:
     """A layer that mixes a group's channels, and what was seen of it in a batch.
 
+    Args:
+        reader: A convolution or linear layer, not depthwise.
+        places: Where its inputs are the channels that it reads, (R, K).
+
     Attributes:
-        module: A convolution or linear layer, not depthwise.
-        own: The channels that it reads, (R,).
-        places: Where its inputs are these, (R, K).
         reads: Covariances of all channels of the group, (C, C), float64.
         given: Sum of the variances of its outputs.
     """
 
-    module: Any
-    own: torch.Tensor
-    places: torch.Tensor
-    reads: torch.Tensor
-    given: float = 0.0
+    def __init__(self, reader: Reader, places: torch.Tensor) -> None:
+        self.reader, self.places = reader, places
+        self.own = reader.channel[places[:, 0]]
+        self.reads = torch.zeros(2 * (reader.num_channels,), dtype=torch.float64)
+        self.given = 0.0
 
-    def see(self, data: torch.Tensor, output: torch.Tensor) -> None:
+    def see(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         """Add a call: its input, (N, in, ...) or (..., in), and what came out."""
-        dim = -1 if isinstance(self.module, nn.Linear) else -1 - len(self.module.kernel_size)
-        rows = data.detach().movedim(dim, 0).flatten(1)
-        mask = getattr(self.module, 'in_mask', None)
+        dim = self.reader.dim
+        rows = inputs[0].detach().movedim(dim, 0).flatten(1)
+        mask = getattr(module, 'in_mask', None)
         if mask is not None and len(rows) < mask.numel():  # a subnet is set: the others are 0
             kept = rows
             rows = kept.new_zeros(mask.numel(), kept.shape[1])
@@ -158,20 +159,13 @@ class ResidualImportance(DataImportance):
         self, model: nn.Module, groups: Groups, loss_fn: LossFunction, batch: Any
     ) -> dict[Key, torch.Tensor]:
         """Covariances of what each layer reads, divided by the variance of what it gives."""
-        readers = {}
+        mixers = dict(_mixers(model, groups))
         with ExitStack() as stack, torch.no_grad():
-            for key, reader in _readers(model, groups):
-                readers[key] = reader
-
-                def hook(
-                    module: nn.Module, inputs: Any, output: Any, reader: _Reader = reader
-                ) -> None:
-                    reader.see(inputs[0], output)
-
-                handle = reader.module.register_forward_hook(hook)
+            for mixer in mixers.values():
+                handle = mixer.reader.module.register_forward_hook(mixer.see)
                 stack.callback(handle.remove)
             loss_fn(model, batch)
-        return {key: r.reads / r.given for key, r in readers.items() if r.given > 0}
+        return {key: mixer.reads / mixer.given for key, mixer in mixers.items() if mixer.given > 0}
 
     def of_group(self, scores: np.ndarray) -> np.ndarray:
         """Errors, not squared, as the sizes of weights are not."""
@@ -208,27 +202,21 @@ class ResidualImportance(DataImportance):
         return super().scores(group, model)
 
 
-def _readers(model: nn.Module, groups: Groups) -> Iterator[tuple[Key, _Reader]]:
-    for group in groups.values():
-        for member in group.used:
-            if member.tensor.rpartition('.')[0] not in group.consumers:
-                continue
-            module = owner_of(member, model)
-            places = _places(member, module)
-            if places is not None:
-                own = torch.from_numpy(np.unique(member.index[member.index >= 0]))
-                reads = torch.zeros(2 * (group.num_channels,), dtype=torch.float64)
-                yield key_of(group, member), _Reader(module, own, places, reads)
+def _mixers(model: nn.Module, groups: Groups) -> Iterator[tuple[Key, _Mixer]]:
+    for key, reader in readers(model, groups):
+        places = _places(reader)
+        if places is not None:
+            yield key, _Mixer(reader, places)
 
 
-def _places(member: Member, module: nn.Module) -> torch.Tensor | None:
+def _places(reader: Reader) -> torch.Tensor | None:
     """Where a layer reads each channel that it reads, (R, K).
 
     None for layers that mix no channels, and where some are read oftener than others.
     """
-    channel = input_channels(member, module)
-    if channel is None or _is_depthwise(module):
+    if _is_depthwise(reader.module):
         return None
+    channel = reader.channel.numpy()
     read = np.flatnonzero(channel >= 0)
     order = read[channel[read].argsort(kind='stable')]
     counts = np.unique(channel[read], return_counts=True)[1]

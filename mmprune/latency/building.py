@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product, zip_longest
 from typing import Any
@@ -10,11 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from mmprune.collector import collector_waits
 from mmprune.latency.device import Device
 from mmprune.latency.estimator import Prepared, data_of, layer_forms, widths_of_groups
 from mmprune.latency.shapes import LayerShape, layer_calls
 from mmprune.latency.table import LatencyTable, MeasuredLayer
-from mmprune.latency.timing import seconds_of, without_collection
+from mmprune.latency.timing import seconds_of
 
 SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
 """Shares of a layer's full width that are measured, of its inputs and of its outputs."""
@@ -56,7 +58,8 @@ def build_table(
     points = [list(product(*grid)) for grid in grids.values()]
     steps = list(zip_longest(*points))
     found: dict[LayerShape, list[float]] = {shape: [] for shape in grids}
-    with without_collection():
+    gc.collect()
+    with collector_waits():
         for number in track(range(len(steps)), len(steps)):
             times = _time(list(grids), steps[number], like)
             for shape, seconds in zip(grids, times, strict=True):

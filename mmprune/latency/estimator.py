@@ -61,17 +61,17 @@ def widths_of_groups(network: Prepared) -> dict[str, int]:
 class LatencyEstimator:
     """Predicts the time of subnets: the layers of the table, and a correction for the rest.
 
+    Where the width of a layer depends on which channels of a group are kept, not only on how
+    many, it is taken to be the mean over all sets of so many.
+
     Args:
         table: Times of the layers of this network on this device.
         network: The prepared network.
-
-    Raises:
-        CostError: A layer's width depends on which channels are kept.
     """
 
     def __init__(self, table: LatencyTable, network: Prepared) -> None:
         self.table = table
-        self._costs = network.cost_table
+        self._costs = network.cost_table.mean
         self._forms = [layer_forms(network, name) for name, _ in table.calls]
         tabled = {name for name, _ in table.calls}
         rest = [work for work in self._memory.work if work.module not in tabled]
@@ -99,7 +99,10 @@ class LatencyEstimator:
             layer = self.table.layers[number]
             along = np.stack([evaluate(form, widths) for form in forms[: len(layer.grid)]])
             table += layer.at(along)
-        rest = [form.batch(widths.T)[0] for form in (self._rest_bytes, self._rest_macs)]
+        wide = torch.from_numpy(widths).double()
+        rest = [
+            form.differentiable(wide)[:, 0].numpy() for form in (self._rest_bytes, self._rest_macs)
+        ]
         return np.stack([table, *rest, np.ones(len(widths))], axis=1)
 
     def batch(self, widths: IntArray) -> np.ndarray:
@@ -136,7 +139,7 @@ def layer_forms(network: Prepared, name: str) -> tuple[LinearForm, LinearForm]:
     """The numbers of inputs and outputs of a layer, as functions of the widths."""
     layer = network.layers[name]
     labels = [layer.inputs if layer.inputs is not None else layer.outputs, layer.outputs]
-    forms = [network.cost_table.form(each, name) for each in labels if each is not None]
+    forms = [network.cost_table.mean.form(each, name) for each in labels if each is not None]
     return forms[0], forms[1]
 
 

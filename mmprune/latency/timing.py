@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+
+from mmprune.collector import collector_waits
 
 Call = Callable[[], Any]
 Clock = Callable[[], float]
@@ -64,19 +65,6 @@ def seconds_of(
     return clock() - start
 
 
-@contextmanager
-def without_collection() -> Iterator[None]:
-    """Keep Python's garbage collector from running in the middle of a measurement."""
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 def interleaved(
     calls: Mapping[str, Call],
     seconds: float,
@@ -106,7 +94,8 @@ def interleaved(
             call()
     found: dict[str, list[float]] = {name: [] for name in calls}
     start = time.perf_counter()
-    with without_collection():
+    gc.collect()
+    with collector_waits():
         for number in range(most_rounds):
             if number >= least_rounds and time.perf_counter() - start > seconds:
                 break

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import nn
 
 from mmprune.errors import InputError
-from mmprune.layers.layer import CONVS, TRANSPOSED_CONVS
 from mmprune.layers.surgery import called as named
 from mmprune.layers.surgery import channels_of, rule_of
+from mmprune.trace.kinds import CONVS, TRANSPOSED_CONVS
+from mmprune.trace.model_state import modes_kept
 
 _ALONG_DIM_1 = (*CONVS, *TRANSPOSED_CONVS, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.PReLU)
 
@@ -30,27 +32,21 @@ def check_fits(model: nn.Module, *inputs: Any) -> Any:
             fails otherwise; the message names the layer and both numbers.
     """
     called: list[tuple[str, nn.Module, tuple[Any, ...]]] = []
-    handles = []
-    for name, module in model.named_modules():
+    with ExitStack() as stack, modes_kept(model), torch.no_grad():
+        for name, module in model.named_modules():
 
-        def enter(module: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
-            called.append((name, module, args))
+            def enter(module: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
+                called.append((name, module, args))
 
-        def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            called.pop()
+            def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+                called.pop()
 
-        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
-    was_training = [(module, module.training) for module in model.modules()]
-    try:
-        with torch.no_grad():
+            stack.enter_context(module.register_forward_pre_hook(enter))
+            stack.enter_context(module.register_forward_hook(leave))
+        try:
             return model.eval()(*inputs)
-    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        raise InputError(_misfit(*called[-1], error) if called else str(error)) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, training in was_training:
-            module.training = training
+        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+            raise InputError(_misfit(*called[-1], error) if called else str(error)) from error
 
 
 def _misfit(name: str, module: nn.Module, args: tuple[Any, ...], error: Exception) -> str:

@@ -11,11 +11,8 @@ from torch import nn
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray
 from mmprune.channels.propagate import Labelling
+from mmprune.trace.kinds import CONVS, NORMS, TRANSPOSED_CONVS
 from mmprune.trace.walk import buffers_of, modules_of, parameters_of
-
-CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED_CONVS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)
@@ -106,16 +103,21 @@ def known_masks(
             counts = columns.reshape(groups, per_group).sum(axis=1)
             if may_lose_groups and rows is not None:
                 counts = counts[(counts > 0) | rows.reshape(groups, each).any(axis=1)]
-            if counts.min() != counts.max():
-                raise ValueError(
-                    f'its {groups} groups keep between {counts.min()} and {counts.max()} channels; '
-                    'they must keep equally many'
-                )
+            check_equal(counts)
             columns = np.repeat(columns.reshape(groups, per_group), each, axis=0)
             masks['weight'].append(columns.reshape(-1, per_group, *(1,) * (rank - 2)))
         else:
             masks['weight'].append(columns.reshape(1, -1, *(1,) * (rank - 2)))
     return {**masks, **bias}
+
+
+def check_equal(counts: IntArray) -> None:
+    """Refuse groups of a layer that keep these numbers of channels, unless they are equal."""
+    if counts.min() != counts.max():
+        raise ValueError(
+            f'its {len(counts)} groups keep between {counts.min()} and {counts.max()} channels; '
+            'they must keep equally many'
+        )
 
 
 def _check_whole_groups(in_mask: BoolArray | None, out_mask: BoolArray | None, groups: int) -> None:
@@ -135,34 +137,25 @@ def _along(factors: list[IntArray], dim: int, size: int) -> IntArray:
     return np.full(size, -1)
 
 
-def _conv_inputs(module: Any, factors: list[IntArray], out: IntArray) -> IntArray:
-    """Labels of a convolution's input channels, read off its weight's labels."""
-    groups = module.groups
-    per_group = module.in_channels // groups
-    if groups == 1:
-        return _along(factors, 1, per_group)
-    each = module.out_channels // groups
-    if per_group == 1:
-        return out[::each]
-    for factor in factors:
-        if factor.shape[1] > 1:
-            rows = np.broadcast_to(factor, (module.out_channels, *factor.shape[1:]))
-            return rows.reshape(module.out_channels, per_group)[::each].ravel()
-    return np.full(module.in_channels, -1)
+def _across(factors: list[IntArray], groups: int, rows: IntArray, channels: int) -> IntArray:
+    """Labels of the channels that a convolution's weight has along its second dim.
 
-
-def _transposed_outputs(module: Any, factors: list[IntArray], inputs: IntArray) -> IntArray:
-    groups = module.groups
-    per_group, each = module.out_channels // groups, module.in_channels // groups
+    Args:
+        factors: The label arrays of the weight.
+        groups: Of the convolution.
+        rows: The labels along its first dim.
+        channels: How many channels the other side has.
+    """
+    per_group, each = channels // groups, len(rows) // groups
     if groups == 1:
         return _along(factors, 1, per_group)
     if per_group == 1:
-        return inputs[::each]
+        return rows[::each]
     for factor in factors:
         if factor.shape[1] > 1:
-            rows = np.broadcast_to(factor, (module.in_channels, *factor.shape[1:]))
-            return rows.reshape(module.in_channels, per_group)[::each].ravel()
-    return np.full(module.out_channels, -1)
+            columns = np.broadcast_to(factor, (len(rows), *factor.shape[1:]))
+            return columns.reshape(len(rows), per_group)[::each].ravel()
+    return np.full(channels, -1)
 
 
 def layers_of(model: nn.Module, labelling: Labelling) -> dict[str, Layer]:
@@ -212,19 +205,17 @@ def _layer(
     name: str, module: Any, own: dict[str, list[IntArray]], norm: IntArray | None
 ) -> Layer | None:
     weight = own.get('weight')
-    if isinstance(module, CONVS) and weight is not None:
-        out = _along(weight, 0, module.out_channels)
-        inputs = _conv_inputs(module, weight, out)
-        rank = len(module.kernel_size) + 2
+    if isinstance(module, (*CONVS, *TRANSPOSED_CONVS)) and weight is not None:
+        sides = module.in_channels, module.out_channels
+        is_transposed = isinstance(module, TRANSPOSED_CONVS)
+        size, other = sides if is_transposed else sides[::-1]
+        rows = _along(weight, 0, size)
+        columns = _across(weight, module.groups, rows, other)
+        inputs, out = (rows, columns) if is_transposed else (columns, rows)
         # A kernel whose positions are channels of the input loses some of them.
         loses = any(f.shape[:2] == (1, 1) and (f >= 0).any() for f in weight)
-        kernel = () if loses else ('weight',)
-        return Layer(name, inputs, out, rank, own, (*kernel, *_known_bias(own, out)))
-    if isinstance(module, TRANSPOSED_CONVS) and weight is not None:
-        inputs = _along(weight, 0, module.in_channels)
-        out = _transposed_outputs(module, weight, inputs)
-        rank = len(module.kernel_size) + 2
-        return Layer(name, inputs, out, rank, own, ('weight', *_known_bias(own, out)))
+        known = (*(() if loses else ('weight',)), *_known_bias(own, out))
+        return Layer(name, inputs, out, len(module.kernel_size) + 2, own, known)
     if isinstance(module, nn.Linear) and weight is not None:
         out = _along(weight, 0, module.out_features)
         inputs = _along(weight, 1, module.in_features)

@@ -56,42 +56,52 @@ def _register(*names: str) -> Callable[[Slicer], Slicer]:
     return decorate
 
 
-@_register('Conv1d', 'Conv2d', 'Conv3d')
-def _conv(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
-    out_channels, per_group = shapes['weight'][:2]
-    groups = module.groups
-    if loses_groups(groups, module.in_channels, module.out_channels):
-        groups = out_channels * module.groups // module.out_channels
-    kernel = tuple(shapes['weight'][2:]) or module.kernel_size
-    channels_now = dict(in_channels=per_group * groups, out_channels=out_channels, groups=groups)
-    return {**channels_now, 'kernel_size': kernel}
+def _conv(first: str, second: str) -> Slicer:
+    def mend(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
+        size, per_group = shapes['weight'][:2]
+        groups = module.groups
+        if loses_groups(groups, module.in_channels, module.out_channels):
+            groups = size * module.groups // getattr(module, first)
+        kernel = tuple(shapes['weight'][2:]) or module.kernel_size
+        return {
+            first: size, second: per_group * groups, 'groups': groups, 'kernel_size': kernel
+        }  # fmt: skip
+
+    return mend
 
 
-@_register('ConvTranspose1d', 'ConvTranspose2d', 'ConvTranspose3d')
-def _conv_transpose(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
-    in_channels, per_group = shapes['weight'][:2]
-    groups = module.groups
-    if loses_groups(groups, module.in_channels, module.out_channels):
-        groups = in_channels * module.groups // module.in_channels
-    return dict(in_channels=in_channels, out_channels=per_group * groups, groups=groups)
+_register('Conv1d', 'Conv2d', 'Conv3d')(_conv('out_channels', 'in_channels'))
+_register('ConvTranspose1d', 'ConvTranspose2d', 'ConvTranspose3d')(
+    _conv('in_channels', 'out_channels')
+)
 
 
-@_register('Linear')
-def _linear(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
-    out_features, in_features = shapes['weight']
-    return dict(in_features=in_features, out_features=out_features)
+def _dims(**dims: tuple[str, int]) -> Slicer:
+    """Every attribute is the size of a dim of a tensor."""
+    return lambda module, shapes, channels: {n: shapes[t][dim] for n, (t, dim) in dims.items()}
 
 
-@_register('_BatchNorm', '_NormBase')
-def _batch_norm(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
-    sizes = [shape[0] for shape in shapes.values() if shape]
-    return dict(num_features=sizes[0] if sizes else channels or module.num_features)
+_register('Linear')(_dims(in_features=('weight', 1), out_features=('weight', 0)))
+_register('PReLU')(_dims(num_parameters=('weight', 0)))
+_register('RNNCellBase')(_dims(input_size=('weight_ih', 1), hidden_size=('weight_hh', 1)))
+_register('Embedding', 'EmbeddingBag')(
+    _dims(num_embeddings=('weight', 0), embedding_dim=('weight', 1))
+)
+_register('Bilinear')(
+    _dims(out_features=('weight', 0), in1_features=('weight', 1), in2_features=('weight', 2))
+)
 
 
-@_register('GroupNorm')
-def _group_norm(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
-    sizes = [shape[0] for shape in shapes.values()]
-    return dict(num_channels=sizes[0] if sizes else channels or module.num_channels)
+def _norm(name: str) -> Slicer:
+    def mend(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
+        sizes = [shape[0] for shape in shapes.values() if shape]
+        return {name: sizes[0] if sizes else channels or getattr(module, name)}
+
+    return mend
+
+
+_register('_BatchNorm', '_NormBase')(_norm('num_features'))
+_register('GroupNorm')(_norm('num_channels'))
 
 
 @_register('LayerNorm', 'RMSNorm')
@@ -101,33 +111,12 @@ def _layer_norm(module: Any, shapes: Shapes, channels: int | None) -> Attributes
     return {}  # without a weight, the shape is one of the stored numbers
 
 
-@_register('PReLU')
-def _prelu(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
-    return dict(num_parameters=shapes['weight'][0])
-
-
 @_register('RNNBase')
 def _recurrent(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
     gates = {'LSTM': 4, 'GRU': 3}.get(module.mode, 1)
     rows, input_size = shapes['weight_ih_l0']
     projection = shapes.get('weight_hr_l0', (0,))
     return dict(input_size=input_size, hidden_size=rows // gates, proj_size=projection[0])
-
-
-@_register('RNNCellBase')
-def _recurrent_cell(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
-    return dict(input_size=shapes['weight_ih'][1], hidden_size=shapes['weight_hh'][1])
-
-
-@_register('Bilinear')
-def _bilinear(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
-    out_features, first, second = shapes['weight']
-    return dict(out_features=out_features, in1_features=first, in2_features=second)
-
-
-@_register('Embedding', 'EmbeddingBag')
-def _embedding(module: Any, shapes: Shapes, channels: int | None) -> Attributes:
-    return dict(num_embeddings=shapes['weight'][0], embedding_dim=shapes['weight'][1])
 
 
 @_register('torch.nn.modules.activation.MultiheadAttention')

@@ -15,11 +15,12 @@ import torch
 from torch import nn
 
 from mmprune.channels.constraints import BoolArray
-from mmprune.errors import InputError
+from mmprune.errors import InputError, check_choice
 from mmprune.layers.computed import renew_computed_weights
 from mmprune.layers.cut import cut_of_masks
-from mmprune.layers.layer import CONVS, TRANSPOSED_CONVS, known_masks
+from mmprune.layers.layer import check_equal, known_masks
 from mmprune.layers.slicers import mended_attributes
+from mmprune.trace.kinds import CONVS, TRANSPOSED_CONVS
 
 Masks = dict[str, list[BoolArray]]
 """Local tensor name -> masks of the tensor's rank, as ``cut_of_masks`` takes them."""
@@ -173,12 +174,7 @@ def _known(module: Any, side: str, keep: BoolArray) -> Masks:
         return known_masks(module, masks['in'], masks['out'], groups)
     rows = 'in' if isinstance(module, TRANSPOSED_CONVS) else 'out'
     if groups > 1 and side == rows:
-        counts = keep.reshape(groups, -1).sum(axis=1)
-        if counts.min() != counts.max():
-            raise ValueError(
-                f'its {groups} groups keep between {counts.min()} and {counts.max()} channels; '
-                'they must keep equally many'
-            )
+        check_equal(keep.reshape(groups, -1).sum(axis=1))
     if side == 'in':
         return known_masks(module, keep, None, groups)
     return known_masks(module, None, keep, groups)
@@ -189,12 +185,7 @@ def _norm(module: Any, side: str, keep: BoolArray) -> Masks:
     if len(shape) > 1:
         raise ValueError(f'it normalises over {len(shape)} dims at once, {tuple(shape)}')
     if isinstance(module, nn.GroupNorm):
-        counts = keep.reshape(module.num_groups, -1).sum(axis=1)
-        if counts.min() != counts.max():
-            raise ValueError(
-                f'its {module.num_groups} groups keep between {counts.min()} and {counts.max()} '
-                'channels; they must keep equally many'
-            )
+        check_equal(keep.reshape(module.num_groups, -1).sum(axis=1))
     return known_masks(module, None, keep)
 
 
@@ -277,8 +268,7 @@ def rule_of(module: nn.Module) -> tuple[tuple[str | None, str], Rule] | None:
 
 
 def _row(module: nn.Module, side: str, name: str) -> tuple[tuple[str | None, str], Rule]:
-    if side not in ('in', 'out'):
-        raise InputError(f"side must be 'in' or 'out', not {side!r}")
+    check_choice('side', side, ('in', 'out'))
     row = rule_of(module)
     if row is None:
         kinds = ', '.join(

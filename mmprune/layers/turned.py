@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mmprune.layers.cut import Cut, grouped_cut, plain_cut
-from mmprune.layers.layer import NORMS, TRANSPOSED_CONVS
+from mmprune.trace.kinds import NORMS, TRANSPOSED_CONVS
 
 
 def turned_cuts(

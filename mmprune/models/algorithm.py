@@ -11,11 +11,17 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from torch.utils.data import DataLoader, Subset
 
-from mmprune.checkpoint import check_fit, load_weights, read_checkpoint
+from mmprune.checkpoint import (
+    check_fit,
+    load_weights,
+    make_mmengine_load_safely,
+    read_checkpoint,
+)
 from mmprune.config import enter_scope, load_config
 from mmprune.errors import InputError
 from mmprune.missing_data import data_named
 from mmprune.models.autoslim import AutoSlim, Recalibration
+from mmprune.models.deployed import check_belongs
 from mmprune.models.training_data import collate_function
 from mmprune.randomness import seeded
 from mmprune.registry import DATASETS, MODELS
@@ -24,12 +30,15 @@ WRAPPED = 'architecture.'
 """How the names of a network's weights begin in the checkpoint of an algorithm."""
 
 
-def build_algorithm(cfg: Config, checkpoint: str | os.PathLike[str]) -> AutoSlim:
+def build_algorithm(
+    cfg: Config, checkpoint: str | os.PathLike[str], jointly: bool = False
+) -> AutoSlim:
     """Build the supernet of a config and load its weights and masks.
 
     Args:
         cfg: Its ``model`` is an AutoSlim that is not retraining.
         checkpoint: A checkpoint of that supernet, or of the plain network that it was made from.
+        jointly: Whether it may also retrain several given subnets jointly.
 
     Returns:
         The algorithm on the CPU, in eval mode, at the width that the checkpoint holds, or the
@@ -39,7 +48,7 @@ def build_algorithm(cfg: Config, checkpoint: str | os.PathLike[str]) -> AutoSlim
         InputError: If the config has no supernet, or the checkpoint is none of it.
     """
     algorithm = build_model(cfg)
-    check_is_supernet(algorithm, str(cfg.filename))
+    check_is_supernet(algorithm, str(cfg.filename), jointly)
     load_supernet(algorithm, checkpoint)
     algorithm.architecture.eval()
     return algorithm
@@ -80,7 +89,9 @@ def load_network(config: str | Path | Config, checkpoint: str | Path) -> BaseMod
         config: Of a deployed network, or of any other.
         checkpoint: Fits the model exactly.
     """
-    network = build_model(load_config(config))
+    cfg = load_config(config)
+    network = build_model(cfg)
+    check_belongs(cfg, read_checkpoint(checkpoint), checkpoint)
     load_weights(network, checkpoint)
     return network.eval()
 
@@ -90,12 +101,13 @@ def build_model(cfg: Config) -> BaseModel:
     model = deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    make_mmengine_load_safely()  # a network may load a part of itself
     with enter_scope(cfg):
         return MODELS.build(model)
 
 
-def check_is_supernet(model: Any, config: str) -> None:
-    """Raise InputError if ``model`` has no widths to choose from."""
+def check_is_supernet(model: Any, config: str, jointly: bool = False) -> None:
+    """Raise InputError if ``model`` has no widths to choose from, or given ones only."""
     if not isinstance(model, AutoSlim):
         raise InputError(
             f'{config}: its model is a {type(model).__name__}, which has no subnets; wrap it as '
@@ -105,6 +117,11 @@ def check_is_supernet(model: Any, config: str) -> None:
         raise InputError(
             f'{config}: its model has retraining=True, so it is one subnet already; '
             'use the config of the supernet.'
+        )
+    if model.subnets and not jointly:
+        raise InputError(
+            f'{config}: its model retrains {len(model.subnets)} given subnets jointly, each with '
+            'norms of its own; use the config of the supernet, or tools/deploy_subnet.py.'
         )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmprune.deploy.channel_cfg import as_channel_cfg
 from mmprune.errors import InputError
+from mmprune.execution import SwitchableNorms
 from mmprune.models.demo_inputs import ConfiguredInput
 from mmprune.models.distillers import SelfDistiller
 from mmprune.models.norm_statistics import (
@@ -19,12 +20,15 @@ from mmprune.models.norm_statistics import (
     norms_with_statistics,
     recalibrate_norm_statistics,
 )
-from mmprune.models.sandwich import LABELLED, sandwich_step
+from mmprune.models.sandwich import LABELLED, slimmable_step
 from mmprune.models.training_data import training_data
 from mmprune.models.transparent import Transparent
 from mmprune.registry import MODELS, PRUNERS
 
 ChannelCfg = str | Path | dict[str, Any]
+Subnet = dict[str, Tensor]
+NORMS = 'switchable_norms'
+"""Where the norms of subnets that are retrained jointly are in the state dict."""
 
 
 @MODELS.register_module()
@@ -36,7 +40,9 @@ class AutoSlim(Transparent):
     distillation; a search loop (``GreedySearchLoop``, ``EvolutionSearchLoop``)
     then looks for subnets under a budget, and ``tools/deploy_subnet.py`` writes
     one of them as a plain network. With ``retraining=True`` and a
-    ``channel_cfg`` the model *is* that plain network, trained from scratch.
+    ``channel_cfg`` the model *is* that plain network, trained from scratch; with a list of them
+    these subnets are trained jointly, and share all weights but those of norms with statistics
+    (Yu et al., "Slimmable Neural Networks", 2019).
 
     The network's weights are under ``architecture.`` in the state dict, masks
     included; names in channel configs are relative to ``architecture``, and hooks and constructors
@@ -60,17 +66,22 @@ class AutoSlim(Transparent):
         bn_training_mode: Let the norms use each batch's own statistics in
             validation and test too, as MMRazor 0.x has it. The running
             statistics stay as they are. Search and deployment never do this.
-        retraining: Train the subnet of ``channel_cfg`` instead of all widths.
-        channel_cfg: The subnet to retrain: a file or its contents.
+        retraining: Train the subnet of ``channel_cfg`` instead of all widths, or those of a list.
+        channel_cfg: The subnet to retrain: a file or its contents; or a list of subnets.
         recalibration: How the search and the tools compute a subnet's norm
-            statistics: the fields of :class:`Recalibration`.
+            statistics: the fields of :class:`Recalibration`. Subnets that are retrained
+            jointly keep theirs.
         data_preprocessor: For a network's config that brings none of its own.
         init_cfg: As in mmengine.
 
     Raises:
         InputError: If ``input_shape`` is no shape, ``num_sample_training`` is below 2,
-            ``channel_cfg`` does not go with ``retraining``, or a distiller's module is unknown.
-        NotImplementedError: If ``channel_cfg`` is a list of several subnets.
+            ``channel_cfg`` does not go with ``retraining``, is an empty list or does not fit, or a
+            distiller's module is unknown.
+
+    Attributes:
+        is_slimmable: Whether it has several widths, rather than being one plain network.
+        subnets: The subnets that are retrained jointly, if it is these.
     """
 
     def __init__(
@@ -113,19 +124,64 @@ class AutoSlim(Transparent):
             distiller = MODELS.build({'_scope_': 'mmprune', **distiller})
         self.pruner = pruner
         self.distiller: SelfDistiller | None = None if retraining else distiller
-        self.is_slimmable = not retraining
-        if channel_cfg is not None:
-            if isinstance(channel_cfg, list):
-                raise NotImplementedError(
-                    f'channel_cfg lists {len(channel_cfg)} subnets, but retraining several jointly '
-                    'is not implemented: give one, and train each in a run of its own.'
-                )
+        self.subnets: list[Subnet] = []
+        self.is_slimmable = True
+        if channel_cfg is not None and not isinstance(channel_cfg, list | tuple):
+            self.is_slimmable = False
             self.architecture = pruner.deploy_subnet(network, as_channel_cfg(channel_cfg))
             return
         self.architecture = network
         if self.distiller is not None:
             self.distiller.check(network)
         pruner.prepare_from_supernet(network, demo_input=self.roads)
+        if channel_cfg is not None:
+            self._retrain_jointly(channel_cfg)
+
+    def _retrain_jointly(self, channel_cfgs: Sequence[ChannelCfg]) -> None:
+        if not channel_cfgs:
+            raise InputError('channel_cfg lists no subnets to retrain')
+        self.subnets = [self.pruner.load_channel_cfg(as_channel_cfg(c)) for c in channel_cfgs]
+        # A submodule under this name, whatever attributes the network has.
+        self._modules[NORMS] = self.pruner.switchable_norms(len(self.subnets))
+        self.recalibration = Recalibration(num_batches=0)
+        self.register_load_state_dict_post_hook(_set_loaded_subnet)
+        self.switch_subnet(0)
+
+    @property
+    def _norms(self) -> SwitchableNorms | None:
+        found: Any = self._modules.get(NORMS)
+        return found
+
+    def switch_subnet(self, number: int) -> None:
+        """Set one of the subnets that are retrained jointly, with its norms.
+
+        Raises:
+            InputError: There is no subnet of this number.
+        """
+        if not 0 <= number < len(self.subnets):
+            raise InputError(f'no subnet {number}: {len(self.subnets)} are retrained jointly')
+        assert self._norms is not None
+        self._norms.switch(number)
+        self.pruner.set_subnet(self.subnets[number])
+
+    def select_subnet(self, channel_cfg: ChannelCfg) -> None:
+        """Set the subnet of a channel config, with its norms where it is one of ``subnets``.
+
+        Raises:
+            InputError: It does not fit the network, or is none of those of a joint retraining.
+        """
+        subnet = self.pruner.load_channel_cfg(channel_cfg)
+        if not self.subnets:
+            self.pruner.set_subnet(subnet)
+            return
+        keys = [[mask.flatten().tolist() for mask in each.values()] for each in self.subnets]
+        key = [mask.flatten().tolist() for mask in subnet.values()]
+        if key not in keys:
+            raise InputError(
+                f'{as_channel_cfg(channel_cfg).source}: is none of the {len(keys)} subnets that '
+                'model.channel_cfg of the config lists, so there are no norms for it'
+            )
+        self.switch_subnet(keys.index(key))
 
     def forward(
         self, inputs: Tensor, data_samples: list[Any] | None = None, mode: str = 'tensor'
@@ -149,10 +205,32 @@ class AutoSlim(Transparent):
         return self.architecture(inputs, data_samples, mode='loss' if mode == LABELLED else mode)
 
     def train_step(self, data: Any, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
-        """Train on one batch; see :func:`mmprune.models.sandwich.sandwich_step`."""
+        """Train on one batch; see :func:`mmprune.models.sandwich.slimmable_step`."""
         if self.is_slimmable:
-            return sandwich_step(self, self, data, optim_wrapper)
+            return slimmable_step(self, self, data, optim_wrapper)
         return super().train_step(data, optim_wrapper)
+
+    def init_weights(self) -> None:
+        """Initialise the network as its config says; all subnets begin with the same norms."""
+        super().init_weights()
+        if self._norms is not None:
+            self._norms.begin_alike()
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Let subnets begin with the norms of a supernet, or plain network, that is loaded."""
+        if self._norms is not None:
+            self._norms.fill(state_dict, f'{prefix}{NORMS}.', f'{prefix}architecture.')
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def for_optimizers(self) -> list[nn.Module]:
+        """The network, and the norms of further subnets by the names that they have in it."""
+        if self._norms is None:
+            return super().for_optimizers()
+        # An optimizer's state goes by the order of parameters.
+        self.switch_subnet(0)
+        return [self.architecture, *self._norms.others]
 
     def val_step(self, data: Any) -> list[Any]:
         """Predict a batch at the width that is set, leaving the running statistics as they are."""
@@ -204,6 +282,11 @@ class Recalibration:
     num_batches: int = 16
     batch_size: int | None = None
     seed: int = 0
+
+
+def _set_loaded_subnet(algorithm: AutoSlim, incompatible_keys: Any) -> None:
+    """Set the subnet whose norms a checkpoint has in the network."""
+    algorithm.switch_subnet(int(algorithm._modules[NORMS].index))
 
 
 def _build_network(

@@ -1,7 +1,8 @@
 """One training step of a slimmable network: several widths, one optimizer step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -31,25 +32,20 @@ class Slimmable(Protocol):
     pruner: Any
     distiller: SelfDistiller | None
     num_sample_training: int
+    subnets: list[Any]
+    switch_subnet: Callable[[int], None]
     data_preprocessor: nn.Module
     parameters: Callable[[], Iterator[nn.Parameter]]
     parse_losses: Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
 
 
-def sandwich_step(
+def slimmable_step(
     algorithm: Slimmable, model: nn.Module, data: Any, optim_wrapper: OptimWrapper
 ) -> dict[str, Tensor]:
-    """Train the widest, the narrowest and some random widths on one batch.
+    """Train several widths on one batch: the given subnets, if there are any, or by the sandwich.
 
-    The sandwich rule with in-place distillation (Yu and Huang, "Universally
-    Slimmable Networks and Improved Training Techniques", 2019, sections 3.1
-    and 3.2): the widest learns from the labels, and teaches the others by its
-    detached outputs. Each width's backward pass follows its forward pass, so
-    that one graph is held in memory at a time; the gradients add up and the
-    optimizer steps once. Without a distiller every width learns from labels.
-
-    Only the widest leaves a trace in the norms' running statistics: a mixture
-    over widths would fit none of them. Afterwards the widest is set.
+    Each width's backward pass follows its forward pass, so that one graph is held in memory at a
+    time; the gradients add up and the optimizer steps once.
 
     Args:
         algorithm: The model with pruner, distiller and network.
@@ -62,33 +58,85 @@ def sandwich_step(
     Returns:
         The losses to log, by ``<width>.<name>``, and their sum as ``loss``.
     """
-    batch = algorithm.data_preprocessor(data, True)
-    device = next(algorithm.parameters()).device
-    num_random = algorithm.num_sample_training - 2
-    widths = ['max_subnet', 'min_subnet', *(f'random_subnet{i + 1}' for i in range(num_random))]
+    step = _joint_step if algorithm.subnets else _sandwich_step
+    return step(algorithm, model, data, optim_wrapper)
 
-    logs: dict[str, Tensor] = {}
-    total = torch.zeros((), device=device)
+
+def _joint_step(
+    algorithm: Slimmable, model: nn.Module, data: Any, optim_wrapper: OptimWrapper
+) -> dict[str, Tensor]:
+    """Train the given subnets, each with norms of its own; all learn from labels.
+
+    Yu et al., "Slimmable Neural Networks", 2019, algorithm 1. Afterwards the first one is set.
+    """
+    numbers = range(len(algorithm.subnets))
+    widths = {f'subnet{number}': partial(algorithm.switch_subnet, number) for number in numbers}
+
+    def losses(index: int, batch: dict[str, Any]) -> dict[str, Tensor]:
+        return model(**batch, mode=LABELLED)
+
+    try:
+        return _train_widths(algorithm, model, data, optim_wrapper, widths, losses)
+    finally:
+        algorithm.switch_subnet(0)
+
+
+def _sandwich_step(
+    algorithm: Slimmable, model: nn.Module, data: Any, optim_wrapper: OptimWrapper
+) -> dict[str, Tensor]:
+    """Train the widest, the narrowest and some random widths on one batch.
+
+    The sandwich rule with in-place distillation (Yu and Huang, "Universally
+    Slimmable Networks and Improved Training Techniques", 2019, sections 3.1
+    and 3.2): the widest learns from the labels, and teaches the others by its
+    detached outputs. Without a distiller every width learns from labels.
+
+    Only the widest leaves a trace in the norms' running statistics: a mixture
+    over widths would fit none of them. Afterwards the widest is set.
+    """
+    num_random = algorithm.num_sample_training - 2
+    names = ['max_subnet', 'min_subnet', *(f'random_subnet{i + 1}' for i in range(num_random))]
+    device = next(algorithm.parameters()).device
+    widths = {name: partial(_set_width, algorithm, name, device) for name in names}
     with ExitStack() as statistics:
+
+        def losses(index: int, batch: dict[str, Any]) -> dict[str, Tensor]:
+            if index == 1:
+                statistics.enter_context(kept_norm_statistics(algorithm.architecture))
+            return _losses(algorithm, model, batch, is_widest=index == 0)
+
         try:
-            for index, width in enumerate(widths):
-                if index == 1:
-                    statistics.enter_context(kept_norm_statistics(algorithm.architecture))
-                _set_width(algorithm, width, device)
-                is_last = index == len(widths) - 1
-                with optim_wrapper.optim_context(model), _synchronised(model, is_last):
-                    losses = _losses(algorithm, model, batch, is_widest=index == 0)
-                loss, log = algorithm.parse_losses(losses)
-                logs.update({f'{width}.{name}': value.detach() for name, value in log.items()})
-                total = total + loss.detach()
-                if is_last:
-                    optim_wrapper.update_params(loss)
-                else:
-                    _accumulate(optim_wrapper, loss)
+            return _train_widths(algorithm, model, data, optim_wrapper, widths, losses)
         finally:
             if algorithm.distiller is not None:
                 algorithm.distiller.clear()
             algorithm.pruner.set_max_channel()
+
+
+def _train_widths(
+    algorithm: Slimmable,
+    model: nn.Module,
+    data: Any,
+    optim_wrapper: OptimWrapper,
+    widths: Mapping[str, Callable[[], None]],
+    losses: Callable[[int, dict[str, Any]], dict[str, Tensor]],
+) -> dict[str, Tensor]:
+    """Set each of the widths and train it, by the losses of its number and of the batch."""
+    batch = algorithm.data_preprocessor(data, True)
+    logs: dict[str, Tensor] = {}
+    total = torch.zeros((), device=next(algorithm.parameters()).device)
+    for index, (width, set_width) in enumerate(widths.items()):
+        set_width()
+        is_last = index == len(widths) - 1
+        with optim_wrapper.optim_context(model), _synchronised(model, is_last):
+            found = losses(index, batch)
+        loss, log = algorithm.parse_losses(found)
+        logs.update({f'{width}.{name}': value.detach() for name, value in log.items()})
+        total = total + loss.detach()
+        if is_last:
+            optim_wrapper.update_params(loss)
+        else:
+            _accumulate(optim_wrapper, loss)
     return {'loss': total, **logs}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.logging import MessageHub
 from mmengine.registry import FUNCTIONS
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from mmprune.errors import InputError
 from mmprune.randomness import seeded
@@ -29,6 +30,33 @@ def training_data(preprocessor: nn.Module, batch: Any) -> Mapping[str, Any]:
     """
     with _unmixed(preprocessor), seeded(0):
         return dict(preprocessor(deepcopy(batch), True))
+
+
+class TrainingData(Sequence[Mapping[str, Any]]):
+    """Training batches as a model is called with them, for many passes over them.
+
+    Each is preprocessed once if they fit into memory, at every pass otherwise.
+
+    Args:
+        preprocessor: ``data_preprocessor`` of an mmengine model.
+        batches: As the dataloader collates them.
+        room: Bytes of inputs to keep at most.
+    """
+
+    def __init__(self, preprocessor: nn.Module, batches: Sequence[Any], room: int = 2**30) -> None:
+        self.preprocessor, self.batches, self.room = preprocessor, batches, room
+        self._kept: dict[int, Mapping[str, Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: Any) -> Any:
+        data = self._kept.get(number) or training_data(self.preprocessor, self.batches[number])
+        size = sum(each.nbytes for each in tree_leaves(data['inputs']) if hasattr(each, 'nbytes'))
+        if number not in self._kept and size <= self.room:
+            self.room -= size
+            self._kept[number] = data
+        return data
 
 
 def collate_function(settings: Any) -> Callable[..., Any]:

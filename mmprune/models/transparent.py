@@ -44,6 +44,11 @@ class Transparent(BaseModel):
         else:
             super().__setattr__(name, value)
 
+    def for_optimizers(self) -> list[nn.Module]:
+        """What constructors of optimizers are given, one after the other."""
+        inside = _architecture_of(self)
+        return [] if inside is None else [inside]
+
 
 def _architecture_of(model: nn.Module) -> nn.Module | None:
     """The network in an algorithm, if that is ready."""
@@ -64,8 +69,13 @@ def _see_through(kind: type[DefaultOptimWrapperConstructor]) -> None:
         algorithm: Any = without_wrapper(model)
         if not isinstance(algorithm, Transparent):
             return construct(self, model)
-        wrapper = construct(self, algorithm.architecture)
-        inside = set(algorithm.architecture.parameters())
+        first, *others = parts = algorithm.for_optimizers()
+        wrapper = construct(self, first)
+        for module in others:
+            if next(module.parameters(), None) is not None:
+                for group in construct(self, module).optimizer.param_groups:
+                    wrapper.optimizer.add_param_group(group)
+        inside = {parameter for module in parts for parameter in module.parameters()}
         beside = [p for p in algorithm.parameters() if p not in inside and p.requires_grad]
         if beside:
             wrapper.optimizer.add_param_group({'params': beside})

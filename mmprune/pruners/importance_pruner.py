@@ -16,7 +16,7 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray
 from mmprune.channels.member_values import shared_sums
 from mmprune.cost import COLUMNS
-from mmprune.errors import InputError
+from mmprune.errors import InputError, check_choice
 from mmprune.latency import TableLatency
 from mmprune.pruners.allocation import allocate_counts
 from mmprune.pruners.budget import (
@@ -103,8 +103,7 @@ class ImportancePruner(StructurePruner):
         super().__init__(importance=importance or dict(type='L1Importance'), **kwargs)
         if (ratio is None) == (budget is None):
             raise InputError('an ImportancePruner needs either ratio or budget')
-        if scope not in SCOPES:
-            raise InputError(f'scope must be one of {", ".join(map(repr, SCOPES))}, not {scope!r}')
+        check_choice('scope', scope, SCOPES)
         if score_per is not None and (score_per not in COLUMNS or scope == 'local'):
             raise InputError(
                 f'score_per must be one of {", ".join(map(repr, COLUMNS))}, for a scope that '
@@ -174,6 +173,32 @@ class ImportancePruner(StructurePruner):
         if progress == 1:
             self._pruned = counts
         return subnet
+
+    def remove(self, channels: int) -> bool:
+        """Set a subnet with about so many channels fewer than the one that is set, greedily.
+
+        Of what the ratio or budget takes by the scores of now, the lowest scores go. Where
+        constraints or ``round_to`` let no group lose so few, the fewest go that can.
+
+        Returns:
+            Whether the ratio or budget is met, and the pruned subnet set.
+        """
+        counts, costs = self._find(1, regrow=False)
+        leaving: list[tuple[float, str]] = []
+        for space_id, group in self.supernet.prunable_groups.items():
+            width = int(self.supernet.alive[group.labels].sum())
+            scores = np.sort(costs.scores[space_id])[group.num_channels - width :]
+            leaving += [(score, space_id) for score in scores[: width - counts[space_id]]]
+        leaving.sort()
+        for removals in range(channels, len(leaving)):
+            stays = Counter(space_id for _, space_id in leaving[removals:])
+            fewer = {space_id: n + stays[space_id] for space_id, n in counts.items()}
+            alive = costs.alive(fewer)
+            if (alive != self.supernet.alive).any() and (alive != costs.alive(counts)).any():
+                self.set_subnet(self.supernet.subnet_of(alive))
+                return False
+        self.prune(1, regrow=False)
+        return True
 
     def pruned_subnet(self, progress: float = 1, regrow: bool = True) -> Subnet:
         """What ``prune`` would set; nothing is set."""
@@ -345,9 +370,7 @@ def _check_allocation(
     latency: Any,
 ) -> None:
     """Refuse an allocation that is none, or that the other options leave nothing to."""
-    if allocation not in ALLOCATIONS:
-        names = ', '.join(map(repr, ALLOCATIONS))
-        raise InputError(f'allocation must be one of {names}, not {allocation!r}')
+    check_choice('allocation', allocation, ALLOCATIONS)
     if allocation == 'threshold':
         return
     if budget is None or scope != 'global' or score_per is not None:

@@ -7,24 +7,20 @@ from dataclasses import dataclass
 from ordered_set import OrderedSet
 from torch import nn
 
+from mmprune.pruners.prepared import Prepared
 from mmprune.supernet.supernet import Supernet
 
 Parent = str | dict[str, list[str]]
 """A layer's name, or ``{'concat': [names]}`` for layers whose outputs are concatenated."""
 
 
-class MMRazorNames:
+class MMRazorNames(Prepared):
     """Read-only properties for code that was written against MMRazor 0.x.
 
     Names are relative to the network, as everywhere. A *non-pass* module makes its own output
     channels (convolution, linear layer). Nothing of mmprune reads these; each is computed anew
     when it is asked for, in time linear in the traced graph but for long residual streams.
     """
-
-    @property
-    def supernet(self) -> Supernet:
-        """The prepared network."""
-        raise NotImplementedError
 
     @property
     def name2module(self) -> dict[str, nn.Module]:

@@ -16,13 +16,13 @@ from torch import nn
 
 from mmprune.channels import ChannelGroup
 from mmprune.channels.labels import kept
-from mmprune.errors import InputError
-from mmprune.layers.layer import NORMS
+from mmprune.errors import InputError, check_choice
 from mmprune.pruners.importance_pruner import ImportancePruner
 from mmprune.pruners.shift_folding import Folding, find_folding
 from mmprune.pruners.subnet_costs import SubnetCosts
 from mmprune.registry import PRUNERS
 from mmprune.supernet.supernet import Subnet
+from mmprune.trace.kinds import NORMS
 from mmprune.trace.tracer import DemoInput
 
 RESIDUAL = ('share', 'skip')
@@ -114,10 +114,8 @@ class NetworkSlimming(ImportancePruner):
                 'NetworkSlimming: percent is the share of channels to remove, from 0 to below 1, '
                 f'not {percent!r}'
             )
-        for name, value, allowed in (('residual', residual, RESIDUAL), ('beyond', beyond, BEYOND)):
-            if value not in allowed:
-                names = ' or '.join(map(repr, allowed))
-                raise InputError(f'NetworkSlimming: {name} must be {names}, not {value!r}')
+        check_choice('NetworkSlimming: residual', residual, RESIDUAL)
+        check_choice('NetworkSlimming: beyond', beyond, BEYOND)
         super().__init__(
             ratio=1 - percent,
             max_removed=1,
@@ -293,12 +291,11 @@ class NetworkSlimming(ImportancePruner):
             table.add_column(title, justify='right')
         for name, before, after in self.remaining_channels():
             table.add_row(name, str(before), str(after))
-        console = Console(file=io.StringIO(), width=120)
+        stream = io.StringIO()
+        console = Console(file=stream, width=120)
         console.print(table)
         for space_id, reason in self.undecided.items():
             console.print(f'{space_id} {reason}: it stays whole', markup=False, highlight=False)
-        stream = console.file
-        assert isinstance(stream, io.StringIO)
         return stream.getvalue().rstrip()
 
 

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmprune.channels import ChannelGroup
-from mmprune.errors import InputError
+from mmprune.errors import check_choice
 from mmprune.formats.cfg_codec import write_cfg
 from mmprune.formats.mmrazor_files import mmrazor_content, save_mmrazor_file
 from mmprune.plans.channel_list import RESIDUALS, sampled_cfg, union_counts, widths_of_list
 from mmprune.plans.plan import Plan, make_plan
 from mmprune.plans.plan_record import PlanRecord
 from mmprune.plans.removals import Removal
-from mmprune.supernet.supernet import Subnet, Supernet
+from mmprune.pruners.prepared import Prepared
+from mmprune.supernet.supernet import Subnet
 from mmprune.supernet.topology import Topology, checked_options, topology_of
 
 
-class Planning:
+class Planning(Prepared):
     """What pruners do by names and lists of layers; see docs/plans.md, docs/topology.md."""
 
     _record: PlanRecord | None = None
-
-    @property
-    def supernet(self) -> Supernet:
-        """The prepared network."""
-        raise NotImplementedError
-
-    @property
-    def channel_groups(self) -> dict[str, ChannelGroup]:
-        """All groups by ``space_id``."""
-        raise NotImplementedError
 
     @property
     def plan_record(self) -> PlanRecord:
@@ -99,8 +89,7 @@ class Planning:
         Raises:
             InputError: The list does not fit the network.
         """
-        if residual not in RESIDUALS:
-            raise InputError(f'residual must be one of {", ".join(RESIDUALS)}, not {residual!r}')
+        check_choice('residual', residual, RESIDUALS)
         supernet = self.supernet
         widths = widths_of_list(supernet, channels, **options)
         if residual == 'sample':
@@ -119,7 +108,3 @@ class Planning:
     def save_mmrazor(self, path: str | Path, version: str = '0.x') -> None:
         """Write ``export_mmrazor`` to a file, as JSON if its name ends so, else as YAML."""
         save_mmrazor_file(self.export_mmrazor(version), path)
-
-    def subnet_of_counts(self, counts: Mapping[str, int]) -> Subnet:
-        """The subnet that keeps about ``counts[space_id]`` channels of each group."""
-        raise NotImplementedError

@@ -8,25 +8,21 @@ import numpy as np
 import torch
 
 from mmprune.channels import ChannelGroup
-from mmprune.channels.constraints import BoolArray, round_half_up
+from mmprune.channels.constraints import round_half_up
 from mmprune.channels.labels import IntArray
-from mmprune.cost import CostError, CostTable
+from mmprune.cost import CostError
 from mmprune.errors import InputError
 from mmprune.pruners.budget import Limits, check_budget
+from mmprune.pruners.prepared import Prepared
 from mmprune.pruners.search_space import Choices, SearchSpace, check_choices, nearest_within
-from mmprune.supernet.supernet import Subnet, Supernet
+from mmprune.supernet.supernet import Subnet
 
 
-class Searching:
+class Searching(Prepared):
     """What pruners answer to a search; see docs/search.md."""
 
     shares: Sequence[float] = tuple(eighth / 8 for eighth in range(1, 9))
     """Shares of a group's channels that a search chooses from."""
-
-    @property
-    def supernet(self) -> Supernet:
-        """The prepared network."""
-        raise NotImplementedError
 
     def search_space(self, shares: Sequence[float] | None = None) -> SearchSpace:
         """The widths of every group between the pruner's smallest subnet and the full one.
@@ -158,26 +154,3 @@ class Searching:
                 f'{limits.describe(space.costs["smallest"])}'
             )
         return found
-
-    def set_min_channel(self) -> None:
-        """Set the smallest subnet of the search space."""
-        raise NotImplementedError
-
-    def subnet_of_counts(self, counts: Mapping[str, int]) -> Subnet:
-        """The subnet that keeps about ``counts[space_id]`` channels of each group."""
-        raise NotImplementedError
-
-    def select(self, group: ChannelGroup, scores: np.ndarray, count: int) -> BoolArray:
-        """The valid mask of about ``count`` channels of a group with the highest scores."""
-        raise NotImplementedError
-
-    def cost(self, subnet: Mapping[str, torch.Tensor]) -> dict[str, int]:
-        """What a subnet costs."""
-        raise NotImplementedError
-
-    def cost_table(self) -> CostTable:
-        """The costs of many subnets at once."""
-        raise NotImplementedError
-
-    def _scores(self, group: ChannelGroup) -> np.ndarray:
-        raise NotImplementedError

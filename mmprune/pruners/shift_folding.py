@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +15,12 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray, kept
 from mmprune.deploy import deploy
 from mmprune.deploy.channel_cfg import ChannelCfg
+from mmprune.errors import by_reason
 from mmprune.formats.cfg_codec import write_cfg
 from mmprune.layers import Layer
-from mmprune.layers.layer import CONVS, NORMS
 from mmprune.supernet.supernet import Supernet
-from mmprune.trace.roads import Road
+from mmprune.trace.kinds import CONVS, NORMS
+from mmprune.trace.roads import Road, on_other_numbers
 
 LISTED = 4
 """How many layers a message lists before it only counts."""
@@ -48,12 +50,7 @@ class Folding:
     def __str__(self) -> str:
         noun = 'layer' if len(self.layers) == 1 else 'layers'
         lines = [f'shifts of removed channels folded into {len(self.layers)} {noun}']
-        reasons: dict[str, list[str]] = {}
-        for name, why in self.left.items():
-            reasons.setdefault(why, []).append(name)
-        for why, names in reasons.items():
-            rest = f' and {len(names) - LISTED} more' if len(names) > LISTED else ''
-            lines.append(f'not folded: {", ".join(names[:LISTED])}{rest}: {why}')
+        lines += [f'not folded: {line}' for line in by_reason(self.left, LISTED)]
         return '\n'.join(lines)
 
 
@@ -69,15 +66,16 @@ def find_folding(supernet: Supernet) -> Folding:
     """
     folding = Folding()
     readers = dict(_readers(supernet, folding.left))
-    inputs = _two_inputs(supernet.road_book.roads[0])
-    if not readers or inputs is None:
+    road = supernet.road_book.roads[0]
+    other = on_other_numbers(road)
+    if not readers or other is None:
         why = 'the demo input is a callable, so that no second input can be tried'
         folding.left.update(dict.fromkeys(readers, why))
         return folding
     plain = deploy(supernet.model, ChannelCfg(write_cfg(supernet, np.ones(supernet.size, bool))))
     plain.eval()
     _zero_scales(plain, supernet)
-    seen = _observe(plain, list(readers), inputs)
+    seen = _observe(plain, list(readers), [road, other])
     for name, removed in readers.items():
         if name not in seen:
             folding.left[name] = 'is not called as a module'
@@ -136,21 +134,6 @@ def _pads_with_zeros(module: Any) -> bool:
     return module.padding != 'valid' and any(module.padding)
 
 
-def _two_inputs(road: Road) -> list[Road] | None:
-    """The road, and one on other numbers; None if it cannot be changed."""
-    generator = torch.Generator().manual_seed(1)
-
-    def other(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-            return value
-        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-        return noise.to(value) + value / 2
-
-    if isinstance(road.input, torch.Tensor | tuple | list | Mapping):
-        return [road, road.mapped(other)]
-    return None
-
-
 @torch.no_grad()
 def _zero_scales(plain: nn.Module, supernet: Supernet) -> None:
     """Set the scales of removed channels to zero, in all norms that they go through."""
@@ -185,13 +168,11 @@ def _observe(
 
         return look
 
-    handles = [plain.get_submodule(n).register_forward_pre_hook(watch(n)) for n in names]
-    try:
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(plain.get_submodule(name).register_forward_pre_hook(watch(name)))
         for road in inputs:
             road.run(plain)
-    finally:
-        for handle in handles:
-            handle.remove()
     return seen
 
 

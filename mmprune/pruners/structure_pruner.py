@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from mmprune.channels import ChannelGroup, Wishes
-from mmprune.channels.constraints import BoolArray, round_half_up
-from mmprune.cost import CostTable
-from mmprune.deploy import ChannelCfgError, VerifyReport, deploy, deploy_parts
+from mmprune.channels import Wishes
+from mmprune.channels.constraints import round_half_up
+from mmprune.compensation import Compensation, CompensationReport, compensate
+from mmprune.compensation.compensate import Forward
+from mmprune.deploy import ChannelCfgError, VerifyReport, deploy, deploy_in_place, deploy_parts
+from mmprune.deploy.carry_over import carry_average, carry_optimizer, check_average, check_states
 from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
-from mmprune.errors import InputError
+from mmprune.errors import InputError, check_choice
 from mmprune.formats.cfg_codec import read_cfg, write_cfg
-from mmprune.formats.exported import Exported
 from mmprune.pruners.arguments import built_importance, default_input, refuse_subnet
-from mmprune.pruners.compensating import Compensating
-from mmprune.pruners.in_place import InPlace
 from mmprune.pruners.mmrazor_names import MMRazorNames
 from mmprune.pruners.planning import Planning
-from mmprune.pruners.rounding import check_round_to, select_rounded
+from mmprune.pruners.rounding import check_round_to
 from mmprune.pruners.searching import Searching
+from mmprune.pruners.switching import ChannelCfgLike, Switching
 from mmprune.registry import PRUNERS
 from mmprune.report.picture import draw_groups
 from mmprune.report.report import report
@@ -38,11 +37,9 @@ from mmprune.trace.tracer import DemoInput
 from mmprune.weights import check_weights
 from mmprune.wrappers import unwrap
 
-ChannelCfgLike = Mapping[str, Any] | str | Path
-
 
 @PRUNERS.register_module()
-class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, abc.ABC):
+class StructurePruner(MMRazorNames, Planning, Searching, Switching):
     """Turns a network into a supernet of subnets with fewer channels.
 
     Subclasses say how many channels a subnet keeps (``sample_subnet``,
@@ -77,12 +74,9 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
         topology: Topology | Mapping[str, Any] | str | Path | None = None,
         leave_out: Sequence[str] = (),
     ) -> None:
-        if execution not in ('slice', 'mask'):
-            raise InputError(f"execution must be 'slice' or 'mask', not {execution!r}")
-        if attention not in ('heads', 'dims'):
-            raise InputError(f"attention must be 'heads' or 'dims', not {attention!r}")
-        if group_norm not in ('channels', 'groups'):
-            raise InputError(f"group_norm must be 'channels' or 'groups', not {group_norm!r}")
+        check_choice('execution', execution, ('slice', 'mask'))
+        check_choice('attention', attention, ('heads', 'dims'))
+        check_choice('group_norm', group_norm, ('channels', 'groups'))
         self.attention, self.group_norm = attention, group_norm
         if isinstance(except_start_keys, str):
             raise InputError(
@@ -95,8 +89,6 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
         self.round_to = check_round_to(round_to)
         self.restriction = Restriction(topology, leave_out)
         self.ties = [(first, second) for first, second in ties]
-        self._supernet: Supernet | None = None
-        self._exported: Exported | None = None
 
     # -- preparing ---------------------------------------------------------------------
 
@@ -130,25 +122,7 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
             self.execution,
             self.restriction,
         )
-
-    @property
-    def supernet(self) -> Supernet:
-        """The prepared network.
-
-        Raises:
-            RuntimeError: ``prepare_from_supernet`` has not been called.
-        """
-        if self._supernet is None:
-            raise RuntimeError(
-                f'{type(self).__name__} has no supernet yet: call '
-                'prepare_from_supernet(model, demo_input=...) first'
-            )
-        return self._supernet
-
-    @property
-    def channel_groups(self) -> dict[str, ChannelGroup]:
-        """All groups by ``space_id``, pinned ones included, in order of execution."""
-        return self.supernet.groups
+        self._norms = None
 
     @property
     def channel_spaces(self) -> Subnet:
@@ -157,48 +131,13 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
 
     # -- subnets -----------------------------------------------------------------------
 
-    @abc.abstractmethod
-    def sample_subnet(self) -> Subnet:
-        """A random subnet; nothing is set."""
-
-    @abc.abstractmethod
-    def set_min_channel(self) -> None:
-        """Set the smallest subnet of the search space."""
-
     def set_max_channel(self) -> None:
         """Set the full width."""
         self.supernet.set_alive(np.ones(self.supernet.size, bool))
 
-    def set_subnet(self, subnet: Mapping[str, torch.Tensor]) -> None:
-        """Run the supernet as ``subnet`` from now on.
-
-        Raises:
-            SubnetError: It does not fit the supernet; nothing is changed then.
-        """
-        self.supernet.set_alive(self.supernet.alive_of(subnet))
-
     def current_subnet(self) -> Subnet:
         """The subnet that is set."""
         return self.supernet.subnet_of(self.supernet.alive)
-
-    def subnet_of_counts(self, counts: Mapping[str, int]) -> Subnet:
-        """The subnet that keeps about ``counts[space_id]`` channels of each group.
-
-        ``importance`` says which; ``round_to`` and the constraints of a group may round the count.
-        """
-        alive = np.ones(self.supernet.size, bool)
-        for space_id, group in self.supernet.prunable_groups.items():
-            alive[group.labels] = self.select(group, self._scores(group), counts[space_id])
-        return self.supernet.subnet_of(alive)
-
-    def select(self, group: ChannelGroup, scores: np.ndarray, count: int) -> BoolArray:
-        """The valid mask of about ``count`` channels of a group with the highest scores."""
-        return select_rounded(group, scores, count, self.round_to)
-
-    def _scores(self, group: ChannelGroup) -> np.ndarray:
-        if self.importance is None:
-            return -np.arange(group.num_channels, dtype=np.float64)
-        return self.importance.scores(group, self.supernet.model)
 
     # -- bins --------------------------------------------------------------------------
 
@@ -230,45 +169,6 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
         self.set_subnet(self.bins_to_subnet(channel_bins_dict, max_channel_bins))
 
     # -- channel configs ---------------------------------------------------------------
-
-    def export_subnet(self) -> dict[str, Any]:
-        """The channel config of the subnet that is set."""
-        self.supernet.follow_replaced()
-        cfg = write_cfg(self.supernet, self.supernet.alive)
-        self._exported = Exported(self.supernet, cfg, self.supernet.alive)
-        return cfg
-
-    def load_channel_cfg(self, channel_cfg: ChannelCfgLike) -> Subnet:
-        """The subnet that a channel config (dict or file) stands for, checked against the model.
-
-        Reads mmprune's format, MMRazor 0.x channel configs and MMRazor 1.x unit files.
-
-        Raises:
-            ChannelCfgError: It is broken, or does not fit the model.
-        """
-        alive = read_cfg(self.supernet, as_channel_cfg(channel_cfg))
-        return self.supernet.subnet_of(alive)
-
-    def switch_subnet(
-        self,
-        channel_cfg: ChannelCfgLike | Sequence[ChannelCfgLike],
-        subnet_ind: int | None = None,
-    ) -> None:
-        """Set the subnet of a channel config, or of one of several.
-
-        Args:
-            channel_cfg: One channel config, or a list of them.
-            subnet_ind: Which of the list; the first if None.
-
-        Raises:
-            InputError: The list has no such subnet.
-        """
-        if isinstance(channel_cfg, list | tuple):
-            index = subnet_ind or 0
-            if not 0 <= index < len(channel_cfg):
-                raise InputError(f'no subnet {index}: there are {len(channel_cfg)} channel configs')
-            channel_cfg = channel_cfg[index]
-        self.set_subnet(self.load_channel_cfg(cast(ChannelCfgLike, channel_cfg)))
 
     def deploy_subnet(
         self, supernet: nn.Module, channel_cfg: ChannelCfgLike | None = None
@@ -316,6 +216,75 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
             )
         return deploy(model, cfg)
 
+    def deploy_in_place(
+        self,
+        channel_cfg: Mapping[str, Any] | str | Path | None = None,
+        optimizers: Iterable[torch.optim.Optimizer] = (),
+        averages: Iterable[nn.Module] = (),
+    ) -> nn.Module:
+        """Make the prepared network itself the plain network of a subnet, in a running training.
+
+        Modules stay the objects that they are, with their hooks. Parameters that lose something
+        are replaced by new ones, which the optimizers hold from then on, with their states and
+        gradients cut alike. The network is a supernet no longer: prepare it again to prune on.
+
+        Args:
+            channel_cfg: A channel config or a file of one; the subnet that is set if None.
+            optimizers: All that hold parameters of the network.
+            averages: Copies of the network that average its weights, plain modules or wrappers
+                with the copy as ``.module`` (of torch or mmengine).
+
+        Returns:
+            The network.
+
+        Raises:
+            ChannelCfgError: The config does not fit. Nothing is changed then.
+            InputError: The state of an optimizer cannot be cut, or an average is no copy of the
+                network. Nothing is changed then.
+        """
+        supernet = self.supernet
+        optimizers = list(optimizers)
+        networks = [(average, unwrap(getattr(average, 'module', average))) for average in averages]
+        alive = (
+            supernet.alive
+            if channel_cfg is None
+            else read_cfg(supernet, as_channel_cfg(channel_cfg))
+        )
+        cfg = ChannelCfg(write_cfg(supernet, alive))
+        for optimizer in optimizers:
+            check_states(optimizer)
+        for _, network in networks:
+            check_average(network, supernet.model)
+        replaced = deploy_in_place(supernet.model, cfg)
+        for optimizer in optimizers:
+            carry_optimizer(optimizer, replaced)
+        for average, network in networks:
+            carry_average(average, network, cfg)
+        return supernet.model
+
+    def compensate(
+        self,
+        deployed: nn.Module,
+        data: Any,
+        method: str | Mapping[str, Any] | Compensation = 'LeastSquares',
+        channel_cfg: Mapping[str, Any] | str | Path | None = None,
+        forward: Forward | None = None,
+    ) -> CompensationReport:
+        """Give a deployed network weights that make up for what was removed.
+
+        Args:
+            deployed: The plain network of a subnet; its weights are changed in place.
+            data: Images without labels: a batch, or an iterable of batches.
+            method: Name or config in ``COMPENSATIONS``, or an instance.
+            channel_cfg: The subnet; the one that is set if None.
+            forward: ``forward(model, batch)``, where a batch is more than a model's inputs.
+
+        Raises:
+            InputError: The network is not the subnet's, or there are no images.
+        """
+        cfg = self.export_subnet() if channel_cfg is None else channel_cfg
+        return compensate(self.supernet.model, deployed, cfg, data, method, forward)
+
     # -- checking ----------------------------------------------------------------------
 
     def verify_subnet(
@@ -340,25 +309,6 @@ class StructurePruner(MMRazorNames, Planning, InPlace, Compensating, Searching, 
         else:
             alive = prepared.alive_of(subnet)
         return verify(prepared, alive, ChannelCfg(write_cfg(prepared, alive)))
-
-    def cost(
-        self,
-        subnet: Mapping[str, torch.Tensor] | None = None,
-        columns: Sequence[str] = ('macs', 'params'),
-    ) -> dict[str, int]:
-        """What a subnet costs, in closed form, at the shape of the whole demo batch.
-
-        Args:
-            subnet: The subnet; the one that is set if None.
-            columns: Any of ``macs``, ``params``; in bytes ``activations``, ``traffic``, ``peak``.
-        """
-        prepared = self.supernet
-        alive = prepared.alive if subnet is None else prepared.alive_of(subnet)
-        return prepared.cost_table.of(alive, columns)
-
-    def cost_table(self) -> CostTable:
-        """The costs of many subnets at once, or differentiable, by the widths of their groups."""
-        return self.supernet.cost_table
 
     def report(self, members: bool = True) -> str:
         """What was traced, all groups (with their members), and costs, for a person."""

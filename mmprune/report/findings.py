@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 
 from mmprune.channels import ChannelGroup
 from mmprune.channels.constraints import BoolArray
-from mmprune.channels.labels import kept
 from mmprune.registry import CHANNEL_RULES, table
 from mmprune.supernet.road_book import described
 from mmprune.supernet.supernet import Supernet
@@ -171,12 +169,9 @@ def find(supernet: Supernet) -> Findings:
         fixed[group.labels] = False
         first = -np.arange(group.num_channels, dtype=np.float64)
         half[group.labels] = group.select(first, max(1, group.num_channels // 2))
-    at_full = _cost(supernet, 'full width', full)
-    prunable = Cost(
-        'prunable',
-        _elements(supernet, full) - _elements(supernet, fixed),
-        at_full.macs - supernet.cost_model.macs(fixed),
-    )
+    # Labels that are no valid subnet: what is left of a tensor may be no box, or nothing.
+    at_full, at_fixed = _cost(supernet, 'full width', full), _cost(supernet, 'fixed', fixed)
+    prunable = Cost('prunable', at_full.params - at_fixed.params, at_full.macs - at_fixed.macs)
     operations = Counter(node.op for node in graph.nodes if node.op not in (*LEAVES, 'opaque'))
     return Findings(
         model=type(supernet.model).__name__,
@@ -235,53 +230,23 @@ def _pinned(supernet: Supernet, half: BoolArray) -> list[Pinned]:
     for group in supernet.groups.values():
         if not group.prunable:
             by_pattern.setdefault(NUMBERED.sub('*', group.reason), []).append(group)
-    params, macs = _elements(supernet, half), supernet.cost_model.macs(half)
+    at_half = _cost(supernet, 'half', half)
     found = []
     for pattern, groups in by_pattern.items():
         alive = half.copy()
         for group in groups:
             alive[group.labels[(group.num_channels + 1) // 2 :]] = False
-        reasons = {group.reason for group in groups}
+        reasons, less = {group.reason for group in groups}, _cost(supernet, 'less', alive)
         found.append(
             Pinned(
                 reasons.pop() if len(reasons) == 1 else pattern,
                 tuple(group.space_id for group in groups),
                 sum(group.num_channels for group in groups),
-                params - _elements(supernet, alive),
-                macs - supernet.cost_model.macs(alive),
+                at_half.params - less.params,
+                at_half.macs - less.macs,
             )
         )
     return sorted(found, key=lambda pinned: -pinned.params)
-
-
-def _elements(supernet: Supernet, alive: BoolArray) -> int:
-    """Elements of labelled parameters, all of whose labels are ``alive``.
-
-    The labels need not be a valid subnet: what is left of a tensor may be no box, or nothing.
-    """
-    labelling = supernet.labelling
-    total = 0
-    for name, _ in supernet.model.named_parameters():
-        masks = [kept(alive, factor) for factor in labelling.tensors.get(name, ())]
-        total += count_elements(labelling.shapes[name], masks) if masks else 0
-    return total
-
-
-def count_elements(shape: Sequence[int], masks: Sequence[BoolArray]) -> int:
-    """How many elements of a tensor every mask keeps; each dim of a mask is of full size or 1."""
-    apart: list[BoolArray] = []
-    for mask in masks:
-        for other in [
-            o for o in apart if any(a > 1 < b for a, b in zip(o.shape, mask.shape, strict=True))
-        ]:
-            apart = [o for o in apart if o is not other]
-            mask = mask & other
-        apart.append(mask)
-    extent = np.ones(len(shape), int)
-    for mask in apart:
-        extent = np.maximum(extent, mask.shape)
-    rest = math.prod(shape) // math.prod(extent.tolist())
-    return rest * math.prod(int(mask.sum()) for mask in apart)
 
 
 def _group_dict(group: ChannelGroup, kept: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from mmprune.fileio import atomic_path
+from mmprune.fileio import write_text
 from mmprune.report.drawing import Picture, Share, draw, rows_of
 from mmprune.report.findings import Findings, find
 from mmprune.report.report import percent
@@ -30,8 +30,7 @@ def draw_groups(
     """
     findings = findings or find(supernet)
     text = draw(picture_of(supernet, findings, title or findings.model))
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(text, encoding='utf-8')
+    write_text(text, path)
 
 
 def picture_of(supernet: Supernet, findings: Findings, title: str) -> Picture:

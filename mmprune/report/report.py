@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmprune.channels import ChannelGroup, Member
+from mmprune.errors import listed
 from mmprune.report.findings import Cost, Findings, Pinned, find
 from mmprune.supernet.supernet import Supernet
 
@@ -29,7 +30,8 @@ def report(supernet: Supernet, members: bool = True, width: int = 140) -> str:
 
 def report_of(findings: Findings, members: bool = True, width: int = 140) -> str:
     """``findings`` in words and tables. MACs are those of the whole demo batch."""
-    console = Console(file=io.StringIO(), width=width)
+    stream = io.StringIO()
+    console = Console(file=stream, width=width)
 
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -47,8 +49,6 @@ def report_of(findings: Findings, members: bool = True, width: int = 140) -> str
         for group in findings.groups:
             for line in _members(group):
                 say(line)
-    stream = console.file
-    assert isinstance(stream, io.StringIO)
     return '\n'.join(line.rstrip() for line in stream.getvalue().splitlines()) + '\n'
 
 
@@ -81,12 +81,12 @@ def _traced(findings: Findings) -> Iterable[str]:
     yield f'operations: {", ".join(counts)}'
     for unknown in findings.unknown:
         times = '' if unknown.times == 1 else f'; {unknown.times} times'
-        places = _list(str(place) for place in unknown.places)
+        places = listed(map(str, unknown.places), LISTED)
         yield f'operation without {unknown.lacks}: {unknown.operation} in {places}{times}'
     if not findings.unknown:
         yield 'every operation has a parser and a channel rule'
     for why, names in findings.unreached.items():
-        yield f'parameters not reached ({len(names)}): {_list(names)}: {why}'
+        yield f'parameters not reached ({len(names)}): {listed(names, LISTED)}: {why}'
     if not findings.unreached:
         yield 'every parameter is reached'
     for escape in findings.escapes:
@@ -134,7 +134,7 @@ def _pinned(pinned: Pinned, full: Cost) -> str:
     noun = 'group' if len(pinned.groups) == 1 else 'groups'
     line = (
         f'pinned: {len(pinned.groups)} {noun}, {pinned.channels} channels: {pinned.reason} '
-        f'[{_list(pinned.groups)}]'
+        f'[{listed(pinned.groups, LISTED)}]'
     )
     if pinned.params or pinned.macs:
         params, macs = _of(pinned.params, full.params), _of(pinned.macs, full.macs)
@@ -175,9 +175,3 @@ def _dims(member: Member) -> str:
     inside = int((member.index >= 0).sum())
     part = '' if inside == member.index.size else f' {inside} of {member.index.size}'
     return f'[{", ".join(map(str, member.dims))}{part}]'
-
-
-def _list(names: Iterable[str]) -> str:
-    names = list(names)
-    rest = len(names) - LISTED
-    return ', '.join(names[:LISTED]) + (f' and {rest} more' if rest > 0 else '')

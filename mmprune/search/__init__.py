@@ -2,18 +2,18 @@
 
 from mmprune.search.evaluate import evaluate_subnet
 from mmprune.search.greedy import GreedySearchLoop
-from mmprune.search.history import Evaluation, SearchHistory, read_history
+from mmprune.search.history import Evaluation
 from mmprune.search.optuna_search import EvolutionSearchLoop, OptunaSearchLoop
 from mmprune.search.search_loop import SearchLoop, SearchResult
+from mmprune.search.study import read_candidates
 
 __all__ = [
     'Evaluation',
     'EvolutionSearchLoop',
     'GreedySearchLoop',
     'OptunaSearchLoop',
-    'SearchHistory',
     'SearchLoop',
     'SearchResult',
     'evaluate_subnet',
-    'read_history',
+    'read_candidates',
 ]

@@ -1,33 +1,30 @@
-"""What a search has evaluated, on disk after every candidate.
+"""What a search has evaluated, as data, and as a file of one JSON object per line.
 
-The search loops draw nothing that depends on anything but their settings and
-on earlier evaluations, so a search that was stopped resumes by running again
-from its start, with every evaluation that the file holds answered at once. No
-state but the evaluations has to be stored, and the result is the one that an
-uninterrupted search gives.
-
-The file has one JSON object per line: first the settings, then the evaluations
-in order. A line is written in one piece; the half line that a power cut may
-leave at the end is dropped when the file is read.
+Searches wrote such files before they had studies; they can be imported, and what a storage does not
+take is put into one. First are the settings, then the evaluations in order. The half line that a
+power cut may have left at the end is dropped when the file is read.
 """
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from mmprune.datafiles import parse_json
 from mmprune.errors import InputError, MissingFileError
 from mmprune.execution import MASK_NAMES
 from mmprune.fileio import atomic_path
+from mmprune.schema import Amount, Count, Metric, Whole, checked
+from mmprune.search.identity import leaves
 
 FORMAT = 'mmprune search history 1'
-# How the masks of a supernet end in its state dict.
+# How many changed settings a message lists.
+_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Evaluation:
     """One candidate of a search.
 
     Attributes:
-        index: Its place in the history, from 0.
+        index: Its number in the study, from 0; what was given back leaves gaps.
         origin: Where it came from, in words.
         key: Digest of its kept channels.
         macs: Multiply-adds on the demo input.
@@ -44,69 +41,33 @@ class Evaluation:
         channels: Kept channels of every group.
         latency: Predicted milliseconds, if the search has a table.
         metrics: All values that the evaluator gave.
+        budget: The budget for which it was proposed, where a search has several.
+        asked: Which proposal of the first worker's sampler it was; None of other workers'.
+        noted: What a sampler of Optuna wants to know of its proposal.
+        worker: Who evaluated it: a host, a number of a process, and when it began.
     """
 
-    index: int
+    index: Whole
     origin: str
     key: str
-    macs: int
-    params: int
-    metric: float | None
-    channels: dict[str, int]
-    latency: float | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
+    macs: Whole
+    params: Whole
+    metric: Metric | None
+    channels: dict[str, Count]
+    latency: Amount | None = None
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    budget: str | None = None
+    asked: Whole | None = None
+    noted: dict[str, Any] = field(default_factory=dict)
+    worker: str = ''
 
 
-class SearchHistory:
-    """The evaluations of one search, found by subnet.
+@dataclass(frozen=True)
+class _Header:
+    """The first line of a history file."""
 
-    Args:
-        path: The file. Without ``resume`` an earlier one is kept as ``<path>.old``.
-        settings: What the evaluations depend on: plain data that JSON can hold.
-        resume: Go on from the file at ``path``, which must have the same settings.
-        is_writer: Whether this process writes; the others only remember.
-
-    Raises:
-        InputError: If the file to resume from is missing, no history, or one of a
-            search with other settings. Nothing is written then.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        settings: dict[str, Any],
-        resume: bool = False,
-        is_writer: bool = True,
-    ) -> None:
-        self.path = Path(path)
-        self.is_writer = is_writer
-        self._by_key: dict[str, Evaluation] = {}
-        if resume:
-            for evaluation in read_history(self.path, settings):
-                self._by_key[evaluation.key] = evaluation
-        if is_writer:
-            if self.path.exists() and not resume:
-                os.replace(self.path, self.path.with_name(f'{self.path.name}.old'))
-            with atomic_path(self.path) as unfinished:
-                lines = [_header(settings), *(asdict(e) for e in self._by_key.values())]
-                unfinished.write_text(''.join(map(_line, lines)), encoding='utf-8')
-        self.num_resumed = len(self._by_key)
-
-    def __len__(self) -> int:
-        return len(self._by_key)
-
-    def find(self, key: str) -> Evaluation | None:
-        """Return the evaluation of the subnet with this key, if there is one."""
-        return self._by_key.get(key)
-
-    def add(self, evaluation: Evaluation) -> None:
-        """Remember an evaluation and put it on the disk."""
-        self._by_key[evaluation.key] = evaluation
-        if self.is_writer:
-            with self.path.open('a', encoding='utf-8') as file:
-                file.write(_line(asdict(evaluation)))
-                file.flush()
-                os.fsync(file.fileno())
+    format: Literal['mmprune search history 1']
+    settings: dict[str, Any] | None
 
 
 def read_history(path: Path, settings: dict[str, Any] | None = None) -> list[Evaluation]:
@@ -121,26 +82,48 @@ def read_history(path: Path, settings: dict[str, Any] | None = None) -> list[Eva
             last line, or of a search with other settings.
     """
     if not path.is_file():
-        raise MissingFileError(f'{path}: no search to resume from; leave out --resume.')
-    # What follows the last line break is a line that was never finished.
-    lines = path.read_text(encoding='utf-8').split('\n')[:-1]
+        raise MissingFileError(f'{path}: there is no such file of a search.')
     try:
-        header, *rest = [json.loads(line) for line in lines]
-        if header['format'] != FORMAT:
-            raise ValueError(f'the format is {header["format"]!r}, not {FORMAT!r}')
-        evaluations = [Evaluation(**line) for line in rest]
-    except (ValueError, KeyError, TypeError) as error:
+        # What follows the last line break is a line that was never finished.
+        lines = path.read_text(encoding='utf-8').split('\n')[:-1]
+        first, *rest = [parse_json(line) for line in lines]
+        header = checked(_Header, first, 'line 1')
+        evaluations = [checked(Evaluation, line, f'line {n}') for n, line in enumerate(rest, 2)]
+    except (ValueError, RecursionError) as error:
         raise InputError(f'{path}: not the history of a search ({error}).') from error
-    if settings is not None:
-        wanted, found = json.loads(json.dumps(settings)), header['settings']
-        changed = [key for key in wanted | found if wanted.get(key) != found.get(key)]
-        if changed:
-            key = changed[0]
-            raise InputError(
-                f'{path}: is of another search: {", ".join(changed)} changed ({key} was '
-                f'{found.get(key)}, is {wanted.get(key)}). Leave out --resume to start anew.'
-            )
+    if settings is not None and header.settings is not None:
+        check_settings(str(path), settings, header.settings)
     return evaluations
+
+
+def write_history(path: Path, evaluations: Sequence[Evaluation]) -> None:
+    """Write evaluations into a file, whatever settings they were made with."""
+    lines = [{'format': FORMAT, 'settings': None}, *map(asdict, evaluations)]
+    with atomic_path(path) as unfinished:
+        text = ''.join(json.dumps(line) + '\n' for line in lines)
+        unfinished.write_text(text, encoding='utf-8')
+
+
+def check_settings(of: str, wanted: dict[str, Any], found: dict[str, Any]) -> None:
+    """Refuse what was evaluated with other settings.
+
+    Args:
+        of: What it is, for the message.
+        wanted: The settings of the search that is to go on from it.
+        found: Its own.
+
+    Raises:
+        InputError: They differ.
+    """
+    wanted, found = dict(leaves(wanted)), dict(leaves(found))
+    changed = [key for key in wanted | found if wanted.get(key) != found.get(key)]
+    if changed:
+        key, more = changed[0], ', ...' if len(changed) > _LISTED else ''
+        raise InputError(
+            f'{of}: is of another search: {", ".join(changed[:_LISTED])}{more} changed ({key} was '
+            f'{found.get(key)}, is {wanted.get(key)}). Start anew: without --resume, or with '
+            'another --study.'
+        )
 
 
 def subnet_key(subnet: Mapping[str, Tensor]) -> str:
@@ -161,11 +144,3 @@ def weights_key(state: Mapping[str, Tensor]) -> str:
             value = state[name].detach().cpu().contiguous().reshape(-1)
             digest.update(value.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _header(settings: dict[str, Any]) -> dict[str, Any]:
-    return {'format': FORMAT, 'settings': settings}
-
-
-def _line(content: dict[str, Any]) -> str:
-    return json.dumps(content) + '\n'

@@ -1,8 +1,12 @@
 """Search by a sampler of Optuna, under a budget that holds before anything is evaluated."""
 
+import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
+from zlib import crc32
 
 from rich.progress import Progress
 
@@ -10,16 +14,17 @@ from mmprune.errors import InputError
 from mmprune.pruners.search_space import Choices, nearest_within
 from mmprune.registry import LOOPS
 from mmprune.search.budget import Budget
-from mmprune.search.compared import rule_of, smaller_is_better
-from mmprune.search.history import Evaluation
+from mmprune.search.history import Evaluation, subnet_key
 from mmprune.search.sampling import Sampling
-from mmprune.search.search_loop import SearchLoop, Subnet, in_words
+from mmprune.search.search_loop import COSTS, POLL, SearchLoop, Subnet, in_words
+from mmprune.search.study import on_main
 
-_COSTS = ('macs', 'params', 'latency')
 # How many proposals in a row may be known already before a search ends.
 _IDLE = 200
 
-Found = list[tuple[Subnet, Evaluation]]
+_LARGEST_NOTE = 20_000
+# What a sampler notes of a proposal is only stored up to so many characters: other workers do
+# without it, and the first one notes the same again.
 
 
 @LOOPS.register_module(name=['OptunaSearchLoop', 'SearchLoop'])
@@ -62,8 +67,8 @@ class OptunaSearchLoop(SearchLoop):
         candidates: int = 200,
         sampler: str = 'NSGAII',
         sampler_options: Mapping[str, Any] | None = None,
-        objectives: Sequence[str] = ('metric',),
-        start: Sequence[str] = ('uniform',),
+        objectives: str | Sequence[str] = ('metric',),
+        start: str | Sequence[str] = ('uniform',),
         shares: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -76,7 +81,7 @@ class OptunaSearchLoop(SearchLoop):
                 f'A search cannot optimise {self.objectives}: name one or several objectives; that '
                 'of latency needs a table, latency=<file>.'
             )
-        if constraints is None and not set(self.objectives) & set(_COSTS):
+        if constraints is None and not set(self.objectives) & set(COSTS):
             raise InputError(
                 'Nothing limits this search, so that the full network would be its result: give '
                 "constraints=dict(macs=0.5), or objectives=['metric', 'macs']."
@@ -119,47 +124,57 @@ class OptunaSearchLoop(SearchLoop):
         for budget in self.budgets:
             found = self._search(budget, progress)
             if len(self.objectives) == 1:
-                yield budget, *min(found, key=lambda pair: self._key(pair[1]))
+                best = min(found, key=self._key)
+                yield budget, self._subnet(best), best
                 continue
-            for number, pair in enumerate(self._front(found)):
-                yield replace(budget, label=f'{budget.label}_{number}'), *pair
+            for number, each in enumerate(self._front(found)):
+                labelled = replace(budget, label=f'{budget.label}_{number}')
+                yield labelled, self._subnet(each), each
 
-    def _search(self, budget: Budget, progress: Progress) -> Found:
-        """Evaluate candidates within a budget."""
+    def _search(self, budget: Budget, progress: Progress) -> list[Evaluation]:
+        """Evaluate candidates within a budget, together with other workers."""
         task = progress.add_task(f'{self.sampler} {budget.label}', total=self.candidates, note='')
-        sampling = self._sampling()
-        for wish in self._starts.values():
-            sampling.start_from(self._within(budget, wish))
-        known: set[tuple[int, ...]] = set()
-        found: Found = []
-        best: Evaluation | None = None
-        asked = idle = 0
-        while len(found) < self.candidates and idle < _IDLE and not sampling.is_exhausted:
-            proposed, noted = sampling.ask()
-            levels = tuple(self._within(budget, self.space.at(proposed)))
-            origin = self.start[asked] if asked < len(self.start) else f'{self.sampler} {asked}'
-            asked, idle = asked + 1, idle + 1
-            if levels in known:
-                continue
-            subnet, idle = self.space.subnet_at(levels), 0
-            evaluation = self.evaluate(subnet, origin)
-            known.add(levels)
-            found.append((subnet, evaluation))
-            sampling.tell(
-                levels, [self._value(evaluation, name) for name in self.objectives], noted
-            )
-            best = min(best or evaluation, evaluation, key=self._key)
-            progress.update(task, advance=1, note=f'best {self.metric} {in_words(best.metric)}')
-        if len(found) < self.candidates:
+        proposals = _Proposals(self, budget)
+        while True:
+            self.study.refresh()
+            done = proposals.learn()
+            taken = sum(each.budget == budget.label for each in self.study.claims.values())
+            best = min(self._within_budget(budget), key=self._key, default=None)
+            note = '' if best is None else f'best {self.metric} {in_words(best.metric)}'
+            if self.study.claims:
+                note += f', {1 + len(self.study.claims)} workers'
+            progress.update(task, completed=done, note=note)
+            if done + taken < self.candidates and not proposals.are_exhausted:
+                proposals.evaluate_next()
+            elif taken:
+                time.sleep(POLL)
+            else:
+                break
+        if done < self.candidates:
             self.runner.logger.info(
-                f'{self.sampler} proposes nothing new: {len(found)} candidates for {budget.label}'
+                f'{self.sampler} proposes nothing new: {done} candidates for {budget.label}'
             )
-        return found
+        return self._within_budget(budget)
 
-    def _sampling(self, **options: Any) -> Sampling:
-        """Return a sampler that has seen nothing, with the config's options and further ones."""
+    def _within_budget(self, budget: Budget) -> list[Evaluation]:
+        """Return all that is known within a budget, whatever it was evaluated for."""
+        return [
+            each
+            for each in self.study.evaluations.values()
+            if budget.fits({name: getattr(each, name) for name in COSTS})
+        ]
+
+    def _sampling(self, seed: int | None = None, **options: Any) -> Sampling:
+        """Return a sampler that has seen nothing.
+
+        Args:
+            seed: Of what it draws; the config's if None.
+            options: Further ones than the config's.
+        """
         sizes = {space_id: len(widths) for space_id, widths in self.space.items()}
         options = {**self.sampler_options, **options}
+        if seed is not None:
+            options['seed'] = seed
         return Sampling(self.sampler, options, self.seed, sizes, len(self.objectives))
 
     def _within(self, budget: Budget, wish: Choices) -> list[int]:
@@ -182,31 +197,103 @@ class OptunaSearchLoop(SearchLoop):
         subnet = self.pruner.load_channel_cfg(start)
         return {space_id: int(mask.sum()) for space_id, mask in subnet.items()}
 
-    def _value(self, evaluation: Evaluation, objective: str) -> float:
-        """Return an objective of a candidate, to be minimised."""
-        if objective in _COSTS:
-            return float(getattr(evaluation, objective))
-        if objective == 'metric':
-            return smaller_is_better(evaluation.metric, self.rule)
-        return smaller_is_better(evaluation.metrics.get(objective), rule_of(objective))
+    def _subnet(self, evaluation: Evaluation) -> Subnet:
+        return self.space.subnet(evaluation.channels)
 
     def _key(self, evaluation: Evaluation) -> tuple[float, float, int]:
         """Return a sort key: the best candidate by the first objective has the smallest."""
         return self._value(evaluation, self.objectives[0]), evaluation.macs, evaluation.index
 
-    def _front(self, found: Found) -> Found:
+    def _front(self, found: list[Evaluation]) -> list[Evaluation]:
         """Return the candidates that no other one beats, the cheapest first."""
-        values = [[self._value(e, name) for name in self.objectives] for _, e in found]
+        values = [[self._value(each, name) for name in self.objectives] for each in found]
         return [
-            pair
-            for pair, mine in sorted(
-                zip(found, values, strict=True), key=lambda each: each[0][1].macs
-            )
+            each
+            for each, mine in sorted(zip(found, values, strict=True), key=lambda pair: pair[0].macs)
             if not any(
                 other != mine and all(a <= b for a, b in zip(other, mine, strict=True))
                 for other in values
             )
         ]
+
+
+class _Proposals:
+    """What a worker's sampler proposes within a budget, and learns from all workers.
+
+    The first worker draws from the search's seed. Nothing that it draws depends on anything else
+    than this and what is known, so that a search that is resumed asks its sampler as often as it
+    was asked, tells it what came of that, and goes on as if it had never been stopped. A worker
+    that finds another one at what it proposes draws from a seed of its own from there on.
+
+    Args:
+        loop: The search.
+        budget: The budget.
+    """
+
+    def __init__(self, loop: OptunaSearchLoop, budget: Budget) -> None:
+        self.loop, self.budget = loop, budget
+        self.starts = {name: loop._within(budget, each) for name, each in loop._starts.items()}
+        self._begin()
+
+    def _begin(self, seed: int | None = None) -> None:
+        self.sampling = self.loop._sampling(seed)
+        self.is_first = seed is None
+        for levels in self.starts.values():
+            self.sampling.start_from(levels)
+        self.asked = self.idle = self.done = 0
+        self.noted: Mapping[str, Any] = {}
+        self.told: set[str] = set()
+
+    @property
+    def are_exhausted(self) -> bool:
+        """Whether nothing new is to be expected."""
+        return self.idle >= _IDLE or self.sampling.is_exhausted
+
+    def learn(self) -> int:
+        """Tell the sampler what has been found; return how many candidates of the budget are."""
+        loop = self.loop
+        known = sorted(loop._within_budget(self.budget), key=lambda each: each.index)
+        for each in (each for each in known if each.key not in self.told):
+            is_own = each.budget in (None, self.budget.label)
+            noted: Mapping[str, Any] = each.noted if is_own else {}
+            if is_own and self.is_first and each.asked is not None:
+                while self.asked < each.asked:
+                    self.ask()
+                noted = noted or self.noted
+            values = [loop._value(each, name) for name in loop.objectives]
+            self.sampling.tell(loop.space.levels(each.channels), values, noted)
+            self.told.add(each.key)
+            self.done += is_own
+        return self.done
+
+    def ask(self) -> list[int]:
+        """The sampler's next levels."""
+        levels, self.noted = self.sampling.ask()
+        self.asked += 1
+        return levels
+
+    def evaluate_next(self) -> None:
+        """Evaluate the next proposal if it is new."""
+        loop, number = self.loop, self.asked
+        levels = loop._within(self.budget, loop.space.at(self.ask()))
+        origin = [*self.starts][number] if number < len(self.starts) else f'{loop.sampler} {number}'
+        subnet = loop.space.subnet_at(levels)
+        key = subnet_key(subnet)
+        self.idle += 1
+        if key in loop.study.evaluations:
+            return
+        noted = self.noted if len(json.dumps(self.noted)) <= _LARGEST_NOTE else {}
+        found = loop.take(
+            subnet,
+            origin,
+            budget=self.budget.label,
+            asked=self.asked if self.is_first else None,
+            noted=dict(noted),
+        )
+        if found is not None:
+            self.idle = 0
+        elif self.is_first:
+            self._begin(on_main(lambda: crc32(f'{loop.seed} {uuid4()}'.encode())))
 
 
 @LOOPS.register_module()
@@ -273,10 +360,10 @@ class EvolutionSearchLoop(OptunaSearchLoop):
         """Return what the course of this search depends on."""
         return {**super().settings(), 'top_k': self.top_k}
 
-    def _sampling(self, **options: Any) -> Sampling:
+    def _sampling(self, seed: int | None = None, **options: Any) -> Sampling:
         def best(study: Any, population: list[Any]) -> list[Any]:
             return sorted(population, key=lambda trial: trial.values)[: self.top_k]
 
         if len(self.objectives) == 1:
             options['elite_population_selection_strategy'] = best
-        return super()._sampling(**options)
+        return super()._sampling(seed, **options)

@@ -6,9 +6,9 @@ import os
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from mmengine.dist import is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner, ValLoop
 from rich.progress import Progress
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmprune.building import check_options
@@ -30,15 +30,27 @@ from mmprune.fileio import atomic_path
 from mmprune.latency import TableLatency
 from mmprune.models import AutoSlim, Recalibration, kept_norm_statistics
 from mmprune.models.algorithm import calibration_batches, check_is_supernet
+from mmprune.models.norm_statistics import recalibrate_norm_statistics
+from mmprune.models.training_data import TrainingData
 from mmprune.randomness import seeded
 from mmprune.search.budget import Budget, Cost
+from mmprune.search.candidates import Candidates
 from mmprune.search.compared import Rule, main_metric, rule_of, smaller_is_better
-from mmprune.search.history import Evaluation, SearchHistory, subnet_key, weights_key
+from mmprune.search.evaluate import judged
+from mmprune.search.history import Evaluation, read_history, subnet_key, weights_key
+from mmprune.search.identity import configs_of
+from mmprune.search.page import SearchFiles
+from mmprune.search.picture import SearchPicture
 from mmprune.search.progress import search_progress
+from mmprune.search.storage import JOURNAL, RESULTS, presence
+from mmprune.search.study import Study
 from mmprune.training.compensation import Change, compensation_of
 from mmprune.wrappers import without_wrapper
 
 Subnet = dict[str, Tensor]
+COSTS = ('macs', 'params', 'latency')
+POLL = 0.2
+"""Seconds between two looks at what other workers have found."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,7 @@ class SearchResult:
         params: Number of parameters.
         metric: Its value of the metric that the search compares; None where the evaluator found
             nothing to measure, in no candidate.
+        deployed: The same of the deployed network, measured at the end.
     """
 
     budget: str
@@ -59,6 +72,7 @@ class SearchResult:
     macs: int
     params: int
     metric: float | None
+    deployed: float | None = None
 
 
 class SearchLoop(ValLoop):
@@ -69,9 +83,10 @@ class SearchLoop(ValLoop):
     (the model's ``recalibration``), and it predicts the validation images in
     eval mode. The supernet is as it was when the search ends.
 
-    In the runner's work directory are written: ``search_history.jsonl`` after
-    every candidate, which a search with ``resume`` goes on from;
-    ``subnet_<budget>.yaml``, the channel configs; ``search_results.json``.
+    In the runner's work directory are written: ``study.journal`` before and after every candidate,
+    which a search with ``resume`` goes on from, and other processes may work on meanwhile;
+    ``subnet_<budget>.yaml``, the channel configs; ``search_results.json``; every minute and at the
+    end ``search.html`` and ``search.png``, which show it.
 
     Args:
         runner: The runner; its model is an AutoSlim.
@@ -84,7 +99,12 @@ class SearchLoop(ValLoop):
             candidate without this value, such as a detector that detects nothing, is the worst.
         rule: Whether 'greater' or 'less' is better; ``'auto'``: less of losses and errors.
         seed: Of what the search draws.
-        resume: Go on from the history in the work directory.
+        resume: Go on from the study in the work directory, if there is one, and share its work with
+            others. Without it, what an earlier search has left there goes to ``earlier_<number>``.
+        storage: Where the study is instead: a journal file, or the URL of a database, as Optuna has
+            them. All searches that name it work on one study; ``resume`` is implied.
+        study: Its name there; that of the config if None.
+        imported: A file of evaluations to begin with, as earlier versions wrote it.
         fp16: Evaluate in mixed precision.
         latency: A table that ``tools/latency.py`` has written for this network on the device
             that is to run the subnets. With it, costs have a predicted ``latency``, in ms.
@@ -100,6 +120,9 @@ class SearchLoop(ValLoop):
             such compensation.
     """
 
+    objectives: Sequence[str] = ('metric',)
+    """What is told to the study, for other tools."""
+
     def __init__(
         self,
         runner: Runner,
@@ -109,11 +132,15 @@ class SearchLoop(ValLoop):
         rule: Literal['auto', 'greater', 'less'] = 'auto',
         seed: int = 0,
         resume: bool = False,
+        storage: str | None = None,
+        study: str | None = None,
+        imported: str | os.PathLike[str] | None = None,
         fp16: bool = False,
         latency: str | os.PathLike[str] | None = None,
         compensation: str | dict[str, Any] | None = None,
         recalibration: dict[str, Any] | None = None,
     ) -> None:
+        self._configs = configs_of(runner.cfg, dataloader, evaluator)
         super().__init__(runner, dataloader, evaluator, fp16)
         model = without_wrapper(runner.model)
         check_is_supernet(model, str(runner.cfg.filename))
@@ -130,9 +157,11 @@ class SearchLoop(ValLoop):
         self._as_given = {'metric': metric, 'rule': rule, 'compensation': compensation}
         self._change = self._compensation(compensation)
         self.seed = seed
-        self.resume = resume
+        self.resume, self.storage, self.imported = resume, storage, imported
+        self.study_name = study or Path(runner.cfg.filename or 'search').stem
         self.latency = None if latency is None else TableLatency(latency)
         self.results: list[SearchResult] = []
+        self.chosen: list[tuple[str, Evaluation]] = []
         self.full_cost, self.smallest_cost = self._extreme_costs()
         self.work_dir = Path(runner.work_dir)
 
@@ -154,65 +183,123 @@ class SearchLoop(ValLoop):
         Returns:
             The metric of the subnet found for each budget, by ``<budget>/<metric>``.
         """
-        self.batches = calibration_batches(self.runner.cfg, self.algorithm.recalibration)
-        self.history = SearchHistory(
-            self.work_dir / 'search_history.jsonl',
-            self._all_settings(),
-            resume=self.resume,
-            is_writer=is_main_process(),
-        )
-        if self.resume:
-            self.runner.logger.info(
-                f'{self.history.path}: {self.history.num_resumed} candidates are evaluated already'
-            )
+        shown, self.files = is_main_process(), SearchFiles(self.work_dir)
+        batches = calibration_batches(self.runner.cfg, self.algorithm.recalibration)
+        self.batches = TrainingData(self.algorithm.data_preprocessor, batches)
         if self.latency is not None:
             table = self.latency.estimator(self.pruner.supernet).table
             self.runner.logger.info(f'{self.latency.path}: latency on {table.device}')
-        with self._supernet_kept():
-            self._announce()
-        with self._supernet_kept(), search_progress(self.runner.logger, is_main_process()) as bar:
-            for budget, subnet, evaluation in self.search(bar):
-                self._finish(budget, subnet, evaluation)
+        with self._open_study():
+            with self._supernet_kept():
+                self._announce()
+            with self._supernet_kept(), search_progress(self.runner.logger, shown) as bar:
+                for budget, subnet, evaluation in self.search(bar):
+                    self._finish(budget, subnet, evaluation)
+                self._draw(is_last=True)
         return {
             f'{result.budget}/{self.metric}': math.nan if result.metric is None else result.metric
             for result in self.results
         }
 
+    @contextmanager
+    def _open_study(self) -> Iterator[None]:
+        """Have the study, new or with what is known already."""
+        journal = self.work_dir / JOURNAL
+        is_here = self.storage is None and is_main_process()
+        with presence(journal, anew=not self.resume) if is_here else nullcontext():
+            self.study = Study(
+                self.storage or str(journal),
+                self.study_name,
+                self._all_settings(),
+                [self._direction(name) for name in self.objectives],
+                self.work_dir,
+            )
+            if self.imported is not None:
+                found = read_history(Path(self.imported), self._all_settings())
+                self.study.add((each, self._values(each)) for each in map(_numbered, found))
+            if self.study.evaluations:
+                known = len(self.study.evaluations)
+                self.runner.logger.info(f'{self.study}: {known} candidates are evaluated already')
+            yield
+
     def evaluate(self, subnet: Subnet, origin: str, cost: Cost | None = None) -> Evaluation:
-        """Return the evaluation of a candidate, from the history if it is there.
+        """Return the evaluation of a candidate, from the study if it is there.
 
         Args:
             subnet: The candidate.
-            origin: Where it came from, in words, for the history and the log.
+            origin: Where it came from, in words, for the study and the log.
             cost: Its cost, if that is known already.
         """
-        key = subnet_key(subnet)
-        found = self.history.find(key)
-        if found is not None:
-            self._compared(found.metrics)
-            return found
-        start = time.perf_counter()
-        metrics = self._measure(subnet)
-        metric = self._compared(metrics)
-        seconds = time.perf_counter() - start
+        return self.evaluate_all([(subnet, origin, cost)])[0]
+
+    def evaluate_all(
+        self, candidates: Sequence[tuple[Subnet, str, Cost | None]]
+    ) -> list[Evaluation]:
+        """Return the evaluations of candidates, some of which other workers may have taken.
+
+        Args:
+            candidates: Subnet, origin and cost of each, as for ``evaluate``.
+        """
+        left = {subnet_key(each[0]): each for each in candidates}
+        keys = [subnet_key(subnet) for subnet, _, _ in candidates]
+        while True:
+            self.study.refresh()
+            left = {key: each for key, each in left.items() if key not in self.study.evaluations}
+            free = [each for key, each in left.items() if key not in self.study.claims]
+            if not left:
+                break
+            if not free:
+                time.sleep(POLL)
+            for subnet, origin, cost in free:
+                if self.take(subnet, origin, cost) is not None:
+                    break
+        found = [self.study.evaluations[key] for key in keys]
+        for evaluation in found:
+            self._compared(evaluation.metrics)
+        return found
+
+    def take(
+        self, subnet: Subnet, origin: str, cost: Cost | None = None, **more: Any
+    ) -> Evaluation | None:
+        """Evaluate a candidate, unless another worker is at it, or has been.
+
+        Args:
+            subnet: The candidate.
+            origin: Where it came from, in words, for the study and the log.
+            cost: Its cost, if that is known already.
+            more: What else is to be remembered: fields of ``Evaluation``.
+        """
         cost = cost or self.costs([subnet])[0]
-        evaluation = Evaluation(
-            index=len(self.history),
+        candidate = Evaluation(
+            index=-1,
             origin=origin,
-            key=key,
+            key=subnet_key(subnet),
             macs=int(cost['macs']),
             params=int(cost['params']),
-            metric=metric,
+            metric=None,
             channels={space_id: int(mask.sum()) for space_id, mask in subnet.items()},
             latency=cost.get('latency'),
-            metrics=metrics,
+            **more,
         )
-        self.history.add(evaluation)
+        number = self.study.claim(candidate)
+        if number is None:
+            return None
+        start = time.perf_counter()
+        try:
+            metrics = self._measure(subnet)
+            metric = self._compared(metrics)
+        except BaseException:
+            self.study.give_back()
+            raise
+        seconds = time.perf_counter() - start
+        evaluation = replace(candidate, index=number, metric=metric, metrics=metrics)
+        self.study.finish(evaluation, self._values(evaluation))
         self.runner.logger.info(
-            f'candidate {evaluation.index}: {self.metric} {in_words(metric)}, '
+            f'candidate {number}: {self.metric} {in_words(metric)}, '
             f'{evaluation.macs:,} MACs ({evaluation.macs / self.full_cost["macs"]:.1%}), '
             f'{evaluation.params:,} parameters, {seconds:.2f} s: {origin}'
         )
+        self._draw()
         return evaluation
 
     def costs(self, subnets: Sequence[Subnet], widths: IntArray | None = None) -> list[Cost]:
@@ -240,18 +327,27 @@ class SearchLoop(ValLoop):
         value = smaller_is_better(evaluation.metric, self.rule)
         return value, evaluation.macs, evaluation.index
 
-    @torch.no_grad()
     def _measure(self, subnet: Subnet) -> dict[str, float]:
         """Return what the evaluator says of a subnet, as it would be deployed."""
-        self.pruner.set_subnet(subnet)
-        network: Any = self.algorithm
-        if self._change is not None:
-            network = self.pruner.deploy_subnet(self.algorithm.architecture)
-            self._change(network)
-            network.eval()
-        elif self.batches:
-            self.algorithm.recalibrate(self.batches)
-        self.algorithm.architecture.eval()
+        return judged(
+            self.pruner,
+            subnet,
+            lambda network: self._metrics(self.algorithm if self._change is None else network),
+            self.batches,
+            self._change,
+        )
+
+    def _measure_deployed(self, subnet: Subnet) -> dict[str, float]:
+        """Return what the evaluator says of a plain network that is the subnet."""
+
+        def recalibrate(network: nn.Module) -> None:
+            if len(self.batches):
+                recalibrate_norm_statistics(network, self.batches)
+
+        return judged(self.pruner, subnet, self._metrics, change=self._change or recalibrate)
+
+    @torch.no_grad()
+    def _metrics(self, network: Any) -> dict[str, float]:
         for batch in self.dataloader:
             with torch.autocast(self._device_type, enabled=self.fp16):
                 samples = network.val_step(batch)
@@ -262,6 +358,30 @@ class SearchLoop(ValLoop):
             for name, value in metrics.items()
             if isinstance(value, Real | Tensor) and not math.isnan(value)
         }
+
+    def _value(self, evaluation: Evaluation, objective: str) -> float:
+        """Return an objective of a candidate, to be minimised."""
+        if objective in COSTS:
+            return float(getattr(evaluation, objective))
+        if objective == 'metric':
+            return smaller_is_better(evaluation.metric, self.rule)
+        return smaller_is_better(evaluation.metrics.get(objective), rule_of(objective))
+
+    def _values(self, evaluation: Evaluation) -> list[float]:
+        """Return the objectives of a candidate, the right way round for the study."""
+        return [
+            self._value(evaluation, name) * (1 if self._direction(name) == 'minimize' else -1)
+            for name in self.objectives
+        ]
+
+    def _direction(self, objective: str) -> str:
+        """Which way round the study has an objective, which is said before any is known."""
+        metric, rule = self._as_given['metric'], self._as_given['rule']
+        if objective == 'metric':
+            is_less = rule == 'less' or (rule == 'auto' and rule_of(str(metric)) == 'less')
+        else:
+            is_less = objective in COSTS or rule_of(objective) == 'less'
+        return 'minimize' if is_less else 'maximize'
 
     def _compared(self, metrics: Mapping[str, float]) -> float | None:
         """Return the value that counts, and settle which one that is when there are values.
@@ -299,7 +419,7 @@ class SearchLoop(ValLoop):
         if expected is None:
             self.runner.logger.info(f'{type(self).__name__}: {each}')
             return
-        left = max(expected - self.history.num_resumed, 0)
+        left = max(expected - len(self.study.evaluations), 0)
         self.runner.logger.info(
             f'{type(self).__name__}: up to about {left:,} candidates to evaluate; {each}, so '
             f'all of them {duration(left * seconds)}'
@@ -312,8 +432,10 @@ class SearchLoop(ValLoop):
         with seeded(self.seed):  # a data loader draws a random number
             batch = next(iter(self.dataloader))
         seconds = 0.0
-        if self.batches:
-            one_batch = _timed(lambda: self.algorithm.recalibrate(self.batches[:1]))
+        if len(self.batches):
+            first = [next(iter(self.batches))]
+            network = self.algorithm.architecture
+            one_batch = _timed(lambda: recalibrate_norm_statistics(network, first))
             seconds += len(self.batches) * one_batch
         self.algorithm.architecture.eval()
         with torch.autocast(self._device_type, enabled=self.fp16):
@@ -355,25 +477,62 @@ class SearchLoop(ValLoop):
             'recalibration': asdict(self.algorithm.recalibration),
             'num_images': len(self.dataloader.dataset),
             'weights': weights_key(self.algorithm.architecture.state_dict()),
+            **self._configs,
         }
 
     def _finish(self, budget: Budget, subnet: Subnet, evaluation: Evaluation) -> None:
-        """Write the channel config of a result, and the list of results so far."""
+        """Measure a result again, deployed; write its channel config, and the results so far."""
         path = self.work_dir / f'subnet_{budget.label}.yaml'
+        metric, deployed = evaluation.metric, self._measure_deployed(subnet).get(self.metric)
         result = SearchResult(
-            budget.label, str(path), evaluation.macs, evaluation.params, evaluation.metric
+            budget.label, str(path), evaluation.macs, evaluation.params, metric, deployed
         )
         self.results.append(result)
+        self.chosen.append((budget.label, evaluation))
         self.runner.logger.info(
-            f'budget {budget.label} ({budget}): {self.metric} {in_words(result.metric)}, '
-            f'{result.macs:,} MACs ({result.macs / self.full_cost["macs"]:.1%}): {path}'
+            f'budget {budget.label} ({budget}): {self.metric} {in_words(metric)}, deployed '
+            f'{in_words(deployed)}, {result.macs:,} MACs '
+            f'({result.macs / self.full_cost["macs"]:.1%}): {path}'
         )
+        if deployed != metric:
+            self.runner.logger.warning(
+                f'{path}: {self.metric} of the deployed network is {in_words(deployed)}, and '
+                f'{in_words(metric)} in the search: rounding differs between the two'
+            )
         if is_main_process():
             self.pruner.set_subnet(subnet)
             save_channel_cfg(self.pruner.export_subnet(), path)
-            with atomic_path(self.work_dir / 'search_results.json') as unfinished:
-                content = [asdict(result) for result in self.results]
+            with atomic_path(self.work_dir / RESULTS) as unfinished:
+                # The configs lie beside the list, wherever the folder goes.
+                content = [
+                    {**asdict(result), 'channel_cfg': Path(result.channel_cfg).name}
+                    for result in self.results
+                ]
                 unfinished.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+
+    def _draw(self, is_last: bool = False) -> None:
+        """Draw what is known, now and then and at last."""
+        if not (is_main_process() and (is_last or self.files.are_due)):
+            return
+        found = sorted(self.study.evaluations.values(), key=lambda each: each.index)
+        groups = self.pruner.supernet.prunable_groups
+        try:
+            picture = SearchPicture(
+                f'{self.study_name}: {len(found)} candidates',
+                Candidates.of(found, self.full_cost, self.metric, self.rule),
+                {space_id: group.num_channels for space_id, group in groups.items()},
+                self.chosen,
+            )
+            self.files.draw(picture)
+        except (OSError, InputError) as error:  # a picture is not worth a search
+            self.runner.logger.warning(f'{self.files.folder}: the search is not drawn: {error}')
+
+
+def _numbered(evaluation: Evaluation) -> Evaluation:
+    """An evaluation of an earlier version, with what its origin says of the sampler's proposal."""
+    number = evaluation.origin.rpartition(' ')[2]
+    asked = int(number) + 1 if number.isdecimal() else evaluation.index + 1
+    return replace(evaluation, asked=asked)
 
 
 def in_words(metric: float | None) -> str:

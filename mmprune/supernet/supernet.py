@@ -269,13 +269,14 @@ class Supernet:
                 'that prepared it last'
             )
         self.follow_replaced()
-        try:
-            self.execution.apply(alive)
-        except BaseException:
-            self.execution.apply(self.alive)
-            raise
-        self.masks.write(alive)
-        self.alive = alive
+        with self.execution.alone:
+            try:
+                self.execution.apply(alive)
+            except BaseException:
+                self.execution.apply(self.alive)
+                raise
+            self.masks.write(alive)
+            self.alive = alive
 
     def follow_replaced(self) -> None:
         """Take modules that were put in the place of others, with the same tensors.

@@ -7,8 +7,8 @@ from types import CodeType
 
 from torch import nn
 
-from mmprune.layers.layer import CONVS, TRANSPOSED_CONVS
 from mmprune.trace import TraceGraph
+from mmprune.trace.kinds import CONVS, TRANSPOSED_CONVS
 from mmprune.trace.walk import modules_of
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)

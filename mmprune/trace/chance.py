@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.overrides import TorchFunctionMode
+
+from mmprune.trace.function_mode import FunctionMode
 
 _DROPOUTS = frozenset(
     name + inplace
@@ -34,20 +35,13 @@ _DRAWN = {
 _BETWEEN = {'uniform_': (0.0, 1.0, 0.999), 'normal_': (0.0, 1.0, 0.5)}
 
 
-class WithoutChance(TorchFunctionMode):
+class WithoutChance(FunctionMode):
     """Within it, nothing is dropped, and random numbers are constants.
 
     Orders and choices (``randperm``, ``randint``) are drawn as ever.
     """
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = dict(kwargs or {})
+    def _call(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         name = getattr(func, '__name__', '')
         if name in _DROPOUTS:
             return args[0] if args else kwargs['input']

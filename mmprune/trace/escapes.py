@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.overrides import TorchFunctionMode
 
 from mmprune.trace.copies import may_write
+from mmprune.trace.function_mode import FunctionMode
 from mmprune.trace.masks import as_called, followed, shadow_of
 from mmprune.trace.numbers import NumberLog
 from mmprune.trace.recipes import Recipes
@@ -26,7 +26,7 @@ _TO_PYTHON = frozenset(
 )
 
 
-class EscapeRecorder(TorchFunctionMode):
+class EscapeRecorder(FunctionMode):
     """Watches every call of a torch function during a trace.
 
     A tensor is *detached* if it was computed from tensors of the autograd graph and is not
@@ -67,14 +67,7 @@ class EscapeRecorder(TorchFunctionMode):
         self._starts: list[int] = []
         self._spans: list[tuple[int, tuple[tuple[int, ...], ...]]] = []
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = dict(kwargs) if kwargs else {}
+    def _call(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         if self.numbers is not None and func in SIZES:  # they give no tensors
             return watch(self.numbers, func, args, kwargs, func(*args, **kwargs))
         name = _name_of(func)

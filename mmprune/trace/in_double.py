@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
+
+from mmprune.trace.function_mode import FunctionMode
 
 
-class InDouble(TorchFunctionMode):
+class InDouble(FunctionMode):
     """Within it, what would be float32 is float64: anchors, positions, targets, casts."""
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        given = {key: _double_type(value) for key, value in (kwargs or {}).items()}
+    def _call(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        given = {key: _double_type(value) for key, value in kwargs.items()}
         if func is torch.Tensor.float:
             func = torch.Tensor.double
         return _double(func(*map(_double_type, args), **given))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from types import CodeType
 from typing import Any
@@ -27,6 +28,7 @@ from mmprune.trace.expressions import (
     Expression,
     leaves,
 )
+from mmprune.trace.kinds import CONVS
 from mmprune.trace.stored import store
 from mmprune.trace.stored import stored as stored_in
 from mmprune.trace.trace_graph import Reading
@@ -97,8 +99,7 @@ class NumberLog:
             sizes; see ``UNRESOLVED``.
         layers: Attributes of torch's layers -> the dims of their weights that they are.
         asked: The modules that asked for the sizes of each source, by its number.
-        readings: (edge, dim, start, stop, expression or None, module, function): numbers that a
-            call was given for positions ``start`` to ``stop`` along a dim.
+        readings: Numbers that calls were given, with edges of the autograd graph.
         scales: (module, expression): numbers used as quantities.
         equal: Pairs of expressions that were compared and found equal.
         is_closed: Whether the trace is over; numbers that live on are numbers then.
@@ -110,7 +111,7 @@ class NumberLog:
         self.sources: list[tuple[GradientEdge | torch.Tensor, tuple[int, ...]]] = []
         self.layers: dict[Attribute, Expression] = {}
         self.asked: dict[int, dict[str, None]] = {}
-        self.readings: list[tuple[GradientEdge, int, int, int, Expression | None, str, str]] = []
+        self.readings: list[Any] = []
         self.scales: dict[tuple[str, Expression], None] = {}
         self.equal: list[tuple[Expression, Expression]] = []
         self.is_closed = False
@@ -196,11 +197,11 @@ class NumberLog:
 
     def nodes(self) -> list[Any]:
         """The nodes of the autograd graph, but for leaves, that numbers were used for or with."""
-        expressions = [reading[4] for reading in self.readings if reading[4] is not None]
+        expressions = [r.expression for r in self.readings if r.expression is not None]
         expressions += [expression for _, expression in self.scales]
         expressions += [expression for pair in self.equal for expression in pair]
         dims = [leaf for own in expressions for leaf in leaves(own) if isinstance(leaf, Dim)]
-        edges = [reading[0] for reading in self.readings]
+        edges = [reading.edge for reading in self.readings]
         edges += [self.edge_of(dim.edge[0]) for dim in dims]
         return list({edge.node: None for edge in edges if edge.node.next_functions})
 
@@ -225,7 +226,7 @@ class NumberLog:
         A plain number is one that stands in the code if the code around the call has it as a
         constant; otherwise nobody knows where it comes from.
         """
-        edge = _edge(tensor) if isinstance(tensor, torch.Tensor) else None
+        edge: Any = _edge(tensor) if isinstance(tensor, torch.Tensor) else None
         if edge is None or not isinstance(number, int) or number < 2:
             return
         expression: Expression | None
@@ -238,7 +239,7 @@ class NumberLog:
             expression = int(number) if origin == CODE else None
         dim %= tensor.dim()
         stop = tensor.shape[dim] if stop is None else stop
-        self.readings.append((edge, dim, start, stop, expression, self.running(), function))
+        self.readings.append(Reading(edge, dim, start, stop, expression, self.running(), function))
 
 
 def resolved(log: NumberLog, ids: Mapping[Any, int]) -> dict[str, Any]:
@@ -264,17 +265,13 @@ def resolved(log: NumberLog, ids: Mapping[Any, int]) -> dict[str, Any]:
 
     return {
         'readings': tuple(
-            Reading(
-                (ids[edge.node], edge.output_nr),
-                dim,
-                start,
-                stop,
-                None if expression is None else resolve(expression),
-                module,
-                function,
+            replace(
+                reading,
+                edge=(ids[reading.edge.node], reading.edge.output_nr),
+                expression=reading.expression and resolve(reading.expression),
             )
-            for edge, dim, start, stop, expression, module, function in log.readings
-            if edge.node in ids
+            for reading in log.readings
+            if reading.edge.node in ids
         ),
         'scales': tuple(dict.fromkeys(_scales(log, resolve))),
         'layer_scales': tuple(
@@ -311,10 +308,6 @@ def _is_leaf(tensor: torch.Tensor) -> bool:
     return tensor.requires_grad and tensor.is_leaf and not tensor._is_view()
 
 
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = (nn.modules.batchnorm._NormBase,)
-
-
 def _sizes_of_weights(module: nn.Module) -> list[tuple[str, torch.Tensor, int]]:
     """Attributes of one of torch's layers that are dims of a weight: (name, weight, dim)."""
     if isinstance(module, nn.MultiheadAttention):
@@ -329,10 +322,10 @@ def _sizes_of_weights(module: nn.Module) -> list[tuple[str, torch.Tensor, int]]:
         return []
     if isinstance(module, nn.Linear):
         return [('out_features', weight, 0), ('in_features', weight, 1)]
-    if isinstance(module, _CONVS):
+    if isinstance(module, CONVS):
         inputs = [('in_channels', weight, 1)] if module.groups == 1 else []
         return [('out_channels', weight, 0), *inputs]
-    if isinstance(module, _NORMS):
+    if isinstance(module, nn.modules.batchnorm._NormBase):
         return [('num_features', weight, 0)]
     if isinstance(module, nn.Embedding):
         return [('embedding_dim', weight, 1)]

@@ -181,22 +181,32 @@ def as_road(demo_input: Any) -> Road:
     return demo_input if isinstance(demo_input, Road) else Road('eval', demo_input)
 
 
-def doubled(road: Road) -> Road | None:
-    """The same road on twice as large a batch, whose second half differs; None for a callable."""
+def on_other_numbers(road: Road) -> Road | None:
+    """The same road on an input of other floats; None for a callable."""
     if not isinstance(road.input, torch.Tensor | tuple | list | Mapping):
         return None
     generator = torch.Generator().manual_seed(2)
 
-    def twice(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor) or value.dim() == 0:
+    def other(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
             return value
-        other = value
-        if value.is_floating_point():
-            noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-            other = noise.to(value) + value / 2
-        return torch.cat([value, other])
+        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        return noise.to(value) + value / 2
 
-    return road.mapped(twice)
+    return road.mapped(other)
+
+
+def doubled(road: Road) -> Road | None:
+    """The same road on twice as large a batch, whose second half differs; None for a callable."""
+    other = on_other_numbers(road)
+    if other is None:
+        return None
+
+    def both(first: Any, second: Any) -> Any:
+        has_batch = isinstance(first, torch.Tensor) and first.dim() > 0
+        return torch.cat([first, second]) if has_batch else first
+
+    return replace(road, input=tree_map(both, road.input, other.input))
 
 
 def _both_modes(demo_input: DemoInput, suffix: str, pack: Pack | None = None) -> list[Road]:

@@ -105,7 +105,9 @@ def _trace(
         torch.inference_mode(False), session.state.kept() as copies,
         requiring_grad(buffers.values()), session.calls.used(model, road.training) as made,
     ):  # fmt: skip
-        _set_mode(model, road.training)
+        set_mode(model, road.training)
+        for module in () if road.training else caching_modules(model):
+            module.training = True  # what it reads in eval mode hides its parameters
         _let_all_require_grad(model)
         demo_input, input_leaves = session.differentiable(road.input)
         recorder = CallRecorder(model)
@@ -156,12 +158,6 @@ def _run(model: nn.Module, road: Road, demo_input: Any, recorder: CallRecorder) 
             f'{type(error).__name__}: {error}. It failed in module '
             f"'{recorder.stack[-1]}'. Give a demo_input that the model accepts."
         ) from error
-
-
-def _set_mode(model: nn.Module, training: bool) -> None:
-    set_mode(model, training)
-    for module in () if training else caching_modules(model):
-        module.training = True  # what it reads in eval mode hides its parameters
 
 
 def _let_all_require_grad(model: nn.Module) -> None:

@@ -27,6 +27,8 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 """From the share of the time that has passed, 0 to 1, to the share of the way."""
 CHANNEL_CFG_KEY = 'mmprune_channel_cfg'
 """Where a checkpoint of a model that was deployed in place says which channels it has."""
+HEARD_KEY = 'mmprune_heard'
+"""Where a checkpoint has what was heard since the last removal."""
 
 
 @HOOKS.register_module()
@@ -52,6 +54,9 @@ class IterativePruning(PrunerHook):
         interval: Epochs (or iterations) from step to step.
         by_epoch: Whether these are epochs.
         schedule: ``'cubic'`` or ``'linear'``.
+        channels: How many channels go at every step, in the place of the schedule: the greedy
+            way, to which every removal is a new look. The target is then reached when enough are
+            gone, at ``end`` at the latest; the model becomes small at that step.
         regrow: Whether channels that were removed may come back at a later step.
         collect: See ``PrunerHook``.
         listen: Whether the importance, a ``GroupFisherImportance``, goes by what the training steps
@@ -78,6 +83,7 @@ class IterativePruning(PrunerHook):
         deploy: bool = True,
         listen: bool = False,
         demo_input: Mapping[str, Any] | None = None,
+        channels: int | None = None,
     ) -> None:
         super().__init__(pruner, input_shape, collect, demo_input)
         if not 0 <= begin <= end or interval < 1:
@@ -90,7 +96,12 @@ class IterativePruning(PrunerHook):
                 f'schedule must be one of {", ".join(map(repr, SCHEDULES))}, not {schedule!r}'
             )
         self.begin, self.end, self.interval = begin, end, interval
-        self.by_epoch = by_epoch
+        if channels is not None and (channels < 1 or regrow):
+            raise InputError(
+                'IterativePruning: channels is the number that goes at every step, 1 or more, and '
+                f'none comes back: found channels={channels!r}, regrow={regrow}'
+            )
+        self.by_epoch, self.channels = by_epoch, channels
         self.schedule = schedule
         self.regrow = regrow
         self.deploy = deploy
@@ -144,9 +155,14 @@ class IterativePruning(PrunerHook):
         if not self.by_epoch:
             self._advance(runner, runner.iter)
         if self.listen and not self.is_deployed and self.progress(self._now(runner)) < 1:
-            importance = self.target.importance
-            groups = self.pruner.channel_groups
-            self._listening.enter_context(importance.listening(self.pruner.supernet.model, groups))
+            scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
+            self._listening.enter_context(
+                self.target.importance.listening(
+                    self.pruner.supernet.model,
+                    self.pruner.channel_groups,
+                    1 if scaler is None else scaler.get_scale(),
+                )
+            )
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -161,29 +177,43 @@ class IterativePruning(PrunerHook):
         due = now == self.end or (now < self.end and (now - self.begin) % self.interval == 0)
         if self.is_deployed or self.progress(now) == 0:
             return
-        if due:
-            self._step(runner, now)
-        if now >= self.end and self.deploy:
+        is_reached = self._step(runner, now) if due else now >= self.end
+        if is_reached and self.deploy:
             self._deploy(runner)
 
     # -- what --------------------------------------------------------------------------
 
-    def _step(self, runner: Runner, now: int) -> None:
-        """Remove what the schedule says."""
+    def _step(self, runner: Runner, now: int) -> bool:
+        """Remove what is due; whether the target is reached."""
         pruner, progress = self.target, self.progress(now)
         self.look_at_data(runner)
-        subnet = pruner.prune(progress, self.regrow)
+        is_reached = progress == 1
+        if self.channels is None or is_reached:
+            pruner.prune(progress, self.regrow)
+        else:
+            is_reached = pruner.remove(self.channels)
         if self.listen:
             pruner.importance.reset()
         device = next(runner.model.parameters()).device
         # Sums over data may be rounded differently from process to process.
-        self._set(runner, shared_subnet(subnet, device))
+        found = {**pruner.current_subnet(), '': torch.tensor([float(is_reached)])}
+        found = shared_subnet(found, device)
+        is_reached = bool(found.pop(''))
+        self._set(runner, found)
         cost, full = pruner.cost(), self._full_cost()
+        way = (
+            f'{progress:.1%} of the way'
+            if self.channels is None
+            else 'at the target'
+            if is_reached
+            else 'on the way'
+        )
         runner.logger.info(
-            f'IterativePruning: {progress:.1%} of the way: {cost["macs"]:,} MACs '
+            f'IterativePruning: {way}: {cost["macs"]:,} MACs '
             f'({cost["macs"] / full["macs"]:.1%}), {cost["params"]:,} parameters '
             f'({cost["params"] / full["params"]:.1%})'
         )
+        return is_reached
 
     def look_at_data(self, runner: Runner) -> None:
         """Let the importance see images, unless it has listened."""
@@ -220,13 +250,19 @@ class IterativePruning(PrunerHook):
     # -- checkpoints -------------------------------------------------------------------
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Write down which channels a deployed model has."""
+        """Write down which channels a deployed model has, or what was heard until now."""
         if self.channel_cfg is not None:
             checkpoint[CHANNEL_CFG_KEY] = self.channel_cfg
+        elif self.listen:
+            importance = self.target.importance
+            checkpoint[HEARD_KEY] = dict(importance.sums), importance.num_batches
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Deploy the model as in the training that the checkpoint is of."""
+        """Deploy the model as in the training that the checkpoint is of, or go on listening."""
         self.follow(runner, checkpoint)
+        if HEARD_KEY in checkpoint and runner._resume and self.listen:
+            self.target.importance.reset()
+            self.target.importance.add(*checkpoint[HEARD_KEY])
 
     def follow(self, runner: Runner, checkpoint: Mapping[str, Any]) -> None:
         """Deploy a runner's model, if a checkpoint is that of a deployed one and it is not yet."""

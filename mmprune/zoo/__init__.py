@@ -1,11 +1,12 @@
-"""The zoo: networks of mmcls, pruned and compared with themselves in four ways."""
+"""The zoo: networks of OpenMMLab, pruned and compared with themselves in four ways."""
 
 from mmprune.zoo.check import Plan, ZooResult, check_model
 from mmprune.zoo.independent import zeroed
 from mmprune.zoo.models import build, images, in_type, resolve
-from mmprune.zoo.networks import ZOO
+from mmprune.zoo.networks import FAMILY, ZOO
 
 __all__ = [
+    'FAMILY',
     'ZOO',
     'Plan',
     'ZooResult',

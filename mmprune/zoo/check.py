@@ -26,8 +26,8 @@ a fault of a millionth in the part that depends on the image is then still above
 SCATTERED_BAR = 0.8
 """Share of the groups that must keep other than their first channels."""
 ENDS = {'output of the network': 'output', 'is an input of the network': 'input'}
-"""Why a group of any network may be pinned, and a word for it; anything else is a law of that
-network, see ``networks.LAWS``, or a missed chance."""
+"""Why a group of any network may be pinned, and a word for it; anything else is a law, see
+``networks.LAWS``, or a missed chance."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ZooResult:
     """What pruning one network gave.
 
     Attributes:
-        model: Its config under mmcls's ``_base_/models``.
+        model: Its config, see ``resolve``.
         size: Height and width of the images.
         groups: Number of channel groups.
         pinned: The groups that cannot be pruned, and why.
@@ -80,11 +80,11 @@ class ZooResult:
         return self.params[1] / self.params[0]
 
     def unexplained(self) -> dict[str, str]:
-        """The pinned groups that neither end of the network nor a law of it explains."""
+        """The pinned groups that neither an end of the network nor a law explains."""
         return {
             space_id: why
             for space_id, why in self.pinned.items()
-            if why not in ENDS and law(self.model, space_id) is None
+            if why not in ENDS and law(space_id) is None
         }
 
 
@@ -163,7 +163,7 @@ def check_model(name: str, plan: Plan | None = None) -> ZooResult:
     """Prune one network and compare it with itself, deployed, in four ways.
 
     Args:
-        name: A config under mmcls's ``_base_/models``.
+        name: A config, see ``resolve``.
         plan: How; half of every group, on the smallest images, if None.
 
     Raises:

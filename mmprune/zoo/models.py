@@ -1,20 +1,25 @@
-"""The networks of the zoo: model configs of mmcls, built with numbers that prove something."""
+"""The networks of the zoo: model configs, built with numbers that prove something."""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.hub import get_config
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmprune.dependencies import require
 from mmprune.errors import InputError
+from mmprune.models.algorithm import build_model
+from mmprune.models.demo_inputs.poses import codec_size
+from mmprune.trace.roads import roads_of
 
 WEIGHTS = ('weight', 'in_proj_weight')
 """Names of the parameters that multiply a vector of channels, of those with several dims."""
@@ -37,11 +42,16 @@ def config_folder() -> Path:
 
 
 def resolve(name: str) -> str:
-    """The config that a name means: a path below ``_base_/models``, or the end of one.
+    """The config that a name means: a path below mmcls's ``_base_/models``, or the end of one.
+
+    ``mmdet::retinanet/retinanet_r18_fpn_1x_coco.py`` is a config of another package.
 
     Raises:
         InputError: No config, or several, have this name.
     """
+    if '::' in name:
+        config_of_package(name)
+        return name
     folder = config_folder()
     names = [str(p.relative_to(folder).with_suffix('')) for p in sorted(folder.rglob('*.py'))]
     if name in names:
@@ -56,18 +66,37 @@ def resolve(name: str) -> str:
     raise InputError(f"mmcls has no model config '{name}'; {hint}")
 
 
+def config_of_package(name: str) -> Config:
+    """A config of an installed package, as ``_base_`` of a config names it.
+
+    Raises:
+        InputError: There is no such package, or it has no such config.
+    """
+    require(name.partition('::')[0], 'the zoo')
+    try:
+        return get_config(name)
+    except FileNotFoundError as error:
+        raise InputError(f'{name}: there is no such config: {error}') from error
+
+
 def build(name: str, seed: int = 0) -> nn.Module:
-    """A network of mmcls in float64 and eval mode, all of its numbers drawn from ``seed``."""
+    """A network in float64 and eval mode, all of its numbers drawn from ``seed``."""
+    if '::' in name:
+        return drawn(lambda: build_model(config_of_package(name)), seed)
     return build_config(Config.fromfile(config_folder() / f'{resolve(name)}.py').model, seed)
 
 
 def build_config(config: Mapping[str, Any], seed: int = 0) -> nn.Module:
     """The same for any config of a classifier, as a dict."""
+    models = require('mmcls.registry', 'the zoo').MODELS
+    return drawn(lambda: models.build({'_scope_': 'mmcls', **config}), seed)
+
+
+def drawn(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """The network that ``make`` builds, in float64 and eval mode, its numbers drawn anew."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = require('mmcls.registry', 'the zoo').MODELS.build(
-            {'_scope_': 'mmcls', **config}
-        )
+        model = make()
         # In float64 from the start: numbers of float32 would be drawn twice now and then.
         model = refreshed(randomise(in_type(model, torch.float64)))
         return settle(model, images(model, seed=seed))
@@ -134,26 +163,23 @@ def settle(model: nn.Module, batch: torch.Tensor) -> nn.Module:
     def narrow(norm: _BatchNorm, inputs: tuple[torch.Tensor, ...], output: Any) -> Any:
         return output * SETTLED**0.5
 
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    handles = [norm.register_forward_pre_hook(draw) for norm in norms]
-    handles += [norm.register_forward_hook(narrow) for norm in norms]
-    try:
-        with torch.no_grad():
-            model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack, torch.no_grad():
+        for norm in (module for module in model.modules() if isinstance(module, _BatchNorm)):
+            stack.enter_context(norm.register_forward_pre_hook(draw))
+            stack.enter_context(norm.register_forward_hook(narrow))
+        roads_of(model, batch)[0].run(model)
     return model
 
 
 def images(
     model: nn.Module, size: int | None = None, count: int = 2, seed: int = 0
 ) -> torch.Tensor:
-    """A batch (count, 3, size, size) that ``model`` accepts, in the type of its parameters.
+    """A batch (count, 3, height, width) that ``model`` accepts, in the type of its parameters.
 
     Args:
         model: A network that takes images.
-        size: Height and width; the first of ``SIZES`` that the network accepts if None.
+        size: Height and width; those that a pose estimator is made for, or the first of ``SIZES``
+            that the network accepts, if None.
         count: How many images.
         seed: Of the images.
 
@@ -162,11 +188,13 @@ def images(
     """
     generator = torch.Generator().manual_seed(seed)
     failure: Exception | None = None
-    for side in SIZES if size is None else (size,):
+    own = codec_size(model)
+    sizes = [(side, side) for side in (SIZES if size is None else (size,))]
+    for shape in sizes if own is None else [own]:
         try:
-            batch = _noise(count, side, generator).to(next(model.parameters()).dtype)
+            batch = _noise(count, shape, generator).to(next(model.parameters()).dtype)
             with torch.no_grad():
-                model(batch)
+                roads_of(model, batch)[0].run(model)
         except Exception as error:  # whatever a network raises about a size that it cannot take
             failure = error
         else:
@@ -178,14 +206,14 @@ def images(
     ) from failure
 
 
-def _noise(count: int, side: int, generator: torch.Generator) -> torch.Tensor:
-    """Noise of every size, (count, 3, side, side) in float64.
+def _noise(count: int, shape: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
+    """Noise of every size, (count, 3, height, width) in float64.
 
     Images of pixels that know nothing of each other have the same averages, so that a network that
     averages over places would give nearly the same for each.
     """
-    batch = torch.zeros(count, 3, side, side, dtype=torch.float64)
-    for pieces in (1, 2, 4, 8, side):
-        coarse = torch.randn(count, 3, pieces, pieces, generator=generator, dtype=torch.float64)
-        batch += nn.functional.interpolate(coarse, (side, side), mode='nearest')
+    batch = torch.zeros(count, 3, *shape, dtype=torch.float64)
+    for pieces in ((1, 1), (2, 2), (4, 4), (8, 8), shape):
+        coarse = torch.randn(count, 3, *pieces, generator=generator, dtype=torch.float64)
+        batch += nn.functional.interpolate(coarse, shape, mode='nearest')
     return batch / batch.std()

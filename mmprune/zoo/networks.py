@@ -85,6 +85,73 @@ ZOO: dict[str, float] = {
 }
 """Model config of mmcls -> the share of its parameters that may stay at ratio 0.5."""
 
+FAMILY = (
+    *(
+        f'mmdet::{path}.py'
+        for path in (
+            'retinanet/retinanet_r18_fpn_1x_coco',
+            'fcos/fcos_r18_fpn_gn-head-center-normbbox-centeronreg-giou_8xb8-amp-lsj-200e_coco',
+            'atss/atss_r18_fpn_8xb8-amp-lsj-200e_coco',
+            'gfl/gfl_r50_fpn_1x_coco',
+            'vfnet/vfnet_r50_fpn_1x_coco',
+            'tood/tood_r50_fpn_1x_coco',
+            'yolof/yolof_r50-c5_8xb8-1x_coco',
+            'yolo/yolov3_mobilenetv2_8xb24-320-300e_coco',
+            'yolox/yolox_tiny_8xb8-300e_coco',
+            'rtmdet/rtmdet_tiny_8xb32-300e_coco',
+            'ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco',
+            'centernet/centernet_r18_8xb16-crop512-140e_coco',
+            'centernet/centernet_r18-dcnv2_8xb16-crop512-140e_coco',
+            'solo/solo_r18_fpn_8xb8-lsj-200e_coco',
+            'solov2/solov2-light_r18_fpn_ms-3x_coco',
+            'yolact/yolact_r50_1xb8-55e_coco',
+            'faster_rcnn/faster-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco',
+            'mask_rcnn/mask-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco',
+            'cascade_rcnn/cascade-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco',
+            'detr/detr_r18_8xb2-500e_coco',
+            'deformable_detr/deformable-detr_r50_16xb2-50e_coco',
+        )
+    ),
+    *(
+        f'mmseg::{path}.py'
+        for path in (
+            'pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024',
+            'fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024',
+            'deeplabv3plus/deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024',
+            'upernet/upernet_r18_4xb2-80k_cityscapes-512x1024',
+            'ocrnet/ocrnet_hr18s_4xb2-80k_cityscapes-512x1024',
+            'segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512',
+            'bisenetv1/bisenetv1_r18-d32_4xb4-160k_cityscapes-1024x1024',
+            'bisenetv2/bisenetv2_fcn_4xb4-160k_cityscapes-1024x1024',
+            'stdc/stdc1_4xb12-80k_cityscapes-512x1024',
+            'pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes',
+            'ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024',
+            'icnet/icnet_r18-d8_4xb2-80k_cityscapes-832x832',
+            'fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024',
+        )
+    ),
+    *(
+        f'mmpose::{path}.py'
+        for path in (
+            'body_2d_keypoint/rtmpose/coco/rtmpose-t_8xb256-420e_coco-256x192',
+            'body_2d_keypoint/topdown_heatmap/coco/td-hm_mobilenetv2_8xb64-210e_coco-256x192',
+            'body_2d_keypoint/topdown_heatmap/coco/td-hm_res50_8xb64-210e_coco-256x192',
+            'body_2d_keypoint/simcc/coco/simcc_mobilenetv2_wo-deconv-8xb64-210e_coco-256x192',
+        )
+    ),
+    *(
+        f'mmyolo::{path}.py'
+        for path in (
+            'yolov5/yolov5_n-v61_syncbn_fast_8xb16-300e_coco',
+            'yolov6/yolov6_n_syncbn_fast_8xb32-400e_coco',
+            'yolov7/yolov7_tiny_syncbn_fast_8x16b-300e_coco',
+            'yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco',
+            'ppyoloe/ppyoloe_plus_s_fast_8xb8-80e_coco',
+        )
+    ),
+)
+"""Detectors, segmenters and pose estimators of other packages, by their configs there."""
+
 PLACES = 'places of the image'
 OFFSETS = 'offsets between places'
 FREQUENCIES = 'frequencies of the image'
@@ -94,48 +161,19 @@ INSIDE = 'channels of a head that goes as a whole'
 HEADS = 'heads that lose channels instead'
 SETS = 'sets of channels that lose channels instead'
 
-LAWS: dict[str, dict[str, str]] = {
-    'hornet/hornet-tiny-gf': {r'\.complex_weight#[01]$': FREQUENCIES},
-    'repmlp-base_224': {
-        r'^backbone\.stages\.0\.\d\.repmlp_block\.fc3': PLACES,
-        r'\.repmlp_block\.(fc3|repconv\d)': SETS,
-    },
-    'mlp_mixer_base_patch16': {r'\.token_mix\.layers\.(0\.0\.weight|1)$': PLACES},
-    'edgenext/edgenext-xsmall': {r'\.pos_embed\.proj\.weight$': WAVES},
-    'vit-base-p16': {r'^backbone\.pos_embed$': PLACES},
-    'deit3/deit3-small-p16-224': {r'^backbone\.pos_embed$': PLACES},
-    'revvit/revvit-small': {r'^backbone\.pos_embed$': PLACES},
-    't2t-vit-t-14': {
-        r'^backbone\.pos_embed$': PLACES,
-        r'\.attention1\.(ln1\.bias|attn\.qkv\.weight)$': PIXELS,
-    },
-    'tnt_s_patch16_224': {
-        r'^backbone\.patch_pos$': PLACES,
-        r'^backbone\.pixel_pos#[01]$': PLACES,
-    },
-    'swin_transformer/tiny_224': {
-        r'\.relative_position_bias_table(#0)?$': OFFSETS,
-        r'\.relative_position_bias_table#1$': HEADS,
-    },
-    'mixmim/mixmim_base': {
-        r'\.relative_position_bias_table(#0)?$': OFFSETS,
-        r'\.relative_position_bias_table#1$': HEADS,
-        r'^backbone\.absolute_pos_embed$': PLACES,
-    },
-    'mvit/mvitv2-tiny': {
-        r'\.rel_pos_[hw](#0)?$': OFFSETS,
-        r'\.rel_pos_[hw]#1$|\.pool_[qkv]$|\.norm_[qkv]\.bias$': INSIDE,
-    },
-    'levit-256-p16': {r'\.attention_biases(#1)?$': OFFSETS, r'\.attention_biases#0$': HEADS},
-    'efficientformer-l1': {r'\.attention_biases(#1)?$': OFFSETS, r'\.attention_biases#0$': HEADS},
-    'tinyvit/tinyvit-5m': {r'\.attention_biases(#1)?$': OFFSETS, r'\.attention_biases#0$': HEADS},
-    'vig/vig_tiny': {r'^backbone\.pos_embed#[01]$': PLACES, r'\.relative_pos#[01]$': OFFSETS},
-    'vig/pyramid_vig_tiny': {
-        r'^backbone\.pos_embed#[01]$': PLACES,
-        r'\.relative_pos#[01]$': OFFSETS,
-    },
+LAWS = {
+    r'\.complex_weight#[01]$': FREQUENCIES,
+    r'\.stages\.0\.\d\.repmlp_block\.fc3|\.token_mix\.layers\.(0\.0\.weight|1)$': PLACES,
+    r'^backbone\.(absolute_pos_embed|pos_embed(#[01])?|patch_pos|pixel_pos#[01])$': PLACES,
+    r'\.repmlp_block\.(fc3|repconv\d)': SETS,
+    r'\.pos_embed\.proj\.weight$': WAVES,
+    r'\.attention1\.(ln1\.bias|attn\.qkv\.weight)$': PIXELS,
+    r'\.(relative_position_bias_table#1|attention_biases#0)$': HEADS,
+    r'\.(relative_position_bias_table|rel_pos_[hw])(#0)?$': OFFSETS,
+    r'\.attention_biases(#1)?$|\.relative_pos#[01]$': OFFSETS,
+    r'\.rel_pos_[hw]#1$|\.pool_[qkv]$|\.norm_[qkv]\.bias$': INSIDE,
 }
-"""Laws of a network: pattern of the names of its pinned groups -> what these groups number.
+"""Pattern of the names of pinned groups -> what these groups number; the first that matches.
 
 They are no channels: a parameter with a row per place of the image, or per offset between two
 places, has as many rows as there are places, and what removes one removes a part of the image.
@@ -150,7 +188,6 @@ CHOICES = {
 computations in float32 choose differently; that they are right shows in float64."""
 
 
-def law(model: str, space_id: str) -> str | None:
-    """The law of ``model`` by which the group ``space_id`` cannot be pruned; None without one."""
-    laws = LAWS.get(model, {})
-    return next((words for pattern, words in laws.items() if re.search(pattern, space_id)), None)
+def law(space_id: str) -> str | None:
+    """The law by which the group ``space_id`` cannot be pruned; None without one."""
+    return next((words for pattern, words in LAWS.items() if re.search(pattern, space_id)), None)

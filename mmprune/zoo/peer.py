@@ -6,20 +6,15 @@ of the networks does not end.
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import copy
-import json
 import os
-import subprocess
 import sys
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
-from tempfile import TemporaryFile
+from multiprocessing import TimeoutError, get_context
 
 import torch
 from mmengine.logging import MMLogger
@@ -84,7 +79,7 @@ def prune(name: str, ratio: float, seed: int, size: int | None) -> PeerResult:
     model = copy.deepcopy(original)
     started = time.perf_counter()
     try:
-        _prune(model, batch, ratio, classes=full.shape[1])
+        prune_in_place(model, batch, ratio, full.shape[1])
     except Exception as error:
         return PeerResult('fails', _told('pruning', error))
     seconds = time.perf_counter() - started
@@ -104,15 +99,17 @@ def prune(name: str, ratio: float, seed: int, size: int | None) -> PeerResult:
     return PeerResult('exact' if off <= EXACT_BAR else 'wrong', '', kept, off, seconds)
 
 
-def _prune(model: nn.Module, batch: torch.Tensor, ratio: float, classes: int) -> None:
-    """Remove channels from every group but the outputs of the classifier."""
+def prune_in_place(
+    model: nn.Module, batch: torch.Tensor, ratio: float, classes: int, p: int = 2
+) -> None:
+    """Remove channels from every group but the outputs of the classifier, by their Lp norm."""
     import torch_pruning
 
     outputs = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
     pruner = torch_pruning.pruner.MagnitudePruner(
         model,
         batch,
-        importance=torch_pruning.importance.MagnitudeImportance(p=2),
+        importance=torch_pruning.importance.MagnitudeImportance(p=p),
         pruning_ratio=1 - ratio,
         ignored_layers=outputs,
     )
@@ -137,63 +134,30 @@ class PeerRun:
     def __init__(
         self, name: str, ratio: float, seed: int, size: int | None, limit: float = SECONDS
     ) -> None:
-        command = [sys.executable, '-m', __name__, name, f'--ratio={ratio}', f'--seed={seed}']
-        if size is not None:
-            command.append(f'--size={size}')
-        # The same mmprune as here, installed or not.
-        root = Path(__file__).parents[2]
-        paths = [str(root), *filter(None, [os.environ.get('PYTHONPATH')])]
         self.limit, self.started = limit, time.monotonic()
-        # Files, since a full pipe would stop it; it is read long after it was started.
-        self.stdout, self.stderr = TemporaryFile('w+'), TemporaryFile('w+')  # noqa: SIM115
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=self.stdout,
-            stderr=self.stderr,
-            # One thread, beside those of mmprune at work on the same network.
-            env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths), 'OMP_NUM_THREADS': '1'},
-        )
+        self.pool = get_context('spawn').Pool(1, _begin)
+        self.pruned = self.pool.apply_async(prune, (name, ratio, seed, size))
 
     def result(self) -> PeerResult:
         """What came out; waits for it as long as the limit allows."""
-        left = self.limit - (time.monotonic() - self.started)
         try:
-            status = self.process.wait(max(left, 0))
-        except subprocess.TimeoutExpired:
+            return self.pruned.get(max(self.limit - (time.monotonic() - self.started), 0))
+        except TimeoutError:
             return PeerResult('no end', f'stopped after {self.limit:g} s')
-        self.stdout.seek(0)
-        lines = self.stdout.read().splitlines()
-        if status or not lines:
-            self.stderr.seek(0)
-            last = [line for line in self.stderr.read().splitlines() if line.strip()][-1:]
-            return PeerResult('fails', f'the process ended with status {status}: {"".join(last)}')
-        return PeerResult(**json.loads(lines[-1]))
+        except Exception as error:
+            return PeerResult('fails', _told('the process', error))
 
     def __enter__(self) -> PeerRun:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.stdout.close()
-        self.stderr.close()
+        self.pool.terminate()
+        self.pool.join()
 
 
-def main() -> None:
-    """Prune the network that the command line names, and print the result as one line of JSON."""
-    parser = argparse.ArgumentParser(description=prune.__doc__)
-    parser.add_argument('name')
-    parser.add_argument('--ratio', type=float, required=True)
-    parser.add_argument('--seed', type=int, required=True)
-    parser.add_argument('--size', type=int)
-    args = parser.parse_args()
+def _begin() -> None:
+    """What the process does first: one thread, beside those of mmprune at work, and no word."""
+    torch.set_num_threads(1)
     MMLogger.get_current_instance().setLevel('WARNING')
     warnings.simplefilter('ignore')
-    with contextlib.redirect_stdout(sys.stderr):
-        result = prune(args.name, args.ratio, args.seed, args.size)
-    print(json.dumps(asdict(result)))
-
-
-if __name__ == '__main__':
-    main()
+    sys.stdout = sys.stderr = open(os.devnull, 'w', encoding='utf-8')  # noqa: SIM115

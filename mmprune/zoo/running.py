@@ -6,6 +6,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmprune.trace.calls import tensors_in
+from mmprune.trace.roads import roads_of
+
 
 def difference(first: torch.Tensor, second: torch.Tensor) -> float:
     """Largest difference of two tensors over their largest magnitude; infinite if not finite."""
@@ -22,12 +25,12 @@ def run(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
 
 
 def counted_run(model: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """The network's output, and its multiply-adds as torch counts them."""
+    """The network's output in eval mode, and its multiply-adds as torch counts them."""
+    road = roads_of(model, batch)[0]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        output = model(batch)
-    parts = output if isinstance(output, tuple | list) else (output,)
+        parts = tensors_in(road.run(model))
     flops = int(counter.get_total_flops())
-    return torch.cat([part.flatten(1) for part in parts], dim=1), flops // 2
+    return torch.cat([part.reshape(len(batch), -1) for part in parts], dim=1), flops // 2
 
 
 def count_params(model: nn.Module) -> int:

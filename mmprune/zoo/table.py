@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections import Counter
@@ -13,10 +12,12 @@ from typing import Any
 import torch
 from mmengine.logging import MMLogger
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import track
 from rich.table import Table
 
-from mmprune.fileio import atomic_path
+from mmprune.datafiles import write_data
+from mmprune.errors import InputError
+from mmprune.fileio import check_outputs, write_text
 from mmprune.version import __version__
 from mmprune.zoo.check import DOUBLE_BAR, ENDS, SINGLE_BAR, Plan, ZooResult, check_model
 from mmprune.zoo.models import resolve
@@ -43,43 +44,39 @@ def run_zoo(
     """Prune every network, print the table of what came out, and write it to files.
 
     Args:
-        models: Configs under mmcls's ``_base_/models``; those of ``ZOO`` if there are none.
+        models: Configs, see ``resolve``; those of ``ZOO`` if there are none.
         plan: What is done to each; half of every group is removed if None.
         json_path: Where to write the results too.
         markdown_path: Where to write the table in Markdown.
 
     Raises:
-        InputError: A name is unknown; nothing has been run then.
+        InputError: A name is unknown; nothing has been run then. Or a network cannot be built,
+            run or pruned; the others are in the table.
     """
     names, plan = [resolve(name) for name in models] or list(ZOO), plan or Plan()
+    check_outputs([json_path, markdown_path])
     # mmcls tells about every preprocessor that it builds.
     MMLogger.get_current_instance().setLevel('WARNING')
     console = Console() if Console().is_terminal else Console(width=WIDTH)
-    columns = (
-        TextColumn('{task.description}'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    results = []
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task('', total=len(names))
-        for name in names:
-            progress.update(task, description=name)
-            with warnings.catch_warnings():
-                # mmcv comments on the configs of mmcls and on its own defaults, torch on swin's
-                # meshgrid.
-                warnings.filterwarnings('ignore', category=UserWarning, module=r'(mmcv|torch)\.')
+    results, failed = [], {}
+    for name in track(names, 'networks', console=Console(stderr=True), transient=True):
+        with warnings.catch_warnings():
+            # mmcv comments on the configs of mmcls and on its own defaults, torch on swin's
+            # meshgrid.
+            warnings.filterwarnings('ignore', category=UserWarning, module=r'(mmcv|torch)\.')
+            try:
                 results.append(check_model(name, plan))
-            progress.advance(task)
+            except Exception as error:  # whatever a network raises; the next one is run
+                failed[name] = f'{type(error).__name__}: {error}'
     console.print(zoo_table(results, plan))
     console.print(summary(results), soft_wrap=True)
     if json_path is not None:
-        with atomic_path(json_path) as unfinished:
-            unfinished.write_text(json.dumps(report(results, plan), indent=1), 'utf-8')
+        write_data(report(results, plan), json_path)
     if markdown_path is not None:
-        with atomic_path(markdown_path) as unfinished:
-            unfinished.write_text(markdown(results), 'utf-8')
+        write_text(markdown(results), markdown_path)
+    if failed:
+        told = '\n'.join(f'{name}: {why}' for name, why in failed.items())
+        raise InputError(f'{len(failed)} of {len(names)} networks cannot be pruned:\n{told}')
     return results
 
 
@@ -123,23 +120,23 @@ def zoo_table(results: Sequence[ZooResult], plan: Plan) -> Table:
 
 
 def markdown(results: Sequence[ZooResult]) -> str:
-    """The same table in Markdown, with the errors that Torch-Pruning ends with."""
-    lines = [['model', *COLUMNS, 'pinned', 'Torch-Pruning'], ['---', *['---:'] * len(COLUMNS)]]
-    lines[1] += ['---', '---']
+    """The same table in Markdown, with the errors that Torch-Pruning ends with, if it was asked."""
+    with_peer = any(result.peer is not None for result in results)
+    last = ['pinned', *(['Torch-Pruning'] if with_peer else [])]
+    lines = [['model', *COLUMNS, *last], ['---', *['---:'] * len(COLUMNS), *['---'] * len(last)]]
     for result in results:
-        peer = result.peer
-        told = '' if peer is None else f'{peer}, {peer.detail}' if peer.detail else str(peer)
-        lines.append([result.model, *_numbers(result), pinned_text(result), told])
+        lines.append([result.model, *_numbers(result), pinned_text(result)])
+        if with_peer:
+            peer = result.peer
+            told = '' if peer is None else f'{peer}, {peer.detail}' if peer.detail else str(peer)
+            lines[-1].append(told)
     cells = ([cell.replace('|', '\\|') for cell in line] for line in lines)
     return ''.join(f'| {" | ".join(line)} |\n' for line in cells)
 
 
 def pinned_text(result: ZooResult) -> str:
     """The pinned groups by reason, the most common first; inputs, outputs and laws in a word."""
-    words = [
-        ENDS.get(why) or law(result.model, space_id) or why
-        for space_id, why in result.pinned.items()
-    ]
+    words = [ENDS.get(why) or law(space_id) or why for space_id, why in result.pinned.items()]
     reasons = Counter(words)
     shown = [f'{count} {why}' for why, count in reasons.most_common(MOST_REASONS)]
     others = len(result.pinned) - sum(count for _, count in reasons.most_common(MOST_REASONS))

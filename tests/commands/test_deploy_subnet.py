@@ -1,5 +1,6 @@
 """Exporting and deploying: what is written, and what is refused."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mmprune.deploy.channel_cfg import load_channel_cfg
 from mmprune.deploy.onnx_export import export_onnx
 from mmprune.errors import InputError
 from mmprune.models.algorithm import build_algorithm, calibration_batches, load_network
+from mmprune.search import read_candidates
 
 CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 
@@ -227,3 +229,99 @@ def test_a_plain_config_has_no_subnets(cfg: Config, untrained: Path, tmp_path: P
     with pytest.raises(InputError, match=r'resnet-small_1xb64_digits.py.*ImageClassifier'):
         export_subnet('resnet-small_1xb64_digits.py', untrained, 'min', tmp_path / 'subnet.yaml')
     assert not list(tmp_path.iterdir())
+
+
+# -- files that belong together ------------------------------------------------------------
+
+
+def test_names_with_quotes_and_line_breaks(
+    untrained: Path, random_subnet: Path, tmp_path: Path
+) -> None:
+    """A line break ended the comment that names the subnet, and the rest was code."""
+    odd = random_subnet.rename(tmp_path / 'a\nraise SystemExit("ran")\n\'""".yaml')
+    folder = tmp_path / 'it\'s a "folder"\n'
+    files = deploy_subnet(CONFIG, untrained, odd, folder)
+    assert evaluate(files.config, files.checkpoint, tmp_path / 'test')
+    again = deploy_subnet(CONFIG, untrained, odd, tmp_path / 'again')
+    assert again.checkpoint.read_bytes() == files.checkpoint.read_bytes()
+    assert {path.name for path in folder.iterdir()} == {
+        *('deployed.pth', 'deployed.py', 'channel_cfg.yaml')
+    }
+
+
+@pytest.mark.parametrize('name', ['back\\slash', 'three"""quotes', '{{ fileBasename }}'])
+def test_folders_that_a_config_cannot_name_are_refused_at_once(
+    untrained: Path, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(InputError, match='name another'):
+        deploy_subnet(CONFIG, untrained, 'not_read.yaml', tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_of_two_subnets_are_refused(
+    untrained: Path, random_subnet: Path, tmp_path: Path
+) -> None:
+    one = deploy_subnet(CONFIG, untrained, random_subnet, tmp_path / 'one')
+    widest = export_subnet(CONFIG, untrained, subnet='max', out=tmp_path / 'max.yaml')
+    two = deploy_subnet(CONFIG, untrained, widest, tmp_path / 'two')
+    for name in ('deployed.pth', 'channel_cfg.yaml'):
+        mixed = Path(shutil.copytree(one.config.parent, tmp_path / f'mixed_{name}'))
+        shutil.copy(two.config.with_name(name), mixed)
+        for load in (
+            lambda mixed=mixed: load_network(mixed / 'deployed.py', mixed / 'deployed.pth'),
+            lambda mixed=mixed: evaluate(mixed / 'deployed.py', mixed / 'deployed.pth', tmp_path),
+            lambda mixed=mixed: train(mixed / 'deployed.py', tmp_path / 'work'),
+        ):
+            with pytest.raises(InputError, match=rf'{name}: belongs to another subnet .*anew'):
+                load()
+
+
+def test_from_a_search_to_a_product(
+    trained: Path,
+    search: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In one line; the network that is written is what the search has judged."""
+    monkeypatch.setattr('mmprune.commands.picked_subnet.SECONDS', 0.05)
+    search(trained, targets=[0.7], recalibration=dict(num_batches=1, batch_size=16))
+    candidates = read_candidates(tmp_path / 'search')
+    options = {'search_cfg.recalibration': dict(num_batches=1, batch_size=16)}
+    files = deploy_subnet(
+        CONFIG,
+        trained,
+        out_dir=tmp_path / 'product',
+        onnx=True,
+        study=tmp_path / 'search',
+        pick='best-under:macs=0.7',
+        cfg_options=options,
+    )
+    said = ' '.join(capsys.readouterr().out.split())
+    number = int(re.search(r'candidates: number (\d+), accuracy/top1', said)[1])
+    assert files.onnx is not None
+    assert files.onnx.is_file()
+    assert re.search(r'onnxruntime: computes what torch does, relative error \d\.\de-', said)
+    assert re.search(r'network . torch . onnxruntime .* full network . \d+\.\d+ . \d+\.\d+', said)
+    picked = next(each for each in candidates if each.index == number)
+    cfg = load_config(CONFIG)
+    network = load_network(files.config, files.checkpoint)
+    measured = predict_dataset(network, cfg.val_dataloader).accuracy
+    assert measured == pytest.approx(picked.metric, abs=1e-4)
+    kept = load_channel_cfg(files.channel_cfg)
+    assert kept['backbone.conv1']['out_channels'] == picked.channels['backbone.conv1']
+    assert f'candidate {number} of search' in files.config.read_text()
+
+
+def test_a_candidate_of_another_network_is_refused(
+    trained: Path, search: Any, tmp_path: Path
+) -> None:
+    search(trained, targets=[0.9])
+    study = tmp_path / 'search'
+    options = {'model.pruner.importance': dict(type='RandomImportance', seed=1)}
+    with pytest.raises(InputError, match='search: candidate 1 is no subnet of this network'):
+        deploy_subnet(CONFIG, trained, study=study, pick='1', cfg_options=options)
+    for given in ({}, {'study': study, 'channel_cfg': 'subnet.yaml'}):
+        with pytest.raises(InputError, match='the channel config of a subnet, or the study'):
+            deploy_subnet(CONFIG, trained, **given)
+    assert not list(trained.parent.glob('deployed_*'))

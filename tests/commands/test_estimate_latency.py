@@ -18,7 +18,7 @@ from mmprune.config import load_config
 from mmprune.errors import InputError
 from mmprune.latency import Correction, LatencyTable, building
 from mmprune.models.algorithm import build_algorithm
-from mmprune.search import SearchLoop, read_history
+from mmprune.search import SearchLoop, read_candidates
 
 CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 Search = Callable[..., Any]
@@ -176,7 +176,7 @@ def test_a_search_stays_within_a_predicted_latency(
     assert result.budget == '0.5_latency'
     algorithm = build_algorithm(load_config(CONFIG), untrained)
     full = algorithm.pruner.cost()['params']
-    history = read_history(tmp_path / 'search' / 'search_history.jsonl')
+    history = read_candidates(tmp_path / 'search')
     assert len(history) > 4
     for each in history:
         # The layers of the table have all parameters of this network.

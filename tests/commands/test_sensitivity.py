@@ -126,7 +126,7 @@ def test_it_goes_on_where_it_was_stopped(
     with pytest.raises(InputError, match=r'with other after \(after was .*--restart'):
         sensitivity(tiny(), plain, other)
     (tmp_path / 'b' / 'sensitivity.json').write_text('{}')
-    with pytest.raises(InputError, match='is no table of sensitivities'):
+    with pytest.raises(InputError, match=r'is no table of sensitivities.*format is missing'):
         sensitivity(tiny(), plain, options)
 
 
@@ -195,7 +195,7 @@ def test_refusals(options: dict[str, Any], message: str, plain: Path, tmp_path: 
 
 def test_a_file_that_has_no_ratios(tmp_path: Path) -> None:
     (tmp_path / 'ratios.json').write_text('[0.5]')
-    with pytest.raises(InputError, match=r'ratios\.json: is no file of ratios'):
+    with pytest.raises(InputError, match=r'ratios\.json: ratio, .* found \[0\.5\]'):
         ImportancePruner(ratio=str(tmp_path / 'ratios.json'))
-    with pytest.raises(InputError, match=r'missing\.json: is no file of ratios'):
+    with pytest.raises(InputError, match=r'missing\.json: cannot be read as ratios'):
         ImportancePruner(ratio=tmp_path / 'missing.json')

@@ -12,7 +12,7 @@ from small_data import SEGMENTS, write_images
 from mmprune.commands.deploy_subnet import deploy_subnet
 from mmprune.commands.search_subnet import search_subnet
 from mmprune.config import load_config
-from mmprune.search import read_history
+from mmprune.search import read_candidates
 
 SEARCH = """
 search_cfg = dict(
@@ -98,7 +98,7 @@ def searched(text: str, root: Path, folder: Path, prior: float | None = None, op
         torch.nn.init.constant_(network.bbox_head.retina_cls.bias, prior)
     torch.save({'state_dict': network.state_dict()}, folder / 'plain.pth')
     results = search_subnet(config, folder / 'plain.pth', folder / 'search')
-    return results, read_history(folder / 'search' / 'search_history.jsonl')
+    return results, read_candidates(folder / 'search')
 
 
 def test_a_detector_that_detects_nothing_is_searched_to_the_end(root: Path, tmp_path: Path) -> None:

@@ -7,8 +7,12 @@ import pytest
 import torch
 import yaml
 from mmcls.registry import MODELS
+from mmcls.structures import ClsDataSample
+from mmengine.registry import init_default_scope
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmprune.config import load_config
+from mmprune.models.algorithm import build_model
 from mmprune.registry import PRUNERS
 
 FOLDER = Path(__file__).parents[3] / 'shared' / 'data' / 'mmrazor'
@@ -106,3 +110,25 @@ def test_dmcp(file, build, macs):
         layer = deployed.get_submodule(unit.rpartition('_(')[0])
         assert layer.out_channels == min(entry['choice'], entry['init_args']['num_channels'])
     assert pruner.verify_subnet(model, subnet).ok
+
+
+@pytest.mark.parametrize(
+    ('config', 'file', 'macs'),
+    [
+        ('dmcp-finetune_mobilenet-v2_8xb32_in1k.py', 'DMCP_MBV2_100M.json', 84_089_020),
+        (
+            'autoslim-subnet_mobilenet-v2_1.5x_8xb256_in1k.py',
+            'AUTOSLIM_MBV2_320M_OFFICIAL.yaml',
+            305_072_416,
+        ),
+    ],
+)
+def test_a_published_subnet_is_trained_from_a_config(config, file, macs):
+    cfg = load_config(config)
+    cfg.model.channel_cfg = str(FOLDER / file)
+    init_default_scope('mmcls')
+    network = build_model(cfg)
+    images, labels = torch.rand(2, 3, 64, 64), [ClsDataSample().set_gt_label(n) for n in (0, 1)]
+    network(images, labels, mode='loss')['loss'].backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    assert count_macs(network.eval()) == macs

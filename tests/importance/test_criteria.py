@@ -184,6 +184,15 @@ def test_scales_of_norms():
     assert scores(model, groups['a'], 'BNScaleImportance', reduction='max') == [1, 2, 3]
 
 
+def test_scales_of_rms_norms():
+    model = nn.Sequential(nn.Linear(3, 3), nn.RMSNorm(3), nn.Linear(3, 1)).eval()
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([1.0, -2, 0.5]))
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5, 1.0]))
+    pruner.prepare_from_supernet(model, torch.rand(2, 3))
+    assert scores(model, pruner.channel_groups['0'], 'BNScaleImportance') == [1, 2, 0.5]
+
+
 def test_a_group_without_a_norm_is_refused_or_falls_back():
     model, groups = two_norms()
     with pytest.raises(

@@ -282,6 +282,30 @@ def test_images_are_told_apart_in_windows_or_not_at_all():
     )
     with pytest.raises(InputError, match=r"group 'a': .* the 2 images of a batch .* \(3, 4, 4\)"):
         collected(GroupFisherImportance(), [data], mean_square, model, pruner)
+    heard = GroupFisherImportance()
+    with heard.listening(model, pruner.channel_groups):
+        mean_square(model, data).backward()
+    assert heard.num_batches == 0
+
+
+def test_frozen_layers_are_heard_too():
+    """Detectors train with the first stages frozen; their weights get no gradients."""
+    model = randomise(Coupled().double())
+    data = torch.randn(4, 1, 4, 4, dtype=torch.float64)
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5, 1.0]))
+    pruner.prepare_from_supernet(model, data)
+    expected = collected(GroupFisherImportance(), [data], mean_square, model, pruner)
+    for layer in (model.stem, model.inner):
+        layer.requires_grad_(False)
+    heard = GroupFisherImportance()
+    with heard.listening(model, pruner.channel_groups):
+        mean_square(model, data).backward()
+    for name in pruner.channel_spaces:
+        group = pruner.channel_groups[name]
+        np.testing.assert_allclose(
+            heard.scores(group, model), expected.scores(group, model), rtol=1e-12
+        )
+    assert all(parameter.grad is None for parameter in model.inner.parameters())
 
 
 # -- activations -------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""One of the two processes of test_autoslim_ddp.py: RANK PORT FOLDER EXECUTION."""
+"""One of the processes of test_autoslim_ddp.py: RANK PORT FOLDER EXECUTION [CHANNEL_CFG ...]."""
 
 import os
 import sys
@@ -27,9 +27,11 @@ def batch_of(rank: int) -> dict[str, Any]:
     return {'inputs': images, 'data_samples': samples}
 
 
-def build(execution: str) -> Any:
+def build(execution: str, channel_cfgs: list[str]) -> Any:
     cfg = load_config(CONFIG)
     cfg.model.pruner.execution = execution
+    if channel_cfgs:
+        cfg.model.update(retraining=True, channel_cfg=channel_cfgs)
     init_default_scope('mmcls')
     torch.manual_seed(0)
     model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
@@ -37,12 +39,12 @@ def build(execution: str) -> Any:
     return model.train()
 
 
-def train(rank: int, port: int, folder: Path, execution: str) -> None:
+def train(rank: int, port: int, folder: Path, execution: str, channel_cfgs: list[str]) -> None:
     """What each process does: one step with the wrapper, the same step without it, averaged."""
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     dist.init_process_group('gloo', rank=rank, world_size=2)
-    model, alone = build(execution), build(execution)
+    model, alone = (build(execution, channel_cfgs) for _ in range(2))
     wrapper_cfg = dict(type='mmprune.AutoSlimDDP', module=model, device_ids=[rank])
     wrapped = MODEL_WRAPPERS.build(wrapper_cfg)
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -71,4 +73,4 @@ def train(rank: int, port: int, folder: Path, execution: str) -> None:
 
 
 if __name__ == '__main__':
-    train(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
+    train(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], sys.argv[5:])

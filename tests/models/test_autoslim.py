@@ -217,11 +217,6 @@ def test_settings_that_make_no_sense(build: Build, settings: dict[str, Any], mes
         build(**settings)
 
 
-def test_several_subnets_at_once_are_not_implemented(build: Build) -> None:
-    with pytest.raises(NotImplementedError, match='lists 2 subnets'):
-        build(retraining=True, channel_cfg=['a.yaml', 'b.yaml'])
-
-
 def test_another_distributed_wrapper_is_refused(
     build: Build, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ SUPERNETS = sorted(
     str(path.relative_to(CONFIGS))
     for folder in ('autoslim', 'demo')
     for path in (CONFIGS / folder).glob('*.py')
-    if '-subnet_' not in path.name
+    if '-subnet' not in path.name
 )
 
 

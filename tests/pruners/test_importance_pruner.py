@@ -77,6 +77,30 @@ def test_global_removes_the_lowest_scores_of_all():
     assert counts(pruner.prune()) == {'a': 1, 'b': 1, 'c': 8, 'd': 6}
 
 
+def test_a_few_go_at_a_time_the_lowest_scores_first():
+    """0.5, 1, 2 go; then 3 to 6; then all that the ratio asks for."""
+    pruner = chain(ratio=0.5, max_removed=1.0)
+    assert not pruner.remove(3)
+    assert counts(pruner.current_subnet()) == {'a': 8, 'b': 6, 'c': 8, 'd': 7}
+    assert not pruner.remove(4)
+    assert kept(pruner.current_subnet())['b'] == [0, 0, 0, 0, 0, 0, 1, 1]
+    assert pruner.remove(9)
+    assert counts(pruner.current_subnet()) == {'a': 1, 'b': 1, 'c': 8, 'd': 6}
+    assert pruner.remove(1)
+    assert counts(pruner.current_subnet()) == {'a': 1, 'b': 1, 'c': 8, 'd': 6}
+
+
+def test_as_few_go_at_a_time_as_can():
+    """A channel of each of the four groups of the norm."""
+    network = nn.Sequential(conv(3, 16), nn.GroupNorm(4, 16), nn.Conv2d(16, 2, 1))
+    _, pruner = prepared(network, ratio=0.25)
+    widths = []
+    while not pruner.remove(1):
+        widths.append(counts(pruner.current_subnet())['0'])
+    assert widths == [12, 8]
+    assert counts(pruner.current_subnet()) == {'0': 4}
+
+
 class Stages(nn.Module):
     """Two blocks of one structure and different sizes, and a stream that both are added to."""
 

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -7,10 +6,10 @@ import torch
 from mmprune.errors import InputError, MissingFileError
 from mmprune.search.history import (
     Evaluation,
-    SearchHistory,
     read_history,
     subnet_key,
     weights_key,
+    write_history,
 )
 
 SETTINGS = {'seed': 0, 'bins': (1, 2)}
@@ -20,56 +19,31 @@ def evaluation(index: int) -> Evaluation:
     return Evaluation(index, 'random', f'key{index}', 10, 5, 0.1 + index, {'conv': 3})
 
 
-@pytest.fixture
-def written(tmp_path: Path) -> Path:
-    history = SearchHistory(tmp_path / 'history.jsonl', SETTINGS)
-    for index in range(3):
-        history.add(evaluation(index))
-    return history.path
+EARLIER = """\
+{"format": "mmprune search history 1", "settings": {"seed": 0, "bins": [1, 2]}}
+{"index": 0, "origin": "uniform", "key": "key0", "macs": 10, "params": 5, "metric": 0.1, \
+"channels": {"conv": 3}, "latency": null, "metrics": {}}
+"""
 
 
-def test_evaluations_are_on_disk_at_once_and_found_again(written: Path) -> None:
-    assert read_history(written, SETTINGS) == [evaluation(index) for index in range(3)]
-    resumed = SearchHistory(written, SETTINGS, resume=True)
-    assert resumed.num_resumed == len(resumed) == 3
-    assert resumed.find('key1') == evaluation(1)
-    assert resumed.find('key9') is None
-
-
-def test_half_a_line_at_the_end_is_dropped(written: Path) -> None:
-    with written.open('a') as file:
-        file.write(json.dumps({'index': 3, 'origin': 'random'})[:20])
-    resumed = SearchHistory(written, SETTINGS, resume=True)
-    assert len(resumed) == 3
-    resumed.add(evaluation(3))
-    assert read_history(written) == [evaluation(index) for index in range(4)]
-
-
-def test_a_new_search_keeps_the_old_file(written: Path) -> None:
-    old = written.read_text()
-    SearchHistory(written, SETTINGS)
-    assert read_history(written) == []
-    assert written.with_name('history.jsonl.old').read_text() == old
-
-
-def test_other_processes_do_not_write(tmp_path: Path) -> None:
-    history = SearchHistory(tmp_path / 'history.jsonl', SETTINGS, is_writer=False)
-    history.add(evaluation(0))
-    assert history.find('key0') == evaluation(0)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_search_with_other_settings_is_not_resumed(written: Path) -> None:
-    before = written.read_text()
+def test_files_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    path = tmp_path / 'search_history.jsonl'
+    path.write_text(EARLIER + '{"index": 1, "orig')
+    (first,) = read_history(path, SETTINGS)
+    assert (first.origin, first.metric, first.asked) == ('uniform', 0.1, None)
     with pytest.raises(InputError, match=r'seed changed \(seed was 0, is 1\)'):
-        SearchHistory(written, {**SETTINGS, 'seed': 1}, resume=True)
-    assert written.read_text() == before
+        read_history(path, {**SETTINGS, 'seed': 1})
 
 
-def test_nothing_to_resume(tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError, match='leave out --resume'):
-        SearchHistory(tmp_path / 'history.jsonl', SETTINGS, resume=True)
-    assert not list(tmp_path.iterdir())
+def test_what_is_written_is_read_whatever_the_settings(tmp_path: Path) -> None:
+    path = tmp_path / 'unsaved.jsonl'
+    write_history(path, [evaluation(index) for index in range(2)])
+    assert read_history(path, SETTINGS) == [evaluation(index) for index in range(2)]
+
+
+def test_nothing_to_read(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match='no such file of a search'):
+        read_history(tmp_path / 'history.jsonl')
 
 
 @pytest.mark.parametrize('content', ['', 'PK\x03\x04\n', '{"format": "other"}\n', '[]\n{}\n'])
@@ -77,7 +51,7 @@ def test_other_files_are_no_histories(tmp_path: Path, content: str) -> None:
     path = tmp_path / 'history.jsonl'
     path.write_text(content)
     with pytest.raises(InputError, match=r'history.jsonl: not the history of a search'):
-        SearchHistory(path, SETTINGS, resume=True)
+        read_history(path, SETTINGS)
     assert path.read_text() == content
 
 

@@ -1,11 +1,5 @@
 """The loop on Optuna's samplers, with metrics that a test makes up."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,17 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from mmprune.commands.search_subnet import search_subnet
 from mmprune.config import load_config
-from mmprune.deploy.channel_cfg import load_channel_cfg
 from mmprune.errors import InputError
 from mmprune.models.algorithm import build_algorithm
-from mmprune.search import SearchLoop, read_history
+from mmprune.search import SearchLoop, read_candidates
 from mmprune.search.compared import main_metric, rule_of
 
 Search = Callable[..., Any]
 Metrics = Callable[[dict[str, torch.Tensor]], dict[str, float]]
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 OPTUNA = {'type': 'mmprune.OptunaSearchLoop', 'constraints': {'macs': 0.5}, 'candidates': 8}
 
@@ -46,7 +37,7 @@ def kept(subnet: dict[str, torch.Tensor]) -> float:
 
 
 def history(tmp_path: Path, folder: str = 'search') -> Any:
-    return read_history(tmp_path / folder / 'search_history.jsonl')
+    return read_candidates(tmp_path / folder)
 
 
 @pytest.mark.parametrize(
@@ -132,10 +123,9 @@ def test_a_detector_that_detects_nothing_is_the_worst_and_the_search_goes_on(
     assert all(each.metric == each.metrics['coco/bbox_mAP'] for each in measurable)
     if loop is OPTUNA:
         assert result.metric == max(each.metric for each in measurable)
-    before = (tmp_path / 'search' / 'search_history.jsonl').read_text()
     (again,) = search(untrained, resume=True, **loop)
     assert again == result
-    assert (tmp_path / 'search' / 'search_history.jsonl').read_text() == before
+    assert history(tmp_path) == found
 
 
 def test_nothing_is_found_by_any_candidate(
@@ -189,40 +179,3 @@ def test_settings_that_make_no_sense(
 ) -> None:
     with pytest.raises(InputError, match=message):
         search(untrained, **{**OPTUNA, **settings})
-
-
-def test_a_search_that_was_killed_ends_alike(untrained: Path, tmp_path: Path) -> None:
-    """By a signal that no process can catch, while it evaluates."""
-    cfg = load_config(CONFIG)
-    cfg.search_cfg = {**OPTUNA, 'candidates': 12}
-    cfg.dump(tmp_path / 'search.py')
-    arguments = [
-        str(tmp_path / 'search.py'),
-        str(untrained),
-        '--work-dir',
-        str(tmp_path / 'killed'),
-    ]
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / 'tools' / 'search_subnet.py'), *arguments],
-        env={**os.environ, 'PYTHONPATH': str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    path = tmp_path / 'killed' / 'search_history.jsonl'
-    while process.poll() is None and not (path.is_file() and path.read_text().count('\n') > 4):
-        time.sleep(0.02)
-    assert process.poll() is None
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    finished = path.read_text()
-    resumed = search_subnet(tmp_path / 'search.py', untrained, tmp_path / 'killed', resume=True)
-    whole = search_subnet(tmp_path / 'search.py', untrained, tmp_path / 'whole')
-    assert path.read_text() == (tmp_path / 'whole' / 'search_history.jsonl').read_text()
-    assert path.read_text().startswith(finished.rpartition('\n')[0])
-    for one, other in zip(resumed, whole, strict=True):
-        assert load_channel_cfg(one.channel_cfg) == load_channel_cfg(other.channel_cfg)
-    results = [
-        json.loads((tmp_path / folder / 'search_results.json').read_text())
-        for folder in ('killed', 'whole')
-    ]
-    assert results[0][0]['metric'] == results[1][0]['metric']

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,13 @@ from mmprune.errors import InputError
 from mmprune.importance import L1Importance
 from mmprune.models import Recalibration
 from mmprune.models.algorithm import build_algorithm, calibration_batches
-from mmprune.search import EvolutionSearchLoop, GreedySearchLoop, SearchLoop, read_history
+from mmprune.search import (
+    Evaluation,
+    EvolutionSearchLoop,
+    GreedySearchLoop,
+    SearchLoop,
+    read_candidates,
+)
 from mmprune.search.search_loop import duration
 
 Search = Callable[..., Any]
@@ -51,6 +58,11 @@ def predictable(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
 
     monkeypatch.setattr(SearchLoop, '_measure', measure)
     return evaluated
+
+
+def unnumbered(found: list[Evaluation]) -> list[Evaluation]:
+    """Evaluations without their numbers: one that was given back leaves a gap in these."""
+    return [replace(each, index=0) for each in found]
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -97,7 +109,7 @@ def test_greedy_search_drops_what_hurts_least(
         assert pruner.cost(subnet) == {'macs': result.macs, 'params': result.params}
     listed = json.loads((tmp_path / 'search' / 'search_results.json').read_text())
     assert [each['macs'] for each in listed] == expected
-    history = read_history(tmp_path / 'search' / 'search_history.jsonl')
+    history = read_candidates(tmp_path / 'search')
     assert [{'macs': e.macs, 'params': e.params} for e in history] == predictable
 
 
@@ -111,7 +123,7 @@ def test_greedy_search_with_more_bins_than_channels(
 ) -> None:
     # The narrowest groups have 8 channels: a third of the 12 bins are empty.
     search(untrained, targets=[0.9], max_channel_bins=12)
-    history = read_history(tmp_path / 'search' / 'search_history.jsonl')
+    history = read_candidates(tmp_path / 'search')
     full = history[0].channels
     assert min(full.values()) == 8
     first_round = [each for each in history if each.origin.startswith('round 1,')]
@@ -134,7 +146,7 @@ def test_evolution_never_evaluates_what_is_over_the_budget(
     assert len(predictable) > 10
     assert all(each['macs'] <= 0.4 * full['macs'] for each in predictable)
     assert all(each['params'] <= 20000 for each in predictable)
-    history = read_history(tmp_path / 'search' / 'search_history.jsonl')
+    history = read_candidates(tmp_path / 'search')
     assert result.metric == max(each.metric for each in history)
     assert [each.origin for each in history][:2] == ['uniform', 'NSGAII 1']
     assert len({each.key for each in history}) == len(history)
@@ -144,7 +156,7 @@ def test_evolution_finds_better_subnets_than_it_starts_with(
     untrained: Path, search: Search, predictable: list[dict[str, int]], tmp_path: Path
 ) -> None:
     (result,) = search(untrained, **EVOLUTION)
-    history = read_history(tmp_path / 'search' / 'search_history.jsonl')
+    history = read_candidates(tmp_path / 'search')
     first = [each.metric for each in history[:6]]
     assert result.metric > max(first)
 
@@ -168,11 +180,11 @@ def test_a_search_that_was_stopped_resumes_to_the_same_result(
         interrupt_after(patch, 11)
         with pytest.raises(InterruptedSearchError):
             search(trained, 'stopped', **settings)
-    history = tmp_path / 'stopped' / 'search_history.jsonl'
-    assert len(read_history(history)) == 11
+    first = read_candidates(tmp_path / 'stopped')
+    assert len(first) == 11
     # A kill in the middle of a write leaves half a line.
-    with history.open('a') as file:
-        file.write('{"index": 11, "orig')
+    with (tmp_path / 'stopped' / 'study.journal').open('a') as file:
+        file.write('{"op_code": 4, "wor')
     torch.manual_seed(123)
 
     resumed = search(trained, 'stopped', resume=True, **settings)
@@ -180,10 +192,11 @@ def test_a_search_that_was_stopped_resumes_to_the_same_result(
     for a, b in zip(whole, resumed, strict=True):
         assert (a.macs, a.params, a.metric) == (b.macs, b.params, b.metric)
         assert Path(a.channel_cfg).read_text() == Path(b.channel_cfg).read_text()
-    full_history = tmp_path / 'whole' / 'search_history.jsonl'
-    assert history.read_text() == full_history.read_text()
+    found = read_candidates(tmp_path / 'stopped')
+    assert found[:11] == first
+    assert unnumbered(found) == unnumbered(read_candidates(tmp_path / 'whole'))
     # The metric is not the same everywhere, or this would prove nothing.
-    assert len({each.metric for each in read_history(history)}) > 1
+    assert len({each.metric for each in found}) > 1
 
 
 def test_resuming_with_another_supernet_is_refused(
@@ -325,7 +338,7 @@ def test_a_trained_plain_network_is_searched(
     }
     torch.save({'state_dict': plain}, tmp_path / 'plain.pth')
     (result,) = search_subnet(cfg, tmp_path / 'plain.pth', tmp_path / 'search')
-    history = read_history(tmp_path / 'search' / 'search_history.jsonl')
+    history = read_candidates(tmp_path / 'search')
     assert len(history) == 4
 
     supernet = searchable_config(cfg)

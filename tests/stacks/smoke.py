@@ -112,6 +112,7 @@ def tools(config: Path, folder: Path, options: dict[str, Any]) -> dict[str, str]
     from mmprune.commands.deploy_subnet import deploy_subnet
     from mmprune.commands.run import evaluate, train
     from mmprune.commands.search_subnet import search_subnet
+    from mmprune.search import read_candidates
 
     folder.mkdir()
     done = {}
@@ -119,8 +120,8 @@ def tools(config: Path, folder: Path, options: dict[str, Any]) -> dict[str, str]
     checkpoint = folder / 'train' / 'epoch_1.pth'
     done['prepare and train'] = f'{checkpoint.stat().st_size} bytes'
     (result,) = search_subnet(config, checkpoint, folder / 'search', cfg_options=options)
-    candidates = (folder / 'search' / 'search_history.jsonl').read_text().splitlines()
-    done['search'] = f'{result.macs} MACs, {len(candidates)} lines of history'
+    candidates = read_candidates(folder / 'search')
+    done['search'] = f'{result.macs} MACs, {len(candidates)} candidates'
     files = deploy_subnet(config, checkpoint, result.channel_cfg, folder, cfg_options=options)
     assert files.verified.ok
     done['deploy and verify'] = f'error {files.verified.max_rel_err:.0e}'

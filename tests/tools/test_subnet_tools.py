@@ -13,6 +13,7 @@ from mmengine.registry import DefaultScope, init_default_scope
 
 from mmprune.config import load_config
 from mmprune.registry import MODELS
+from mmprune.search import read_candidates
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
@@ -61,9 +62,11 @@ def test_from_the_search_to_a_deployed_network(
     options = ('--cfg-options', 'search_cfg.targets=[0.7]')
     assert run('search_subnet', CONFIG, checkpoint, '--work-dir', search, *options) == 0
     subnet = search / 'subnet_0.7.yaml'
-    history = (search / 'search_history.jsonl').read_text()
+    assert 'subnet_0.7.yaml' in (search / 'search.html').read_text()
+    assert (search / 'search.png').is_file()
+    history = read_candidates(search)
     assert run('search_subnet', CONFIG, checkpoint, '--work-dir', search, '--resume', *options) == 0
-    assert (search / 'search_history.jsonl').read_text() == history
+    assert read_candidates(search) == history
 
     exported = tmp_path / 'exported.json'
     assert run('export_subnet', CONFIG, checkpoint, '--subnet', subnet, '--out', exported) == 0

@@ -187,6 +187,34 @@ def test_group_fisher_goes_by_the_training_steps_themselves(
     assert 0.48 < costs[9] <= 0.5
 
 
+FISHER = dict(PRUNER, scope='global', importance='GroupFisher', score_per='macs')
+
+
+def test_a_few_channels_go_at_every_step_until_the_budget_is_met(run: Callable[..., Any]) -> None:
+    """As in Group Fisher's paper; the network is small as soon as enough is gone."""
+    steps = dict(by_epoch=False, begin=0, end=11, interval=2, channels=4)
+    hook, costs = run(pruner=dict(FISHER, budget=dict(macs=0.95)), listen=True, **steps)
+    assert hook.is_deployed
+    assert list(costs) == list(range(2, 2 * len(costs) + 1, 2))
+    assert 2 <= len(costs) < 5
+    assert 0.94 < costs[max(costs)] <= 0.95 < costs[2] < 1
+
+
+def test_what_was_heard_is_not_forgotten_when_training_is_resumed(tmp_path: Path) -> None:
+    """The checkpoint of epoch 1 is between the removals of iterations 2 and 4."""
+    steps = dict(by_epoch=False, begin=0, end=11, interval=2, channels=2)
+    cfg = tiny(pruner=FISHER, listen=True, **steps)
+    train(cfg, tmp_path / 'all')
+    (tmp_path / 'rest').mkdir()
+    shutil.copy(tmp_path / 'all' / 'epoch_1.pth', tmp_path / 'rest' / 'start.pth')
+    resumed = train(cfg, tmp_path / 'rest', resume=tmp_path / 'rest' / 'start.pth')
+    assert hook_of(resumed).is_deployed
+    both = [read_checkpoint(tmp_path / name / 'epoch_4.pth') for name in ('all', 'rest')]
+    expected, found = (each['state_dict'] for each in both)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
 def test_only_some_importances_can_listen(tmp_path: Path) -> None:
     with pytest.raises(InputError, match='TaylorImportance cannot listen to training steps'):
         train(tiny(pruner=dict(PRUNER, importance='Taylor'), listen=True), tmp_path)
@@ -201,6 +229,8 @@ def test_only_some_importances_can_listen(tmp_path: Path) -> None:
         (dict(begin=3, end=2), 'needs 0 <= begin <= end and interval >= 1, got begin=3, end=2'),
         (dict(begin=-1, end=2), 'got begin=-1'),
         (dict(interval=0), 'interval=0'),
+        (dict(channels=0), 'the number that goes at every step, 1 or more, .* channels=0'),
+        (dict(channels=1, regrow=True), 'none comes back: found channels=1, regrow=True'),
         (dict(schedule='sudden'), "schedule must be one of 'linear', 'cubic', not 'sudden'"),
     ],
 )

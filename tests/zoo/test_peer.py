@@ -87,7 +87,6 @@ def test_it_is_stopped_in_time():
     with PeerRun('resnet18', 0.5, 0, None, limit=0) as running:
         result = running.result()
     assert result.outcome == 'no end'
-    assert running.process.returncode is not None
     assert time.monotonic() - started < 5
 
 

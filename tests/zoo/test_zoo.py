@@ -13,7 +13,7 @@ from mmprune.errors import InputError
 from mmprune.zoo import ZOO, Plan, ZooResult, build, check_model, images, resolve
 from mmprune.zoo.check import check_network, measure, problems_of
 from mmprune.zoo.models import build_config
-from mmprune.zoo.networks import LAWS, law
+from mmprune.zoo.networks import law
 from mmprune.zoo.table import pinned_text, run_zoo, zoo_table
 
 # mmcv tells about a default that it changed years ago, whenever the activation is built.
@@ -118,10 +118,9 @@ def test_a_missed_bar_is_told():
 
 def test_a_law_explains_the_groups_that_it_names_and_no_others():
     tables = 'backbone.stages.0.blocks.1.attn.w_msa.relative_position_bias_table'
-    assert law('swin_transformer/tiny_224', tables) == 'offsets between places'
-    assert law('swin_transformer/tiny_224', f'{tables}.0') is None
-    assert law('resnet18', tables) is None
-    assert set(LAWS) <= set(ZOO)
+    assert law(tables) == 'offsets between places'
+    assert law(f'{tables}#1') == 'heads that lose channels instead'
+    assert law(f'{tables}.0') is None
     values = dict.fromkeys(ZooResult.__dataclass_fields__, 1.0)
     values |= dict(model='swin_transformer/tiny_224', params=(4, 1))
     pinned = {tables: 'picks channels by number', 'backbone.norm': 'is odd'}
@@ -157,6 +156,24 @@ def test_the_tool_prints_one_table_and_writes_a_file(tmp_path, capsys):
     titles, _, row = (tmp_path / 'zoo.md').read_text().splitlines()
     assert titles.count('|') == row.count('|')
     assert row.startswith('| resnet18 | 14 | 11,689,512 | ')
+
+
+def test_a_network_that_cannot_be_pruned_does_not_end_the_run(tmp_path, monkeypatch, capsys):
+    result = check_network(build_config(SMALL['response norm']), 'resnet18', Plan())
+
+    def check(name, plan):
+        if name == 'resnet34':
+            raise TypeError('no images')
+        return result
+
+    monkeypatch.setattr('mmprune.zoo.table.check_model', check)
+    told = r'1 of 2 networks cannot be pruned:\nresnet34: TypeError: no images'
+    with pytest.raises(InputError, match=told):
+        run_zoo(['resnet34', 'resnet18'], Plan(), markdown_path=tmp_path / 'zoo.md')
+    assert '1 of 1 networks pass' in capsys.readouterr().out
+    titles, _, row = (tmp_path / 'zoo.md').read_text().splitlines()
+    assert 'Torch-Pruning' not in titles
+    assert titles.count('|') == row.count('|')
 
 
 def test_the_table_tells_why_groups_are_pinned():

@@ -6,7 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+OURS, THEIRS = 'mmprune', 'Torch-Pruning'
 SCOPES = ('global', 'local', 'isomorphic')
+MEASURES = {
+    'pruned': 'right after',
+    'recalibrated': 'norms recalibrated',
+    'compensated': 'compensated',
+    'finetuned': 'finetuned',
+    'taught': 'finetuned with a teacher',
+}
+"""Accuracies, and what tables call them."""
+OF_DIGITS = ('pruned', 'recalibrated', 'finetuned')
 SHARED = dict(reduction='mean', normalise='mean')
 """Torch-Pruning's defaults: the mean over a group's tensors, by the mean of the group."""
 

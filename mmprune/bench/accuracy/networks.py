@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,10 +13,12 @@ from mmcls.models import GlobalAveragePooling, ImageClassifier
 from mmcls.registry import MODELS
 from mmengine.logging import MMLogger
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmprune.bench.accuracy.backbones import SmallMobileNet, SmallVGG, SmallViT
+from mmprune.bench.accuracy.criteria import MEASURES, OF_DIGITS, THEIRS
 from mmprune.bench.accuracy.data import DATA, Data
+from mmprune.trace.model_state import modes_kept
+from mmprune.zoo.running import counted_run
 
 CLASSES = 10
 
@@ -76,6 +78,40 @@ def small_vit(width: int, data: Data) -> nn.Module:
 
 
 @dataclass(frozen=True)
+class Settings:
+    """What the numbers depend on.
+
+    Attributes:
+        epochs: Of training before pruning: of the plain network, of the one with a penalty on
+            its scales, of the supernet.
+        finetune: Epochs of finetuning.
+        lr: The highest learning rate before pruning.
+        finetune_lr: The highest one of finetuning.
+        width: Channels of the networks' first stages.
+        targets: Shares of the multiply-adds, descending.
+        images: How many images of each part of the data are used; None for all.
+        optimizer: ``'SGD'`` with momentum, or ``'AdamW'``.
+        measures: Which accuracies, some of ``MEASURES``.
+        with_peer: Whether Torch-Pruning is there to be compared with.
+    """
+
+    epochs: float = 15
+    finetune: float = 2
+    lr: float = 0.1
+    finetune_lr: float = 0.02
+    width: int = 16
+    targets: tuple[float, ...] = (0.5, 0.25)
+    images: int | None = None
+    optimizer: str = 'SGD'
+    measures: tuple[str, ...] = OF_DIGITS
+    with_peer: bool = True
+
+    def of(self, program: str) -> tuple[str, ...]:
+        """The accuracies that are measured of a program's networks; nobody compensates others'."""
+        return OF_DIGITS if program == THEIRS else self.measures
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A network, and how it is trained.
 
@@ -83,31 +119,31 @@ class Recipe:
         title: In tables.
         data: A name of ``DATA``.
         build: From a width and the data.
-        epochs: Of training before pruning.
-        lr: The highest learning rate before pruning.
-        finetune_lr: The highest one of finetuning.
-        optimizer: ``'SGD'`` with momentum, or ``'AdamW'``.
-        width: Given to ``build``.
+        settings: What its numbers depend on.
     """
 
     title: str
     data: str
     build: Callable[[int, Data], nn.Module]
-    epochs: float
-    lr: float
-    finetune_lr: float
-    optimizer: str = 'SGD'
-    width: int = 16
+    settings: Settings = Settings()
 
 
+OF_MNIST = Settings(epochs=6, targets=(0.5, 0.25, 0.15), measures=tuple(MEASURES))
+OF_VIT = replace(OF_MNIST, epochs=10, lr=2e-3, finetune_lr=5e-4, optimizer='AdamW')
 NETWORKS = {
-    'resnet': Recipe('ResNet', 'digits', small_resnet, 15, 0.1, 0.02),
-    'vgg': Recipe('VGG', 'digits', small_vgg, 15, 0.1, 0.02),
-    'mnist-resnet': Recipe('ResNet', 'mnist', small_resnet, 6, 0.1, 0.02),
-    'mnist-mobilenet': Recipe('MobileNetV2-like', 'mnist', small_mobilenet, 6, 0.1, 0.02),
-    'mnist-vit': Recipe('ViT', 'mnist', small_vit, 10, 2e-3, 5e-4, 'AdamW'),
+    'resnet': Recipe('ResNet', 'digits', small_resnet),
+    'vgg': Recipe('VGG', 'digits', small_vgg),
+    'mnist-resnet': Recipe('ResNet', 'mnist', small_resnet, OF_MNIST),
+    'mnist-mobilenet': Recipe('MobileNetV2-like', 'mnist', small_mobilenet, OF_MNIST),
+    'mnist-vit': Recipe('ViT', 'mnist', small_vit, OF_VIT),
 }
 TITLES = {name: recipe.title for name, recipe in NETWORKS.items()}
+
+
+def settings_of(name: str, with_peer: bool, quick: bool = False) -> Settings:
+    """What the numbers of a network depend on."""
+    found = replace(NETWORKS[name].settings, with_peer=with_peer)
+    return replace(found, epochs=0.5, finetune=0.5, width=8, images=128) if quick else found
 
 
 @contextmanager
@@ -138,21 +174,10 @@ def demo_input(network: nn.Module) -> torch.Tensor:
     return torch.rand(own.image_shape, generator=torch.Generator().manual_seed(0))
 
 
-@torch.no_grad()
 def count_macs(network: nn.Module) -> int:
     """Multiply-adds for one image, seen by torch in a forward pass.
 
     One count for all that is compared, and none of those that pruners go by.
     """
-    was_training = network.training
-    try:
-        with FlopCounterMode(display=False) as counter:
-            network.eval()(demo_input(network))
-    finally:
-        network.train(was_training)
-    return counter.get_total_flops() // 2
-
-
-def count_params(network: nn.Module) -> int:
-    """Number of parameters."""
-    return sum(parameter.numel() for parameter in network.parameters())
+    with modes_kept(network):
+        return counted_run(network.eval(), demo_input(network))[1]

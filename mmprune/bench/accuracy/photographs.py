@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmprune.bench.accuracy.unit import MEASURES
-from mmprune.bench.pages import insert_between
+from mmprune.bench.accuracy.criteria import MEASURES
+from mmprune.bench.pages import insert_between, markdown_table
 from mmprune.compensation import compensate
 from mmprune.dependencies import require
-from mmprune.fileio import atomic_path
+from mmprune.fileio import write_text
 from mmprune.models import recalibrate_norm_statistics
 from mmprune.registry import PRUNERS
 
@@ -124,8 +124,7 @@ def agreements(
         found = _measured(network, images, choices, name, share)
         row = {'criterion': name, 'share': share, **found}
         rows.append(row)
-        with atomic_path(path) as unfinished:
-            unfinished.write_text(json.dumps(rows, indent=1) + '\n', encoding='utf-8')
+        write_text(json.dumps(rows, indent=1) + '\n', path)
         yield row
 
 
@@ -168,11 +167,10 @@ def _measured(
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as Markdown."""
     names = ['criterion', '% of MACs', *(MEASURES[m] for m in AGREEMENTS)]
-    lines = [f'| {" | ".join(names)} |', '| --- ' * len(names) + '|']
-    for row in rows:
-        found = [row['criterion'], *(f'{row[name]:.1f}' for name in ('macs', *AGREEMENTS))]
-        lines.append(f'| {" | ".join(found)} |')
-    return '\n'.join(lines) + '\n'
+    cells = (
+        [row['criterion'], *(f'{row[name]:.1f}' for name in ('macs', *AGREEMENTS))] for row in rows
+    )
+    return markdown_table(names, cells) + '\n'
 
 
 def run_photographs(folder: Path, docs: Path | None = None) -> str:

@@ -16,10 +16,11 @@ from mmprune.bench.accuracy.compare import (
     mean_difference,
     unpruned,
 )
+from mmprune.bench.accuracy.criteria import MEASURES, OF_DIGITS, OURS, THEIRS
 from mmprune.bench.accuracy.networks import NETWORKS, TITLES
 from mmprune.bench.accuracy.plot import TALK, write_plot, write_talk_plot
-from mmprune.bench.accuracy.unit import AUTOSLIM, MEASURES, OF_DIGITS, OURS, THEIRS
-from mmprune.bench.pages import insert_between, installed_versions, write_text
+from mmprune.bench.accuracy.unit import AUTOSLIM
+from mmprune.bench.pages import insert_between, installed_versions, markdown_table
 from mmprune.version import __version__
 
 BEGIN, END = '<!-- accuracies: begin -->', '<!-- accuracies: end -->'
@@ -137,10 +138,8 @@ def markdown(contents: Contents) -> str:
         if own[0]['settings']['with_peer']:
             parts.append('\n'.join(f'- {line}.' for line in verdict(own)))
         for title, rows in tables(own):
-            names = headings(shown)
-            lines = [f'**{title}**', '', f'| {" | ".join(names)} |', '| --- ' * len(names) + '|']
-            lines += [f'| {" | ".join(cells(row, shown, "**"))} |' for row in rows]
-            parts.append('\n'.join(lines))
+            table = markdown_table(headings(shown), (cells(row, shown, '**') for row in rows))
+            parts.append(f'**{title}**\n\n{table}')
     return '\n\n'.join(parts) + '\n'
 
 
@@ -150,11 +149,6 @@ def _by_data(contents: Contents) -> dict[str, list[Mapping[str, Any]]]:
     for content in contents:
         found.setdefault(NETWORKS[content['network']].data, []).append(content)
     return found
-
-
-def write_markdown(contents: Contents, path: Path) -> None:
-    """Write everything as Markdown."""
-    write_text(markdown(contents), path)
 
 
 def show(contents: Contents) -> None:

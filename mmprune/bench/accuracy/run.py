@@ -6,8 +6,8 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,30 +15,17 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import track
 
-from mmprune.bench.accuracy.criteria import SCOPES
-from mmprune.bench.accuracy.networks import NETWORKS
-from mmprune.bench.accuracy.report import insert_into_docs, show, write_markdown
-from mmprune.bench.accuracy.unit import (
-    MEASURES,
-    METHODS,
-    UNPRUNED,
-    Key,
-    Settings,
-    Unit,
-    key_of,
-    keys,
-    read,
-    settings_of,
-)
+from mmprune.bench.accuracy.criteria import MEASURES, SCOPES
+from mmprune.bench.accuracy.networks import NETWORKS, settings_of
+from mmprune.bench.accuracy.report import insert_into_docs, markdown, show
+from mmprune.bench.accuracy.unit import METHODS, UNPRUNED, Unit, read
+from mmprune.bench.pages import check_chosen
 from mmprune.errors import InputError, MissingFileError
+from mmprune.fileio import check_outputs, write_text
 
 SEEDS = (0, 1, 2, 3, 4)
-POLL = 3.0
-"""Seconds between looks at the rows on disk."""
-STOP = '.stop'
-"""A file that tells processes to end after the row that they are at."""
 
 
 @dataclass(frozen=True)
@@ -82,29 +69,33 @@ def run_accuracy(options: AccuracyOptions = AccuracyOptions()) -> list[dict[str,
         InputError: An option makes no sense, or the work directory holds rows of other settings;
             nothing is measured then.
     """
-    unknown = set(options.networks) - NETWORKS.keys()
-    if unknown or not options.networks:
-        raise InputError(f'networks are {", ".join(NETWORKS)}, not {sorted(unknown) or "none"}')
     methods = METHODS if options.methods is None else tuple(options.methods)
-    if set(methods) - set(METHODS) or not methods:
-        wrong = sorted(set(methods) - set(METHODS)) or 'none'
-        raise InputError(f'methods are {", ".join(METHODS)}, not {wrong}')
-    if set(options.scopes) - set(SCOPES) or not options.scopes:
-        raise InputError(f'scopes are {", ".join(SCOPES)}, not {list(options.scopes)}')
     measures = tuple(MEASURES) if options.measures is None else tuple(options.measures)
-    if set(measures) - set(MEASURES) or not measures:
-        raise InputError(f'measures are {", ".join(MEASURES)}, not {list(measures)}')
+    check_chosen('networks', options.networks, NETWORKS)
+    check_chosen('methods', methods, METHODS)
+    check_chosen('scopes', options.scopes, SCOPES)
+    check_chosen('measures', measures, MEASURES)
     if options.workers < 1:
         raise InputError(f'at least one worker is needed, got {options.workers}')
     seeds = options.seeds if options.seeds is not None else SEEDS[: 1 if options.quick else None]
     folder = Path(options.work_dir).resolve()
+    check_outputs([options.docs], [folder])
     parts = [(name, seed) for seed in seeds for name in options.networks]
     if not options.show:
         with_peer = find_spec('torch_pruning') is not None
-        rows = _Rows(with_peer, options.quick, methods, tuple(options.scopes), measures)
-        _measure(rows, parts, folder, options.workers)
+        units = [
+            Unit(settings_of(name, with_peer, options.quick), name, seed, folder)
+            for name, seed in parts
+        ]
+        folder.mkdir(parents=True, exist_ok=True)
+        run = partial(_run, methods=methods, scopes=options.scopes, measures=measures)
+        console = Console(stderr=True)
+        with get_context('spawn').Pool(options.workers, _begin, (folder,)) as pool:
+            done = pool.imap_unordered(run, units)
+            for _ in track(done, 'networks', len(units), console=console, transient=True):
+                pass
     contents = _contents(methods, options.scopes, parts, folder)
-    write_markdown(contents, folder / 'accuracy.md')
+    write_text(markdown(contents), folder / 'accuracy.md')
     if options.docs is not None:
         insert_into_docs(contents, Path(options.docs))
     show(contents)
@@ -130,73 +121,6 @@ def _contents(
     return found
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Which rows of every network and seed are wanted."""
-
-    with_peer: bool
-    quick: bool
-    methods: Sequence[str]
-    scopes: Sequence[str]
-    measures: Sequence[str]
-
-    def settings(self, name: str) -> Settings:
-        """Of a network."""
-        return settings_of(name, self.with_peer, self.quick)
-
-    def unit(self, name: str, seed: int, folder: Path) -> Unit:
-        """A network and seed."""
-        return Unit(self.settings(name), name, seed, folder)
-
-    def keys(self, name: str) -> set[Key]:
-        """The rows of a network and seed."""
-        return set(keys(self.settings(name), self.methods, self.scopes, name))
-
-
-def _measure(wanted: _Rows, parts: Sequence[tuple[str, int]], folder: Path, workers: int) -> None:
-    """Let processes measure a network and seed each, until all are done."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / STOP).unlink(missing_ok=True)
-    for name, seed in parts:
-        wanted.unit(name, seed, folder)  # refuses rows of other settings
-    columns = (
-        TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-    )  # fmt: skip
-    console = Console(stderr=True)
-    pool = ProcessPoolExecutor(workers, get_context('spawn'), _begin, (folder,))
-    with pool, Progress(*columns, console=console, transient=True) as progress:
-        total = sum(len(wanted.keys(name)) for name, _ in parts)
-        task = progress.add_task('rows', total=total)
-        left = {
-            pool.submit(_measure_unit, wanted, name, seed, folder, os.getpid())
-            for name, seed in parts
-        }
-        try:
-            while left:
-                done, left = wait(left, timeout=POLL, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                progress.update(task, completed=_rows_on_disk(wanted, parts, folder))
-        except BaseException:
-            # Those that run already end after their row: nobody waits for them any more.
-            (folder / STOP).touch()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-        finally:
-            (folder / STOP).unlink(missing_ok=True)
-
-
-def _rows_on_disk(wanted: _Rows, parts: Sequence[tuple[str, int]], folder: Path) -> int:
-    paths = [(name, folder / f'{name}-seed{seed}.json') for name, seed in parts]
-    return sum(
-        key_of(row) in wanted.keys(name)
-        and set(wanted.settings(name).of(row['program'])) & set(wanted.measures) <= row.keys()
-        for name, path in paths
-        if path.is_file()
-        for row in read(path)['rows']
-    )
-
-
 def _begin(folder: Path) -> None:
     """What a process does first: one thread, and what it says goes to a file, not into the bar."""
     torch.set_num_threads(1)
@@ -204,16 +128,8 @@ def _begin(folder: Path) -> None:
     sys.stdout = sys.stderr = log
 
 
-def _measure_unit(wanted: _Rows, name: str, seed: int, folder: Path, parent: int) -> None:
+def _run(unit: Unit, **wanted: Sequence[str]) -> None:
     """Measure a network and seed, in a process of its own."""
-    stop = folder / STOP
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # networks and peers comment on themselves
-        # A process whose parent was killed must not go on beside the next run.
-        unit = wanted.unit(name, seed, folder)
-        unit.run(
-            wanted.methods,
-            wanted.scopes,
-            lambda: os.getppid() == parent and not stop.exists(),
-            wanted.measures,
-        )
+        unit.run(**wanted)

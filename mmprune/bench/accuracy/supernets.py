@@ -16,6 +16,7 @@ from mmprune.bench.accuracy.networks import preprocessor
 from mmprune.bench.autoslim import DISTILLER
 from mmprune.deploy.channel_cfg import load_channel_cfg
 from mmprune.models import AutoSlim
+from mmprune.search.storage import JOURNAL
 
 DIGITS = DATA['digits']
 EIGHTHS = [number / 8 for number in range(2, 9)]
@@ -71,7 +72,7 @@ def search(
             targets=list(targets),
             max_channel_bins=8,
             min_channel_bins=2,
-            resume=(folder / 'search_history.jsonl').is_file(),
+            resume=(folder / JOURNAL).is_file(),
         ),
         val_evaluator=dict(type='Accuracy', topk=1),
         data_preprocessor=preprocessor(DIGITS),

@@ -75,8 +75,8 @@ def train(
     add_gradients: Callable[[float], None] | None = None,
     optimizer: str = 'SGD',
     teacher: nn.Module | None = None,
-) -> None:
-    """Train in place, with warm-up and a cosine.
+) -> nn.Module:
+    """Train in place, with warm-up and a cosine; return the network in eval mode.
 
     Args:
         network: A classifier, or a supernet of one, of which four widths are trained a step.
@@ -104,7 +104,7 @@ def train(
         if add_gradients is not None:
             add_gradients(step / steps)
         made.step()
-    network.eval()
+    return network.eval()
 
 
 def _optimizer(network: nn.Module, lr: float, name: str) -> torch.optim.Optimizer:

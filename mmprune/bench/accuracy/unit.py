@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import product
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -17,77 +18,28 @@ import torch
 from torch import nn
 
 from mmprune.bench.accuracy import ours, supernets
-from mmprune.bench.accuracy.criteria import BESIDE, CRITERIA, SCOPES, Criterion
-from mmprune.bench.accuracy.data import DATA
-from mmprune.bench.accuracy.networks import NETWORKS, build, count_macs, count_params
+from mmprune.bench.accuracy.criteria import BESIDE, CRITERIA, MEASURES, OURS, SCOPES, THEIRS
+from mmprune.bench.accuracy.data import DATA, Images
+from mmprune.bench.accuracy.learned import LEARNED, learned
+from mmprune.bench.accuracy.networks import NETWORKS, Settings, build, count_macs
 from mmprune.bench.accuracy.ours import Cut
 from mmprune.bench.accuracy.peer import Peer
 from mmprune.bench.accuracy.peer import slimmed as slimmed_by_peer
-from mmprune.bench.accuracy.training import (
-    accuracy,
-    batches,
-    num_steps,
-    pixels,
-    train,
-)
+from mmprune.bench.accuracy.training import accuracy, batches, num_steps, pixels, train
+from mmprune.bench.pages import read_rows
 from mmprune.compensation import compensate
 from mmprune.errors import InputError
-from mmprune.fileio import atomic_path
+from mmprune.fileio import atomic_path, write_text
 from mmprune.models import recalibrate_norm_statistics
+from mmprune.zoo.running import count_params
 
 FORMAT = 'mmprune accuracy 1'
-OURS, THEIRS = 'mmprune', 'Torch-Pruning'
 SLIMMING, AUTOSLIM, UNPRUNED = 'network slimming', 'AutoSlim', 'unpruned'
-METHODS = (*(criterion.name for criterion in CRITERIA), SLIMMING, AUTOSLIM)
+METHODS = (*(criterion.name for criterion in CRITERIA), SLIMMING, AUTOSLIM, *LEARNED)
 SEEN_BATCHES = 8
 TOO_LARGE = 1.05
 SLIMMING_PENALTY = dict(weight=2e-2, decay=0, shift_factor=0, plot=False)
 """As in the paper, and in Torch-Pruning; the strength was chosen on a seed of its own."""
-
-
-MEASURES = {
-    'pruned': 'right after',
-    'recalibrated': 'norms recalibrated',
-    'compensated': 'compensated',
-    'finetuned': 'finetuned',
-    'taught': 'finetuned with a teacher',
-}
-"""Accuracies, and what tables call them."""
-OF_DIGITS = ('pruned', 'recalibrated', 'finetuned')
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the numbers depend on.
-
-    Attributes:
-        epochs: Of training before pruning: of the plain network, of the one with a penalty on
-            its scales, of the supernet.
-        finetune: Epochs of finetuning.
-        lr: The highest learning rate before pruning.
-        finetune_lr: The highest one of finetuning.
-        width: Channels of the networks' first stages.
-        targets: Shares of the multiply-adds, descending.
-        images: How many images of each part of the data are used; None for all.
-        optimizer: ``'SGD'`` or ``'AdamW'``.
-        measures: Which accuracies, some of ``MEASURES``.
-        with_peer: Whether Torch-Pruning is there to be compared with.
-    """
-
-    epochs: float = 15
-    finetune: float = 2
-    lr: float = 0.1
-    finetune_lr: float = 0.02
-    width: int = 16
-    targets: tuple[float, ...] = (0.5, 0.25)
-    images: int | None = None
-    optimizer: str = 'SGD'
-    measures: tuple[str, ...] = OF_DIGITS
-    with_peer: bool = True
-
-    def of(self, program: str) -> tuple[str, ...]:
-        """The accuracies that are measured of a program's networks; nobody compensates others'."""
-        return OF_DIGITS if program == THEIRS else self.measures
 
 
 @dataclass(frozen=True)
@@ -134,9 +86,6 @@ class Unit:
                     f'{self.path}: these rows were measured with {self.content["settings"]}, not '
                     f'{wanted}: remove {folder}, or give another --work-dir'
                 )
-        images = DATA[NETWORKS[name].data].images
-        self.train_images = images('train').first(settings.images)
-        self.test_images = images('test').first(settings.images)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -147,7 +96,6 @@ class Unit:
         self,
         methods: Sequence[str] = METHODS,
         scopes: Sequence[str] = SCOPES,
-        is_wanted: Callable[[], bool] = lambda: True,
         measures: Sequence[str] = tuple(MEASURES),
     ) -> None:
         """Measure what is missing, and write the file after each row.
@@ -155,17 +103,16 @@ class Unit:
         Args:
             methods: Some of ``METHODS``.
             scopes: Some of ``SCOPES``, of criteria.
-            is_wanted: Whether to go on; asked before every row.
             measures: Some of ``MEASURES``; others can be added to the same rows later.
         """
-        rows = {key_of(row): row for row in self.rows}
+        rows, parent = {key_of(row): row for row in self.rows}, parent_process()
         for key in keys(self.settings, methods, scopes, self.name):
             row = rows.get(key, {})
             missing = [m for m in self.settings.of(key.program) if m in measures and m not in row]
             if not missing:
                 continue
-            if not is_wanted():
-                return
+            if parent is not None and not parent.is_alive():
+                return  # it was killed, and the next run may have begun
             start = time.monotonic()
             found = self.measured(self.network_of(key), missing)
             if not row:
@@ -173,34 +120,29 @@ class Unit:
                 self.rows.append(row)
             seconds = round(row['seconds'] + time.monotonic() - start, 2)
             row.update(found, seconds=seconds)
-            with atomic_path(self.path) as unfinished:
-                unfinished.write_text(json.dumps(self.content, indent=1) + '\n', encoding='utf-8')
+            write_text(json.dumps(self.content, indent=1) + '\n', self.path)
 
     # -- rows --------------------------------------------------------------------------
 
     def network_of(self, key: Key) -> Cut:
         """The network of a row, not finetuned."""
+        is_peer, target = key.program == THEIRS, key.target * self.full_macs
         if key.method == UNPRUNED:
             return Cut(self.plain)
         if key.method == AUTOSLIM:
             return Cut(self.found[self.settings.targets.index(key.target)])
+        if key.method in LEARNED:
+            return Cut(self._learned(key))
+        if key.method == SLIMMING and is_peer:
+            return Cut(slimmed_by_peer(self.with_penalty, target))
         if key.method == SLIMMING:
-            return Cut(self._slimmed(key))
+            return Cut(ours.slimmed(self.with_penalty, self._budget(key)))
         (criterion,) = (c for c in CRITERIA if c.name == key.method)
-        return self._by_criterion(key, criterion)
-
-    def _by_criterion(self, key: Key, criterion: Criterion) -> Cut:
-        if key.program == THEIRS:
-            return Cut(self.peer.pruned(criterion, key.scope, key.target * self.full_macs))
-        config = dict(criterion.ours)
-        if config['type'] == 'RandomImportance':
-            config['seed'] = self.seed
+        if is_peer:
+            return Cut(self.peer.pruned(criterion, key.scope, target))
+        is_random = criterion.ours['type'] == 'RandomImportance'
+        config = {**criterion.ours, **(dict(seed=self.seed) if is_random else {})}
         return ours.pruned(self.plain, config, key.scope, self._budget(key), self.seen)
-
-    def _slimmed(self, key: Key) -> nn.Module:
-        if key.program == THEIRS:
-            return slimmed_by_peer(self.with_penalty, key.target * self.full_macs)
-        return ours.slimmed(self.with_penalty, self._budget(key))
 
     def _budget(self, key: Key) -> float:
         """Multiply-adds that mmprune may use: those of Torch-Pruning's network, if there is one.
@@ -242,18 +184,31 @@ class Unit:
 
     def _finetuned(self, network: nn.Module, teacher: nn.Module | None = None) -> nn.Module:
         s = self.settings
-        train(
-            network,
-            self.train_images,
-            s.finetune,
-            s.finetune_lr,
-            self.seed + 1,
-            optimizer=s.optimizer,
-            teacher=teacher,
+        epochs, lr, seed = s.finetune, s.finetune_lr, self.seed + 1
+        return train(
+            network, self.train_images, epochs, lr, seed, optimizer=s.optimizer, teacher=teacher
         )
-        return network
+
+    def _learned(self, key: Key) -> nn.Module:
+        """The network of a row whose widths were learned while it trained."""
+        s, folder = self.settings, self.folder / f'{self.name}-seed{self.seed}-learned'
+        network = build(self.name, s.width, self.seed)
+        budget, epochs = key.target * self.full_macs, max(2, round(s.epochs))
+        return learned(
+            key.method, network, self.train_images, budget, epochs, s.lr, self.seed, folder
+        )
 
     # -- what the rows begin with, made when it is first needed ------------------------
+
+    @cached_property
+    def train_images(self) -> Images:
+        """Of the data set."""
+        return DATA[NETWORKS[self.name].data].images('train').first(self.settings.images)
+
+    @cached_property
+    def test_images(self) -> Images:
+        """Of the data set."""
+        return DATA[NETWORKS[self.name].data].images('test').first(self.settings.images)
 
     @cached_property
     def seen(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -265,8 +220,14 @@ class Unit:
     @cached_property
     def plain(self) -> nn.Module:
         """The trained network."""
-        network = build(self.name, self.settings.width, self.seed)
-        return self._trained('plain', network, lambda: self._train(network))
+        s = self.settings
+        return self._trained(
+            'plain',
+            build(self.name, s.width, self.seed),
+            lambda network: train(
+                network, self.train_images, s.epochs, s.lr, self.seed, optimizer=s.optimizer
+            ),
+        )
 
     @cached_property
     def full_macs(self) -> int:
@@ -276,12 +237,11 @@ class Unit:
     @cached_property
     def with_penalty(self) -> nn.Module:
         """The network trained with a penalty on its scales."""
-        network = build(self.name, self.settings.width, self.seed)
         s = self.settings
         return self._trained(
             'slimming',
-            network,
-            lambda: ours.train_slimming(
+            build(self.name, s.width, self.seed),
+            lambda network: ours.train_slimming(
                 network, self.train_images, s.epochs, s.lr, self.seed, SLIMMING_PENALTY
             ),
         )
@@ -292,10 +252,9 @@ class Unit:
         s = self.settings
         supernet = supernets.supernet_of(build(self.name, s.width, self.seed))
 
-        def trained() -> nn.Module:
+        def trained(network: nn.Module) -> nn.Module:
             torch.manual_seed(self.seed)
-            train(supernet, self.train_images, s.epochs, s.lr, self.seed)
-            return supernet
+            return train(network, self.train_images, s.epochs, s.lr, self.seed)
 
         self._trained('autoslim', supernet, trained)
         folder = self.folder / f'{self.name}-seed{self.seed}-search'
@@ -306,20 +265,15 @@ class Unit:
         """Torch-Pruning on the trained network."""
         return Peer(self.plain, self.seen, self.seed)
 
-    def _train(self, network: nn.Module) -> nn.Module:
-        s = self.settings
-        train(network, self.train_images, s.epochs, s.lr, self.seed, optimizer=s.optimizer)
-        return network
-
     def _trained(
-        self, what: str, network: nn.Module, trained: Callable[[], nn.Module]
+        self, what: str, network: nn.Module, trained: Callable[[nn.Module], nn.Module]
     ) -> nn.Module:
         """A network with the weights of an earlier run, or trained and kept for a later one."""
         path = self.folder / f'{self.name}-seed{self.seed}-{what}.pth'
         if path.is_file():
             network.load_state_dict(torch.load(path, weights_only=True))
             return network.eval()
-        made = trained().eval()
+        made = trained(network).eval()
         with atomic_path(path) as unfinished:
             torch.save(made.state_dict(), unfinished)
         return made
@@ -340,6 +294,9 @@ def keys(
         for scope, target, program in product(scopes, settings.targets, programs):
             if program == OURS or criterion.theirs is not None:
                 yield Key(criterion.name, scope, target, program)
+    if NETWORKS[name].settings.optimizer == 'SGD':
+        for method, target in product([m for m in LEARNED if m in methods], settings.targets):
+            yield Key(method, '', target, OURS)
     if NETWORKS[name].data != 'digits':  # the others have trainings of their own
         return
     if SLIMMING in methods:
@@ -348,22 +305,6 @@ def keys(
     if AUTOSLIM in methods:
         for target in settings.targets:
             yield Key(AUTOSLIM, '', target, OURS)
-
-
-def settings_of(name: str, with_peer: bool, quick: bool = False) -> Settings:
-    """What the numbers of a network depend on."""
-    recipe = NETWORKS[name]
-    found = Settings(
-        epochs=recipe.epochs,
-        lr=recipe.lr,
-        finetune_lr=recipe.finetune_lr,
-        optimizer=recipe.optimizer,
-        width=recipe.width,
-        with_peer=with_peer,
-    )
-    if recipe.data == 'mnist':
-        found = replace(found, targets=(0.5, 0.25, 0.15), measures=tuple(MEASURES))
-    return replace(found, epochs=0.5, finetune=0.5, width=8, images=128) if quick else found
 
 
 def key_of(row: Mapping[str, Any]) -> Key:
@@ -377,11 +318,4 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: It is none of this benchmark.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding='utf-8'))
-        if content['format'] != FORMAT:
-            raise ValueError(f'the format is {content["format"]!r}, not {FORMAT!r}')
-        [key_of(row) for row in content['rows']]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f'{path}: no rows of the accuracy benchmark ({error})') from error
-    return dict(content)
+    return read_rows(path, FORMAT, 'rows of the accuracy benchmark', key_of)

@@ -17,32 +17,8 @@ along dim 1 gives one with the labels [0 1 2 7 8] along dim 1, and tells the boo
 An operation without a rule pins whatever reaches it.
 """
 
-from mmprune.channels.rules import (
-    arithmetic,
-    attention,
-    contraction,
-    experts,
-    joins,
-    memory,
-    norm,
-    recurrent,
-    sampled,
-    shapes,
-    shuffles,
-    weights,
-)
+import importlib
+import pkgutil
 
-__all__ = [
-    'arithmetic',
-    'attention',
-    'contraction',
-    'experts',
-    'joins',
-    'memory',
-    'norm',
-    'recurrent',
-    'sampled',
-    'shapes',
-    'shuffles',
-    'weights',
-]
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f'{__name__}.{_module.name}')

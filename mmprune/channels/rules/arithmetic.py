@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmprune.channels.labels import IntArray, LabelBook, Statistic, Value, axes_of, pin_all
+from mmprune.channels.labels import (
+    IntArray,
+    LabelBook,
+    Statistic,
+    Value,
+    axes_of,
+    first_along,
+    pin_all,
+)
 from mmprune.channels.meet import meet
+from mmprune.channels.rules.single import of_one
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
 
@@ -63,14 +72,13 @@ OVER_KEPT = frozenset(
 """Reductions over channels that a subnet takes over the kept ones, masked or sliced."""
 
 
-@CHANNEL_RULES.register_module(name='reduce')
-def reduce(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
+@of_one('reduce')
+def reduce(node: TraceNode, value: Value, book: LabelBook) -> list[Value]:
     """A mean, sum or norm over channels is taken over the kept ones; others pin.
 
     A sum over blocks of channels ties the blocks: each channel lives or dies in all of them.
     A sum within every block is one over the kept channels of the block.
     """
-    (value,) = (v for v in inputs if v is not None)
     rank = len(value.shape)
     dims, how = node.attrs['dims'], node.attrs['how']
     reduced = set(range(rank)) if not dims else {dim % rank for dim in dims}
@@ -107,18 +115,15 @@ def _blocks_reduced(factor: IntArray, reduced: set[int], how: str, book: LabelBo
         (dim,) = inside
         if book.is_ragged(factor, dim):
             return factor
-        split = book.alike_blocks if book.node in book.by_dims else book.whole_blocks
+        split = book.alike_blocks if book.node in book.ways.by_dims else book.whole_blocks
         return split(factor, dim)
     book.unite_along(factor, inside)
-    for dim in inside:
-        factor = factor.take([0], axis=dim)
-    return factor
+    return first_along(factor, inside)
 
 
-@CHANNEL_RULES.register_module(name='glu')
-def glu(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+@of_one('glu')
+def glu(node: TraceNode, value: Value, book: LabelBook) -> Value:
     """One half of a dim times the sigmoid of the other: their channels go in pairs."""
-    (value,) = (v for v in inputs if v is not None)
     dim = node.attrs['dim'] % len(value.shape)
     factors = []
     for factor in value.factors:
@@ -129,10 +134,9 @@ def glu(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     return Value(node.shapes[0], [f for f in factors if axes_of(f)], value.fixed)
 
 
-@CHANNEL_RULES.register_module(name='softmax')
-def softmax(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+@of_one('softmax')
+def softmax(node: TraceNode, value: Value, book: LabelBook) -> Value:
     """The dim that is normalised must not hold channels, or all blocks of them alike."""
-    (value,) = (v for v in inputs if v is not None)
     dim = node.attrs['dim'] % len(value.shape)
     factors = []
     for factor in value.factors:
@@ -146,19 +150,35 @@ def softmax(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Val
     return Value(value.shape, factors, fixed_after(value, factors, book, node))
 
 
-@CHANNEL_RULES.register_module(name='along')
-def along(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
-    """A running sum, a sorting: the dim that it goes along must not hold channels."""
-    (value,) = (v for v in inputs if v is not None)
-    dim = node.attrs['dim'] % max(1, len(value.shape))
-    factors = without(value, {dim}, book, f'{node.where} goes along the channels')
-    fixed = fixed_after(value, factors, book, node)
-    return [
-        Value(shape, factors, fixed)
-        if len(shape) == len(value.shape)
-        else Value(shape, [factor.squeeze(dim) for factor in factors], fixed)
-        for shape in node.shapes
-    ]
+PLACES = {
+    'along': 'goes along the channels',
+    'fft': 'transforms the channels',
+    'gather': 'picks channels by number',
+    'roll': 'rolls the channels by a fixed number',
+    'windows': 'cuts windows of channels',
+}
+"""What an operation does along its dims, which must hold places, not channels."""
+
+
+@of_one(*PLACES)
+def along_places(node: TraceNode, value: Value, book: LabelBook) -> list[Value]:
+    """Places are summed up, sorted, picked, moved: channels along other dims are as they were.
+
+    A dim may go, or a last one come (``Tensor.unfold``).
+    """
+    rank = len(value.shape)
+    given = node.attrs['dims'] if 'dims' in node.attrs else (node.attrs['dim'],)
+    dims = {dim % max(1, rank) for dim in given or range(rank)}
+    pairs = zip(value.shape, node.shapes[0], strict=False)
+    dims |= {d for d, (n, m) in enumerate(pairs) if n != m and node.op == 'gather'}
+    factors = without(value, dims, book, f'{node.where} {PLACES[node.op]}')
+    fixed, lost = fixed_after(value, factors, book, node), min(dims, default=0)
+    fitted = {
+        rank - 1: [factor.squeeze(lost) for factor in factors],
+        rank: factors,
+        rank + 1: [factor[..., None] for factor in factors],
+    }
+    return [Value(shape, fitted[len(shape)], fixed) for shape in node.shapes]
 
 
 def per_channel(value: Value, space: set[int], book: LabelBook, reason: str) -> list:
@@ -172,8 +192,7 @@ def per_channel(value: Value, space: set[int], book: LabelBook, reason: str) -> 
         inside = space & set(axes_of(factor))
         if inside and set(axes_of(factor)) > inside:
             book.unite_along(factor, inside)
-            for dim in inside:
-                factor = factor.take([0], axis=dim)
+            factor = first_along(factor, inside)
         elif inside:
             book.pin(factor, reason)
             continue
@@ -181,35 +200,22 @@ def per_channel(value: Value, space: set[int], book: LabelBook, reason: str) -> 
     return kept
 
 
-def _spatial(node: TraceNode, inputs: list[Value | None], book: LabelBook, dims: int) -> Value:
-    """Pooling or resampling over the last ``dims`` dims."""
+SPACE = {'spatial': 2, 'spatial1d': 1, 'spatial3d': 3}
+"""How many of the last dims are space."""
+
+
+@CHANNEL_RULES.register_module(name=list(SPACE))
+def spatial(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """Pooling or resampling over space."""
     value = inputs[0]
     assert value is not None
     rank = len(value.shape)
-    space = set(range(rank - dims, rank))
+    space = set(range(rank - SPACE[node.op], rank))
     factors = per_channel(value, space, book, f'{node.where} moves a window over the channels')
     for other in inputs[1:]:
         if other is not None:
             without(other, set(range(len(other.shape))), book, f'{node.where} samples by it')
     return Value(node.shapes[0], factors, fixed_after(value, factors, book, node))
-
-
-@CHANNEL_RULES.register_module(name='spatial')
-def spatial(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """The last two dims are space."""
-    return _spatial(node, inputs, book, 2)
-
-
-@CHANNEL_RULES.register_module(name='spatial1d')
-def spatial1d(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """The last dim is space."""
-    return _spatial(node, inputs, book, 1)
-
-
-@CHANNEL_RULES.register_module(name='spatial3d')
-def spatial3d(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """The last three dims are space."""
-    return _spatial(node, inputs, book, 3)
 
 
 @CHANNEL_RULES.register_module(name='loss')

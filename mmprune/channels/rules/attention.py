@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mmprune.channels.labels import LabelBook, Statistic, Value, pin_all
 from mmprune.channels.meet import meet
 from mmprune.channels.rules.arithmetic import softmax
 from mmprune.channels.rules.contraction import matmul
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
-
-
-def _step(node: TraceNode, op: str, shape: tuple[int, ...], attrs: dict | None = None) -> TraceNode:
-    return TraceNode(node.id, op, node.inputs, (shape,), attrs or {}, node.source, node.module)
 
 
 def _shared_by(heads: int, side: Value) -> Value:
@@ -52,12 +50,12 @@ def attention(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> l
         key.fixed,
     )
     shape = (*query.shape[:-1], key.shape[-2])
-    weights = matmul(_step(node, 'matmul', shape), [query, keys], book)
+    weights = matmul(replace(node, shapes=(shape,)), [query, keys], book)
     if node.attrs['is_scaled_by_width']:
         widths = query.along(rank - 1)
         book.statistics += [Statistic(node.module, 'attention', (), factor) for factor in widths]
     biases = [bias for bias in rest if bias is not None] or _constants(node, shape, book)
     weights = meet([weights, *biases], shape, book, node.where)
-    weights = softmax(_step(node, 'softmax', shape, {'dim': -1}), [weights], book)
-    result = matmul(_step(node, 'matmul', node.shapes[0]), [weights, value], book)
+    weights = softmax(replace(node, shapes=(shape,), attrs={'dim': -1}), weights, book)
+    result = matmul(replace(node, shapes=node.shapes[:1]), [weights, value], book)
     return [result, *(Value(other, [], -1) for other in node.shapes[1:])]

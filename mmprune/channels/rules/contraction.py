@@ -309,6 +309,26 @@ def cdist(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value
     return matmul(node, [left, right], replace(book, products=[], sites=[]))
 
 
+@CHANNEL_RULES.register_module(name=['mv', 'dot'])
+def of_vectors(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """(n, k) or (k,) times (k,): of matrices with one column, or with one row and one column."""
+    left, right = inputs
+    row = left if node.op == 'mv' else _as_matrix(left, 0)
+    matrices = replace(node, shapes=((*(node.shapes[0] or (1,)), 1),))
+    product = matmul(matrices, [row, _as_matrix(right, 1)], replace(book, products=[], sites=[]))
+    factors = [factor[:, 0] for factor in product.factors if node.op == 'mv']
+    return Value(node.shapes[0], factors, product.fixed)
+
+
+def _as_matrix(vector: Value | None, dim: int) -> Value | None:
+    """A vector with a dim of size 1 before or behind its own."""
+    if vector is None:
+        return None
+    factors = [np.expand_dims(factor, dim) for factor in vector.factors]
+    shape = (1, *vector.shape) if dim == 0 else (*vector.shape, 1)
+    return replace(vector, shape=shape, factors=factors)
+
+
 def _by_axis(factors: list[IntArray], dim: int) -> tuple[list[IntArray], list[IntArray]]:
     """Factors that vary along ``dim``, and those that do not."""
     return [f for f in factors if f.shape[dim] > 1], [f for f in factors if f.shape[dim] == 1]

@@ -16,8 +16,9 @@ from mmprune.channels.labels import (
     squeeze_constant,
 )
 from mmprune.channels.meet import meet
-from mmprune.channels.rules.arithmetic import fixed_after, without
+from mmprune.channels.rules.arithmetic import without
 from mmprune.channels.rules.shapes import view
+from mmprune.channels.rules.single import of_one
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
 from mmprune.trace.writes import ONE, WHOLE, Rearranged, Taken
@@ -26,10 +27,9 @@ MAX_ELEMENTS = 50_000_000
 """Labels of more elements than these are not written out one by one."""
 
 
-@CHANNEL_RULES.register_module(name='as_strided')
-def as_strided(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+@of_one('as_strided')
+def as_strided(node: TraceNode, value: Value, book: LabelBook) -> Value:
     """Labels move as the elements of a contiguous tensor do."""
-    (value,) = (v for v in inputs if v is not None)
     shape, strides, offset = (node.attrs[name] for name in ('size', 'stride', 'offset'))
     elements = int(np.prod(value.shape))
     if elements > MAX_ELEMENTS:
@@ -72,8 +72,7 @@ def copy_slices(node: TraceNode, inputs: list[Value | None], book: LabelBook) ->
         if value is None or (not value.factors and np.prod(value.shape) == 1):
             continue
         if np.prod(value.shape) == np.prod(base.shape):
-            reshaped = view(_as_view(node, base.shape), [value], book)
-            values.append(reshaped)
+            values.append(view(replace(node, shapes=(base.shape,)), value, book))
             continue
         if len(value.shape) != len(base.shape):
             pin_all([base, value], book, f'{node.where} writes into a part of it')
@@ -170,14 +169,9 @@ def _among(
                    factors=[*kept, labels])  # fmt: skip
 
 
-def _as_view(node: TraceNode, shape: tuple[int, ...]) -> TraceNode:
-    return TraceNode(node.id, 'view', node.inputs, (shape,), {}, node.source, node.module)
-
-
-@CHANNEL_RULES.register_module(name='index')
-def index(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+@of_one('index')
+def index(node: TraceNode, value: Value, book: LabelBook) -> Value:
     """Positions picked by number (a table of relative positions); other dims are whole."""
-    (value,) = (v for v in inputs if v is not None)
     picked, index_rank = node.attrs['picked'], node.attrs['index_rank']
     order = _order(len(value.shape), picked, index_rank)
     if index_rank < 0 or len(order) != len(node.shapes[0]):
@@ -230,16 +224,6 @@ def index_put(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> V
     return meet(values, shape, book, node.where)
 
 
-@CHANNEL_RULES.register_module(name='gather')
-def gather(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """Positions picked along one dim, others for every place of the other dims."""
-    (value,) = (v for v in inputs if v is not None)
-    dim, shape = node.attrs['dim'] % len(value.shape), node.shapes[0]
-    cropped = {d for d, (n, m) in enumerate(zip(value.shape, shape, strict=True)) if n != m}
-    factors = without(value, {dim, *cropped}, book, f'{node.where} picks channels by number')
-    return Value(shape, factors, fixed_after(value, factors, book, node))
-
-
 @CHANNEL_RULES.register_module(name='scatter')
 def scatter(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """Writes to positions along one dim, whose numbers are data; the other dims are whole."""
@@ -259,51 +243,9 @@ def scatter(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Val
     return meet(values, shape, book, node.where)
 
 
-@CHANNEL_RULES.register_module(name='unfold')
-def unfold(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """Windows over space: (N, C, H, W) to (N, C k k, L); a channel becomes k k neighbours."""
-    (value,) = (v for v in inputs if v is not None)
-    dim = len(value.shape) - 3
-    repeats = node.shapes[0][-2] // value.shape[dim]
-    factors = [
-        _columns(f, dim, repeats)
-        for f in without(value, {dim + 1, dim + 2}, book, f'{node.where} cuts windows')
-    ]
-    return Value(node.shapes[0], factors, value.fixed)
-
-
-def _columns(factor: IntArray, dim: int, repeats: int) -> IntArray:
-    if factor.shape[dim] > 1:
-        factor = np.repeat(factor, repeats, axis=dim)
-    return factor.reshape(*factor.shape[: dim + 1], 1)
-
-
-@CHANNEL_RULES.register_module(name='fold')
-def fold(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """Windows summed back: (N, C k k, L) to (N, C, H, W); the k k of a channel go together."""
-    (value,) = (v for v in inputs if v is not None)
-    rank, channels = len(value.shape), node.shapes[0][-3]
-    factors = []
-    for factor in without(value, {rank - 1}, book, f'{node.where} sums windows of channels'):
-        rows = factor.reshape(*factor.shape[:-2], channels, -1)
-        book.unite(rows, rows[..., :1])
-        factors.append(rows[..., :1].reshape(*factor.shape[:-2], channels, 1, 1))
-    return Value(node.shapes[0], [f for f in factors if axes_of(f)], value.fixed)
-
-
-@CHANNEL_RULES.register_module(name='windows')
-def windows(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """``Tensor.unfold``: windows along one dim, whose elements become a new last dim."""
-    (value,) = (v for v in inputs if v is not None)
-    dim = node.attrs['dim'] % len(value.shape)
-    factors = without(value, {dim}, book, f'{node.where} cuts windows')
-    return Value(node.shapes[0], [f[..., None] for f in factors], value.fixed)
-
-
-@CHANNEL_RULES.register_module(name='rows')
-def rows(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
+@of_one('rows')
+def rows(node: TraceNode, value: Value, book: LabelBook) -> list[Value]:
     """Rows of channels, which are the last dim, in another order or number."""
-    (value,) = (v for v in inputs if v is not None)
     last = len(value.shape) - 1
     factors = without(value, set(range(last)), book, f'{node.where} packs sequences of channels')
     return [
@@ -314,26 +256,15 @@ def rows(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[V
     ]
 
 
-@CHANNEL_RULES.register_module(name='fft')
-def fft(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """A transform over space; channels are whole."""
-    (value,) = (v for v in inputs if v is not None)
-    dims = {dim % len(value.shape) for dim in node.attrs['dims']}
-    factors = without(value, dims, book, f'{node.where} transforms the channels')
-    return Value(node.shapes[0], factors, fixed_after(value, factors, book, node))
-
-
-@CHANNEL_RULES.register_module(name='view_as_complex')
-def view_as_complex(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+@of_one('view_as_complex')
+def view_as_complex(node: TraceNode, value: Value, book: LabelBook) -> Value:
     """The last dim, real and imaginary part, becomes one number."""
-    (value,) = (v for v in inputs if v is not None)
     last = len(value.shape) - 1
     factors = without(value, {last}, book, COMPLEX)
     return Value(node.shapes[0], [f[..., 0] for f in factors], value.fixed)
 
 
-@CHANNEL_RULES.register_module(name='view_as_real')
-def view_as_real(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+@of_one('view_as_real')
+def view_as_real(node: TraceNode, value: Value, book: LabelBook) -> Value:
     """A number becomes its real and imaginary part, in a new last dim."""
-    (value,) = (v for v in inputs if v is not None)
     return Value(node.shapes[0], [f[..., None] for f in value.factors], value.fixed)

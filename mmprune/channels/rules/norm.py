@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from mmprune.channels.labels import (
-    IntArray,
     LabelBook,
     Size,
     Statistic,
@@ -72,21 +71,9 @@ def group_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> 
     return [result, *others]
 
 
-@CHANNEL_RULES.register_module(name='layer_norm')
-def layer_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
-    """Statistics over the kept channels of the last dims."""
-    return _over_last_dims('layer_norm', node, inputs, book)
-
-
-@CHANNEL_RULES.register_module(name='rms_norm')
-def rms_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
-    """The mean of squares of the kept channels of the last dims."""
-    return _over_last_dims('rms_norm', node, inputs, book)
-
-
-def _over_last_dims(
-    kind: str, node: TraceNode, inputs: list[Value | None], book: LabelBook
-) -> list[Value]:
+@CHANNEL_RULES.register_module(name=['layer_norm', 'rms_norm'])
+def over_last_dims(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
+    """Statistics, or the mean of squares, over the kept channels of the last dims."""
     if inputs[0] is None:
         pin_all(inputs, book, f'{node.where} normalises a constant')
         return [Value(shape, [], book.fixed(f'comes from {node.where}')) for shape in node.shapes]
@@ -97,13 +84,14 @@ def _over_last_dims(
     for factor in result.factors:
         varying = set(axes_of(factor))
         if varying & inner and not varying <= inner:
-            _equal_rows(factor, normalized, book, node)
+            rows = factor.reshape(-1, int(np.prod(factor.shape[-normalized:])))
+            book.equal_counts(rows, f'{node.where} normalises blocks of channels')
         if len(varying & inner) > 1:
             book.pin(factor, f'{node.where} normalises over several dims of channels')
     channels = [dim for dim in inner if result.along(dim)]
     labels = channels_along(result, channels[0] if len(channels) == 1 else rank - 1, book)
     book.add_site(_norm_layer(node, inputs, book), 'norm', labels, node.id)
-    _over_kept(kind, result, inner, book, node)
+    _over_kept(node.op, result, inner, book, node)
     for dim in inner:
         factors = tuple(result.along(dim))
         if factors:
@@ -117,8 +105,3 @@ def _over_kept(kind: str, value: Value, dims: set[int], book: LabelBook, node: T
     for factor in value.factors:
         if dims & set(axes_of(factor)):
             book.statistics.append(Statistic(node.module, kind, (), factor))
-
-
-def _equal_rows(factor: IntArray, normalized: int, book: LabelBook, node: TraceNode) -> None:
-    size = int(np.prod(factor.shape[-normalized:]))
-    book.equal_counts(factor.reshape(-1, size), f'{node.where} normalises blocks of channels')

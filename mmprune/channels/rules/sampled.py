@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from mmprune.channels.labels import LabelBook, Value, pin_all
 from mmprune.channels.meet import meet
@@ -77,4 +76,4 @@ def deform_attention(node: TraceNode, inputs: list[Value | None], book: LabelBoo
         Value((*full[:3], 1), [], fixed),
     ]
     heads = meet(sides, full, book, node.where)
-    return view(replace(node, op='view', attrs={}), [heads], book)
+    return view(node, heads, book)

@@ -15,16 +15,11 @@ from mmprune.channels.labels import (
     axes_of,
     squeeze_constant,
 )
-from mmprune.channels.rules.arithmetic import fixed_after, without
+from mmprune.channels.rules.single import of_one
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
 
 Move = Callable[[IntArray], IntArray]
-
-
-def _single(inputs: list[Value | None]) -> Value:
-    (value,) = (v for v in inputs if v is not None)
-    return value
 
 
 def _moved(value: Value, move: Move, shape: tuple[int, ...], keep_name: bool = False) -> Value:
@@ -52,15 +47,15 @@ def _blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[range, ran
     return blocks
 
 
-@CHANNEL_RULES.register_module(name='view')
-def view(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+@of_one('view')
+def view(node: TraceNode, value: Value, book: LabelBook) -> Value:
     """A dim that is cut in two keeps the same number of channels in every block.
 
     Blocks may be joined again in the order in which they were cut. In another order (a shuffle)
     they may where it is known what a smaller network does, see ``Arrangement``; elsewhere the
     blocks live or die as a whole, or all lose the same channels.
     """
-    value, new = _single(inputs), node.shapes[0]
+    new = node.shapes[0]
     blocks = _blocks(value.shape, new)
     factors: list[tuple[set[int], IntArray]] = []
     for factor in value.factors:
@@ -89,7 +84,7 @@ def _in_order(
     factor: IntArray, blocks: list[tuple[range, range]], book: LabelBook, node: TraceNode
 ) -> IntArray:
     """What is left of ``factor`` where dims are joined in another order than they were cut in."""
-    for old_dims, new_dims in blocks if node.id not in book.loose else ():
+    for old_dims, new_dims in blocks if node.id not in book.ways.loose else ():
         varying = [dim for dim in old_dims if factor.shape[dim] > 1]
         if len(varying) < 2 or len(new_dims) >= len(old_dims):
             continue
@@ -129,10 +124,10 @@ def _equal_blocks(factor: IntArray, dim: int, book: LabelBook, reason: str) -> N
     book.equal_counts(np.moveaxis(factor, dim, -1).reshape(-1, factor.shape[dim]), reason)
 
 
-@CHANNEL_RULES.register_module(name='expand')
-def expand(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+@of_one('expand')
+def expand(node: TraceNode, value: Value, book: LabelBook) -> Value:
     """A broadcast dim is constant, or as wide as what it was given the size of."""
-    value, shape = _single(inputs), node.shapes[0]
+    shape = node.shapes[0]
     lead = (1,) * (len(shape) - len(value.shape))
     result = _moved(value, lambda f: f.reshape(lead + f.shape), shape)
     before = lead + value.shape
@@ -159,10 +154,10 @@ def filled(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     return Value(node.shapes[0], _as_wide(node, book), book.fixed('is a constant'))
 
 
-@CHANNEL_RULES.register_module(name='repeat')
-def repeat(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+@of_one('repeat')
+def repeat(node: TraceNode, value: Value, book: LabelBook) -> Value:
     """A dim repeated r times holds r equal blocks; a dim of size 1 becomes constant."""
-    value, shape, repeats = _single(inputs), node.shapes[0], node.attrs['repeats']
+    shape, repeats = node.shapes[0], node.attrs['repeats']
     lead = (1,) * (len(shape) - len(value.shape))
 
     def tile(factor: IntArray) -> IntArray:
@@ -175,29 +170,28 @@ def repeat(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     return result
 
 
-@CHANNEL_RULES.register_module(name='transpose')
-def transpose(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+@of_one('transpose')
+def transpose(node: TraceNode, value: Value, book: LabelBook) -> Value:
     """Two dims change places."""
     dim0, dim1 = node.attrs['dim0'], node.attrs['dim1']
     if len(node.shapes[0]) < 2:
-        return _single(inputs)
-    return _moved(_single(inputs), lambda f: f.swapaxes(dim0, dim1), node.shapes[0], True)
+        return value
+    return _moved(value, lambda f: f.swapaxes(dim0, dim1), node.shapes[0], True)
 
 
-@CHANNEL_RULES.register_module(name='permute')
-def permute(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+@of_one('permute')
+def permute(node: TraceNode, value: Value, book: LabelBook) -> Value:
     """Dims change places."""
     dims = node.attrs['dims']
-    return _moved(_single(inputs), lambda f: f.transpose(dims), node.shapes[0], True)
+    return _moved(value, lambda f: f.transpose(dims), node.shapes[0], True)
 
 
-@CHANNEL_RULES.register_module(name='split')
-def split(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
+@of_one('split')
+def split(node: TraceNode, value: Value, book: LabelBook) -> list[Value]:
     """Equal chunks keep equally many channels; other cuts are by numbers that may be mended.
 
     Where one number cuts and the last chunk is what is left, that keeps no more than the others.
     """
-    value = _single(inputs)
     dim = node.attrs['dim'] % len(value.shape)
     sizes = [shape[dim] for shape in node.shapes]
     stops = np.cumsum(sizes)
@@ -232,10 +226,9 @@ def _cut(dim: int, start: int, stop: int, step: int = 1) -> Move:
     return move
 
 
-@CHANNEL_RULES.register_module(name='slice')
-def slice_(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+@of_one('slice')
+def slice_(node: TraceNode, value: Value, book: LabelBook) -> Value:
     """One of several equal parts keeps as many channels as the others, as a chunk does."""
-    value = _single(inputs)
     dim = node.attrs['dim'] % len(value.shape)
     full, size, step = value.shape[dim], node.shapes[0][dim], node.attrs['step']
     if step != 1:  # a block of channels that goes whole has all of them
@@ -255,19 +248,17 @@ def slice_(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     return _moved(value, _cut(dim, start, stop, step), node.shapes[0])
 
 
-@CHANNEL_RULES.register_module(name='select')
-def select(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+@of_one('select')
+def select(node: TraceNode, value: Value, book: LabelBook) -> Value:
     """One position of a dim; a channel taken by its number pins them all."""
-    value = _single(inputs)
     dim = node.attrs['dim'] % len(value.shape)
     value = _by_number(value, dim, book, node)
     return _moved(value, _take(dim, node.attrs['index']), node.shapes[0])
 
 
-@CHANNEL_RULES.register_module(name='unbind')
-def unbind(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
+@of_one('unbind')
+def unbind(node: TraceNode, value: Value, book: LabelBook) -> list[Value]:
     """All positions of a dim, as ``select``."""
-    value = _single(inputs)
     dim = node.attrs['dim'] % len(value.shape)
     value = _by_number(value, dim, book, node)
     return [_moved(value, _take(dim, i), shape) for i, shape in enumerate(node.shapes)]
@@ -296,28 +287,19 @@ def _by_number(value: Value, dim: int, book: LabelBook, node: TraceNode) -> Valu
     return Value(value.shape, factors, value.fixed)
 
 
-@CHANNEL_RULES.register_module(name='flip')
-def flip(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+@of_one('flip')
+def flip(node: TraceNode, value: Value, book: LabelBook) -> Value:
     """The kept channels come in the other order, as the full ones do."""
-    return _moved(_single(inputs), lambda f: np.flip(f, node.attrs['dims']), node.shapes[0])
+    return _moved(value, lambda f: np.flip(f, node.attrs['dims']), node.shapes[0])
 
 
-@CHANNEL_RULES.register_module(name='roll')
-def roll(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """Positions move; channels must not."""
-    value = _single(inputs)
-    dims = {dim % len(value.shape) for dim in node.attrs['dims']} or set(range(len(value.shape)))
-    factors = without(value, dims, book, f'{node.where} rolls the channels by a fixed number')
-    return Value(node.shapes[0], factors, fixed_after(value, factors, book, node))
-
-
-@CHANNEL_RULES.register_module(name='pad')
-def pad(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+@of_one('pad')
+def pad(node: TraceNode, value: Value, book: LabelBook) -> Value:
     """Padding around the channels adds fixed ones; elsewhere it changes no label.
 
     A block of channels that goes whole takes its padding along.
     """
-    value, widths = _single(inputs), node.attrs['pad']
+    widths = node.attrs['pad']
     rank = len(value.shape)
     fixed = book.fixed(f'is padding of {node.where}')
     around = {rank - 1 - i // 2: widths[i : i + 2] for i in range(0, len(widths), 2)}

@@ -6,20 +6,19 @@ import numpy as np
 
 from mmprune.channels.labels import LabelBook, Value, axes_of
 from mmprune.channels.rules.arithmetic import without
-from mmprune.registry import CHANNEL_RULES
+from mmprune.channels.rules.single import of_one
 from mmprune.trace.trace_graph import TraceNode
 
 
-@CHANNEL_RULES.register_module(name='channel_shuffle')
-def channel_shuffle(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+@of_one('channel_shuffle')
+def channel_shuffle(node: TraceNode, value: Value, book: LabelBook) -> Value:
     """(N, G C, ...) as (N, C G, ...): groups keep the same places, or equally many."""
-    (value,) = (v for v in inputs if v is not None)
     groups = node.attrs['groups']
     factors = []
     for factor in value.factors:
         if factor.shape[1] > 1:
             blocks = factor.reshape(factor.shape[0], groups, -1, *factor.shape[2:])
-            if node.id in book.loose:
+            if node.id in book.ways.loose:
                 rows = np.moveaxis(blocks, 2, -1).reshape(-1, blocks.shape[2])
                 book.equal_counts(rows, f'{node.where} cuts the channels into blocks')
             else:
@@ -29,32 +28,29 @@ def channel_shuffle(node: TraceNode, inputs: list[Value | None], book: LabelBook
     return Value(value.shape, factors, value.fixed)
 
 
-@CHANNEL_RULES.register_module(name='pixel_shuffle')
-def pixel_shuffle(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """(..., C r r, H, W) to (..., C, H r, W r): the r r channels of one output go together."""
-    (value,) = (v for v in inputs if v is not None)
-    factor = node.attrs['factor']
-    channels = node.shapes[0][-3]
+@of_one('unfold', 'pixel_unshuffle')
+def windows_to_channels(node: TraceNode, value: Value, book: LabelBook) -> Value:
+    """(..., C, H, W) to (..., C k k, L), or to (..., C r r, H / r, W / r): one becomes several."""
+    shape, dim = node.shapes[0], len(value.shape) - 3
+    times = shape[dim] // value.shape[dim]
     factors = []
-    for labels in value.factors:
-        if axes_of(labels) != (len(value.shape) - 3,):
-            book.pin(labels, f'{node.where} shuffles pixels of channels')
-            continue
-        rows = labels.reshape(channels, factor * factor)
-        book.unite(rows, rows[:, :1])
-        factors.append(rows[:, 0].reshape((1,) * (len(value.shape) - 3) + (channels, 1, 1)))
-    return Value(node.shapes[0], [f for f in factors if axes_of(f)], value.fixed)
+    for factor in without(value, {dim + 1, dim + 2}, book, f'{node.where} cuts windows'):
+        own = factor.repeat(times, axis=dim) if factor.shape[dim] > 1 else factor
+        factors.append(own.reshape(*own.shape[: dim + 1], *(1,) * (len(shape) - dim - 1)))
+    return Value(shape, factors, value.fixed)
 
 
-@CHANNEL_RULES.register_module(name='pixel_unshuffle')
-def pixel_unshuffle(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """(..., C, H r, W r) to (..., C r r, H, W): every channel becomes r r of them."""
-    (value,) = (v for v in inputs if v is not None)
-    factor = node.attrs['factor']
-    rank = len(value.shape)
-    factors = without(value, {rank - 2, rank - 1}, book, f'{node.where} shuffles pixels')
-    repeated = [
-        np.repeat(f, factor * factor, axis=rank - 3) if f.shape[rank - 3] > 1 else f
-        for f in factors
-    ]
-    return Value(node.shapes[0], repeated, value.fixed)
+@of_one('fold', 'pixel_shuffle')
+def channels_to_windows(node: TraceNode, value: Value, book: LabelBook) -> Value:
+    """The other way: the channels that become one go together."""
+    shape = node.shapes[0]
+    dim = len(shape) - 3
+    space = set(range(dim + 1, len(value.shape)))
+    factors = []
+    for factor in without(value, space, book, f'{node.where} joins windows of channels'):
+        if factor.shape[dim] > 1:
+            rows = factor.reshape(*factor.shape[:dim], shape[dim], -1)
+            book.unite(rows, rows[..., :1])
+            factor = rows[..., 0]
+        factors.append(factor.reshape(*factor.shape[: dim + 1], 1, 1))
+    return Value(shape, [f for f in factors if axes_of(f)], value.fixed)

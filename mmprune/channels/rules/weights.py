@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmprune.channels.labels import IntArray, LabelBook, Statistic, Value, axes_of, pin_all
+from mmprune.channels.labels import LabelBook, Statistic, Value, axes_of, pin_all
 from mmprune.channels.rules.arithmetic import without
 from mmprune.channels.rules.contraction import channels_along, layer_of
 from mmprune.registry import CHANNEL_RULES
@@ -37,32 +37,6 @@ def weight_norm(node: TraceNode, inputs: list[Value | None], book: LabelBook) ->
     return Value(node.shapes[0], v.factors, v.fixed)
 
 
-@CHANNEL_RULES.register_module(name='mv')
-def mv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """(n, k) times (k,)."""
-    matrix, vector = inputs
-    if matrix is None or vector is None:
-        pin_all(inputs, book, f'{node.where}: one factor is a constant')
-        return Value(node.shapes[0], [], book.fixed('is a product with a constant'))
-    for factor in matrix.along(1):
-        if len(axes_of(factor)) > 1:
-            book.pin(factor, f'{node.where} sums over blocks of channels')
-    book.unite(channels_along(matrix, 1, book), channels_along(vector, 0, book))
-    rows = [factor[:, 0] for factor in matrix.factors if axes_of(factor) == (0,)]
-    return Value(node.shapes[0], rows, matrix.fixed)
-
-
-@CHANNEL_RULES.register_module(name='dot')
-def dot(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """The sum of the products of two vectors."""
-    first, second = inputs
-    if first is None or second is None:
-        pin_all(inputs, book, f'{node.where}: one factor is a constant')
-    else:
-        book.unite(channels_along(first, 0, book), channels_along(second, 0, book))
-    return Value(node.shapes[0], [], book.fixed('is one number'))
-
-
 @CHANNEL_RULES.register_module(name='embedding')
 def embedding(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
     """Rows of a weight (V, C) by their number, or means of some: (...) to (..., C)."""
@@ -91,15 +65,10 @@ def bilinear(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Va
         inside = channels_along(value, 1, book)
         book.unite(inside, channels_along(weight, dim, book))
         book.add_site(layer, 'in', inside, node.id)
-        _pin_other_axes(value, 1, book, node)
+        for factor in value.factors:
+            if axes_of(factor) != (1,):
+                book.pin(factor, f'{node.where} has channels along a dim of its batch')
     out = channels_along(weight, 0, book)
     book.add_site(layer, 'out', out, node.id)
     factors = [out.reshape(1, -1)] if len(out) > 1 else []
     return Value(node.shapes[0], factors, first.fixed)
-
-
-def _pin_other_axes(value: Value, dim: int, book: LabelBook, node: TraceNode) -> None:
-    """Only factors along ``dim`` alone are understood."""
-    others: list[IntArray] = [f for f in value.factors if axes_of(f) != (dim,)]
-    for factor in others:
-        book.pin(factor, f'{node.where} has channels along a dim of its batch')

@@ -23,7 +23,10 @@ _FINDER = 'rpn_head'
 def of_detector(
     model: nn.Module, images: torch.Tensor, mode: str
 ) -> Mapping[str, Any] | Callable[[nn.Module], Any] | None:
-    """Images with a few objects each: boxes, labels, masks and a map of classes.
+    """Images with a few objects each: boxes, labels and a map of classes.
+
+    They have masks as well if a part of the detector is named for masks: assigners of those that
+    find boxes alone cannot take them as the data has them.
 
     Detectors of one stage give what is dense from the images alone.
 
@@ -100,6 +103,7 @@ def _samples(model: nn.Module, images: torch.Tensor) -> list[Any]:
     from mmengine.structures import InstanceData, PixelData
 
     classes = classes_of(model, but=[_FINDER])
+    with_masks = any('mask' in name for name, _ in model.named_modules())
     height, width = (int(size) for size in images.shape[-2:])
     samples = []
     for number in range(len(images)):
@@ -110,14 +114,12 @@ def _samples(model: nn.Module, images: torch.Tensor) -> list[Any]:
         labels = torch.arange(_OBJECTS, device=images.device) % classes
         area = masks.argmax(0)[None] % classes
         sample = DetDataSample(metainfo=image_metainfo(images))
-        sample.gt_instances = InstanceData(
-            bboxes=torch.from_numpy(boxes).to(images),
-            labels=labels,
-            masks=BitmapMasks(masks, height, width),
-        )
-        sample.ignored_instances = InstanceData(
-            bboxes=images.new_zeros(0, 4), labels=labels[:0], masks=BitmapMasks([], height, width)
-        )
+        found = InstanceData(bboxes=torch.from_numpy(boxes).to(images), labels=labels)
+        ignored = InstanceData(bboxes=images.new_zeros(0, 4), labels=labels[:0])
+        if with_masks:
+            found.masks = BitmapMasks(masks, height, width)
+            ignored.masks = BitmapMasks([], height, width)
+        sample.gt_instances, sample.ignored_instances = found, ignored
         sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(area).to(images.device))
         samples.append(sample)
     return samples

@@ -85,11 +85,6 @@ def label_of(row: Row, name: str) -> str:
     return shorten(f'{name} + {row.norm}' if row.norm else name, MAX_NAME)
 
 
-def body_height(rows: Sequence[Row]) -> float:
-    """Height of what ``draw_body`` draws."""
-    return HEAD + ROW * len(rows)
-
-
 def draw_body(
     root: Element, rows: Sequence[Row], legend: Legend, columns: Columns, top: float
 ) -> float:
@@ -111,15 +106,14 @@ def draw_body(
 def _headings(root: Element, columns: Columns, top: float) -> None:
     y = top + 14
     style: dict[str, Any] = dict(y=y, font_size=10, fill='#555555')
-    if columns.tree:
-        add(root, 'text', 'module', x=columns.tree[0], **style)
-    add(root, 'text', 'layer', x=columns.name, **style)
-    add(root, 'text', 'type', x=columns.kind, **style)
-    add(root, 'text', 'reads', x=columns.read_count, text_anchor='end', **style)
-    add(root, 'text', 'in ◂', x=columns.axis - 4, text_anchor='end', **style)
-    add(root, 'text', '▸ out', x=columns.axis + 4, **style)
-    add(root, 'text', 'makes', x=columns.make_count, **style)
-    add(root, 'text', 'groups', x=columns.lanes, **style)
+    for text, x in (
+        *(('module', x) for x in columns.tree[:1]),
+        ('layer', columns.name), ('type', columns.kind), ('▸ out', columns.axis + 4),
+        ('makes', columns.make_count), ('groups', columns.lanes),
+    ):  # fmt: skip
+        add(root, 'text', text, x=x, **style)
+    for text, x in (('reads', columns.read_count), ('in ◂', columns.axis - 4)):
+        add(root, 'text', text, x=x, text_anchor='end', **style)
 
 
 def _ground(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmprune.channels import ChannelGroup, EqualBlocks
+from mmprune.errors import listed
 from mmprune.report.drawing.lanes import PINNED, Lane
 from mmprune.report.drawing.rows import NO_GROUP, Run
 from mmprune.report.drawing.svg import Element, add, text_colour, text_width
@@ -52,7 +53,8 @@ class Legend:
         ]
         if not is_short:
             lines += map(constraint_text, found.constraints)
-            lines += [f'made by {names(found.layers)}', f'read by {names(found.consumers)}']
+            for what, layers in (('made', found.layers), ('read', found.consumers)):
+                lines.append(f'{what} by {listed(layers, 12) or "no layer"}')
         return '\n'.join(lines)
 
     def mark(self, parent: Element, group: int, is_short: bool = False) -> Element:
@@ -73,12 +75,6 @@ def constraint_text(constraint: EqualBlocks) -> str:
     """A constraint in one line."""
     blocks, size = constraint.blocks.shape
     return f'equally many in {blocks} blocks of {size}: {constraint.reason}'
-
-
-def names(layers: Sequence[str], listed: int = 12) -> str:
-    """Names of layers, the first ones of many."""
-    rest = len(layers) - listed
-    return ', '.join(layers[:listed]) + (f' and {rest} more' if rest > 0 else '') or 'no layer'
 
 
 def chip_width(number: str) -> float:

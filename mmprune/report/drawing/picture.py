@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmprune.channels import ChannelGroup
-from mmprune.report.drawing.body import body_height, columns_of, draw_body
+from mmprune.report.drawing.body import columns_of, draw_body
 from mmprune.report.drawing.lanes import PINNED, lanes_of
 from mmprune.report.drawing.marks import HATCH, Legend, chip, chip_width, constraint_text, hatch
 from mmprune.report.drawing.rows import Row
@@ -64,23 +64,16 @@ def draw(picture: Picture) -> str:
     legend = Legend(picture.groups, lanes_of(picture.rows, picture.groups))
     columns = columns_of(picture.rows, legend, MARGIN + 4)
     width = max(columns.end + MARGIN, _state_column(legend) + STATE_WIDTH + MARGIN)
-    head = _head_height(picture)
-    body = body_height(picture.rows)
-    height = head + body + 24 + _table_height(picture.groups) + MARGIN
-    root = document(width, height, f'{picture.title}: channel groups', legend.style())
+    root = document(f'{picture.title}: channel groups', legend.style())
     hatch(root)
-    _head(root, picture, width)
-    bottom = draw_body(root, picture.rows, legend, columns, head)
-    _table(root, legend, bottom + 24)
-    return to_text(root)
+    head = _head(root, picture, width)
+    body = draw_body(root, picture.rows, legend, columns, head)
+    bottom = _table(root, legend, body + 24)
+    return to_text(root, width, bottom + MARGIN)
 
 
-def _head_height(picture: Picture) -> float:
-    lines = len(picture.facts) + len(picture.alarms) + len(picture.shares)
-    return MARGIN + 22 + LINE * lines + 34
-
-
-def _head(root: Element, picture: Picture, width: float) -> None:
+def _head(root: Element, picture: Picture, width: float) -> float:
+    """Draw what stands above the layers; returns the lower edge."""
     y = MARGIN + 10.0
     add(root, 'text', picture.title, x=MARGIN, y=y, font_size=16, font_weight='bold')
     y += 20
@@ -100,6 +93,7 @@ def _head(root: Element, picture: Picture, width: float) -> None:
         add(root, 'text', share.text, x=left + 208, y=y, fill='#333333')
         y += LINE
     _key(root, y + 4)
+    return y + 26
 
 
 def _key(root: Element, y: float) -> None:
@@ -152,12 +146,11 @@ def _state(group: ChannelGroup) -> list[str]:
     return textwrap.wrap(text, int(STATE_WIDTH / CHAR_WIDTH)) or ['']
 
 
-def _table_height(groups: Sequence[ChannelGroup]) -> float:
-    return LINE * (1 + sum(len(_state(group)) for group in groups))
+def _table(root: Element, legend: Legend, top: float) -> float:
+    """A line per group: number, name, channels, layers, and why it is pinned or constrained.
 
-
-def _table(root: Element, legend: Legend, top: float) -> None:
-    """A line per group: number, name, channels, layers, and why it is pinned or constrained."""
+    Returns the lower edge.
+    """
     name, state = _name_column(legend), _state_column(legend)
     channels, made, read = state - 160, state - 90, state - 20
     style = dict(y=top, font_size=10, fill='#555555')
@@ -182,3 +175,4 @@ def _table(root: Element, legend: Legend, top: float) -> None:
         for number, line in enumerate(lines):
             add(element, 'text', line, x=state, y=y + LINE * number, fill=colour)
         y += LINE * (len(lines) - 1)
+    return y + LINE

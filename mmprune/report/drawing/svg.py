@@ -17,21 +17,14 @@ _FORBIDDEN = re.compile('[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]'
 Element = ElementTree.Element
 
 
-def document(width: float, height: float, title: str, style: str) -> Element:
+def document(title: str, style: str) -> Element:
     """An SVG document with a white ground, and the title that a browser shows."""
-    root = Element(
-        'svg',
-        xmlns='http://www.w3.org/2000/svg',
-        width=_plain(width),
-        height=_plain(height),
-        viewBox=f'0 0 {_plain(width)} {_plain(height)}',
-        role='img',
-    )
+    root = Element('svg', xmlns='http://www.w3.org/2000/svg', role='img')
     root.set('font-family', FONTS)
     root.set('font-size', str(FONT_SIZE))
     add(root, 'title', title)
     add(root, 'style', style)
-    add(root, 'rect', width=width, height=height, fill='#ffffff')
+    add(root, 'rect', width='100%', height='100%', fill='#ffffff')
     return root
 
 
@@ -71,8 +64,10 @@ def text_colour(ground: str) -> str:
     return '#ffffff' if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else '#000000'
 
 
-def to_text(root: Element) -> str:
-    """The document as a file's contents."""
+def to_text(root: Element, width: float, height: float) -> str:
+    """The document, of this size, as a file's contents."""
+    size = _plain(width), _plain(height)
+    root.attrib.update(width=size[0], height=size[1], viewBox=f'0 0 {size[0]} {size[1]}')
     ElementTree.indent(root, ' ')
     return ElementTree.tostring(root, encoding='unicode') + '\n'
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 MAX_COLUMNS = 3
 MIN_ROWS = 3
@@ -66,18 +67,11 @@ def _has_column(label: str, node: _Node) -> bool:
 
 def cells_of(columns: Sequence[tuple[str, ...]]) -> list[Cell]:
     """The cells of all columns but the last: neighbouring rows with one beginning."""
-    cells: list[Cell] = []
-    open_cells: dict[int, Cell] = {}
-    for row, parts in enumerate(columns):
-        for column in range(MAX_COLUMNS):
-            name = '.'.join(parts[: column + 1]) if column < len(parts) - 1 else None
-            current = open_cells.get(column)
-            if current is not None and current.name == name:
-                open_cells[column] = Cell(column, current.text, current.name, current.first, row)
-                continue
-            if current is not None:
-                cells.append(open_cells.pop(column))
-            if name is not None:
-                open_cells[column] = Cell(column, parts[column], name, row, row)
-    cells.extend(open_cells.values())
-    return sorted(cells, key=lambda cell: (cell.column, cell.first))
+    cells = []
+    for column in range(MAX_COLUMNS):
+        names = ('.'.join(parts[: column + 1]) * (column < len(parts) - 1) for parts in columns)
+        for name, run in groupby(enumerate(names), key=lambda numbered: numbered[1]):
+            rows = [row for row, _ in run]
+            if name:
+                cells.append(Cell(column, columns[rows[0]][column], name, rows[0], rows[-1]))
+    return cells

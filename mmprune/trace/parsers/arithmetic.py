@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mmprune.trace.parsers.saved import Parsed, parser, plain, register
+from mmprune.trace.parsers.saved import Parsed, parser, plain, register, register_composite
 
 # One output element from the elements at the same place of every input, after broadcasting.
 register(
@@ -30,7 +30,7 @@ register(
     'ThresholdBackward', 'ToCopyBackward', 'PowBackward', 'NanToNumBackward', 'ErfcBackward',
     'AcoshBackward', 'AsinhBackward', 'AtanhBackward', 'Exp2Backward', 'FracBackward',
     'LogitBackward', 'SgnBackward', 'TruncBackward', 'ConjBackward', 'ConjPhysicalBackward',
-    'ComparedBackward',
+    'PreluKernelBackward', 'ComparedBackward',
 )  # fmt: skip
 
 
@@ -49,11 +49,11 @@ def _scale(grad_fn: Any) -> Parsed:
     return 'elementwise', {'constants': {1 - side: shape for side, shape in constants.items()}}
 
 
-@parser('PreluKernelBackward')
-def _prelu(grad_fn: Any) -> Parsed:
-    return 'elementwise', {}
-
-
+@parser(
+    'MeanBackward', 'SumBackward', 'MaxBackward', 'MinBackward', 'AmaxBackward',
+    'AminBackward', 'ProdBackward', 'VarBackward', 'StdBackward', 'VarMeanBackward',
+    'StdMeanBackward', 'LogsumexpBackward',
+)  # fmt: skip
 def _reduce(grad_fn: Any) -> Parsed:
     """A reduction over the saved dims, or over all where none was saved."""
     dim = plain(getattr(grad_fn, '_saved_dim', None))
@@ -61,14 +61,6 @@ def _reduce(grad_fn: Any) -> Parsed:
     name = grad_fn.name().rpartition(':')[2].rstrip('0123456789').removesuffix('Backward')
     dims = (dim,) if isinstance(dim, int) else dim
     return 'reduce', {'dims': dims, 'keepdim': keepdim, 'how': name.lower()}
-
-
-for _name in (
-    'MeanBackward', 'SumBackward', 'MaxBackward', 'MinBackward', 'AmaxBackward',
-    'AminBackward', 'ProdBackward', 'VarBackward', 'StdBackward', 'VarMeanBackward',
-    'StdMeanBackward', 'LogsumexpBackward',
-):  # fmt: skip
-    parser(_name)(_reduce)
 
 
 @parser('LinalgVectorNormBackward', 'NormBackward')
@@ -106,9 +98,7 @@ register('cdist', 'CdistBackward', 'EuclideanDistBackward')
 register('addmm', 'AddmmBackward', 'BaddbmmBackward')
 
 
-@parser('AttentionBackward')
-def _composite_attention(grad_fn: Any) -> Parsed:
-    return 'attention', dict(grad_fn.attrs)
+register_composite('attention', 'AttentionBackward')
 
 
 @parser(

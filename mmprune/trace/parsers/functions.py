@@ -55,7 +55,5 @@ def _masked_conv(grad_fn: Any) -> Parsed:
     return 'deform_conv', {'groups': 1, 'transposed': False, 'blocks': 1, 'places': 1}
 
 
-@parser('mmcv.MultiScaleDeformableAttnFunctionBackward')
-def _deform_attention(grad_fn: Any) -> Parsed:
-    """Inputs: values (n, keys, heads, c), sizes and starts of levels, places, weights."""
-    return 'deform_attention', {}
+# Inputs: values (n, keys, heads, c), sizes and starts of levels, places, weights.
+register('deform_attention', 'mmcv.MultiScaleDeformableAttnFunctionBackward')

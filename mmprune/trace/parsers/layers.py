@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmprune.trace.parsers.saved import Parsed, parser, plain, register
+from mmprune.trace.parsers.saved import Parsed, parser, plain, register, register_composite
 
 
 @parser(
@@ -45,41 +45,21 @@ def _batch_norm(grad_fn: Any) -> Parsed:
     return 'batch_norm', {'buffer_tensors': tuple(s for s in statistics if s is not None)}
 
 
-@parser('InstanceNormBackward')
-def _instance_norm(grad_fn: Any) -> Parsed:
-    """As a batch norm: statistics per channel."""
-    return 'batch_norm', dict(grad_fn.attrs)
-
-
-@parser('RmsNormBackward')
-def _rms_norm(grad_fn: Any) -> Parsed:
-    return 'rms_norm', dict(grad_fn.attrs)
-
-
-@parser('RecurrentBackward')
-def _recurrent(grad_fn: Any) -> Parsed:
-    """Inputs: data, states, weights, as ``mmprune.trace.recurrent`` gives them."""
-    return 'recurrent', dict(grad_fn.attrs)
-
-
-@parser('FilledBackward')
-def _filled(grad_fn: Any) -> Parsed:
-    """A constant as wide as numbers of the trace say; its input is a token of the trace."""
-    return 'filled', {}
-
-
 @parser('KeptBackward')
 def _kept(grad_fn: Any) -> Parsed:
     """Inputs: what a module has given, the numbers of the channels that are picked of it."""
     return 'kept', {'dim': grad_fn.dim}
 
 
-@parser('WeightNormBackward')
-def _weight_norm(grad_fn: Any) -> Parsed:
-    """Inputs: directions, lengths; ``dim``: what has a length each, -1 for the whole tensor."""
-    return 'weight_norm', dict(grad_fn.attrs)
-
-
+# As a batch norm: statistics per channel.
+register_composite('batch_norm', 'InstanceNormBackward')
+register_composite('rms_norm', 'RmsNormBackward')
+# Inputs: data, states, weights, as ``mmprune.trace.recurrent`` gives them.
+register_composite('recurrent', 'RecurrentBackward')
+# Inputs: directions, lengths; ``dim``: what has a length each, -1 for the whole tensor.
+register_composite('weight_norm', 'WeightNormBackward')
+# A constant as wide as numbers of the trace say; its input is a token of the trace.
+register('filled', 'FilledBackward')
 register('layer_norm', 'NativeLayerNormBackward', normalized_shape='normalized_shape')
 register('group_norm', 'NativeGroupNormBackward', groups='group')
 

@@ -11,17 +11,10 @@ Parsed = tuple[str, dict[str, Any]]
 Parser = Callable[[Any], Parsed]
 
 
-def signed(dim: int) -> int:
-    """A dim as the user wrote it: autograd saves negative ones as uint64."""
-    return dim - 2**64 if dim >= 2**63 else dim
-
-
 def plain(value: Any) -> Any:
-    """Saved ints with their sign, sequences as tuples of them."""
-    if isinstance(value, bool) or value is None:
-        return value
-    if isinstance(value, int):
-        return signed(value)
+    """Saved ints with their sign, which autograd saves as uint64; sequences as tuples of them."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value - 2**64 if value >= 2**63 else value
     if isinstance(value, tuple | list):
         return tuple(plain(item) for item in value)
     return value
@@ -37,6 +30,11 @@ def register(op: str, *names: str, **attrs: str) -> None:
 
     for name in names:
         BACKWARD_PARSERS.register_module(name=name, module=parse)
+
+
+def register_composite(op: str, name: str) -> None:
+    """Register the parser of a node that a trace has made, see ``mmprune.trace.composites``."""
+    BACKWARD_PARSERS.register_module(name=name, module=lambda node: (op, dict(node.attrs)))
 
 
 def parser(*names: str) -> Callable[[Parser], Parser]:

@@ -23,7 +23,7 @@ register('stack', 'StackBackward', dim='dim')
 register(
     'split',
     'SplitBackward', 'SplitWithSizesBackward', 'UnsafeSplitBackward',
-    'UnsafeSplitWithSizesBackward',
+    'UnsafeSplitWithSizesBackward', 'ChunkBackward',
     dim='dim',
 )  # fmt: skip
 register('unbind', 'UnbindBackward', dim='dim')
@@ -40,11 +40,6 @@ register('pixel_unshuffle', 'PixelUnshuffleBackward', factor='downscale_factor')
 @parser('TBackward')
 def _t(grad_fn: Any) -> Parsed:
     return 'transpose', {'dim0': -1, 'dim1': -2}
-
-
-@parser('ChunkBackward')
-def _chunk(grad_fn: Any) -> Parsed:
-    return 'split', {'dim': plain(grad_fn._saved_dim)}
 
 
 register('as_strided', 'AsStridedBackward', size='size', stride='stride', offset='storage_offset')

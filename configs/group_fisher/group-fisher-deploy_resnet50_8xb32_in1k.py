@@ -1,0 +1,18 @@
+# Group Fisher on ImageNet, second of three: the small network as a plain one.
+#   tools/dist_test.sh THIS_CONFIG \
+#       work_dirs/group-fisher-prune_resnet50_8xb32_in1k/epoch_40.pth 8
+_base_ = [
+    'mmcls::_base_/models/resnet50.py',
+    'mmcls::_base_/datasets/imagenet_bs32.py',
+    'mmcls::_base_/schedules/imagenet_bs256.py',
+    '../_base_/default_runtime.py',
+]
+
+pruned = 'work_dirs/group-fisher-prune_resnet50_8xb32_in1k'
+
+model = dict(
+    _delete_=True,
+    type='mmprune.DeployedModel',
+    model=_base_.model,
+    channel_cfg=f'{pruned}/channel_cfg.yaml',
+)

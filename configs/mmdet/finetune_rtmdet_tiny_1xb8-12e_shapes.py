@@ -1,0 +1,25 @@
+# What tools/prune.py has left of it, finetuned with the full one as its teacher.
+_base_ = ['./rtmdet_tiny_1xb8-12e_shapes.py', '../_base_/mmprune.py']
+
+folder = 'work_dirs/rtmdet_tiny_1xb8-12e_shapes'
+model = dict(
+    _delete_=True,
+    type='mmprune.DistilledModel',
+    architecture=dict(
+        type='mmprune.DeployedModel',
+        model=_base_.model,
+        channel_cfg=f'{folder}/pruned/channel_cfg.yaml',
+    ),
+    teacher=dict(checkpoint=f'{folder}/epoch_12.pth'),
+    distiller=dict(
+        type='SelfDistiller',
+        components=[
+            dict(
+                student_module='neck',
+                teacher_module='neck',
+                losses=[dict(type='L2Loss', loss_weight=1, normalise=True)],
+            ),
+        ],
+    ),
+)
+load_from = f'{folder}/pruned/deployed.pth'

@@ -1,0 +1,20 @@
+# It is finetuned with the full network as its teacher, from a fifth of the learning rate.
+#   python tools/train.py configs/mmdet/finetune_rtmdet_tiny_8xb32-300e_coco.py
+_base_ = './deploy_rtmdet_tiny_8xb32-300e_coco.py'
+model = dict(
+    _delete_=True,
+    type='mmprune.DistilledModel',
+    architecture=_base_.model,
+    teacher=dict(checkpoint='checkpoints/rtmdet_tiny_8xb32-300e_coco_20220902_112414-78e30dcc.pth'),
+    distiller=dict(
+        type='SelfDistiller',
+        components=[
+            dict(
+                student_module='neck',
+                teacher_module='neck',
+                losses=[dict(type='L2Loss', normalise=True, loss_weight=1)],
+            ),
+        ],
+    ),
+)
+optim_wrapper = dict(optimizer=dict(lr=8e-4))

@@ -1,0 +1,25 @@
+# What tools/prune.py has left of it, finetuned with the full one as its teacher.
+_base_ = ['./pspnet_r18-d8_1xb8-12e_shapes.py', '../_base_/mmprune.py']
+
+folder = 'work_dirs/pspnet_r18-d8_1xb8-12e_shapes'
+model = dict(
+    _delete_=True,
+    type='mmprune.DistilledModel',
+    architecture=dict(
+        type='mmprune.DeployedModel',
+        model=_base_.model,
+        channel_cfg=f'{folder}/pruned/channel_cfg.yaml',
+    ),
+    teacher=dict(checkpoint=f'{folder}/epoch_12.pth'),
+    distiller=dict(
+        type='SelfDistiller',
+        components=[
+            dict(
+                student_module='decode_head.conv_seg',
+                teacher_module='decode_head.conv_seg',
+                losses=[dict(type='ChannelWiseDivergence', loss_weight=1, tau=4)],
+            ),
+        ],
+    ),
+)
+load_from = f'{folder}/pruned/deployed.pth'
