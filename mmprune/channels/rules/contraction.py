@@ -73,7 +73,7 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     inside = channels_along(data, 1, book)
     if weight.parameter is None:
         # A function of a masked weight need not be 0 where the weight is.
-        book.statistics += [Statistic(node.module, 'reader', (), f) for f in data.along(1)]
+        book.statistics += [Statistic(node.module, 'reader', (), f, node.id) for f in data.along(1)]
     out = (
         _transposed_conv(weight, inside, groups, book, node)
         if transposed
@@ -262,13 +262,14 @@ def matmul(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     result = meet(sides, node.shapes[0], book, node.where)
     is_right, weight = _weight_of(node, left, right, book)
     layer = layer_of(node, weight, book)
-    if weight is not None and layer:
+    if weight is not None:
         inside = channels_along(left, rank - 1, book)
-        book.add_site(layer, 'in', inside, node.id)
-        out_dim = rank - 1 if is_right else rank - 2
-        book.add_site(layer, 'out', channels_along(result, out_dim, book), node.id)
+        if layer:
+            book.add_site(layer, 'in', inside, node.id)
+            out_dim = rank - 1 if is_right else rank - 2
+            book.add_site(layer, 'out', channels_along(result, out_dim, book), node.id)
         if is_right and weight.parameter is None:
-            book.statistics.append(Statistic(node.module, 'reader', (), inside))
+            book.statistics.append(Statistic(node.module, 'reader', (), inside, node.id))
     summed_over = max([*contracted, *summed], key=np.size, default=None)
     size = left.shape[-1]
     counts = [] if summed_over is None else [(summed_over.ravel(), summed_over.size // size)]
