@@ -18,7 +18,7 @@ export OMP_NUM_THREADS ?= 2
 RUN = PYTHONPATH="$(CURDIR)" $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-family stacks demo docs zoo zoo-family bench bench-accuracy lint format clean
+.PHONY: help venv test fuzz test-family stacks demo docs zoo zoo-family bench bench-accuracy chaos lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ $(READY): $(REQUIREMENTS) $(CONSTRAINTS)
 # The tests of a file share what is expensive to make, so they run in one process.
 test: $(READY) ## run the tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+
+fuzz: $(READY) ## spoil files of every format at random, as often as EXAMPLES says, and read them
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 tests/test_fuzz.py $(ARGS)
 
 stacks: $(READY) ## try other sets of packages, each in an environment of its own (.stacks)
 	$(RUN) tests/stacks/run.py $(or $(ARGS),--write)
@@ -66,6 +69,9 @@ bench: $(READY) ## measure speed and memory beside plain networks and peers
 
 bench-accuracy: $(READY) ## prune trained networks by every criterion, and print their accuracies
 	$(RUN) tools/bench_accuracy.py $(ARGS)
+
+chaos: $(READY) ## kill every tool at random moments, and print what was lost; ARGS='--kills 50'
+	OMP_NUM_THREADS=1 $(RUN) -W ignore tests/chaos.py $(ARGS)
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .

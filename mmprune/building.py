@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 from mmengine.registry import Registry, build_from_cfg
 
 from mmprune.errors import InputError, nearest
+from mmprune.schema import checked
 
 
 def build_checked(cfg: Any, registry: Registry, *args: Any, **kwargs: Any) -> Any:
@@ -64,6 +65,25 @@ def check_options(target: Callable[..., Any], given: Iterable[str], name: str) -
     missing = [key for key, needed in options.items() if needed and key not in given]
     if missing:
         raise InputError(f'{name} needs {" and ".join(missing)}; it takes {", ".join(options)}')
+
+
+def check_types(target: type, given: Mapping[str, Any], where: str) -> None:
+    """Refuse options of other types than a class says that it takes.
+
+    Args:
+        target: Options that it hands on are looked up in its bases.
+        given: The options; those whose type is not said are not looked at.
+        where: What the message calls them.
+
+    Raises:
+        InputError: Names the option, what is expected, and what was found.
+    """
+    hints: dict[str, Any] = {}
+    for each in reversed(target.__mro__):
+        if '__init__' in vars(each):
+            hints.update(get_type_hints(vars(each)['__init__']))
+    for key, value in given.items():
+        checked(hints.get(key, Any), value, f'{where}: {key}')
 
 
 def options_of(target: Callable[..., Any]) -> tuple[dict[str, bool], bool]:

@@ -12,6 +12,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -22,7 +23,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor, nn
 
-from mmprune.errors import InputError, MissingFileError
+from mmprune.errors import InputError, MissingFileError, UnwritableError
+from mmprune.fileio import atomic_path
 from mmprune.weights import check_weights
 from mmprune.wrappers import without_wrapper
 
@@ -30,6 +32,7 @@ from mmprune.wrappers import without_wrapper
 _LISTED = 5
 _BROKEN = (OSError, RuntimeError, EOFError, LookupError, ValueError, UnpicklingError, BadZipFile)
 _FOLDER = 0x10
+_FORCE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 _NUMPY_TYPES = ('bool', 'uint8', 'int32', 'int64', 'float16', 'float32', 'float64')
 
 
@@ -60,15 +63,7 @@ def read_checkpoint(
     try:
         _check_sums(file)
         content = torch.load(file, map_location=map_location, weights_only=True)
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        LookupError,
-        ValueError,
-        UnpicklingError,
-        BadZipFile,
-    ) as error:
+    except _BROKEN as error:
         raise InputError(f'{path}: {_diagnose(file, error)}') from error
     checkpoint = content if isinstance(content, Mapping) else {}
     weights = checkpoint.get('state_dict')
@@ -84,6 +79,23 @@ def read_checkpoint(
         **checkpoint,
         'state_dict': {re.sub(r'^module\.', '', key): value for key, value in weights.items()},
     }
+
+
+def write_checkpoint(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a checkpoint, all or nothing: the same bytes for the same content.
+
+    It is read again before it gets its name.
+
+    Raises:
+        UnwritableError: The disk is full, or keeps something else; the file is as it was.
+    """
+    with atomic_path(path) as unfinished:
+        try:
+            torch.save(dict(content), unfinished)
+            read_checkpoint(unfinished)
+        except (RuntimeError, InputError) as error:
+            # torch does not say why a file could not be written.
+            raise UnwritableError(f'{path}: cannot be written: {error}') from error
 
 
 def check_fit(
@@ -147,17 +159,51 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, An
 
 
 def make_mmengine_load_safely() -> None:
-    """Have mmengine's runner read local checkpoints with :func:`read_checkpoint`."""
+    """Have mmengine read checkpoints without running code from them, wherever they are.
+
+    Local ones are read by :func:`read_checkpoint`; those that a URL or another scheme names are
+    downloaded by mmengine, and only weights and plain data are taken from them.
+    """
+    torch.serialization.add_safe_globals(_allowed_globals())
     # All that trains comes with mmengine's runner; who only prunes has no need of it.
     from mmengine.runner import CheckpointLoader
 
     # mmengine logs the name of the loader without its first ten letters.
     CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
+    for prefix, loader in CheckpointLoader._schemes.items():
+        CheckpointLoader._schemes[prefix] = _weights_only(getattr(loader, '__wrapped__', loader))
+
+
+def _weights_only(loader: Callable[..., Any]) -> Callable[..., Any]:
+    """One of mmengine's loaders, while torch is told to unpickle nothing but weights."""
+
+    @wraps(loader)
+    def load(filename: str, *args: Any, **kwargs: Any) -> Any:
+        before = os.environ.get(_FORCE)
+        os.environ[_FORCE] = '1'
+        try:
+            return _without_code(loader(filename, *args, **kwargs))
+        except UnpicklingError as error:
+            raise InputError(f'{filename}: {_refusal(error)}') from error
+        finally:
+            os.environ.pop(_FORCE)
+            if before is not None:
+                os.environ[_FORCE] = before
+
+    return load
 
 
 def load_from_local(filename: str, map_location: str | torch.device | None) -> dict[str, Any]:
     """Read a checkpoint, in the form in which mmengine registers loaders."""
-    return read_checkpoint(filename, map_location)
+    return _without_code(read_checkpoint(filename, map_location))
+
+
+def _without_code(checkpoint: Any) -> Any:
+    """A checkpoint without the config that mmengine would run when a training goes on from it."""
+    meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
+    if isinstance(meta, dict):
+        meta.pop('config', None)
+    return checkpoint
 
 
 def _statistics_method(owner: object, name: str) -> Callable[..., Any]:
@@ -205,6 +251,11 @@ def _diagnose(file: Path, error: Exception) -> str:
             f'not a checkpoint, or cut off: its {file.stat().st_size} bytes are no complete '
             'archive. Give a file that mmengine or torch.save has written, or write it anew.'
         )
+    return _refusal(error)
+
+
+def _refusal(error: Exception) -> str:
+    """What is in a file beside weights, or why it cannot be read at all."""
     # torch goes on to explain how the check can be turned off; what it refused is enough.
     refused = re.search(r'GLOBAL ([\w.]+)', str(error))
     if refused is None:

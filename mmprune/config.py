@@ -1,11 +1,10 @@
 """Finding and reading config files."""
 
-import json
 import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from difflib import get_close_matches
@@ -16,10 +15,13 @@ from typing import Any
 import yaml
 from mmengine.config import Config
 from mmengine.config.utils import ConfigParsingError
+from mmengine.fileio import BaseFileHandler
+from mmengine.fileio.io import file_handlers
 from mmengine.logging import print_log
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import init_default_scope
 
+from mmprune.datafiles import parse_json, parse_yaml
 from mmprune.dependencies import require
 from mmprune.errors import InputError, MissingFileError
 from mmprune.renamed_configs import RENAMED
@@ -136,10 +138,40 @@ def enter_scope(cfg: Config) -> Iterator[None]:
         ) from error
 
 
+class _Data(BaseFileHandler):
+    """Plain data, in the form in which mmengine registers formats; ``parse`` reads it."""
+
+    def __init__(self, parse: Callable[[str], Any]) -> None:
+        self.parse = parse
+
+    def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
+        """Read a file."""
+        return self.parse(file.read())
+
+    dump_to_fileobj = dump_to_str = None
+
+
+@contextmanager
+def _only_data() -> Iterator[None]:
+    """Have mmengine read YAML and JSON as data, also what a config builds on.
+
+    Its own way of reading YAML runs what a file says.
+    """
+    before = dict(file_handlers)
+    file_handlers.update(yaml=_Data(parse_yaml), yml=_Data(parse_yaml), json=_Data(parse_json))
+    try:
+        yield
+    finally:
+        file_handlers.update(before)
+
+
 def _read(file: Path, name: str) -> Config:
     """Read a config file; what it imports and inherits is read with it."""
+    # What goes wrong in data is no fault of a program.
+    of_data: tuple[type[Exception], ...] = () if file.suffix == '.py' else (Exception,)
     try:
-        return Config.fromfile(file)
+        with _only_data():
+            return Config.fromfile(file)
     except FileNotFoundError as error:
         raise MissingFileError(f'{name}: a file it builds on is missing: {error}') from error
     except ImportError as error:
@@ -148,10 +180,12 @@ def _read(file: Path, name: str) -> Config:
         OSError,
         SyntaxError,
         ConfigParsingError,
-        json.JSONDecodeError,
+        ValueError,
+        RecursionError,
         yaml.YAMLError,
+        *of_data,
     ) as error:
-        reason = str(error).rstrip('!.')
+        reason = ' '.join(str(error).split()).rstrip('!.')
         raise InputError(
             f'{name}: not a config file: {reason}. A config is a Python, YAML or JSON file of '
             'settings, such as configs/digits/resnet-small_1xb64_digits.py.'

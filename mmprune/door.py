@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -270,6 +271,7 @@ def _check_limits(budget: Mapping[str, Any], ratio: Any, latency_of: Any) -> Non
             'params= and latency=, each a share of what the network costs or a number'
         )
     for name, limit in budget.items():
+        limit = limit.item() if isinstance(limit, np.generic) else limit
         is_number = type(limit) in (int, float) and math.isfinite(limit)
         whole = name == 'latency' or not is_number or limit <= 1 or limit == int(limit)
         if not is_number or not limit > 0 or not whole:

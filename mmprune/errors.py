@@ -1,6 +1,8 @@
 """Errors about what a person gave: told in one message, without a traceback."""
 
+import signal
 import sys
+import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -19,6 +21,12 @@ class MissingFileError(InputError, FileNotFoundError):
     """A file that mmprune was given does not exist."""
 
     # FileNotFoundError would print an errno in front.
+    __str__ = ValueError.__str__
+
+
+class UnwritableError(InputError, OSError):
+    """A file cannot be written where it was wanted."""
+
     __str__ = ValueError.__str__
 
 
@@ -43,13 +51,24 @@ def exit_on_input_error() -> Iterator[None]:
     """End the program with status 2 and one message if an :class:`InputError` is raised.
 
     For the ``main`` of a command-line tool. Any other error keeps its
-    traceback, since it is a fault of mmprune and not of its input.
+    traceback, since it is a fault of mmprune and not of its input. A first SIGTERM ends the
+    program as an exception does, so that what is unfinished is removed.
     """
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _end) if is_main else None
     try:
         yield
     except InputError as error:
         print(f'error: {error}', file=sys.stderr)
         raise SystemExit(2) from error
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    raise SystemExit(128 + number)
 
 
 def listed(names: Iterable[str], count: int) -> str:

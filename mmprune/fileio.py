@@ -1,22 +1,81 @@
-"""Writing files so that a reader sees the old one or the new one, never a half."""
+"""Writing files so that a reader sees the old ones or the new ones, never a half.
 
+What is unfinished lies in a folder of its own, which a process keeps locked while it writes. The
+lock ends with the process, so that the next one that writes there knows what was abandoned.
+"""
+
+import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from mmprune.errors import UnwritableError
+
+try:
+    import fcntl
+except ImportError:  # Windows: what was abandoned stays
+    fcntl = None  # type: ignore[assignment]
+
+UNFINISHED = '.mmprune-unfinished-'
+"""How the names of folders with unfinished files begin."""
+_LEAST_FREE = 2**20
+_OF_WRITING = (
+    *(errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG, errno.ENOSPC),
+    *(errno.ENOTDIR, errno.EPERM, errno.EROFS, errno.EEXIST),
+)
+
+
+@contextmanager
+def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write files that belong together, and rename them when all of them are complete.
+
+    They are written under their own names into a folder inside of ``folder``, because a rename is
+    atomic only within one file system. Missing folders are made. What reaches the disk is flushed
+    before the rename, so that a machine that loses power keeps the old files or the new ones.
+
+    A file that is a symbolic link already stays one, and what it points to is replaced, if that
+    is on the same file system.
+
+    Args:
+        folder: Where the files go. What killed processes have left in it is removed.
+
+    Yields:
+        The folder to write to.
+
+    Raises:
+        UnwritableError: The disk is full, or nothing may be written there.
+        Exception: Whatever is raised inside of the ``with`` block; nothing is renamed then.
+    """
+    target = Path(folder)
+    with writable(target):
+        target.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(target)
+        unfinished, lock = _new_folder(target)
+        try:
+            yield unfinished
+            files = sorted(unfinished.iterdir())
+            for file in files:
+                _flush(file)
+            for file in files:
+                place = Path(os.path.realpath(target / file.name))
+                if place.exists():
+                    shutil.copymode(place, file)
+                os.replace(file, place)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            if lock is not None:
+                os.close(lock)
+    # Not every file system lets a folder be flushed; the rename itself is done.
+    with suppress(OSError):
+        _flush(target)
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Write a file under a temporary name and rename it when it is complete.
-
-    The temporary file is in the folder of ``path``, because a rename is atomic
-    only within one file system, and has the same suffix, because writers such
-    as ``Figure.savefig`` choose their format by it. Missing folders are made.
-    What reaches the disk is flushed before the rename, so that a machine that
-    loses power keeps the old file or the new one.
+    """Write one file as :func:`atomic_folder` does.
 
     If ``path`` is a symbolic link, the file that it points to is replaced and
     the link stays.
@@ -29,37 +88,138 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         path: The file to write, which may exist.
 
     Yields:
-        The path to write to. It exists and is empty.
+        The path to write to, of the same name. It exists and is empty.
 
     Raises:
-        IsADirectoryError: If ``path`` is a folder. Nothing is written.
-        Exception: Whatever is raised inside the ``with`` block; the temporary
-            file is removed then, and ``path`` is as it was.
+        UnwritableError: If ``path`` is a folder, or nothing can be written there.
+        FileNotFoundError: The block has removed the file.
+        Exception: Whatever is raised inside the ``with`` block; ``path`` is as it was.
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():
-        raise IsADirectoryError(f'{path} is a folder, not a file: name a file inside it.')
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f'.{target.stem}.{uuid4().hex}{target.suffix}')
-    try:
+        raise UnwritableError(f'{path} is a folder, not a file: name a file inside it.')
+    with atomic_folder(target.parent) as folder:
+        unfinished = folder / target.name
         unfinished.touch(exist_ok=False)
-        if target.exists():
-            shutil.copymode(target, unfinished)
         yield unfinished
-        _flush(unfinished)
-        os.replace(unfinished, target)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
+        unfinished.stat()
+
+
+def check_outputs(
+    files: Iterable[str | os.PathLike[str] | None] = (),
+    folders: Iterable[str | os.PathLike[str] | None] = (),
+    size: int = 0,
+) -> None:
+    """Refuse places that cannot be written to, before the work that is to be written there.
+
+    Args:
+        files: Files to be written; None is passed over. They may exist, their folders need not.
+        folders: Folders that files are to be written into.
+        size: How many bytes will be written there at least.
+
+    Raises:
+        UnwritableError: One is a folder and should be a file, or the reverse, or nothing can be
+            written there.
+    """
+    places = [(Path(os.path.realpath(each)), each, True) for each in files if each is not None]
+    places += [(Path(os.path.realpath(each)), each, False) for each in folders if each is not None]
+    for place, name, is_file in places:
+        if is_file and place.is_dir():
+            raise UnwritableError(f'{name} is a folder, not a file: name a file inside it.')
+        folder = place.parent if is_file else place
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir():
+            raise UnwritableError(
+                f'{name}: {folder} is a file, where a folder should be: name another place.'
+            )
+        with writable(name):
+            probe, lock = _new_folder(folder)
+            try:
+                (probe / 'probe').write_bytes(bytes(4096))
+                _flush(probe / 'probe')
+            finally:
+                shutil.rmtree(probe, ignore_errors=True)
+                if lock is not None:
+                    os.close(lock)
+            free = shutil.disk_usage(folder).free
+        if free < max(size, _LEAST_FREE):
+            raise UnwritableError(
+                f'{name}: {free:,} bytes are free there, and {max(size, _LEAST_FREE):,} are needed.'
+            )
+
+
+@contextmanager
+def writable(name: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what the system says about a place where nothing can be written into one message."""
+    try:
+        yield
+    except UnwritableError:
         raise
-    # Not every file system lets a folder be flushed; the rename itself is done.
-    with suppress(OSError):
-        _flush(target.parent)
+    except OSError as error:
+        if error.errno not in _OF_WRITING:
+            raise
+        raise UnwritableError(
+            f'{name}: cannot be written: {error.strerror}. Name another place.'
+        ) from error
+
+
+def _new_folder(target: Path) -> tuple[Path, int | None]:
+    """An empty folder that is locked, and its lock."""
+    while True:
+        folder = target / f'{UNFINISHED}{uuid4().hex}'
+        folder.mkdir()
+        try:
+            lock = _locked(folder)
+        except BlockingIOError:  # it was taken for abandoned between the two
+            continue
+        if folder.exists():
+            return folder, lock
+
+
+def _locked(folder: Path) -> int | None:
+    """Lock a folder until the process ends, or what is returned is closed.
+
+    Raises:
+        BlockingIOError: Another process has it, or has just removed it.
+    """
+    if fcntl is None:
+        return None
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError as error:
+        raise BlockingIOError from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise
+    except OSError:  # a file system without locks
+        os.close(lock)
+        return None
+    return lock
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove what killed processes have left unfinished in a folder."""
+    for folder in target.glob(f'{UNFINISHED}*'):
+        with suppress(BlockingIOError):
+            lock = _locked(folder)
+            if lock is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
 
 
 def write_text(text: str, path: str | os.PathLike[str]) -> None:
-    """Write a file in UTF-8, whole or not at all."""
+    """Write a file in UTF-8, whole or not at all; it is read again before it gets its name.
+
+    Raises:
+        UnwritableError: What is on the disk is something else, or nothing can be written there.
+    """
     with atomic_path(path) as unfinished:
         unfinished.write_text(text, encoding='utf-8')
+        if unfinished.read_bytes() != text.encode():
+            raise UnwritableError(f'{path}: the disk does not keep what is written to it')
 
 
 def _flush(path: Path) -> None:

@@ -21,8 +21,9 @@ STAGES = [
 ]
 # Modules that every stage may import, and that import no stage.
 COMMON = {
-    *('checkpoint', 'config', 'dependencies', 'errors', 'fileio', 'registry', 'version', 'weights'),
-    *('building', 'collector', 'missing_data', 'randomness', 'renamed_configs', 'wrappers'),
+    *('checkpoint', 'config', 'datafiles', 'dependencies', 'errors', 'fileio', 'registry'),
+    *('schema', 'version', 'weights'),
+    *('building', 'collector', 'lock', 'missing_data', 'randomness', 'renamed_configs', 'wrappers'),
 }
 # Beside the flow.
 SIDE = {
@@ -137,7 +138,7 @@ CONTENTS = {
         Addcdiv Addcmul Addmm Alias Amax Amin AsStrided Asin Asinh Atan Atan2 Atanh Attention
         AvgPool2D AvgPool3D Baddbmm BatchNormImpl BatchNormWithUpdate BinaryCrossEntropy
         BinaryCrossEntropyWithLogits Bmm Cat Cdist Ceil Celu ChannelShuffle Chunk Clamp ClampMax
-        ClampMin Clone Col2Im Conj ConjPhysical ConstantPadNd Contiguous ConvDepthwise2D
+        ClampMin Clone Compared Col2Im Conj ConjPhysical ConstantPadNd Contiguous ConvDepthwise2D
         ConvDepthwise3D Convolution ConvolutionOverrideable CopyBackwards CopySlices Cos Cosh
         CtcLoss CudnnBatchNorm CudnnConvolution CudnnConvolutionTranspose CudnnGridSampler Cummax
         Cummin Detach Div Dot Elu Embedding EmbeddingBag Erf Erfc EuclideanDist Exp Exp2 Expand
@@ -169,7 +170,7 @@ CONTENTS = {
         mmcv.ModulatedDeformConv2dFunction mmcv.MultiScaleDeformableAttnFunction
         mmcv.PrRoIPoolFunction mmcv.RoIAlignFunction mmcv.RoIAlignRotatedFunction
         mmcv.RoIPoolFunction mmcv.RotatedFeatureAlignFunction mmcv.SigmoidFocalLossFunction
-        mmcv.SoftmaxFocalLossFunction mmdet.SigmoidGeometricMean
+        mmcv.SoftmaxFocalLossFunction
     """,
     'CHANNEL_RULES': """
         addmm along as_strided attention batch_norm bilinear cat cdist channel_shuffle conv
@@ -202,7 +203,8 @@ CONTENTS = {
         SubnetsValLoop
     """,
     'HOOKS': """
-        DCFF DMCP GroupLasso GrowingPenalty IterativePruning ProgressBarHook ScaleL1 SlimmingPenalty
+        DCFF DMCP ExactResume GroupLasso GrowingPenalty IterativePruning ProgressBarHook
+        ScaleL1 SlimmingPenalty
     """,
     'DATASETS': 'Digits',
 }

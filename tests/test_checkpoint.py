@@ -16,6 +16,7 @@ from mmprune.checkpoint import (
     load_weights,
     make_mmengine_load_safely,
     read_checkpoint,
+    write_checkpoint,
 )
 from mmprune.errors import InputError
 
@@ -166,3 +167,34 @@ def test_mmengine_reads_safely_once_asked_to(
     with pytest.raises(InputError, match='holds more than weights'):
         CheckpointLoader.load_checkpoint(str(file))
     assert not trace.exists()
+
+
+def test_checkpoints_by_url_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of mmengine's schemes leads there."""
+    file, touched = tmp_path / 'weights.pth', tmp_path / 'touched'
+    monkeypatch.setattr(
+        'mmengine.runner.checkpoint.load_url',
+        lambda url, **kwargs: torch.load(file, weights_only=False),
+    )
+    make_mmengine_load_safely()
+    make_mmengine_load_safely()
+    torch.save({'state_dict': {'w': torch.ones(1)}, 'more': Attack(f'touch {touched}')}, file)
+    for url in ('https://example.com/weights.pth', 'mmcls://resnet50'):
+        monkeypatch.setattr(
+            'mmengine.runner.checkpoint.get_mmcls_models', lambda: {'resnet50': 'https://x'}
+        )
+        with pytest.raises(InputError, match=rf'{url}: holds more than weights .*system'):
+            CheckpointLoader.load_checkpoint(url)
+    assert not touched.exists()
+    torch.save({'state_dict': {'w': torch.ones(1)}}, file)
+    assert CheckpointLoader.load_checkpoint('https://example.com/weights.pth')['state_dict']
+    assert 'TORCH_FORCE_WEIGHTS_ONLY_LOAD' not in os.environ
+
+
+def test_the_same_weights_make_the_same_file(tmp_path: Path) -> None:
+    content = {'meta': {'a': 1}, 'state_dict': {'w': torch.rand(3), 'n': torch.arange(2)}}
+    for folder in ('one', 'two'):
+        write_checkpoint(content, tmp_path / folder / 'weights.pth')
+    one, two = (tmp_path / folder / 'weights.pth' for folder in ('one', 'two'))
+    assert one.read_bytes() == two.read_bytes()
+    assert torch.equal(read_checkpoint(one)['state_dict']['w'], content['state_dict']['w'])

@@ -1,12 +1,21 @@
 """Atomic writes: all of a file or none of it."""
 
+import errno
 import os
+import resource
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from mmprune.fileio import atomic_path
+from mmprune import fileio
+from mmprune.checkpoint import write_checkpoint
+from mmprune.datafiles import write_data
+from mmprune.errors import UnwritableError
+from mmprune.fileio import atomic_folder, atomic_path, check_outputs
 
 
 def names(folder: Path) -> list[str]:
@@ -16,8 +25,8 @@ def names(folder: Path) -> list[str]:
 def test_writes_into_new_folders_and_leaves_only_the_file(tmp_path: Path) -> None:
     target = tmp_path / 'a' / 'b' / 'subnet.yaml'
     with atomic_path(target) as unfinished:
-        assert unfinished.parent == target.parent
-        assert unfinished.suffix == '.yaml'
+        assert unfinished.parent.parent == target.parent
+        assert unfinished.name == target.name
         assert not target.exists()
         unfinished.write_text('one')
     assert target.read_text() == 'one'
@@ -89,5 +98,107 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError, match='name a file inside it'), atomic_path(tmp_path):
+    with pytest.raises(UnwritableError, match='name a file inside it'), atomic_path(tmp_path):
         pytest.fail('the block must not run')
+
+
+# -- sets of files, and what kills leave --------------------------------------------------
+
+
+def test_files_of_a_set_appear_together(tmp_path: Path) -> None:
+    (tmp_path / 'b').write_text('old')
+    with pytest.raises(ValueError, match='stop'), atomic_folder(tmp_path) as unfinished:
+        (unfinished / 'a').write_text('new')
+        (unfinished / 'b').write_text('new')
+        raise ValueError('stop')
+    assert (names(tmp_path), (tmp_path / 'b').read_text()) == (['b'], 'old')
+    with atomic_folder(tmp_path) as unfinished:
+        (unfinished / 'a').write_text('new')
+        (unfinished / 'b').write_text('new')
+        assert names(tmp_path) == [unfinished.name, 'b']
+    assert (names(tmp_path), (tmp_path / 'b').read_text()) == (['a', 'b'], 'new')
+
+
+KILLED = """
+import os, signal, sys
+from mmprune.errors import exit_on_input_error
+from mmprune.fileio import atomic_path
+with exit_on_input_error(), atomic_path(sys.argv[1]) as unfinished:
+    unfinished.write_text('half')
+    os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+    unfinished.write_text('whole')
+"""
+
+
+def killed(target: Path, by: str) -> int:
+    return subprocess.run([sys.executable, '-c', KILLED, str(target), by], check=False).returncode
+
+
+def test_what_a_kill_has_left_is_removed_by_the_next_run(tmp_path: Path) -> None:
+    target = tmp_path / 'x.txt'
+    assert killed(target, 'SIGKILL') == -9
+    (left,) = names(tmp_path)
+    assert left.startswith('.mmprune-unfinished-')
+    with atomic_path(tmp_path / 'other.txt') as mine:
+        with atomic_path(tmp_path / 'another.txt'):
+            pass
+        assert mine.exists(), 'whose process lives'
+    assert names(tmp_path) == ['another.txt', 'other.txt']
+
+
+def test_a_sigterm_cleans_up(tmp_path: Path) -> None:
+    target = tmp_path / 'x.txt'
+    target.write_text('old')
+    assert killed(target, 'SIGTERM') == 143
+    assert (names(tmp_path), target.read_text()) == (['x.txt'], 'old')
+
+
+# -- places that cannot be written to -----------------------------------------------------
+
+
+def test_mixed_up_files_and_folders_are_told(tmp_path: Path) -> None:
+    (tmp_path / 'file').touch()
+    check_outputs([tmp_path / 'a' / 'b.txt', tmp_path / 'file', None], [tmp_path, tmp_path / 'c'])
+    assert names(tmp_path) == ['file'], 'nothing is made'
+    for files, folders in (
+        ([tmp_path / 'file' / 'x.txt'], []),
+        ([], [tmp_path / 'file']),
+        ([], [tmp_path / 'file' / 'x' / 'y']),
+    ):
+        with pytest.raises(UnwritableError, match='file is a file, where a folder should be'):
+            check_outputs(files, folders)
+    with pytest.raises(UnwritableError, match='is a folder, not a file'):
+        check_outputs([tmp_path])
+
+
+def test_a_disk_that_is_full_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnwritableError, match=r'bytes are free there, and 1,[0,]+ are needed'):
+        check_outputs(folders=[tmp_path], size=10**18)
+    number = {'errno': errno.ENOSPC}
+
+    def full(*_: object) -> None:
+        raise OSError(number['errno'], os.strerror(number['errno']))
+
+    monkeypatch.setattr(fileio, '_flush', full)
+    for code in (errno.ENOSPC, errno.EROFS, errno.EACCES):
+        number['errno'] = code
+        with pytest.raises(UnwritableError, match=f'x: cannot be written: {os.strerror(code)}'):
+            check_outputs([tmp_path / 'x'])
+        with pytest.raises(UnwritableError, match=os.strerror(code)), atomic_path(tmp_path / 'x'):
+            pass
+    assert names(tmp_path) == []
+
+
+def test_a_file_that_is_cut_off_by_the_system_is_told(tmp_path: Path) -> None:
+    """As on a full disk, torch says something else."""
+    torch.save({'state_dict': {'w': torch.ones(9)}}, tmp_path / 'w.pth')
+    before, limits = (tmp_path / 'w.pth').read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, limits[1]))
+    try:
+        with pytest.raises(UnwritableError, match=r'w\.pth: cannot be written: '):
+            write_checkpoint({'state_dict': {'w': torch.ones(10**6)}}, tmp_path / 'w.pth')
+        with pytest.raises(UnwritableError, match='File too large'):
+            write_data(['x' * 10**6], tmp_path / 'x.json')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (names(tmp_path), (tmp_path / 'w.pth').read_bytes()) == (['w.pth'], before)

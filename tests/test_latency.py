@@ -220,18 +220,25 @@ def test_a_table_of_something_else_is_refused(fake, tmp_path):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (lambda text: text[: len(text) // 2], 'no latency table'),
-        (lambda text: '[]', 'no latency table'),
+        (lambda text: text[: len(text) // 2], 'broken or cut off'),
+        (lambda text: '[]', 'expected a mapping'),
         (
             lambda text: text.replace('table 1', 'table 2'),
-            "the format is 'mmprune latency table 2'",
+            "format: expected .* found 'mmprune latency table 2'",
         ),
-        (lambda text: text.replace('"device"', '"machine"'), "'device'"),
+        (lambda text: text.replace('"device"', '"machine"'), "'machine' is not known"),
         (lambda text: text.replace('"stem",\n   0', '"stem",\n   99'), 'a layer that is not there'),
         (
             lambda text: text.replace('"milliseconds": [', '"milliseconds": [1,', 1),
-            'no latency table',
+            r'layers\[0\]: (times of shape|setting an array)',
         ),
+        (lambda text: text.replace('"threads": ', '"threads": -'), 'threads: expected a whole'),
+        (
+            lambda text: text.replace('"scale": 1.0', '"scale": -1.0'),
+            'correction.scale: expected a number from 0, found -1',
+        ),
+        (lambda text: text.replace('"stem": 8', '"stem": 0'), 'groups.stem: expected'),
+        (lambda text: text.replace('Conv2d', 'Module'), "there is no layer 'Module'"),
     ],
 )
 def test_broken_tables_are_refused(fake, tmp_path, change, message):
@@ -243,7 +250,7 @@ def test_broken_tables_are_refused(fake, tmp_path, change, message):
     file.write_text(text)
     with pytest.raises(LatencyError, match=rf'table\.json: .*{message}'):
         LatencyTable.load(file)
-    with pytest.raises(InputError, match=r'missing\.json: there is no such.*tools/latency'):
+    with pytest.raises(InputError, match=r'missing\.json: .*tools/latency.* no such'):
         LatencyTable.load(tmp_path / 'missing.json')
 
 

@@ -55,9 +55,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def search(tmp_path: Path) -> Callable[..., Any]:
-    """Search with some settings of search_cfg changed, into ``tmp_path/<folder>``."""
+def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Search with some settings of search_cfg changed, into ``tmp_path/<folder>``; undrawn."""
     from mmprune.commands.search_subnet import search_subnet
+
+    monkeypatch.setattr('mmprune.search.page.SearchFiles.draw', lambda *_: None)
 
     def search(
         checkpoint: Path, folder: str = 'search', resume: bool = False, **search_cfg: Any

@@ -41,7 +41,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--resume',
         action='store_true',
-        help='go on from the study in the work directory, also together with others',
+        help='go on from the study in the work directory, if there is one, also together with '
+        'others; without it an earlier one is moved into earlier_<number>',
     )
     parser.add_argument(
         '--storage', metavar='WHERE', help='a journal file or the URL of a database for the study'

@@ -33,8 +33,8 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='FILE',
-        help='go on from this checkpoint, or, without FILE, from the newest in the work '
-        'directory; if there is none, training starts anew',
+        help='go on from this checkpoint, or, without FILE, from the newest whole one in the work '
+        'directory, as if nothing had happened; if there is none, training starts anew',
     )
     parser.add_argument(
         '--amp', action='store_true', help='train in mixed precision (needs an accelerator)'

@@ -1,7 +1,6 @@
 # A supernet of it, trained at all widths, and its search.
 #   python tools/train.py configs/mmdet/autoslim_rtmdet_tiny_8xb32-300e_coco.py
-#   python tools/search_subnet.py configs/mmdet/autoslim_rtmdet_tiny_8xb32-300e_coco.py \
-#       CHECKPOINT
+#   python tools/search_subnet.py THIS_CONFIG CHECKPOINT
 _base_ = [
     'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py',
     '../_base_/mmprune.py',

@@ -1,7 +1,6 @@
 # A supernet of it, trained at all widths, and its search.
 #   python tools/train.py configs/mmseg/autoslim_pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py
-#   python tools/search_subnet.py configs/mmseg/autoslim_pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py \
-#       CHECKPOINT
+#   python tools/search_subnet.py THIS_CONFIG CHECKPOINT
 _base_ = [
     'mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py',
     '../_base_/mmprune.py',

@@ -14,6 +14,7 @@ from mmprune.bench.peers import Fastest, beside_peer
 from mmprune.bench.rows import Row, Step
 from mmprune.pruners import ImportancePruner
 from mmprune.registry import PRUNERS
+from mmprune.zoo.peer import prune_in_place
 
 SECTION = 'job'
 RATIO = 0.5
@@ -59,16 +60,7 @@ def pruned(network: nn.Module, data: torch.Tensor) -> nn.Module:
 
 def pruned_by_peer(network: nn.Module, data: torch.Tensor) -> nn.Module:
     """The smaller network, by Torch-Pruning with the same criterion and ratio."""
-    import torch_pruning
-
-    outputs = [m for m in network.modules() if getattr(m, 'out_features', None) == CLASSES]
-    torch_pruning.pruner.MagnitudePruner(
-        network,
-        data,
-        importance=torch_pruning.importance.MagnitudeImportance(p=1),
-        pruning_ratio=1 - RATIO,
-        ignored_layers=outputs,
-    ).step()
+    prune_in_place(network, data, RATIO, CLASSES, p=1)
     return network
 
 

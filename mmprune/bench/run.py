@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import traceback
@@ -28,9 +27,11 @@ from mmprune.bench.options import SECTIONS, BenchOptions
 from mmprune.bench.pages import check_chosen, installed_versions, read_rows
 from mmprune.bench.report import about, insert_into_docs, markdown, tables
 from mmprune.bench.rows import Row, Step
+from mmprune.bench.searching import search_steps
 from mmprune.bench.tracing import tracing_steps
+from mmprune.datafiles import write_data
 from mmprune.errors import MissingFileError
-from mmprune.fileio import write_text
+from mmprune.fileio import check_outputs, write_text
 from mmprune.latency import Device
 from mmprune.version import __version__
 from mmprune.zoo.models import resolve
@@ -45,6 +46,7 @@ PARTS = {
     'job': (job_steps,),
     'cost': (cost_steps,),
     'latency': (latency_steps,),
+    'search': (search_steps,),
 }
 """Section -> what is to be done for it."""
 
@@ -63,6 +65,7 @@ def run_bench(options: BenchOptions) -> dict[str, Any]:
     check_chosen('sections', options.sections, SECTIONS)
     for name in (*options.models, *options.networks):
         resolve(name)
+    check_outputs([options.json, options.markdown, options.docs])
     torch.set_num_threads(options.threads)
     device, start = Device.of(options.device), time.monotonic()
     load = os.getloadavg()[0]
@@ -85,7 +88,7 @@ def run_bench(options: BenchOptions) -> dict[str, Any]:
         'problems': problems,
         'seconds_of_steps': seconds,
     }
-    write_text(json.dumps(content, indent=1) + '\n', options.json)
+    write_data(content, options.json)
     write_text(markdown(content), options.markdown)
     if options.docs is not None:
         insert_into_docs(content, Path(options.docs))

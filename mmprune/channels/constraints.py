@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
@@ -105,6 +107,26 @@ def select(scores: np.ndarray, count: int, shrinking: Shrinking) -> BoolArray:
             best = best[:, : weight * max(1, min(steps, step))]
             mask[np.take_along_axis(channels, best, axis=1)] = True
     return mask
+
+
+def as_scores(scores: Any, num_channels: int) -> np.ndarray:
+    """One finite number per channel, (C,), from an array, a tensor or a list.
+
+    Raises:
+        InputError: There are more or fewer, or what is there is no number.
+    """
+    if isinstance(scores, torch.Tensor):
+        scores = scores.detach().cpu().resolve_conj()
+        scores = (scores if scores.is_complex() else scores.double()).numpy()
+    found = np.array(scores)
+    if found.dtype.kind not in 'buif' or found.shape != (num_channels,):
+        raise InputError(
+            f'{num_channels} channels need as many scores, but these are of shape {found.shape} '
+            f'and type {found.dtype}'
+        )
+    found = found.astype(np.float64)
+    check_finite(found)
+    return found
 
 
 def check_finite(scores: np.ndarray) -> None:

@@ -13,7 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from mmprune.channels.arrangement import Arrangement, row_key
-from mmprune.channels.constraints import BoolArray, EqualBlocks, Shrinking, check_finite, select
+from mmprune.channels.constraints import BoolArray, EqualBlocks, Shrinking, as_scores, select
 from mmprune.channels.independent import independent
 from mmprune.channels.labels import HIDDEN, EqualCounts, IntArray, axes_of
 from mmprune.channels.member import Member as Member
@@ -96,19 +96,13 @@ class ChannelGroup:
         Raises:
             InputError: There is not one finite score per channel.
         """
-        if scores.shape != (self.num_channels,):
-            raise InputError(
-                f"group '{self.space_id}': {self.num_channels} channels need as many scores, but "
-                f'these are of shape {scores.shape}'
-            )
         try:
+            scores = as_scores(scores, self.num_channels)
             if self.arrangement is not None:
-                check_finite(scores)
                 return self.arrangement.choose(scores, count / len(scores))
             mask = select(scores, count, self._shrinking)
             if self._has_all_parts(mask):
                 return mask
-            scores = scores.astype(float)
             best = {int(part[scores[part].argmax()]) for _, part in self.parts}
             scores[list(best)] += 1 + np.ptp(scores)
             # Where the best of two parts are in one block, a constraint may leave room for one.

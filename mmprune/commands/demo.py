@@ -22,6 +22,7 @@ from mmprune.commands.search_subnet import search_subnet
 from mmprune.config import load_config
 from mmprune.deploy.channel_cfg import load_channel_cfg
 from mmprune.errors import InputError
+from mmprune.fileio import check_outputs
 from mmprune.models import AutoSlim
 from mmprune.models.algorithm import build_algorithm, calibration_batches, load_network
 from mmprune.report.tables import wide_console
@@ -281,6 +282,7 @@ def run_demo(
 
 def _renew(folder: Path) -> None:
     """Make an empty folder for a demo; remove one only if a demo has made it."""
+    check_outputs(folders=[folder])
     marker = folder / _MARKER
     if folder.exists() and any(folder.iterdir()):
         if not marker.is_file():

@@ -8,13 +8,18 @@ from typing import Any
 from mmengine.config import Config
 
 from mmprune.commands.export_subnet import set_from_file
-from mmprune.commands.picked_subnet import pick_subnet, show_times
+from mmprune.commands.picked_subnet import full_network, pick_subnet, show_times
 from mmprune.commands.prune_options import searchable_config
 from mmprune.config import load_config
 from mmprune.errors import InputError
 from mmprune.models.algorithm import build_algorithm
 from mmprune.training.compensation import compensation_of, recalibrate_unless
-from mmprune.training.deployed_files import DeployedFiles, VerificationError, write_deployed
+from mmprune.training.deployed_files import (
+    DeployedFiles,
+    VerificationError,
+    check_place,
+    write_deployed,
+)
 
 __all__ = ['DeployedFiles', 'VerificationError', 'deploy_subnet']
 
@@ -70,19 +75,22 @@ def deploy_subnet(
     cfg = searchable_config(load_config(config, cfg_options))
     if (channel_cfg is None) == (study is None):
         raise InputError('give the channel config of a subnet, or the study that has it')
+    name = re.sub(r'[^\w.=]+', '_', pick) if channel_cfg is None else Path(channel_cfg).stem
+    folder = Path(out_dir or Path(checkpoint).parent / f'deployed_{name}')
+    check_place(folder, checkpoint, onnx or onnx_batch is not None)
     algorithm = build_algorithm(cfg, checkpoint, jointly=True)
     if study is not None:
+        full = full_network(algorithm)
         number = pick_subnet(algorithm, cfg, study, pick, study_name).index
         compensate = compensate or bool((cfg.get('search_cfg') or {}).get('compensation'))
-        name, source = re.sub(r'[^\w.=]+', '_', pick), f'candidate {number} of {Path(study).name}'
+        source = f'candidate {number} of {Path(study).name}'
     else:
         assert channel_cfg is not None
         set_from_file(algorithm, channel_cfg)
-        name, source = Path(channel_cfg).stem, str(channel_cfg)
+        source = str(channel_cfg)
     change = compensation_of(algorithm, cfg, 'LeastSquares') if compensate else None
     recalibrate_unless(change, algorithm, cfg)
-    folder = Path(out_dir or Path(checkpoint).parent / f'deployed_{name}')
     files = write_deployed(algorithm, cfg, folder, source, onnx, onnx_batch, change)
     if study is not None:
-        show_times(algorithm, files.onnx is not None)
+        show_times(full, algorithm, files.onnx is not None)
     return files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import traceback
 from collections.abc import Iterable, Sequence
@@ -19,11 +18,12 @@ from torch import nn
 from mmprune.checkpoint import check_fit, read_checkpoint
 from mmprune.commands.graph_break import where_gradients_end
 from mmprune.config import load_config
+from mmprune.datafiles import write_data
 from mmprune.deploy import VerifyReport
 from mmprune.errors import InputError
 from mmprune.execution import MASK_NAMES
 from mmprune.execution.observed_run import observed_run
-from mmprune.fileio import atomic_path
+from mmprune.fileio import check_outputs, write_text
 from mmprune.models.algorithm import build_model
 from mmprune.models.demo_inputs import ConfiguredInput
 from mmprune.pruners import StructurePruner
@@ -38,6 +38,7 @@ from mmprune.trace import TraceError
 from mmprune.wrappers import unwrap
 
 DEFAULT_PRUNER = dict(type='RatioPruner', ratios=[0.5])
+FILES = ('report.txt', 'report.json', 'groups.svg')
 SUPERNETS = ('AutoSlim', 'mmprune.AutoSlim')
 
 
@@ -72,13 +73,14 @@ def diagnose(
     cfg = load_config(config, cfg_options)
     if subnets < 1:
         raise InputError(f'at least 1 subnet must be verified, not {subnets}')
+    folder = _folder(cfg, out_dir)
+    check_outputs([folder / name for name in FILES])
     with seeded(seed):
         network, pruner = network_and_pruner(cfg)
     weights = _load(network, checkpoint, seed)
     given = input_of(cfg, network, input_shape)
     found = Diagnosis(str(cfg.filename), type(network).__name__, '', weights)
     found = _examine(found, network, pruner, given, subnets, seed)
-    folder = _folder(cfg, out_dir)
     written = _write(found, pruner, folder)
     wide_console().print(found.text(members=False), markup=False, highlight=False, soft_wrap=True)
     print(f'written: {", ".join(map(str, written))}')
@@ -215,11 +217,9 @@ def _folder(cfg: Config, out_dir: str | os.PathLike[str] | None) -> Path:
 
 def _write(found: Diagnosis, pruner: StructurePruner, folder: Path) -> list[Path]:
     """Write the report, and the picture if there is anything to draw; return the files."""
-    text, data, picture = (folder / n for n in ('report.txt', 'report.json', 'groups.svg'))
-    with atomic_path(text) as unfinished:
-        unfinished.write_text(found.text(), encoding='utf-8')
-    with atomic_path(data) as unfinished:
-        unfinished.write_text(json.dumps(found.as_dict(), indent=1) + '\n', encoding='utf-8')
+    text, data, picture = (folder / n for n in FILES)
+    write_text(found.text(), text)
+    write_data(found.as_dict(), data)
     if found.findings is None:
         picture.unlink(missing_ok=True)  # of an earlier diagnosis
         return [text, data]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,8 +22,9 @@ from mmprune.commands.latency_report import (
 )
 from mmprune.commands.subnet_times import SECONDS_PER_SUBNET, SubnetTimes, measure_backends
 from mmprune.config import load_config
+from mmprune.datafiles import write_data
 from mmprune.errors import InputError
-from mmprune.fileio import atomic_path
+from mmprune.fileio import check_outputs
 from mmprune.latency import Device, data_of
 from mmprune.latency.rounding import rounding_rows
 from mmprune.randomness import seeded
@@ -89,13 +89,14 @@ def estimate_latency(
     cfg = load_config(config, cfg_options)
     if options.subnets == 1 or options.subnets < 0:
         raise InputError(f'a rank correlation needs 2 subnets or more, not {options.subnets}')
+    path = Path(options.table or Path(_work_dir(cfg)) / 'latency.json')
+    check_outputs([path, options.plot, options.json])
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = Device.of(options.device)
     times_of = _prepared(cfg, options)
     console = wide_console()
     console.print(f'{device}, input {data_of(times_of.data)}', soft_wrap=True, highlight=False)
-    path = Path(options.table or Path(_work_dir(cfg)) / 'latency.json')
     table = times_of.table(path, device, options.rebuild)
     found: dict[str, Any] = {'device': asdict(device), 'table': str(path)}
     if options.subnets:
@@ -120,8 +121,7 @@ def estimate_latency(
         found['rounding'] = rounding_rows(rounding)
         found['round_to'] = rounding.suggestion
     if options.json is not None:
-        with atomic_path(options.json) as unfinished:
-            unfinished.write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
+        write_data(found, options.json)
     return found
 
 

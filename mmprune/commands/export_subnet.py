@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from mmprune.config import load_config
 from mmprune.deploy.channel_cfg import load_channel_cfg, save_channel_cfg
+from mmprune.fileio import check_outputs
 from mmprune.formats.mmrazor_files import VERSIONS
 from mmprune.models import AutoSlim
 from mmprune.models.algorithm import build_algorithm, full_and_set_cost
@@ -47,6 +48,7 @@ def export_subnet(
             fit the network, or MMRazor's format cannot say it. Nothing is written then.
     """
     cfg = load_config(config, cfg_options)
+    check_outputs([out], [Path(checkpoint).parent] if out is None else [])
     algorithm = build_algorithm(cfg, checkpoint)
     name = select_subnet(algorithm, subnet)
     path = Path(out) if out is not None else Path(checkpoint).parent / f'{name}.yaml'

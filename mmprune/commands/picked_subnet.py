@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
+from torch import nn
 
 from mmprune.commands.latency_report import backends_table
 from mmprune.commands.subnet_times import measure_backends
@@ -74,14 +74,16 @@ def pick_subnet(
     return found
 
 
-def show_times(algorithm: AutoSlim, is_onnx: bool) -> None:
-    """Print how long the full network takes, and the subnet that is set, when they are deployed."""
-    pruner, before = algorithm.pruner, algorithm.pruner.current_subnet()
-    small = pruner.deploy_subnet(algorithm.architecture).eval()
-    pruner.set_subnet({name: torch.ones_like(mask) for name, mask in before.items()})
-    networks = {'full network': pruner.deploy_subnet(algorithm.architecture).eval()}
-    pruner.set_subnet(before)
-    networks['subnet'] = small
+def full_network(algorithm: AutoSlim) -> nn.Module:
+    """The network at full width, plain, with the norm statistics of now; it is set."""
+    algorithm.pruner.set_max_channel()
+    return algorithm.pruner.deploy_subnet(algorithm.architecture).eval()
+
+
+def show_times(full: nn.Module, algorithm: AutoSlim, is_onnx: bool) -> None:
+    """Print how long the full network takes, and the subnet that is set when it is deployed."""
+    small = algorithm.pruner.deploy_subnet(algorithm.architecture).eval()
+    networks = {'full network': full, 'subnet': small}
     road = exported(small, algorithm.roads[0])
     backends = ('torch', 'onnxruntime') if is_onnx else ('torch',)
     times, missing = measure_backends(networks, road, backends, SECONDS)

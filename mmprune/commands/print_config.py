@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from mmprune.config import load_config
-from mmprune.fileio import atomic_path
+from mmprune.fileio import write_text
 
 
 def print_config(
@@ -32,6 +31,5 @@ def print_config(
     text = cfg.pretty_text
     print(f'# {cfg.filename}', text, sep='\n')
     if out is not None:
-        with atomic_path(Path(out)) as unfinished:
-            unfinished.write_text(text, encoding='utf-8')
+        write_text(text, out)
     return text

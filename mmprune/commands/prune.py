@@ -20,7 +20,7 @@ from mmprune.models.algorithm import build_algorithm, calibration_batches, load_
 from mmprune.pruners import ImportancePruner, StructurePruner
 from mmprune.report.tables import show
 from mmprune.training.compensation import compensation_of, recalibrate_unless
-from mmprune.training.deployed_files import DeployedFiles, write_deployed
+from mmprune.training.deployed_files import DeployedFiles, check_place, write_deployed
 from mmprune.training.pruning_data import training_loss
 
 
@@ -69,6 +69,8 @@ def prune(
         VerificationError: The small network computes something else.
     """
     cfg = prunable_config(load_config(config, cfg_options), options or PruneOptions())
+    folder = Path(out_dir or Path(checkpoint).parent / 'pruned')
+    check_place(folder, checkpoint, onnx or onnx_batch is not None)
     algorithm = build_algorithm(cfg, checkpoint)
     algorithm.pruner.set_max_channel()
     before = metrics_of(algorithm, cfg) if measure else {}
@@ -80,7 +82,6 @@ def prune(
         algorithm.pruner.prune()
     change = compensation_of(algorithm, cfg)
     recalibrate_unless(change, algorithm, cfg)
-    folder = Path(out_dir or Path(checkpoint).parent / 'pruned')
     widths = widths_table(algorithm.pruner)
     files = write_deployed(algorithm, cfg, folder, str(cfg.filename), onnx, onnx_batch, change)
     show(widths)

@@ -1,7 +1,7 @@
 """What tools/train.py and tools/test.py do: a config, an mmengine Runner, and clear errors."""
 
-import json
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,19 @@ from mmengine.config import Config
 from mmengine.device import is_cuda_available, is_musa_available, is_npu_available
 from mmengine.dist import is_distributed, is_main_process
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from mmprune.checkpoint import check_fit, make_mmengine_load_safely, read_checkpoint
 from mmprune.config import enter_scope, load_config
-from mmprune.errors import InputError, MissingFileError
-from mmprune.fileio import atomic_path
+from mmprune.datafiles import write_data
+from mmprune.errors import InputError
+from mmprune.fileio import check_outputs
+from mmprune.lock import only_run_in
 from mmprune.missing_data import data_named
+from mmprune.models.deployed import check_belongs
 from mmprune.training.iterative_pruning import follow_checkpoint
+from mmprune.training.resuming import ExactResume, check_resumable, newest_checkpoint
+from mmprune.training.saved_state import check_optimizer, check_saved
 from mmprune.weights import check_weights
 from mmprune.wrappers import without_wrapper
 
@@ -48,9 +53,9 @@ def train(
         The runner, after training.
 
     Raises:
-        InputError: If the config is none or cannot be trained, the checkpoint
-            is none or does not fit the model, or mixed precision is not to be
-            had. The message names the file.
+        InputError: If the config is none or cannot be trained, the checkpoint is none or does not
+            fit the model, mixed precision is not to be had, or another run writes into the work
+            directory. The message names the file.
     """
     cfg = load_config(config, cfg_options)
     _require(cfg, 'train', ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'))
@@ -58,25 +63,33 @@ def train(
     if amp:
         _set_amp(cfg)
     if resume is not None:
-        cfg.resume = True
-        cfg.load_from = _newest_checkpoint(cfg.work_dir) if resume == 'auto' else str(resume)
+        cfg.load_from = newest_checkpoint(cfg.work_dir) if resume == 'auto' else str(resume)
         # Without a checkpoint, mmengine would look for one itself, and find none.
         cfg.resume = cfg.load_from is not None
+    check_outputs(folders=[cfg.work_dir])
     checkpoint = read_checkpoint(cfg.load_from) if cfg.get('load_from') else None
+    check_belongs(cfg, checkpoint or {}, str(cfg.get('load_from')))
     if checkpoint is not None and cfg.get('resume'):
-        _check_resumable(checkpoint, cfg.load_from)
-    runner = build_runner(cfg, launcher)
-    if checkpoint is not None:
-        if cfg.get('resume'):
-            follow_checkpoint(runner, checkpoint)
-            check_fit(runner.model, checkpoint['state_dict'], cfg.load_from)
-        else:
-            _check_overlap(runner, checkpoint['state_dict'], cfg.load_from)
-        del checkpoint
-    elif resume == 'auto':
-        runner.logger.info(f'No checkpoint to resume in {cfg.work_dir}: training starts anew.')
-    with data_named(cfg):
-        runner.train()
+        check_resumable(checkpoint, cfg.load_from)
+        check_saved(checkpoint, cfg.load_from)
+        # Samplers and workers are built with it, before mmengine reads it.
+        cfg.randomness = {**cfg.get('randomness', {}), 'seed': checkpoint['meta'].get('seed')}
+    with alone_in(cfg.work_dir, 'a training', launcher):
+        runner = build_runner(cfg, launcher)
+        if checkpoint is not None:
+            if cfg.get('resume'):
+                follow_checkpoint(runner, checkpoint)
+                check_fit(runner.model, checkpoint['state_dict'], cfg.load_from)
+                check_optimizer(runner, checkpoint, cfg.load_from)
+            else:
+                _check_overlap(runner, checkpoint['state_dict'], cfg.load_from)
+            del checkpoint
+        elif resume == 'auto':
+            runner.logger.info(f'No checkpoint to resume in {cfg.work_dir}: training starts anew.')
+        if not any(isinstance(hook, ExactResume) for hook in runner.hooks):
+            runner.register_hook(ExactResume())
+        with data_named(cfg):
+            runner.train()
     return runner
 
 
@@ -107,8 +120,10 @@ def evaluate(
     """
     cfg = load_config(config, cfg_options)
     _require(cfg, 'test', ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'))
-    content = read_checkpoint(checkpoint)
     _set_work_dir(cfg, work_dir)
+    check_outputs([out], [cfg.work_dir])
+    content = read_checkpoint(checkpoint)
+    check_belongs(cfg, content, checkpoint)
     cfg.load_from, cfg.resume = str(checkpoint), False
     runner = build_runner(cfg, launcher)
     follow_checkpoint(runner, content)
@@ -117,8 +132,7 @@ def evaluate(
     with data_named(cfg):
         metrics = {name: float(value) for name, value in runner.test().items()}
     if out is not None and is_main_process():
-        with atomic_path(out) as unfinished:
-            unfinished.write_text(json.dumps(metrics, indent=2) + '\n', encoding='utf-8')
+        write_data(metrics, out)
     return metrics
 
 
@@ -141,6 +155,18 @@ def build_runner(cfg: Config, launcher: str = 'none') -> Runner:
         _prepare_cpu_processes(cfg)
     with enter_scope(cfg):
         return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def alone_in(
+    folder: str | os.PathLike[str], doing: str, launcher: str
+) -> AbstractContextManager[None]:
+    """Keep a folder for this run; the first of several processes does it for all of them.
+
+    Raises:
+        InputError: Another run writes there.
+    """
+    rank = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID'}.get(launcher, '')
+    return only_run_in(folder, doing) if os.environ.get(rank, '0') == '0' else nullcontext()
 
 
 def _check_launcher(launcher: str) -> None:
@@ -206,29 +232,6 @@ def _set_amp(cfg: Config) -> None:
 
 def _has_accelerator() -> bool:
     return bool(is_cuda_available() or is_npu_available() or is_musa_available())
-
-
-def _newest_checkpoint(work_dir: str) -> str | None:
-    """Find the checkpoint to go on from, also if its folder was moved since."""
-    newest = find_latest_checkpoint(work_dir)
-    if newest is None or Path(newest).is_file():
-        return newest
-    moved = Path(work_dir) / Path(newest).name
-    if moved.is_file():
-        return str(moved)
-    raise MissingFileError(
-        f'{work_dir}/last_checkpoint: names {newest}, which does not exist. '
-        'Give the checkpoint itself: --resume FILE.'
-    )
-
-
-def _check_resumable(checkpoint: dict[str, Any], path: str) -> None:
-    missing = [key for key in ('meta', 'optimizer', 'message_hub') if key not in checkpoint]
-    if missing:
-        raise InputError(
-            f'{path}: training cannot go on from it, because it has no {", ".join(missing)}. '
-            f'To start a new training from its weights: --cfg-options load_from={path}'
-        )
 
 
 def _check_overlap(runner: Runner, weights: dict[str, Any], path: str) -> None:

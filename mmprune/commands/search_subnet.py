@@ -7,13 +7,14 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from mmprune.building import check_options
+from mmprune.building import check_options, check_types
 from mmprune.checkpoint import read_checkpoint
 from mmprune.commands.prune_options import searchable_config
 from mmprune.commands.run import build_runner
 from mmprune.commands.tables import results_table
 from mmprune.config import load_config
 from mmprune.errors import InputError
+from mmprune.fileio import check_outputs
 from mmprune.missing_data import data_named
 from mmprune.models.algorithm import check_is_supernet, load_supernet
 from mmprune.registry import LOOPS
@@ -46,7 +47,8 @@ def search_subnet(
         checkpoint: The supernet's checkpoint, or the plain network's.
         work_dir: Where the study, the channel configs and the log go; by
             default the config's ``work_dir``, or ``work_dirs/<config>_search``.
-        resume: Go on from the study in the work directory, and share its work with others.
+        resume: Go on from the study in the work directory, if there is one, and share its work with
+            others. Without it, what an earlier search has left there goes to ``earlier_<number>``.
         cfg_options: Values to set in the config, by dotted key.
         launcher: ``'none'``, ``'pytorch'`` or ``'slurm'``: several processes share
             the validation images of each candidate.
@@ -59,8 +61,8 @@ def search_subnet(
         One result per budget, in the order in which they were found.
 
     Raises:
-        InputError: If the config has no ``search_cfg``, the checkpoint does not
-            fit, a budget cannot be met, or there is no study to resume.
+        InputError: If the config has no ``search_cfg``, the checkpoint does not fit, a budget
+            cannot be met, the study is of another search, or another run writes there.
     """
     cfg = load_config(config, cfg_options)
     for key in ('search_cfg', 'val_dataloader', 'val_evaluator'):
@@ -73,13 +75,15 @@ def search_subnet(
     loop_class = LOOPS.get(kind) if isinstance(kind, str) else kind
     if not (isinstance(loop_class, type) and issubclass(loop_class, SearchLoop)):
         raise InputError(f'{cfg.filename}: search_cfg.type is {kind}, which is no search loop.')
-    given = [key for key in cfg.search_cfg if key != 'type']
+    given = {key: value for key, value in cfg.search_cfg.items() if key != 'type'}
     check_options(loop_class, given, f'{cfg.filename}: search_cfg ({kind})')
+    check_types(loop_class, given, f'{cfg.filename}: search_cfg')
     where = dict(storage=storage, study=study, imported=imported)
-    where = {key: value for key, value in where.items() if value is not None}
+    where = {key: str(value) for key, value in where.items() if value is not None}
     cfg.val_cfg = dict(cfg.search_cfg, resume=resume, **where)
     chosen = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}_search'
     cfg.work_dir = str(Path(chosen).expanduser().resolve())
+    check_outputs(folders=[cfg.work_dir])
     cfg.load_from, cfg.resume = None, False
     if cfg.get('train_dataloader'):  # without the others a Runner refuses its images
         cfg.setdefault('train_cfg', dict(by_epoch=True, max_epochs=1))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 from mmengine.config import Config
 from mmengine.logging import print_log
+from torch import nn
 
 from mmprune.commands.metrics import measure_of
 from mmprune.commands.prune import let_importance_see
@@ -27,8 +28,9 @@ from mmprune.commands.sensitivity_report import (
 )
 from mmprune.compensation.progress import progress_bar
 from mmprune.config import load_config
+from mmprune.datafiles import read_data, write_data
 from mmprune.errors import InputError
-from mmprune.fileio import atomic_path
+from mmprune.fileio import check_outputs
 from mmprune.latency import data_of
 from mmprune.models import AutoSlim
 from mmprune.models.algorithm import build_algorithm, calibration_batches
@@ -36,11 +38,12 @@ from mmprune.models.training_data import TrainingData
 from mmprune.pruners import ImportancePruner, Subnet
 from mmprune.pruners.budget import check_budget
 from mmprune.report.tables import show
-from mmprune.search.evaluate import judged
+from mmprune.schema import Metric, checked
+from mmprune.search.evaluate import judged, recalibrate
 from mmprune.search.history import weights_key
 from mmprune.training.compensation import compensation_of
 
-FORMAT = 'mmprune sensitivity 1'
+FORMAT: Final = 'mmprune sensitivity 1'
 AFTER = ('compensation', 'recalibration', 'cut')
 """What is done to the network of a width before its metric is measured."""
 
@@ -105,6 +108,9 @@ def sensitivity(
     _check(options)
     cfg = load_config(config, cfg_options)
     asked = PruneOptions(None, 1.0, options.importance, None, options.keep, options.input_shape)
+    folder = Path(options.out_dir or Path(checkpoint).parent / 'sensitivity')
+    names = ('sensitivity.json', 'sensitivity.csv', 'sensitivity.png', 'ratios.json')
+    check_outputs([folder / name for name in names])
     cfg = prunable_config(cfg, asked)
     algorithm = build_algorithm(cfg, checkpoint)
     algorithm.pruner.set_max_channel()
@@ -112,15 +118,7 @@ def sensitivity(
     full = measure(algorithm)
     metric = _metric(full, options.metric, str(cfg.filename))
     let_importance_see(algorithm.pruner, cfg)
-    change = compensation_of(algorithm, cfg, 'LeastSquares') if options.after == AFTER[0] else None
-    recalibrates = options.after == AFTER[1]
-    images = calibration_batches(cfg, algorithm.recalibration) if recalibrates else []
-    batches = TrainingData(algorithm.data_preprocessor, images)
-
-    def measured(network: Any) -> dict[str, float]:
-        return measure(algorithm if change is None else network)
-
-    folder = Path(options.out_dir or Path(checkpoint).parent / 'sensitivity')
+    change = _change(algorithm, cfg, options.after)
     file = _File(folder / 'sensitivity.json', _settings(algorithm, cfg, metric, options))
     rows = [] if options.restart else file.read()
     known = {(row.group, row.channels) for row in rows}
@@ -131,7 +129,7 @@ def sensitivity(
     with progress_bar() as stage:
         tick = stage('widths', len(left))
         for space_id, channels, subnet in left:
-            found = judged(algorithm.pruner, subnet, measured, batches, change)[metric]
+            found = judged(algorithm.pruner, subnet, measure, change)[metric]
             loss = (found - full[metric]) * (1 if options.lower_is_better else -1) + 0.0  # no -0
             size, cost = subnet[space_id].numel(), algorithm.pruner.cost(subnet)
             rows.append(Row(space_id, channels, size, found, loss, cost['macs'], cost['params']))
@@ -158,8 +156,7 @@ def _report(
     write_csv(rows, folder / 'sensitivity.csv')
     title = f'{metric}, {full:.4g} in full, after {options.after}'
     draw_rows(rows, list(pruner.channel_spaces), title, folder / 'sensitivity.png')
-    with atomic_path(folder / 'ratios.json') as unfinished:
-        unfinished.write_text(json.dumps(ratios, indent=2) + '\n', encoding='utf-8')
+    write_data(ratios, folder / 'ratios.json')
     show(rows_table(rows, ratios, title))
     counts = {s: round(r * pruner.channel_groups[s].num_channels) for s, r in ratios.items()}
     cost, whole = pruner.cost(pruner.subnet_of_counts(counts)), pruner.cost()
@@ -208,6 +205,16 @@ def _widths(pruner: ImportancePruner, shares: Sequence[float]) -> Iterator[tuple
                 yield space_id, channels, subnet
 
 
+def _change(algorithm: AutoSlim, cfg: Config, after: str) -> Callable[[nn.Module], Any]:
+    """What is done to the small network of a width before it is measured."""
+    compensation = compensation_of(algorithm, cfg, 'LeastSquares') if after == AFTER[0] else None
+    if compensation is not None:
+        return compensation
+    images = calibration_batches(cfg, algorithm.recalibration) if after == AFTER[1] else []
+    batches = TrainingData(algorithm.data_preprocessor, images)
+    return partial(recalibrate, batches=batches)
+
+
 def _settings(
     algorithm: AutoSlim, cfg: Config, metric: str, options: SensitivityOptions
 ) -> dict[str, Any]:
@@ -221,6 +228,16 @@ def _settings(
         'after': options.after,
         'input': data_of(algorithm.pruner.supernet.demo_input),
     }
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What the file of the measurements holds."""
+
+    format: Literal['mmprune sensitivity 1']
+    settings: dict[str, Any]
+    full: Metric
+    rows: list[Row]
 
 
 class _File:
@@ -243,16 +260,9 @@ class _File:
         if not self.path.is_file():
             return []
         anew = 'Measure anew by --restart, or give another --out-dir'
-        try:
-            content = json.loads(self.path.read_text(encoding='utf-8'))
-            if content['format'] != FORMAT:
-                raise ValueError(f'the format is {content["format"]!r}, not {FORMAT!r}')
-            rows = [Row(**row) for row in content['rows']]
-            found = content['settings']
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f'{self.path}: is no table of sensitivities ({error}). {anew}'
-            ) from error
+        content = read_data(self.path, 'a table of sensitivities')
+        table = checked(_Table, content, f'{self.path}: is no table of sensitivities. {anew}')
+        found = table.settings
         changed = [key for key, value in self.settings.items() if found.get(key) != value]
         if changed:
             key = changed[0]
@@ -260,15 +270,8 @@ class _File:
                 f'{self.path}: was measured with other {", ".join(changed)} ({key} was '
                 f'{found.get(key)}, is {self.settings[key]}). {anew}'
             )
-        return rows
+        return table.rows
 
     def write(self, full: float, rows: Sequence[Row]) -> None:
         """Replace the file by one with these rows."""
-        content = {
-            'format': FORMAT,
-            'settings': self.settings,
-            'full': full,
-            'rows': [asdict(row) for row in rows],
-        }
-        with atomic_path(self.path) as unfinished:
-            unfinished.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+        write_data(asdict(_Table(FORMAT, self.settings, full, list(rows))), self.path)

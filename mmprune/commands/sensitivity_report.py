@@ -17,6 +17,7 @@ from mmprune.pruners import ImportancePruner
 from mmprune.pruners.allocation import allocate
 from mmprune.pruners.budget import Limits
 from mmprune.pruners.subnet_costs import SubnetCosts
+from mmprune.schema import Count, Metric, Whole
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,12 @@ class Row:
     """
 
     group: str
-    channels: int
-    full: int
-    metric: float
-    loss: float
-    macs: int
-    params: int
+    channels: Count
+    full: Count
+    metric: Metric
+    loss: Metric
+    macs: Whole
+    params: Whole
 
     @property
     def share(self) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from mmprune.compensation.full_run import FullRun
 from mmprune.compensation.methods import Compensation
@@ -123,6 +123,9 @@ def batches_of(data: Any) -> Sequence[Any]:
 
 def _job(number: int, batch: Any, run: Forward) -> Callable[[nn.Module], Any]:
     def job(model: nn.Module) -> Any:
+        tensors = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor)]
+        if tensors and not any(leaf.numel() for leaf in tensors):
+            raise InputError(f'data: batch {number} is empty')
         device = next((p.device for p in model.parameters()), torch.device('cpu'))
         try:
             moved = tree_map(lambda v: v.to(device) if isinstance(v, torch.Tensor) else v, batch)

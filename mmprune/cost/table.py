@@ -37,8 +37,7 @@ class CostTable:
         num_labels: How many labels there are.
         model: The terms of MACs and parameters.
         memory: Makes the terms of traffic and peak, when they are asked for first.
-        mean: Whether what depends on which channels are kept is its mean over all sets of so
-            many: for estimates. Costs are not whole numbers then: ``differentiable`` gives them.
+        mean: Whether it is ``mean`` of another table.
     """
 
     def __init__(
@@ -49,6 +48,7 @@ class CostTable:
         memory: Callable[[], Memory],
         mean: bool = False,
     ) -> None:
+        self._groups, self._num_labels = groups, num_labels
         self._widths = WidthForms(groups, num_labels, mean)
         self._book = FormBook(self._widths)
         self._model, self._make_memory = model, memory
@@ -69,6 +69,16 @@ class CostTable:
         """What the width of each group is a multiple of, (groups,)."""
         self._compiled_for(COLUMNS[:2])
         return self._widths.multiples.copy()
+
+    @cached_property
+    def mean(self) -> CostTable:
+        """The same for estimates: what depends on which channels are kept is a mean over all sets.
+
+        Its costs may be fractions, which ``differentiable`` gives.
+        """
+        return CostTable(
+            self._groups, self._num_labels, self._model, lambda: self.memory, mean=True
+        )
 
     @cached_property
     def memory(self) -> Memory:

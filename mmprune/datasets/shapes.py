@@ -45,7 +45,8 @@ def write_shapes(root: str | os.PathLike[str], sizes: Mapping[str, int] = SIZES)
         folders = [Path(root) / kind / part for kind in ('images', 'maps')]
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
-        images, annotations = [], []
+        images: list[dict[str, object]] = []
+        annotations: list[dict[str, object]] = []
         for image_id in range(size):
             background = random.randint(0, 256, 3)
             image = background + random.normal(0, 20, (SIDE, SIDE, 3))

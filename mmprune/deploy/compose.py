@@ -73,7 +73,7 @@ def _entry(one: ChannelCfg, two: ChannelCfg, name: str) -> dict[str, Any]:
     ours, theirs = one.layers().get(name, {}), two.layers().get(name, {})
     entry: dict[str, Any] = {}
     for side in SIDES:
-        masks = entry_mask(one, name, ours, side), entry_mask(two, name, theirs, side)
+        masks = entry_mask(ours, side), entry_mask(theirs, side)
         if all(mask is None for mask in masks):
             continue
         places = [
@@ -158,8 +158,7 @@ def _tensors(
         second = {str(key): part for key, part in theirs.get(local, {}).items()}
         for key in dict.fromkeys((*first, *second)):
             masks: list[BoolArray | None] = [
-                None if key not in parts else tensor_mask(cfg, name, local, key, parts[key])
-                for cfg, parts in ((one, first), (two, second))
+                None if key not in parts else tensor_mask(parts[key]) for parts in (first, second)
             ]
             what = f'{local} dim {key}'
             if ',' in key:
@@ -194,7 +193,7 @@ def _of_blocks(
     alone = np.ones(shape, bool)
     for axis, dim in enumerate(key.split(',')):
         if dim in parts[0]:
-            line = tensor_mask(one, name, local, dim, parts[0][dim])
+            line = tensor_mask(parts[0][dim])
             alone &= line.reshape([-1 if a == axis else 1 for a in range(len(shape))])
     own = np.ones(shape, bool) if first is None else first.reshape(shape)
     kept = own & alone

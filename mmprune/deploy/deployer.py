@@ -31,6 +31,7 @@ from mmprune.layers import (
     keep_outputs,
     known_masks,
     like,
+    may_be_size,
     mended_attributes,
     outputs_kept,
     plain_cut,
@@ -265,16 +266,16 @@ def _plan(cfg: ChannelCfg, name: str, entry: Mapping[str, Any], module: nn.Modul
     """Read one entry against its module."""
     masks: dict[str, BoolArray | None] = {}
     for side in ('in', 'out'):
-        mask = masks[side] = entry_mask(cfg, name, entry, side)
-        raw = raw_channels(module, side)
-        if mask is not None and raw is None:
+        raw, said = raw_channels(module, side), entry.get(f'raw_{side}_channels')
+        if said is not None and raw is None:
             kind = type(module).__name__
             raise cfg.error(name, f'has {side}_channels, but the layer is a {kind}')
-        if mask is not None and len(mask) != raw:
+        if said is not None and said != raw:
             raise cfg.error(
-                name, f'raw_{side}_channels is {len(mask)}, but the layer has {raw}: this config '
-                'was made for another model'
+                name, f'raw_{side}_channels is {said}, but the layer has {raw}: this config was '
+                'made for another model'
             )  # fmt: skip
+        masks[side] = entry_mask(entry, side)
     tensors = local_tensors(module)
     try:
         groups = _raw(module, 'groups') if hasattr(module, 'groups') else 1
@@ -283,12 +284,13 @@ def _plan(cfg: ChannelCfg, name: str, entry: Mapping[str, Any], module: nn.Modul
         cuts = _turned_cuts(module, entry, masks, groups)
     except ValueError as error:
         raise cfg.error(name, str(error)) from error
-    for local, parts in entry.get('tensors', {}).items():
+    apart = entry.get('tensors', {})
+    wanted = {local: own for local, own in wanted.items() if local not in apart}
+    for local, parts in apart.items():
         if local not in tensors:
             raise cfg.error(name, f"the layer has no parameter '{local}'")
         for key, part in parts.items():
-            mask = tensor_mask(cfg, name, local, key, part)
-            own_mask = _spread(cfg, name, local, tensors[local], key, mask)
+            own_mask = _spread(cfg, name, local, tensors[local], str(key), part)
             wanted.setdefault(local, []).append(own_mask)
             index = turned_index(part)
             if index is not None and len(parts) == 1 and str(key).isdecimal():
@@ -333,6 +335,8 @@ def _attributes(
             own, raw = _raw(module, attribute), numbers['raw']
         except AttributeError:
             raise cfg.error(name, f"the layer has no attribute '{attribute}'") from None
+        if not may_be_size(module, attribute):
+            raise cfg.error(name, f"'{attribute}' of a {type(module).__name__} is no size")
         if (list(own) if isinstance(own, tuple) else own) != raw:
             raise cfg.error(
                 name, f"'{attribute}' is {raw} in the config, but {own} in the layer: this config "
@@ -344,16 +348,21 @@ def _attributes(
 
 
 def _spread(
-    cfg: ChannelCfg, name: str, local: str, tensor: torch.Tensor, key: str, mask: BoolArray
+    cfg: ChannelCfg,
+    name: str,
+    local: str,
+    tensor: torch.Tensor,
+    key: str,
+    part: Mapping[str, Any],
 ) -> BoolArray:
-    """A flat mask over the dims of ``key``, as an array of the tensor's rank."""
-    dims = [int(dim) for dim in str(key).split(',')]
+    """What is kept along the dims of ``key``, as an array of the tensor's rank."""
+    dims = [int(dim) for dim in key.split(',')]
     if max(dims) >= tensor.dim():
         raise cfg.error(name, f"'{local}' has {tensor.dim()} dims, the config cuts dim {max(dims)}")
     shape = [size if dim in dims else 1 for dim, size in enumerate(tensor.shape)]
-    if int(np.prod(shape)) != len(mask):
+    if int(np.prod(shape)) != part['raw']:
         raise cfg.error(
             name, f"'{local}' has {int(np.prod(shape))} positions along dims {key}, "
-            f'the config says {len(mask)}'
+            f'the config says {part["raw"]}'
         )  # fmt: skip
-    return mask.reshape(shape)
+    return tensor_mask(part).reshape(shape)

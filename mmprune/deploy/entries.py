@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mmprune.channels.constraints import BoolArray
 from mmprune.errors import InputError
+from mmprune.schema import Count, Whole, checked
 
 FORMAT_KEY = '__format__'
-MOST_CHANNELS = 2**31
+MOST_CHANNELS = 2**24
 """More than any layer has: a number above it would only fill the memory."""
 SIDES = ('in', 'out')
+ABSENT: Any = None
 DIMS = re.compile(r'\d+(,\d+)*')
 
 
@@ -54,126 +57,116 @@ class ChannelCfg(dict):
         return ChannelCfgError(f"{self.source}: layer '{layer}': {problem}")
 
 
-def shown(value: Any) -> str:
-    """A value for a message, not more of it than a line holds."""
-    text = repr(value)
-    return text if len(text) <= 60 else f'{text[:57]}...'
+@dataclass(frozen=True)
+class _Kept:
+    """Which of ``raw`` channels are kept: the first, or those of ``index``."""
+
+    kept: int
+    raw: int
+    index: list[int] = ABSENT
+
+    def __post_init__(self) -> None:
+        kept, raw, index = self.kept, self.raw, self.index
+        if kept < 1:
+            raise ValueError(f'keeps {kept} of {raw} channels; at least 1 must stay')
+        if kept > raw:
+            raise ValueError(f'keeps {kept} channels, but there are only {raw}')
+        if raw > MOST_CHANNELS:
+            raise ValueError(f'{raw} channels are more than any layer has')
+        if index is None:
+            return
+        if len(index) != kept:
+            raise ValueError(f'keeps {kept} channels, but its index lists {len(index)}')
+        if min(index) < 0 or max(index) >= raw:
+            wrong = next(i for i in index if not 0 <= i < raw)
+            raise ValueError(f'its index has {wrong}, which is no channel from 0 to {raw - 1}')
+        if len(set(index)) != kept:
+            raise ValueError(
+                f'keeps {kept} channels, but its index names only {len(set(index))} different ones'
+            )
 
 
-def _mapping(cfg: ChannelCfg, name: str, what: str, value: Any) -> Mapping[Any, Any]:
-    if not isinstance(value, Mapping):
-        raise cfg.error(name, f'{what}expected a mapping, found {shown(value)}')
-    return value
+@dataclass(frozen=True)
+class _Sizes:
+    """A stored number, or a list of them, and its full size."""
+
+    kept: int | list[int]
+    raw: int | list[int]
+
+    def __post_init__(self) -> None:
+        kept, raw = (v if isinstance(v, list) else [v] for v in (self.kept, self.raw))
+        fits = len(kept) == len(raw) and all(map(lambda k, r: min(1, r) <= k <= r, kept, raw))
+        if not kept or not fits or type(self.kept) is not type(self.raw):
+            raise ValueError(f'expected kept and raw sizes, found {self.kept} and {self.raw}')
+
+
+@dataclass(frozen=True)
+class _Shortcut:
+    """Which channel of a block's shortcut each channel of its sum reads."""
+
+    raw: Count
+    index: list[Whole]
+
+    def __post_init__(self) -> None:
+        if not self.index or max(self.index) >= self.raw:
+            raise ValueError(f'expected an index of channels below raw, {self.raw}')
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One layer's entry; None stands for what it does not say, and is no value."""
+
+    in_channels: int = ABSENT
+    raw_in_channels: int = ABSENT
+    in_index: list[int] = ABSENT
+    out_channels: int = ABSENT
+    raw_out_channels: int = ABSENT
+    out_index: list[int] = ABSENT
+    tensors: dict[str, dict[str | int, _Kept]] = ABSENT
+    attributes: dict[str, _Sizes] = ABSENT
+    shortcut: _Shortcut = ABSENT
+
+    def __post_init__(self) -> None:
+        if all(value is None for value in vars(self).values()):
+            raise ValueError('says nothing')
+        for side in SIDES:
+            kept, raw = getattr(self, f'{side}_channels'), getattr(self, f'raw_{side}_channels')
+            index = getattr(self, f'{side}_index')
+            if (kept is None) != (raw is None) or (index is not None and kept is None):
+                raise ValueError(f'{side}_channels and raw_{side}_channels go together')
+            if kept is not None:
+                try:
+                    _Kept(kept, raw, index)
+                except ValueError as error:
+                    raise ValueError(f'{side}_channels: {error}') from None
+        for tensor, dims in (self.tensors or {}).items():
+            wrong = [key for key in dims if not DIMS.fullmatch(str(key))]
+            if wrong:
+                raise ValueError(f"{tensor}: {wrong[0]!r} names no dims, as '0' or '0,1' do")
 
 
 def check_entry(cfg: ChannelCfg, name: str, entry: Any) -> None:
     """Check one layer's entry: the keys, and every number that can be checked without a model."""
-    _mapping(cfg, name, '', entry)
-    channels = {f'{raw}{side}_channels' for raw in ('', 'raw_') for side in SIDES}
-    unknown = set(entry) - channels - {'in_index', 'out_index', 'tensors', 'attributes', 'shortcut'}
-    if unknown:
-        raise cfg.error(name, f'unknown keys {sorted(map(str, unknown))}')
-    if not entry:
-        raise cfg.error(name, 'says nothing')
-    for side in SIDES:
-        given = [key for key in (f'{side}_channels', f'raw_{side}_channels') if key in entry]
-        if len(given) == 1 or (f'{side}_index' in entry and not given):
-            raise cfg.error(name, f'{side}_channels and raw_{side}_channels go together')
-        if given:
-            entry_mask(cfg, name, entry, side)
-    for tensor, dims in _mapping(cfg, name, 'tensors: ', entry.get('tensors', {})).items():
-        for key, part in _mapping(cfg, name, f'{tensor}: ', dims).items():
-            if not DIMS.fullmatch(str(key)):
-                raise cfg.error(name, f"{tensor}: {key!r} names no dims, as '0' or '0,1' do")
-            _mapping(cfg, name, f'{tensor} dim {key}: ', part)
-            tensor_mask(cfg, name, tensor, str(key), part)
-    if 'shortcut' in entry:
-        shortcut_index(cfg, name, entry)
-    for attribute, part in _mapping(cfg, name, 'attributes: ', entry.get('attributes', {})).items():
-        _check_numbers(cfg, name, attribute, _mapping(cfg, name, f'{attribute}: ', part))
+    checked(_Entry, entry, f"{cfg.source}: layer '{name}'", ChannelCfgError)
 
 
-def shortcut_index(cfg: ChannelCfg, name: str, entry: Mapping[str, Any]) -> list[int]:
-    """Which channel of a block's shortcut each channel of its sum reads."""
-    part = _mapping(cfg, name, 'shortcut: ', entry['shortcut'])
-    index, raw = _whole_numbers(part.get('index')), _whole_numbers(part.get('raw'))
-    if len(raw) != 1 or not index or any(not 0 <= i < raw[0] for i in index):
-        raise cfg.error(
-            name, f'shortcut: expected an index of channels below raw, found {shown(dict(part))}'
-        )  # fmt: skip
-    return index
-
-
-def _check_numbers(cfg: ChannelCfg, name: str, attribute: str, part: Mapping[str, Any]) -> None:
-    """Check a stored number, or a list of them: each between 1 and its full size."""
-    kept, raw = _whole_numbers(part.get('kept')), _whole_numbers(part.get('raw'))
-    pairs = list(zip(kept, raw, strict=False))
-    if not pairs or len(kept) != len(raw) or any(not min(1, r) <= k <= r for k, r in pairs):
-        raise cfg.error(name, f'{attribute}: expected kept and raw sizes, found {shown(part)}')
-
-
-def _whole_numbers(value: Any) -> list[int]:
-    """One whole number or several, as a list; an empty one if they are something else."""
-    values = value if isinstance(value, list) else [value]
-    return values if all(isinstance(v, int) and not isinstance(v, bool) for v in values) else []
-
-
-def entry_mask(cfg: ChannelCfg, name: str, entry: Mapping[str, Any], side: str) -> BoolArray | None:
-    """Kept input or output channels of an entry, (raw,) bool; None if it does not say.
+def entry_mask(entry: Mapping[str, Any], side: str) -> BoolArray | None:
+    """Kept input or output channels of a checked entry, (raw,) bool; None if it does not say.
 
     ``side`` is ``'in'`` or ``'out'``.
     """
     if f'{side}_channels' not in entry:
         return None
     kept, raw = entry[f'{side}_channels'], entry[f'raw_{side}_channels']
-    return _mask(cfg, name, f'{side}_channels', kept, raw, entry.get(f'{side}_index'))
+    return tensor_mask({'kept': kept, 'raw': raw, 'index': entry.get(f'{side}_index')})
 
 
-def tensor_mask(
-    cfg: ChannelCfg, name: str, tensor: str, key: str, part: Mapping[str, Any]
-) -> BoolArray:
-    """Kept positions of an entry's tensor along the dims of ``key``, flattened."""
-    what = f'{tensor} dim {key}'
-    return _mask(cfg, name, what, part.get('kept'), part.get('raw'), part.get('index'))
-
-
-def _mask(cfg: ChannelCfg, name: str, what: str, kept: Any, raw: Any, index: Any) -> BoolArray:
-    for value in (kept, raw):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise cfg.error(name, f'{what}: {shown(value)} is no whole number')
-    if kept < 1:
-        raise cfg.error(name, f'{what}: keeps {kept} of {raw} channels; at least 1 must stay')
-    if kept > raw:
-        raise cfg.error(name, f'{what}: keeps {kept} channels, but there are only {raw}')
-    if raw > MOST_CHANNELS:
-        raise cfg.error(name, f'{what}: {raw} channels are more than any layer has')
-    mask = np.zeros(raw, bool)
-    if index is None:
-        mask[:kept] = True
-        return mask
-    if not isinstance(index, list | tuple) or len(index) != kept:
-        found = len(index) if isinstance(index, list | tuple) else shown(index)
-        raise cfg.error(name, f'{what}: keeps {kept} channels, but its index lists {found}')
-    wrong = _no_channels(index, raw)
-    if wrong:
-        raise cfg.error(
-            name, f'{what}: its index has {shown(wrong[0])}, which is no channel from 0 to '
-            f'{raw - 1}'
-        )  # fmt: skip
-    mask[index] = True
-    if np.count_nonzero(mask) != kept:
-        raise cfg.error(
-            name, f'{what}: keeps {kept} channels, but its index names only {mask.sum()} different '
-            'ones'
-        )  # fmt: skip
+def tensor_mask(part: Mapping[str, Any]) -> BoolArray:
+    """Kept positions of a checked entry's tensor along some dims, flattened."""
+    mask = np.zeros(part['raw'], bool)
+    index = part.get('index')
+    mask[slice(part['kept']) if index is None else index] = True
     return mask
-
-
-def _no_channels(index: Sequence[Any], raw: int) -> list[Any]:
-    """What in an index is no number of a channel from 0 to ``raw`` - 1."""
-    if set(map(type, index)) == {int} and min(index) >= 0 and max(index) < raw:
-        return []
-    return [i for i in index if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < raw]
 
 
 def turned_index(entry: Mapping[str, Any], key: str = 'index') -> np.ndarray | None:

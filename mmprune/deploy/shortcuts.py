@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmprune.deploy.entries import ChannelCfg, shortcut_index
+from mmprune.deploy.entries import ChannelCfg
 
 
 class ChannelSample(nn.Module):
@@ -67,7 +67,7 @@ def checked_shortcut(
             name, f"its shortcut cannot be sampled: a {type(module).__name__} has no attribute "
             "'downsample'; use residual='union'"
         )  # fmt: skip
-    return shortcut_index(cfg, name, entry)
+    return list(entry['shortcut']['index'])
 
 
 def sample_shortcut(block: nn.Module, index: Sequence[int]) -> None:

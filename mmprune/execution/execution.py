@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -191,10 +192,15 @@ class Execution:
         """Whether the modules still carry the instruments that this switch has put there."""
         return all(self.modules[n].__dict__.get(STATE) is s for n, s in self.states.items())
 
+    @property
+    def alone(self) -> AbstractContextManager[Any]:
+        """Context in which no other thread runs the network or sets a subnet."""
+        return self._ready.alone
+
     def apply(self, alive: BoolArray) -> None:
         """Run from now on as the subnet whose labels are ``alive``, (num_labels,)."""
         # Tensors made in inference mode could not be used in training later.
-        with torch.inference_mode(False):
+        with self.alone, torch.inference_mode(False):
             self._ready.forget()
             if self._arranged != self.mode:
                 self._arrange()
@@ -363,6 +369,7 @@ class Execution:
         for number, statistic in zip(self._statistic_numbers, self.statistics, strict=True):
             state = self.states[statistic.module]
             kept = found.mask(number).reshape(statistic.labels.shape)
-            elements = KeptElements(statistic.kind, statistic.dims, torch.from_numpy(kept))
+            kind, dims, node = statistic.kind, statistic.dims, statistic.node
+            elements = KeptElements(kind, dims, torch.from_numpy(kept), node)
             state.statistics.append(elements)
             state.is_idle = state.is_idle and found.is_whole(number)

@@ -211,6 +211,8 @@ class MaskBuffers:
         labels_of = {key: b.labels for b in self.buffers for key in b.keys}
         masks: dict[str, BoolArray] = {}
         for key, tensor in tensors.items():
+            if not isinstance(tensor, torch.Tensor) or tensor.is_complex() or tensor.is_sparse:
+                raise InputError(f"the masks of {source}: '{key}' is no tensor of real numbers")
             values = tensor.detach().cpu().double().numpy().ravel()
             if len(values) != len(labels_of[key]):
                 raise InputError(

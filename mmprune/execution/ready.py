@@ -8,6 +8,8 @@ as they are. A module that is called by itself looks after its own tensors.
 
 from __future__ import annotations
 
+import copy
+import threading
 from typing import Any, NamedTuple
 
 import torch
@@ -56,13 +58,21 @@ class Ready:
     Attributes:
         holds: Whether they are known to be, because the network has looked and is running.
         is_off: Whether no parts are to be kept.
+        alone: Held while the network runs and while a subnet is set: other threads wait.
     """
 
     def __init__(self, modules: list[tuple[nn.Module, Any]]) -> None:
         self.modules = modules
         self.holds = False
         self.is_off = False
+        self.alone = threading.RLock()
         self._taken_from: list[_From] | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Ready:
+        # Nobody holds the copy's lock.
+        copied = memo[id(self)] = Ready([])
+        copied.modules = copy.deepcopy(self.modules, memo)
+        return copied
 
     def forget(self) -> None:
         """Drop all parts; they are taken anew when the network runs the next time."""

@@ -26,6 +26,7 @@ from mmprune.deploy.entries import (
     tensor_mask,
 )
 from mmprune.layers import Layer, mended_numbers
+from mmprune.schema import checked, shown
 from mmprune.supernet.supernet import Supernet
 from mmprune.trace.walk import modules_of
 
@@ -47,17 +48,23 @@ def write_cfg(supernet: Supernet, alive: BoolArray) -> dict[str, Any]:
             entry['tensors'] = tensors
         if entry:
             entries[name] = entry
-    numbers = supernet.labelling.size_attributes
-    sizes = [size_in(number.size, alive) for number in numbers]
-    for name, changed in mended_numbers(numbers, sizes).items():
-        entries.setdefault(name, {})['attributes'] = {
-            key: {'kept': _plain(new), 'raw': _plain(raw)} for key, (raw, new) in changed.items()
-        }
+    for name, attributes in _attributes(supernet, alive).items():
+        entries.setdefault(name, {})['attributes'] = attributes
     counts = {
         'layers': len(entries),
         'model_layers': len(layers_with_channels(supernet.model)),
     }
     return {FORMAT_KEY: {**FORMAT, **counts}, **entries}
+
+
+def _attributes(supernet: Supernet, alive: BoolArray) -> dict[str, dict[str, Any]]:
+    """What the numbers that modules store are in a subnet, where they differ."""
+    numbers = supernet.labelling.size_attributes
+    sizes = [size_in(number.size, alive) for number in numbers]
+    return {
+        name: {k: {'kept': _plain(new), 'raw': _plain(raw)} for k, (raw, new) in changed.items()}
+        for name, changed in mended_numbers(numbers, sizes).items()
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -167,33 +174,40 @@ def read_cfg(supernet: Supernet, cfg: ChannelCfg) -> BoolArray:
         if layer is None:
             if name not in modules:
                 raise cfg.error(name, 'the model has no such layer')
-            if set(entry) == {'attributes'} or _loses_nothing(cfg, name, entry):
+            if set(entry) == {'attributes'} or _loses_nothing(entry):
                 continue
             raise cfg.error(name, 'mmprune found no channels of this layer in the traced model')
         for side, labels in (('in', layer.inputs), ('out', layer.outputs)):
-            mask = entry_mask(cfg, name, entry, side)
-            if mask is None:
+            raw = entry.get(f'raw_{side}_channels')
+            if raw is None:
                 continue
             if labels is None:
                 raise cfg.error(name, f'has {side}_channels, but the layer has none')
-            if len(labels) != len(mask):
+            if len(labels) != raw:
                 raise cfg.error(
-                    name, f'raw_{side}_channels is {len(mask)}, but the layer has {len(labels)}: '
+                    name, f'raw_{side}_channels is {raw}, but the layer has {len(labels)}: '
                     'this config was made for another model'
                 )  # fmt: skip
+            mask = entry_mask(entry, side)
+            assert mask is not None  # it has raw channels
             reader.take(name, labels, mask, f' ({side}puts)')
         for local, parts in entry.get('tensors', {}).items():
             for key, part in parts.items():
                 _take_tensor(reader, layer, local, str(key), part)
     _check_complete(supernet, cfg)
     supernet.check_alive(reader.alive, cfg.source)
+    wanted = _attributes(supernet, reader.alive)
+    for name in dict.fromkeys((*cfg.layers(), *wanted)):
+        found, right = cfg.get(name, {}).get('attributes'), wanted.get(name)
+        if found != right and (found or cfg.is_marked):
+            raise cfg.error(name, f'has the attributes {shown(found)}, but {shown(right)} are left')
     return reader.alive
 
 
-def _loses_nothing(cfg: ChannelCfg, name: str, entry: Mapping[str, Any]) -> bool:
+def _loses_nothing(entry: Mapping[str, Any]) -> bool:
     """Whether an entry keeps all inputs and outputs, as that of a layer that is never run does."""
-    masks = [entry_mask(cfg, name, entry, side) for side in ('in', 'out')]
-    return 'tensors' not in entry and all(mask is None or mask.all() for mask in masks)
+    sides = [(entry.get(f'{s}_channels'), entry.get(f'raw_{s}_channels')) for s in ('in', 'out')]
+    return 'tensors' not in entry and all(kept == raw for kept, raw in sides)
 
 
 def _check_complete(supernet: Supernet, cfg: ChannelCfg) -> None:
@@ -213,15 +227,14 @@ def _check_complete(supernet: Supernet, cfg: ChannelCfg) -> None:
 
 
 def _take_tensor(reader: _Reader, layer: Layer, local: str, key: str, part: Any) -> None:
-    mask = tensor_mask(reader.cfg, layer.name, local, key, part)
     factors = [f for f in layer.tensors.get(local, ()) if _dims_key(f) == key]
-    if not factors or factors[0].size != len(mask):
+    if not factors or factors[0].size != part['raw']:
         size = factors[0].size if factors else 0
         raise reader.cfg.error(
             layer.name, f"'{local}' has {size} channels along dims {key}, the config says "
-            f'{len(mask)}'
+            f'{part["raw"]}'
         )  # fmt: skip
-    reader.take(layer.name, factors[0].ravel(), mask, f' ({local})')
+    reader.take(layer.name, factors[0].ravel(), tensor_mask(part), f' ({local})')
 
 
 def _read_units(supernet: Supernet, cfg: ChannelCfg) -> BoolArray:
@@ -230,10 +243,11 @@ def _read_units(supernet: Supernet, cfg: ChannelCfg) -> BoolArray:
     A unit is named after one of its layers, the positions in that layer's outputs, and its
     size: ``backbone.conv1_(0, 64)_64``.
     """
-    found = cfg['channel_unit_cfg']
-    units = found.get('units') if isinstance(found, Mapping) else None
-    if not isinstance(units, Mapping) or not units:
-        raise ChannelCfgError(f'{cfg.source}: lists no unit under channel_unit_cfg.units')
+    where = f'{cfg.source}: lists no unit under channel_unit_cfg.units'
+    found = checked(dict[str, Any], cfg['channel_unit_cfg'], where, ChannelCfgError)
+    units = checked(dict[str, dict[str, Any]], found.get('units'), where, ChannelCfgError)
+    if not units:
+        raise ChannelCfgError(where)
     reader = _Reader(supernet, cfg)
     for unit, entry in units.items():
         match = UNIT_NAME.match(str(unit))
@@ -248,17 +262,31 @@ def _read_units(supernet: Supernet, cfg: ChannelCfg) -> BoolArray:
             )  # fmt: skip
         count = _chosen(cfg, str(unit), entry, size)
         reader.take(str(unit), layer.outputs[start:stop], np.arange(size) < count)
+    _check_units(supernet, reader)
     supernet.check_alive(reader.alive, cfg.source)
     return reader.alive
 
 
-def _chosen(cfg: ChannelCfg, unit: str, entry: Any, size: int) -> int:
+def _check_units(supernet: Supernet, reader: _Reader) -> None:
+    """Refuse units that do not name all groups: those of another network name some by chance."""
+    groups = supernet.prunable_groups
+    missing = [s for s, group in groups.items() if (reader.said_by[group.labels] < 0).any()]
+    if missing:
+        raise reader.cfg.error(
+            missing[0], f'no unit has its channels; the units have those of '
+            f'{len(groups) - len(missing)} of the {len(groups)} groups that can be pruned: the '
+            'file was made for another network, or by other options. Give each group a unit; one '
+            'that stays whole chooses all of its channels'
+        )  # fmt: skip
+
+
+def _chosen(cfg: ChannelCfg, unit: str, entry: Mapping[str, Any], size: int) -> int:
     """How many of its ``size`` channels a unit of MMRazor 1.x keeps.
 
     A whole number says how many, and means all of them if it is larger: DMCP writes such
     numbers. A float says which share; MMRazor rounds down, and keeps at least one.
     """
-    choice = entry.get('choice') if isinstance(entry, Mapping) else None
+    choice = entry.get('choice')
     if isinstance(choice, float) and 0 < choice <= 1:
         # The share was divided from a whole number, which may come back a hair too small.
         return max(1, int(choice * size + 1e-6))

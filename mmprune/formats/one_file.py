@@ -12,22 +12,32 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from mmprune.checkpoint import check_fit, read_checkpoint
+from mmprune.checkpoint import check_fit, read_checkpoint, write_checkpoint
 from mmprune.deploy import deploy
 from mmprune.deploy.channel_cfg import as_channel_cfg
 from mmprune.deploy.entries import ChannelCfg
 from mmprune.errors import InputError
-from mmprune.fileio import atomic_path
+from mmprune.schema import checked
 from mmprune.version import __version__
 
 KEY = 'mmprune'
 """Where in the checkpoint the rest is."""
 VERSION = 1
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What stands beside the weights."""
+
+    version: Literal[1]
+    channel_cfg: dict[str, Any]
+    network: str
+    versions: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -93,8 +103,7 @@ def write_one_file(
             'versions': _versions(),
         },
     }
-    with atomic_path(path) as unfinished:
-        torch.save(content, unfinished)
+    write_checkpoint(content, path)
 
 
 def read_one_file(path: str | os.PathLike[str]) -> OneFile:
@@ -106,23 +115,20 @@ def read_one_file(path: str | os.PathLike[str]) -> OneFile:
     """
     content = read_checkpoint(path)
     found = content.get(KEY)
-    if not isinstance(found, Mapping) or not isinstance(found.get('channel_cfg'), Mapping):
+    if not isinstance(found, Mapping):
         raise InputError(
             f'{path}: holds weights, but not which channels they are of. Give a file that '
             'mmprune.save has written; weights beside a channel config are put together by '
             'pruner.deploy_subnet(network, channel_cfg) and load_state_dict.'
         )
-    if found.get('version') != VERSION:
+    if found.get('version', VERSION) != VERSION:
         raise InputError(
             f'{path}: is of version {found.get("version")} of this format, and this mmprune '
             f'({__version__}) reads version {VERSION}. Update mmprune.'
         )
-    return OneFile(
-        as_channel_cfg(found['channel_cfg'], str(path)),
-        content['state_dict'],
-        str(found.get('network', 'network')),
-        dict(found.get('versions', {})),
-    )
+    header = checked(_Header, found, str(path))
+    channel_cfg = as_channel_cfg(header.channel_cfg, str(path))
+    return OneFile(channel_cfg, content['state_dict'], header.network, header.versions)
 
 
 def _versions() -> dict[str, str]:

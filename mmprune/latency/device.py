@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from mmprune.errors import InputError
+from mmprune.schema import Count
 
 CPU_INFO = Path('/proc/cpuinfo')
 
@@ -29,7 +28,7 @@ class Device:
 
     kind: str
     name: str
-    threads: int
+    threads: Count
     torch_version: str
     system: str
 
@@ -51,11 +50,6 @@ class Device:
             torch_version=torch.__version__ + (f', CUDA {torch.version.cuda}' if is_cuda else ''),
             system=f'{platform.system()} {platform.machine()}',
         )
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Device:
-        """The device that ``asdict`` wrote."""
-        return cls(**{field.name: content[field.name] for field in fields(cls)})
 
     def differences(self, other: Device) -> list[str]:
         """What is another on the other device, in words."""

@@ -39,8 +39,8 @@ class Prepared(Protocol):
         """The terms of its cost."""
 
     @property
-    def mean_costs(self) -> CostTable:
-        """What subnets cost by widths, on average."""
+    def cost_table(self) -> CostTable:
+        """What subnets cost by widths."""
 
     @property
     def demo_input(self) -> Any:
@@ -61,8 +61,8 @@ def widths_of_groups(network: Prepared) -> dict[str, int]:
 class LatencyEstimator:
     """Predicts the time of subnets: the layers of the table, and a correction for the rest.
 
-    Where the width of a layer depends on which channels of a group are kept, not only on how many, it
-    is taken to be the mean over all sets of so many.
+    Where the width of a layer depends on which channels of a group are kept, not only on how
+    many, it is taken to be the mean over all sets of so many.
 
     Args:
         table: Times of the layers of this network on this device.
@@ -71,7 +71,7 @@ class LatencyEstimator:
 
     def __init__(self, table: LatencyTable, network: Prepared) -> None:
         self.table = table
-        self._costs = network.mean_costs
+        self._costs = network.cost_table.mean
         self._forms = [layer_forms(network, name) for name, _ in table.calls]
         tabled = {name for name, _ in table.calls}
         rest = [work for work in self._memory.work if work.module not in tabled]
@@ -139,7 +139,7 @@ def layer_forms(network: Prepared, name: str) -> tuple[LinearForm, LinearForm]:
     """The numbers of inputs and outputs of a layer, as functions of the widths."""
     layer = network.layers[name]
     labels = [layer.inputs if layer.inputs is not None else layer.outputs, layer.outputs]
-    forms = [network.mean_costs.form(each, name) for each in labels if each is not None]
+    forms = [network.cost_table.mean.form(each, name) for each in labels if each is not None]
     return forms[0], forms[1]
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
+from mmprune.errors import nearest
 from mmprune.layers import Layer
+from mmprune.schema import Range, Whole
+
+Width = Annotated[int, Range(1, 2**24)]
 
 CONVS: Mapping[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: Mapping[int, type[nn.Module]] = {
@@ -19,6 +23,8 @@ TRANSPOSED: Mapping[int, type[nn.Module]] = {
     3: nn.ConvTranspose3d,
 }
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_OTHERS = (nn.Linear, nn.GroupNorm, nn.LayerNorm)
+KINDS = [kind.__name__ for kind in (*CONVS.values(), *TRANSPOSED.values(), *BATCH_NORMS, *_OTHERS)]
 CONV_OPTIONS = ('kernel_size', 'stride', 'padding', 'dilation')
 
 
@@ -38,11 +44,20 @@ class LayerShape:
 
     kind: str
     options: tuple[tuple[str, Any], ...]
-    inputs: int
-    outputs: int
-    data: tuple[int, ...]
-    channel_dim: int
-    groups: int = 1
+    inputs: Width
+    outputs: Width
+    data: tuple[Whole, ...]
+    channel_dim: Whole
+    groups: Width = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f'there is no layer {self.kind!r}; {nearest(self.kind, KINDS)}')
+        if self.channel_dim >= len(self.data):
+            raise ValueError(f'there is no dim {self.channel_dim} of channels in {self.data}')
+        # A file has lists where torch has tuples.
+        options = tuple((name, _tuples(value)) for name, value in self.options)
+        object.__setattr__(self, 'options', options)
 
     @property
     def is_tied(self) -> bool:
@@ -170,3 +185,7 @@ def layer_calls(
                 stack.enter_context(module.register_forward_pre_hook(note(name)))
         run(network)
     return calls
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 from scipy.interpolate import RegularGridInterpolator
 
-from mmprune.errors import InputError, MissingFileError
-from mmprune.fileio import atomic_path
+from mmprune.datafiles import read_data, write_data
+from mmprune.errors import InputError
 from mmprune.latency.device import Device
 from mmprune.latency.shapes import LayerShape
+from mmprune.schema import Amount, Count, Whole, checked
 
-FORMAT = 'mmprune latency table 1'
+FORMAT: Final = 'mmprune latency table 1'
 
 
 class LatencyError(InputError):
@@ -68,11 +67,11 @@ class Correction:
         subnets: How many subnets it was fitted to.
     """
 
-    scale: float = 1.0
-    per_byte: float = 0.0
-    per_mac: float = 0.0
-    constant: float = 0.0
-    subnets: int = 0
+    scale: Amount = 1.0
+    per_byte: Amount = 0.0
+    per_mac: Amount = 0.0
+    constant: Amount = 0.0
+    subnets: Whole = 0
 
     @property
     def coefficients(self) -> np.ndarray:
@@ -108,58 +107,31 @@ class LatencyTable:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table as JSON."""
-        content = {
-            'format': FORMAT,
-            'device': asdict(self.device),
-            'network': self.network,
-            'input': self.data,
-            'groups': dict(self.groups),
-            'correction': asdict(self.correction),
-            'calls': [list(call) for call in self.calls],
-            'layers': [
-                {
-                    'about': str(layer.shape),
-                    'shape': asdict(layer.shape),
-                    'grid': layer.grid,
-                    'milliseconds': (layer.seconds * 1e3).round(6).tolist(),
-                }
-                for layer in self.layers
-            ],
-        }
-        with atomic_path(path) as unfinished:
-            unfinished.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+        layers = [
+            _Layer(str(e.shape), e.shape, e.grid, (e.seconds * 1e3).round(6).tolist())
+            for e in self.layers
+        ]
+        groups, about = dict(self.groups), (self.device, self.network, self.data)
+        file = _File(FORMAT, *about, groups, self.correction, list(self.calls), layers)
+        write_data(asdict(file), path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LatencyTable:
         """Read a table.
 
         Raises:
-            LatencyError: The file is no such table.
-            MissingFileError: There is no such file.
+            LatencyError: There is no such file, or it is no such table.
         """
-        file = Path(path)
-        if not file.is_file():
-            raise MissingFileError(
-                f'{path}: there is no such latency table; build one by tools/latency.py'
-            )
-        try:
-            content = json.loads(file.read_text(encoding='utf-8'))
-            if content['format'] != FORMAT:
-                raise ValueError(f'the format is {content["format"]!r}, not {FORMAT!r}')
-            table = cls(
-                device=Device.from_dict(content['device']),
-                network=content['network'],
-                data=content['input'],
-                groups=content['groups'],
-                layers=tuple(_layer(entry) for entry in content['layers']),
-                calls=tuple((str(name), int(number)) for name, number in content['calls']),
-                correction=Correction(**content['correction']),
-            )
-            if any(not 0 <= number < len(table.layers) for _, number in table.calls):
-                raise ValueError('a call names a layer that is not there')
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LatencyError(f'{path}: no latency table ({error}); build it anew') from error
-        return table
+        what = 'a latency table, which tools/latency.py builds'
+        file = checked(_File, read_data(path, what, LatencyError), str(path), LatencyError)
+        layers = (
+            MeasuredLayer(layer.shape, layer.grid, np.array(layer.milliseconds, np.float64) / 1e3)
+            for layer in file.layers
+        )
+        return cls(
+            *(file.device, file.network, file.input, file.groups, tuple(layers)),
+            *(tuple(file.calls), file.correction),
+        )
 
     def check(
         self,
@@ -194,16 +166,38 @@ class LatencyTable:
             )
 
 
-def _layer(entry: Mapping[str, Any]) -> MeasuredLayer:
-    shape = dict(entry['shape'])
-    shape['options'] = tuple((name, _tuples(value)) for name, value in shape['options'])
-    shape['data'] = tuple(shape['data'])
-    grid = tuple(tuple(int(width) for width in points) for points in entry['grid'])
-    seconds = np.array(entry['milliseconds'], np.float64) / 1e3
-    if seconds.shape != tuple(map(len, grid)) or not np.isfinite(seconds).all():
-        raise ValueError(f'{entry["about"]}: times of shape {seconds.shape} for {grid}')
-    return MeasuredLayer(LayerShape(**shape), grid, seconds)
+@dataclass(frozen=True)
+class _Layer:
+    """One layer in a file: ``about`` is for people."""
+
+    about: str
+    shape: LayerShape
+    grid: tuple[tuple[Count, ...], ...]
+    milliseconds: list[Any]
+
+    def __post_init__(self) -> None:
+        times = np.array(self.milliseconds, np.float64)
+        if times.shape != tuple(map(len, self.grid)) or times.ndim != len(self.shape.full_widths):
+            raise ValueError(f'times of shape {times.shape} for {self.grid}')
+        if not np.isfinite(times).all() or (times < 0).any():
+            raise ValueError('a time is negative or none')
+        if any(list(points) != sorted(set(points)) for points in self.grid):
+            raise ValueError(f'the widths do not ascend: {self.grid}')
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+@dataclass(frozen=True)
+class _File:
+    """What a file of a table holds."""
+
+    format: Literal['mmprune latency table 1']
+    device: Device
+    network: str
+    input: str
+    groups: dict[str, Count]
+    correction: Correction
+    calls: list[tuple[str, Whole]]
+    layers: list[_Layer]
+
+    def __post_init__(self) -> None:
+        if max((number for _, number in self.calls), default=0) >= max(1, len(self.layers)):
+            raise ValueError('a call names a layer that is not there')

@@ -16,6 +16,7 @@ from mmprune.layers.kept_outputs import (
 from mmprune.layers.layer import Layer, known_masks, layers_of, weight_shape
 from mmprune.layers.numbers import (
     like,
+    may_be_size,
     mended_numbers,
     stored_numbers,
     torchs_attention,
@@ -39,6 +40,7 @@ __all__ = [
     'known_masks',
     'layers_of',
     'like',
+    'may_be_size',
     'mended_attributes',
     'mended_numbers',
     'outputs_kept',

@@ -23,13 +23,10 @@ def stored_numbers(model: nn.Module) -> dict[str, Numbers]:
     """
     found: dict[str, Numbers] = {}
     for name, module in modules_of(model).items():
-        own_class = type(module)
         untold = _untold(module)
         if untold:
             found[name] = untold
-        if slicer_of(module) is not None:
-            continue
-        if own_class.__module__.startswith('torch.') and own_class not in CONTAINERS:
+        if _is_told(module):
             continue
         numbers: dict[str, int | tuple[int, ...]] = {}
         for attribute, value in stored_values(module):
@@ -40,6 +37,18 @@ def stored_numbers(model: nn.Module) -> dict[str, Numbers]:
         if numbers:
             found[name] = numbers
     return found
+
+
+def may_be_size(module: nn.Module, attribute: str) -> bool:
+    """Whether an attribute of a module is one of those among which sizes of channels are."""
+    return attribute in _untold(module) or not _is_told(module)
+
+
+def _is_told(module: nn.Module) -> bool:
+    """Whether all sizes that a module stores follow from its tensors and its channels."""
+    own_class = type(module)
+    is_torchs = own_class.__module__.startswith('torch.') and own_class not in CONTAINERS
+    return slicer_of(module) is not None or is_torchs
 
 
 def _untold(module: nn.Module) -> dict[str, int | tuple[int, ...]]:

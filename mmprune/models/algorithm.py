@@ -11,11 +11,17 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from torch.utils.data import DataLoader, Subset
 
-from mmprune.checkpoint import check_fit, load_weights, read_checkpoint
+from mmprune.checkpoint import (
+    check_fit,
+    load_weights,
+    make_mmengine_load_safely,
+    read_checkpoint,
+)
 from mmprune.config import enter_scope, load_config
 from mmprune.errors import InputError
 from mmprune.missing_data import data_named
 from mmprune.models.autoslim import AutoSlim, Recalibration
+from mmprune.models.deployed import check_belongs
 from mmprune.models.training_data import collate_function
 from mmprune.randomness import seeded
 from mmprune.registry import DATASETS, MODELS
@@ -83,7 +89,9 @@ def load_network(config: str | Path | Config, checkpoint: str | Path) -> BaseMod
         config: Of a deployed network, or of any other.
         checkpoint: Fits the model exactly.
     """
-    network = build_model(load_config(config))
+    cfg = load_config(config)
+    network = build_model(cfg)
+    check_belongs(cfg, read_checkpoint(checkpoint), checkpoint)
     load_weights(network, checkpoint)
     return network.eval()
 
@@ -93,6 +101,7 @@ def build_model(cfg: Config) -> BaseModel:
     model = deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    make_mmengine_load_safely()  # a network may load a part of itself
     with enter_scope(cfg):
         return MODELS.build(model)
 

@@ -1,21 +1,32 @@
 """A deployed network, built from a config."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
 from torch import nn
 
-from mmprune.deploy.channel_cfg import as_channel_cfg
+from mmprune.deploy.channel_cfg import as_channel_cfg, digest_of
+from mmprune.errors import InputError
 from mmprune.models.demo_inputs import ConfiguredInput
 from mmprune.registry import MODELS, PRUNERS
+
+DIGEST_KEY = 'channel_cfg_digest'
+"""Under which the meta data of a deployed checkpoint say which channels its weights are of."""
+_OTHER = (
+    'belongs to another subnet than the config that names it ({}, found {}): the files were mixed, '
+    'or a deployment was killed between them. Deploy anew.'
+)
 
 
 def deployed_model(
     model: dict[str, Any],
     channel_cfg: str | Path | dict[str, Any],
     data_preprocessor: dict[str, Any] | None = None,
+    digest: str | None = None,
     input_shape: Sequence[int] | None = None,
     demo_input: dict[str, Any] | None = None,
 ) -> nn.Module:
@@ -35,6 +46,7 @@ def deployed_model(
         channel_cfg: The channel config: a file, or its contents.
         data_preprocessor: For a ``model`` that brings none of its own, as a
             Runner fills it in.
+        digest: Of the channel config, as deploying has written it; None takes any.
         input_shape: Of an input on which the original is traced to read a unit file, as in
             ``AutoSlim``; a small image will do.
         demo_input: See there.
@@ -50,10 +62,27 @@ def deployed_model(
     cfg = as_channel_cfg(channel_cfg)
     # Deploying needs no trace, so any pruner will do.
     pruner = PRUNERS.build(dict(_scope_='mmprune', type='RatioPruner', ratios=[1.0]))
+    if digest is not None and digest_of(cfg) != digest:
+        raise InputError(f'{cfg.source}: {_OTHER.format(digest, digest_of(cfg))}')
     if cfg.is_unit_file:
         given = ConfiguredInput.of(network, demo_input, input_shape)
         pruner.prepare_from_supernet(network, given.roads(network))
     return pruner.deploy_subnet(network, cfg)
+
+
+def check_belongs(cfg: Config, checkpoint: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Refuse the weights of another subnet than the one that a deployed config is of.
+
+    Checkpoints of a training that started from deployed weights fit by their shapes alone.
+
+    Raises:
+        InputError: Names the checkpoint and both digests.
+    """
+    model, meta = cfg.get('model') or {}, checkpoint.get('meta')
+    wanted = model.get('digest')
+    found = meta.get(DIGEST_KEY) if isinstance(meta, Mapping) else None
+    if wanted is not None and found is not None and wanted != found:
+        raise InputError(f'{path}: {_OTHER.format(wanted, found)}')
 
 
 MODELS.register_module(name='DeployedModel', module=deployed_model)

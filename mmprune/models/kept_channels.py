@@ -92,7 +92,7 @@ def kept_by_config(
         if name not in layers:
             continue
         for side, labels in zip(SIDES, (layers[name].inputs, layers[name].outputs), strict=True):
-            mask = entry_mask(cfg, name, entry, side)
+            mask = entry_mask(entry, side)
             if labels is not None and mask is not None:
                 alive[labels[labels >= 0]] = mask[labels >= 0]
                 said.append((name, side, labels))

@@ -8,6 +8,7 @@ import numpy as np
 
 from mmprune.channels.labels import IntArray
 from mmprune.errors import InputError
+from mmprune.schema import Count, Whole
 from mmprune.supernet.supernet import Supernet
 
 
@@ -23,9 +24,18 @@ class Removal:
     """
 
     layer: str
-    channels: tuple[int, ...]
+    channels: tuple[Whole, ...]
     side: str
-    raw: int
+    raw: Count
+
+    def __post_init__(self) -> None:
+        if self.side not in ('in', 'out'):
+            raise ValueError(f"layer '{self.layer}' has no side {self.side!r}")
+        if max(self.channels, default=0) >= self.raw:
+            raise ValueError(
+                f"layer '{self.layer}' has no channel {max(self.channels)}; it has {self.raw} "
+                'channels'
+            )
 
 
 class PlanError(InputError):

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from mmprune.channels import ChannelGroup
+from mmprune.channels.constraints import as_scores
 from mmprune.errors import InputError
 from mmprune.registry import IMPORTANCE, table
+from mmprune.schema import Whole, checked
 from mmprune.trace.demo_images import image_shape
 
 
@@ -30,6 +34,31 @@ def built_importance(importance: Any) -> Any:
         f"importance must be a name such as 'L1', a config such as dict(type='L1Importance'), an "
         f'object with a method scores, or None; not {importance!r}'
     )
+
+
+def checked_scores(group: ChannelGroup, scores: Any) -> np.ndarray:
+    """What an importance has given for a group, as one finite number per channel, (C,).
+
+    Raises:
+        InputError: It is something else; names the group.
+    """
+    try:
+        return as_scores(scores, group.num_channels)
+    except InputError as error:
+        raise InputError(f"group '{group.space_id}': {error}") from error
+
+
+def checked_counts(counts: Any, groups: Mapping[str, ChannelGroup]) -> dict[str, int]:
+    """How many channels each group is to keep.
+
+    Raises:
+        InputError: A group has none, or what is no whole number.
+    """
+    found: dict[str, int] = checked(dict[str, Whole], counts, 'counts')
+    missing = [space_id for space_id in groups if space_id not in found]
+    if missing:
+        raise InputError(f"counts: '{missing[0]}' is missing ({len(missing)} such)")
+    return found
 
 
 def default_input(model: nn.Module) -> torch.Tensor:

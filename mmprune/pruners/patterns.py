@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from mmprune.channels import ChannelGroup
+from mmprune.datafiles import read_data
 from mmprune.errors import InputError
+from mmprune.schema import Share, checked
 
 REGULAR = 're:'
 """How a pattern begins that is a regular expression."""
@@ -32,40 +32,26 @@ def checked_ratios(ratio: Ratio, max_removed: float) -> dict[str, float]:
             than ``max_removed``, or a pattern is no regular expression.
     """
     if isinstance(ratio, str | os.PathLike):
-        ratio = _read(Path(ratio))
-    ratios = dict(ratio) if isinstance(ratio, Mapping) else {'*': ratio}
+        where, ratio = f'{ratio}: ratio', read_data(ratio, 'ratios by layer')
+    else:
+        where = 'ratio'
+    ratios = checked(dict[str, Share] | Share, ratio, f'{where}, the share of channels to keep')
+    if not isinstance(ratios, dict):
+        ratios = {'*': ratios}
     if not ratios:
         raise InputError('ratio has no patterns')
     for pattern, share in ratios.items():
-        where = f' of {pattern!r}' if isinstance(ratio, Mapping) else ''
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-            raise InputError(
-                f'ratio{where} is the share of channels to keep, above 0 and at most 1; found '
-                f'{share!r}'
-            )
         if 1 - share > max_removed + 1e-9:
             raise InputError(
-                f'ratio{where}: keeping {share:g} removes {1 - share:g} of the channels, more than '
-                f'max_removed={max_removed:g} allows'
+                f'{where} of {pattern!r}: keeping {share:g} removes {1 - share:g} of the channels, '
+                f'more than max_removed={max_removed:g} allows'
             )
-        if not isinstance(pattern, str):
-            raise InputError(f'ratio: a pattern is a string, not {pattern!r}')
         if pattern.startswith(REGULAR):
             try:
                 re.compile(pattern[len(REGULAR) :])
             except re.error as error:
                 raise InputError(f'ratio: {pattern!r} is no regular expression: {error}') from error
     return ratios
-
-
-def _read(path: Path) -> Mapping[str, float]:
-    try:
-        found = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise InputError(f'{path}: is no file of ratios ({error})') from error
-    if not isinstance(found, Mapping):
-        raise InputError(f'{path}: is no file of ratios: it has no shares by layer')
-    return found
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -14,6 +14,7 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.cost import CostTable
 from mmprune.formats.cfg_codec import write_cfg
 from mmprune.formats.exported import Exported
+from mmprune.pruners.arguments import checked_counts, checked_scores
 from mmprune.pruners.rounding import select_rounded
 from mmprune.supernet.supernet import Subnet, Supernet
 
@@ -65,7 +66,11 @@ class Prepared(abc.ABC):
         """The subnet that keeps about ``counts[space_id]`` channels of each group.
 
         ``importance`` says which; ``round_to`` and the constraints of a group may round the count.
+
+        Raises:
+            InputError: A group has no count, or none that is a whole number.
         """
+        counts = checked_counts(counts, self.supernet.prunable_groups)
         alive = np.ones(self.supernet.size, bool)
         for space_id, group in self.supernet.prunable_groups.items():
             alive[group.labels] = self.select(group, self._scores(group), counts[space_id])
@@ -78,7 +83,7 @@ class Prepared(abc.ABC):
     def _scores(self, group: ChannelGroup) -> np.ndarray:
         if self.importance is None:
             return -np.arange(group.num_channels, dtype=np.float64)
-        return self.importance.scores(group, self.supernet.model)
+        return checked_scores(group, self.importance.scores(group, self.supernet.model))
 
     def export_subnet(self) -> dict[str, Any]:
         """The channel config of the subnet that is set."""

@@ -11,6 +11,7 @@ from mmprune.channels.constraints import round_half_up
 from mmprune.errors import InputError
 from mmprune.pruners.structure_pruner import StructurePruner
 from mmprune.registry import PRUNERS
+from mmprune.schema import Share, checked
 from mmprune.supernet.supernet import Subnet
 
 
@@ -37,6 +38,7 @@ class RatioPruner(StructurePruner):
 
     def subnet_of_ratio(self, ratio: float) -> Subnet:
         """The subnet in which every group keeps ``ratio`` of its channels, at least one."""
+        ratio = checked(Share, ratio, 'ratio')
         return self.subnet_of_counts(
             {
                 space_id: max(1, round_half_up(group.num_channels * ratio))

@@ -108,19 +108,20 @@ class GreedySearchLoop(SearchLoop):
         """Yield the subnet at which each target is first met, widest first."""
         width = self._width_of_all(self.max_channel_bins)
         evaluation = self.evaluate(width.subnet, width.origin, width.cost)
-        to_save = width.cost['macs'] - (self.budgets[-1].macs or 0)
-        task = progress.add_task('greedy slimming', total=max(to_save, 1), note='')
-        rounds = 0
+        expected, rounds = self.expected(), 0
+        task = progress.add_task('greedy slimming', total=expected, note='')
         for budget in self.budgets:
             while not budget.fits(width.cost):
                 rounds += 1
                 width, evaluation = self._best_narrower(width, rounds)
-                progress.update(
-                    task,
-                    completed=self.full_cost['macs'] - width.cost['macs'],
-                    note=f'round {rounds}: {self.metric} {in_words(evaluation.metric)}',
+                done, left = (
+                    len(self.study.evaluations),
+                    width.cost['macs'] / self.full_cost['macs'],
                 )
+                note = f'{left:.0%} of the MACs: {self.metric} {in_words(evaluation.metric)}'
+                progress.update(task, completed=done, total=max(expected, done), note=note)
             yield budget, width.subnet, evaluation
+        progress.update(task, total=len(self.study.evaluations))
 
     def _best_narrower(self, width: _Width, rounds: int) -> tuple[_Width, Evaluation]:
         """Evaluate what is one bin narrower in one group; return the best."""

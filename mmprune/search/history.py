@@ -10,16 +10,21 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from mmprune.datafiles import parse_json
 from mmprune.errors import InputError, MissingFileError
 from mmprune.execution import MASK_NAMES
 from mmprune.fileio import atomic_path
+from mmprune.schema import Amount, Count, Metric, Whole, checked
+from mmprune.search.identity import leaves
 
 FORMAT = 'mmprune search history 1'
+# How many changed settings a message lists.
+_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -42,19 +47,27 @@ class Evaluation:
         worker: Who evaluated it: a host, a number of a process, and when it began.
     """
 
-    index: int
+    index: Whole
     origin: str
     key: str
-    macs: int
-    params: int
-    metric: float | None
-    channels: dict[str, int]
-    latency: float | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
+    macs: Whole
+    params: Whole
+    metric: Metric | None
+    channels: dict[str, Count]
+    latency: Amount | None = None
+    metrics: dict[str, Metric] = field(default_factory=dict)
     budget: str | None = None
-    asked: int | None = None
+    asked: Whole | None = None
     noted: dict[str, Any] = field(default_factory=dict)
     worker: str = ''
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The first line of a history file."""
+
+    format: Literal['mmprune search history 1']
+    settings: dict[str, Any] | None
 
 
 def read_history(path: Path, settings: dict[str, Any] | None = None) -> list[Evaluation]:
@@ -70,17 +83,16 @@ def read_history(path: Path, settings: dict[str, Any] | None = None) -> list[Eva
     """
     if not path.is_file():
         raise MissingFileError(f'{path}: there is no such file of a search.')
-    # What follows the last line break is a line that was never finished.
-    lines = path.read_text(encoding='utf-8').split('\n')[:-1]
     try:
-        header, *rest = [json.loads(line) for line in lines]
-        if header['format'] != FORMAT:
-            raise ValueError(f'the format is {header["format"]!r}, not {FORMAT!r}')
-        evaluations = [Evaluation(**line) for line in rest]
-    except (ValueError, KeyError, TypeError) as error:
+        # What follows the last line break is a line that was never finished.
+        lines = path.read_text(encoding='utf-8').split('\n')[:-1]
+        first, *rest = [parse_json(line) for line in lines]
+        header = checked(_Header, first, 'line 1')
+        evaluations = [checked(Evaluation, line, f'line {n}') for n, line in enumerate(rest, 2)]
+    except (ValueError, RecursionError) as error:
         raise InputError(f'{path}: not the history of a search ({error}).') from error
-    if settings is not None and header['settings'] is not None:
-        check_settings(str(path), settings, header['settings'])
+    if settings is not None and header.settings is not None:
+        check_settings(str(path), settings, header.settings)
     return evaluations
 
 
@@ -103,12 +115,12 @@ def check_settings(of: str, wanted: dict[str, Any], found: dict[str, Any]) -> No
     Raises:
         InputError: They differ.
     """
-    wanted = json.loads(json.dumps(wanted))
+    wanted, found = dict(leaves(wanted)), dict(leaves(found))
     changed = [key for key in wanted | found if wanted.get(key) != found.get(key)]
     if changed:
-        key = changed[0]
+        key, more = changed[0], ', ...' if len(changed) > _LISTED else ''
         raise InputError(
-            f'{of}: is of another search: {", ".join(changed)} changed ({key} was '
+            f'{of}: is of another search: {", ".join(changed[:_LISTED])}{more} changed ({key} was '
             f'{found.get(key)}, is {wanted.get(key)}). Start anew: without --resume, or with '
             'another --study.'
         )

@@ -15,8 +15,9 @@ from mmprune.pruners.search_space import Choices, nearest_within
 from mmprune.registry import LOOPS
 from mmprune.search.budget import Budget
 from mmprune.search.history import Evaluation, subnet_key
+from mmprune.search.judging import COSTS, Subnet
 from mmprune.search.sampling import Sampling
-from mmprune.search.search_loop import COSTS, POLL, SearchLoop, Subnet, in_words
+from mmprune.search.search_loop import POLL, SearchLoop, in_words
 from mmprune.search.study import on_main
 
 # How many proposals in a row may be known already before a search ends.
@@ -67,8 +68,8 @@ class OptunaSearchLoop(SearchLoop):
         candidates: int = 200,
         sampler: str = 'NSGAII',
         sampler_options: Mapping[str, Any] | None = None,
-        objectives: Sequence[str] = ('metric',),
-        start: Sequence[str] = ('uniform',),
+        objectives: str | Sequence[str] = ('metric',),
+        start: str | Sequence[str] = ('uniform',),
         shares: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -141,6 +142,8 @@ class OptunaSearchLoop(SearchLoop):
             taken = sum(each.budget == budget.label for each in self.study.claims.values())
             best = min(self._within_budget(budget), key=self._key, default=None)
             note = '' if best is None else f'best {self.metric} {in_words(best.metric)}'
+            if self.study.claims:
+                note += f', {1 + len(self.study.claims)} workers'
             progress.update(task, completed=done, note=note)
             if done + taken < self.candidates and not proposals.are_exhausted:
                 proposals.evaluate_next()

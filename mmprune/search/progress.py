@@ -6,7 +6,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+
+class Rate(ProgressColumn):
+    """How many candidates are evaluated in a minute, by all workers."""
+
+    def render(self, task: Task) -> Text:
+        """Say so, as soon as it is known."""
+        speed = task.finished_speed or task.speed
+        return Text('' if speed is None else f'{60 * speed:.3g}/min')
 
 
 @contextmanager
@@ -15,7 +34,7 @@ def search_progress(logger: logging.Logger, is_shown: bool = True) -> Iterator[P
 
     The logger's console handlers write through the bar meanwhile, so that a
     line for every candidate scrolls above it. Nothing is drawn where the
-    output is not a terminal.
+    output is not a terminal. Tasks count candidates, and have a ``note``.
 
     Args:
         logger: The logger whose lines must not tear the bar.
@@ -24,8 +43,10 @@ def search_progress(logger: logging.Logger, is_shown: bool = True) -> Iterator[P
     columns = (
         TextColumn('{task.description}'),
         BarColumn(),
-        TextColumn('{task.percentage:>3.0f}%'),
+        MofNCompleteColumn(),
+        Rate(),
         TimeElapsedColumn(),
+        TextColumn('left'),
         TimeRemainingColumn(),
         TextColumn('{task.fields[note]}'),
     )

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mmprune.dependencies import require
 from mmprune.errors import InputError
+from mmprune.lock import only_run_in
 
 JOURNAL = 'study.journal'
 """The file of a study in the work directory of its search."""
+RESULTS = 'search_results.json'
 
 
 class StorageError(InputError):
     """A study that cannot be read or written."""
 
 
-def open_storage(where: str) -> Any:
-    """Open a storage of Optuna's, and make it if there is none.
+@contextmanager
+def open_storage(where: str) -> Iterator[Any]:
+    """Have a storage of Optuna's, which is made if there is none, and close it at the end.
 
     Args:
         where: The path of a journal file, or a URL as SQLAlchemy has them, such as
@@ -34,13 +39,32 @@ def open_storage(where: str) -> Any:
     optuna = require('optuna', 'a search')
     with storage_errors(where):
         if '://' in where:
-            # A connection may have been closed while a candidate was evaluated.
-            options = dict(pool_pre_ping=True)
-            database = optuna.storages.RDBStorage(where, engine_kwargs=options)
-            return optuna.storages.get_storage(database)
-        Path(where).parent.mkdir(parents=True, exist_ok=True)
-        journal = optuna.storages.journal.JournalFileBackend(where, lock_obj=_FileLock(where))
-        return optuna.storages.JournalStorage(journal)
+            database = _database(where)
+            storage = optuna.storages.get_storage(database)
+        else:
+            database = None
+            Path(where).parent.mkdir(parents=True, exist_ok=True)
+            journal = optuna.storages.journal.JournalFileBackend(where, lock_obj=_FileLock(where))
+            storage = optuna.storages.JournalStorage(journal)
+    try:
+        yield storage
+    finally:
+        if database is not None:
+            database.remove_session()
+            database.engine.dispose()
+
+
+def _database(url: str) -> Any:
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    # A connection may have been closed while a candidate was evaluated.
+    options = dict(pool_pre_ping=True)
+    for _ in range(5):
+        with suppress(IntegrityError, ProgrammingError):  # several workers are making its tables
+            return RDBStorage(url, engine_kwargs=options)
+        time.sleep(0.5)
+    return RDBStorage(url, engine_kwargs=options)
 
 
 @contextmanager
@@ -107,31 +131,33 @@ def presence(journal: Path, anew: bool) -> Iterator[None]:
 
     Args:
         journal: The file; its folder is made if there is none.
-        anew: Whether a new study begins here: an earlier file is kept as ``<journal>.old``.
+        anew: Whether a new study begins here, and not with others: see :func:`set_aside`.
 
     Raises:
         InputError: A new study would begin where somebody is at work.
     """
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(journal.parent, os.O_RDONLY)
-    try:
-        if anew:
-            _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, journal.parent)
-            if journal.exists():
-                os.replace(journal, journal.with_name(f'{journal.name}.old'))
-        _lock(handle, fcntl.LOCK_SH, journal.parent)
+    begin = (lambda: set_aside(journal)) if anew or not journal.is_file() else None
+    with only_run_in(journal.parent, 'a search', 'begins' if anew else 'joins', begin):
         yield
-    finally:
-        os.close(handle)
 
 
-def _lock(handle: int, kind: int, folder: Path) -> None:
-    try:
-        fcntl.flock(handle, kind)
-    except BlockingIOError as error:
-        raise InputError(
-            f'{folder}: another search is at work here. Share its work by --resume, or give '
-            'another --work-dir.'
-        ) from error
-    except OSError:  # not every file system can
+def set_aside(journal: Path) -> None:
+    """Move what an earlier search has left into the next ``earlier_<number>`` beside it.
+
+    Args:
+        journal: Where the study of the new search will be. That of the earlier one goes last, so
+            that a search which is killed meanwhile can still be gone on with.
+    """
+    names = [RESULTS, journal.name]
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        listed = json.loads(journal.with_name(RESULTS).read_text(encoding='utf-8'))
+        names = [*(Path(each['channel_cfg']).name for each in listed), *names]
+    old = [file for file in map(journal.with_name, names) if file.is_file()]
+    if not old:
         return
+    number = 1
+    while (place := journal.with_name(f'earlier_{number}')).exists():
+        number += 1
+    place.mkdir()
+    for file in old:
+        os.replace(file, place / file.name)

@@ -249,16 +249,8 @@ class Supernet:
     @cached_property
     def cost_table(self) -> CostTable:
         """What subnets cost by the widths of their groups."""
-        return self._cost_table()
-
-    @cached_property
-    def mean_costs(self) -> CostTable:
-        """The same, on average where a cost depends on which channels are kept."""
-        return self._cost_table(mean=True)
-
-    def _cost_table(self, mean: bool = False) -> CostTable:
         memory = partial(memory_of, self.model, self.graph, self.labelling, self.wishes)
-        return CostTable(self.groups, self.size, self.cost_model, memory, mean)
+        return CostTable(self.groups, self.size, self.cost_model, memory)
 
     @property
     def prunable_groups(self) -> dict[str, ChannelGroup]:
@@ -277,13 +269,14 @@ class Supernet:
                 'that prepared it last'
             )
         self.follow_replaced()
-        try:
-            self.execution.apply(alive)
-        except BaseException:
-            self.execution.apply(self.alive)
-            raise
-        self.masks.write(alive)
-        self.alive = alive
+        with self.execution.alone:
+            try:
+                self.execution.apply(alive)
+            except BaseException:
+                self.execution.apply(self.alive)
+                raise
+            self.masks.write(alive)
+            self.alive = alive
 
     def follow_replaced(self) -> None:
         """Take modules that were put in the place of others, with the same tensors.

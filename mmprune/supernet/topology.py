@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
 from mmprune.channels import ChannelGroup
+from mmprune.datafiles import read_data, write_data
 from mmprune.errors import InputError
-from mmprune.fileio import atomic_path
+from mmprune.schema import checked
 from mmprune.trace.kinds import CONVS, NORMS, TRANSPOSED_CONVS
 
 ALL_CONVS = (*CONVS, *TRANSPOSED_CONVS)
@@ -41,12 +40,8 @@ class Topology:
         return {name: [list(names) for names in getattr(self, name)] for name in LISTS}
 
     def save(self, path: str | Path) -> None:
-        """Write the three lists as JSON if the name ends so, else as YAML; all or nothing."""
-        is_json = Path(path).suffix == '.json'
-        content = self.to_dict()
-        text = json.dumps(content, indent=1) if is_json else yaml.safe_dump(content, width=100)
-        with atomic_path(path) as unfinished:
-            unfinished.write_text(text, encoding='utf-8')
+        """Write the three lists, as YAML or JSON by the name; all or nothing."""
+        write_data(self.to_dict(), path)
 
     def __str__(self) -> str:
         lines = []
@@ -100,26 +95,23 @@ def read_topology(topology: Topology | Mapping[str, Any] | str | Path) -> tuple[
     source = 'topology'
     if isinstance(topology, str | Path):
         source = str(topology)
-        try:
-            topology = yaml.safe_load(Path(topology).read_text(encoding='utf-8'))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            where = ' '.join(str(error).split())
-            raise InputError(f'{source}: cannot be read as a topology: {where}') from error
-    if not isinstance(topology, Mapping) or set(topology) != set(LISTS):
-        found = sorted(topology) if isinstance(topology, Mapping) else type(topology).__name__
-        raise InputError(f'{source}: a topology has the lists {", ".join(LISTS)}; found {found}')
-    for name, entries in topology.items():
-        lists = isinstance(entries, list | tuple) and all(
-            isinstance(entry, list | tuple) and all(isinstance(n, str) for n in entry)
-            for entry in entries
-        )
-        if not lists:
-            raise InputError(f'{source}: {name} must be a list of lists of layer names')
-    sizes = {name: len(topology[name]) for name in LISTS}
-    if len(set(sizes.values())) > 1:
-        raise InputError(f'{source}: its lists have {sizes} entries; they run in parallel')
-    norms, makers, readers = ([list(entry) for entry in topology[name]] for name in LISTS)
-    return source, Topology(norms, makers, readers)
+        topology = read_data(source, 'a topology')
+    lists = checked(_Lists, topology, source)
+    return source, Topology(lists.norm_layer_names, lists.prec_layers, lists.succ_layers)
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """What a file of a topology holds."""
+
+    norm_layer_names: list[list[str]]
+    prec_layers: list[list[str]]
+    succ_layers: list[list[str]]
+
+    def __post_init__(self) -> None:
+        sizes = {name: len(entries) for name, entries in vars(self).items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f'its lists have {sizes} entries; they run in parallel')
 
 
 class Restriction:

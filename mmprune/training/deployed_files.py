@@ -1,7 +1,7 @@
 """The files of a deployed network: checkpoint, config, channel config, ONNX."""
 
 import os
-from contextlib import ExitStack
+import re
 from copy import deepcopy
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,18 +13,21 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import nn
 
+from mmprune.checkpoint import read_checkpoint, write_checkpoint
+from mmprune.config import load_config
 from mmprune.deploy import VerifyReport
-from mmprune.deploy.channel_cfg import save_channel_cfg
+from mmprune.deploy.channel_cfg import digest_of, save_channel_cfg
 from mmprune.deploy.onnx_contract import describe_onnx
 from mmprune.deploy.onnx_export import export_onnx
-from mmprune.errors import InputError
+from mmprune.errors import InputError, UnwritableError
 from mmprune.execution import MASK_NAMES
-from mmprune.fileio import atomic_path
+from mmprune.fileio import atomic_folder, check_outputs, write_text
 from mmprune.models import AutoSlim
-from mmprune.models.algorithm import full_and_set_cost
+from mmprune.models.algorithm import build_model, full_and_set_cost
 from mmprune.models.demo_inputs import exported
+from mmprune.models.deployed import DIGEST_KEY
 from mmprune.randomness import seeded
-from mmprune.registry import HOOKS, MODELS
+from mmprune.registry import HOOKS
 from mmprune.report.tables import before_and_after_table, show
 from mmprune.training.compensation import Change
 from mmprune.training.pruner_hook import PrunerHook
@@ -88,36 +91,30 @@ def write_deployed(
     """
     network, verified = verified_network(algorithm, source)
     layers = algorithm.pruner.export_subnet()
-    plain = plain_config(cfg)
-    check_rebuilds(plain, layers, network)
     if change is not None:
         print_log(f'{source}: {change(network)}', logger='current')
 
-    files = DeployedFiles(
-        folder / 'deployed.pth',
-        folder / 'deployed.py',
-        folder / 'channel_cfg.yaml',
-        folder / 'deployed.onnx' if onnx or onnx_batch is not None else None,
-        verified,
-    )
+    names = ['deployed.pth', 'deployed.py', 'channel_cfg.yaml']
+    names += ['deployed.onnx'] if onnx or onnx_batch is not None else []
     full, kept = full_and_set_cost(algorithm)
-    plain.model.channel_cfg = _beside_config(files.channel_cfg)
-    plain.load_from = _beside_config(files.checkpoint)
-    text = _CONFIG_HEADER.format(name=Path(source).name) + plain.pretty_text
+    text = _config_text(_CONFIG_HEADER, source, plain_config(cfg), layers, loads='deployed.pth')
     weights = {
-        'meta': {'mmprune_version': __version__, **kept},
+        'meta': {'mmprune_version': __version__, DIGEST_KEY: digest_of(layers), **kept},
         'state_dict': network.state_dict(),
     }
-    with ExitStack() as stack:
-        if files.onnx is not None:
-            onnx_path = stack.enter_context(atomic_path(files.onnx))
+    with atomic_folder(folder) as unfinished:
+        checkpoint, config, channel_cfg, *onnx_paths = (unfinished / name for name in names)
+        for path in onnx_paths:
             road = exported(network, algorithm.roads[0])
-            error = export_onnx(network, road, onnx_path, onnx_batch)
-            contract = describe_onnx(onnx_path, network, road)
+            error = export_onnx(network, road, path, onnx_batch)
+            contract = describe_onnx(path, network, road)
             contract['onnxruntime'] = f'computes what torch does, relative error {error:.1e}'
-        torch.save(weights, stack.enter_context(atomic_path(files.checkpoint)))
-        save_channel_cfg(layers, stack.enter_context(atomic_path(files.channel_cfg)))
-        stack.enter_context(atomic_path(files.config)).write_text(text, encoding='utf-8')
+        write_checkpoint(weights, checkpoint)
+        save_channel_cfg(layers, channel_cfg)
+        write_text(text, config)
+        check_rebuilds(config, checkpoint, network)
+    checkpoint, config, channel_cfg, *onnx_paths = (folder / name for name in names)
+    files = DeployedFiles(checkpoint, config, channel_cfg, next(iter(onnx_paths), None), verified)
 
     sizes = weights_size(algorithm.architecture), files.checkpoint.stat().st_size
     rows = {
@@ -199,35 +196,66 @@ def write_deployed_config(
     Raises:
         VerificationError: If the config builds another network.
     """
-    channel_cfg = path.with_name('channel_cfg.yaml')
-    save_channel_cfg(layers, channel_cfg)
-    if not cfg.filename:
-        return
-    plain = plain_config(cfg)
-    with seeded(0):
-        check_rebuilds(plain, layers, network)
-    plain.model.channel_cfg = _beside_config(channel_cfg)
-    with atomic_path(path) as unfinished:
-        text = _TRAINED_HEADER.format(name=Path(cfg.filename).name) + plain.pretty_text
-        unfinished.write_text(text, encoding='utf-8')
+    with atomic_folder(path.parent) as unfinished:
+        save_channel_cfg(layers, unfinished / 'channel_cfg.yaml')
+        if cfg.filename:
+            text = _config_text(_TRAINED_HEADER, cfg.filename, plain_config(cfg), layers)
+            write_text(text, unfinished / path.name)
+            check_rebuilds(unfinished / path.name, None, network)
 
 
-def check_rebuilds(plain: Config, layers: dict[str, Any], network: nn.Module) -> None:
-    """Build what the deployed config describes, and compare it with the deployed network.
+def check_rebuilds(config: Path, checkpoint: Path | None, network: nn.Module) -> None:
+    """Build what a deployed config describes, and load the deployed network's weights into it.
+
+    Args:
+        config: The file, with its channel config beside it.
+        checkpoint: The file of the weights; those of ``network`` if None.
+        network: The deployed network.
 
     Raises:
-        VerificationError: If the weights do not fit, or the outputs differ.
+        VerificationError: It cannot be built, or the weights do not fit or are others.
     """
-    model = dict(plain.model, channel_cfg=layers)
-    if plain.get('data_preprocessor') is not None:
-        model['data_preprocessor'] = plain.data_preprocessor
-    rebuilt = MODELS.build(model).eval()
     try:
-        rebuilt.load_state_dict(network.state_dict())
-    except RuntimeError as error:
+        with seeded(0):
+            rebuilt = build_model(load_config(config))
+        own = network.state_dict()
+        weights = own if checkpoint is None else read_checkpoint(checkpoint)['state_dict']
+        rebuilt.load_state_dict(weights)
+    except (InputError, RuntimeError) as error:
         raise VerificationError(
-            f'The deployed config builds another network than the deployed one: {error}'
+            f'nothing was written, because the files would not build the network: {error}'
         ) from error
+
+
+def check_place(folder: Path, checkpoint: str | os.PathLike[str], onnx: bool) -> None:
+    """Refuse a folder that a deployed network cannot be written to, before it is computed.
+
+    Raises:
+        InputError: Nothing can be written there, or a config there could not be read.
+    """
+    names = ['deployed.pth', 'deployed.py', 'channel_cfg.yaml', *(['deployed.onnx'] * onnx)]
+    size = Path(checkpoint).stat().st_size if Path(checkpoint).is_file() else 0
+    check_outputs([folder / name for name in names], size=size)
+    path = Path(os.path.abspath(folder)).as_posix()
+    if any(part in path for part in ('\\', '"""', '{{', '}}')):
+        raise UnwritableError(
+            f'{folder}: a config in a folder with a backslash, three quotes or double braces in '
+            'its name cannot be read: name another.'
+        )
+
+
+def _config_text(
+    header: str, source: str, plain: Config, layers: dict[str, Any], loads: str = ''
+) -> str:
+    """The deployed config, whose files are found beside it, whatever the folder is called."""
+    plain.model.channel_cfg = _beside_config('channel_cfg.yaml')
+    plain.model.digest = digest_of(layers)
+    plain.load_from = _beside_config(loads) if loads else None
+    # A line break in a comment would end it.
+    name = re.sub(r'[^\w. -]', '_', Path(source).name)
+    text = header.format(name=name) + plain.pretty_text
+    # mmengine puts the folder in as it is, quotes and all.
+    return re.sub(r"'(\{\{ fileDirname \}\}/[\w.]+)'", r'r"""\1"""', text)
 
 
 def weights_size(supernet: nn.Module) -> int:
@@ -239,6 +267,6 @@ def weights_size(supernet: nn.Module) -> int:
     return buffer.tell()
 
 
-def _beside_config(file: Path) -> str:
+def _beside_config(name: str) -> str:
     """Return a path that mmengine resolves to the folder of the config that says it."""
-    return '{{ fileDirname }}/' + file.name
+    return '{{ fileDirname }}/' + name

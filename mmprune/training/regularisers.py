@@ -15,11 +15,13 @@ from mmprune.channels.labels import kept
 from mmprune.channels.member_values import channel_sums, spread
 from mmprune.errors import InputError
 from mmprune.layers.layer import NORMS
-from mmprune.pruners import StructurePruner
+from mmprune.pruners import StructurePruner, Subnet
 from mmprune.registry import HOOKS
 from mmprune.training.carry_over import optimizers_of
 from mmprune.training.pruner_hook import PrunerHook, check_not_slimmable
 
+CHOSEN_KEY = 'mmprune_chosen'
+"""Where a checkpoint holds what stays of the channels that a growing penalty has chosen from."""
 Terms = Iterator[tuple[nn.Parameter, torch.Tensor]]
 """Parameters, and what is added to their gradients; a parameter may come several times."""
 
@@ -233,12 +235,13 @@ class GrowingPenalty(Regulariser):
         self.begin = begin
         self.strength = 0.0
         self.leaving: list[tuple[nn.Parameter, torch.Tensor]] | None = None
+        self.chosen: Subnet | None = None
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Choose the channels, once, and let the penalty grow."""
         if runner.iter < self.begin or not self.is_active:
             return
-        if self.leaving is None:
+        if self.chosen is None:
             self.look_at_data(runner)
         self.advance(runner.iter)
 
@@ -257,7 +260,9 @@ class GrowingPenalty(Regulariser):
     def _leaving(self) -> Terms:
         """1 for every weight that the target lacks, 0 for the others, by parameter."""
         supernet = self.pruner.supernet
-        alive = supernet.alive_of(self.target.pruned_subnet())
+        if self.chosen is None:
+            self.chosen = self.target.pruned_subnet()
+        alive = supernet.alive_of(self.chosen)
         found = {id(p): (p, member.tensor) for _, member, p in self.members() if p.dim() > 1}
         for parameter, name in found.values():
             stays = torch.ones_like(parameter)
@@ -269,3 +274,13 @@ class GrowingPenalty(Regulariser):
         """What goes, times the penalty."""
         for parameter, leaving in self.leaving or ():
             yield parameter, self.strength * leaving * parameter
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Keep which channels were chosen, for a training that goes on."""
+        if self.chosen is not None:
+            checkpoint[CHOSEN_KEY] = self.chosen
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Choose no others, if the training goes on."""
+        if runner._resume:
+            self.chosen = checkpoint.get(CHOSEN_KEY)

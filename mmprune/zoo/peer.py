@@ -79,7 +79,7 @@ def prune(name: str, ratio: float, seed: int, size: int | None) -> PeerResult:
     model = copy.deepcopy(original)
     started = time.perf_counter()
     try:
-        _prune(model, batch, ratio, classes=full.shape[1])
+        prune_in_place(model, batch, ratio, full.shape[1])
     except Exception as error:
         return PeerResult('fails', _told('pruning', error))
     seconds = time.perf_counter() - started
@@ -99,15 +99,17 @@ def prune(name: str, ratio: float, seed: int, size: int | None) -> PeerResult:
     return PeerResult('exact' if off <= EXACT_BAR else 'wrong', '', kept, off, seconds)
 
 
-def _prune(model: nn.Module, batch: torch.Tensor, ratio: float, classes: int) -> None:
-    """Remove channels from every group but the outputs of the classifier."""
+def prune_in_place(
+    model: nn.Module, batch: torch.Tensor, ratio: float, classes: int, p: int = 2
+) -> None:
+    """Remove channels from every group but the outputs of the classifier, by their Lp norm."""
     import torch_pruning
 
     outputs = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
     pruner = torch_pruning.pruner.MagnitudePruner(
         model,
         batch,
-        importance=torch_pruning.importance.MagnitudeImportance(p=2),
+        importance=torch_pruning.importance.MagnitudeImportance(p=p),
         pruning_ratio=1 - ratio,
         ignored_layers=outputs,
     )

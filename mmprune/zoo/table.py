@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections import Counter
@@ -16,8 +15,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from mmprune.datafiles import write_data
 from mmprune.errors import InputError
-from mmprune.fileio import write_text
+from mmprune.fileio import check_outputs, write_text
 from mmprune.version import __version__
 from mmprune.zoo.check import DOUBLE_BAR, ENDS, SINGLE_BAR, Plan, ZooResult, check_model
 from mmprune.zoo.models import resolve
@@ -54,6 +54,7 @@ def run_zoo(
             run or pruned; the others are in the table.
     """
     names, plan = [resolve(name) for name in models] or list(ZOO), plan or Plan()
+    check_outputs([json_path, markdown_path])
     # mmcls tells about every preprocessor that it builds.
     MMLogger.get_current_instance().setLevel('WARNING')
     console = Console() if Console().is_terminal else Console(width=WIDTH)
@@ -70,7 +71,7 @@ def run_zoo(
     console.print(zoo_table(results, plan))
     console.print(summary(results), soft_wrap=True)
     if json_path is not None:
-        write_text(json.dumps(report(results, plan), indent=1), json_path)
+        write_data(report(results, plan), json_path)
     if markdown_path is not None:
         write_text(markdown(results), markdown_path)
     if failed:

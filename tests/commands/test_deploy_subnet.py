@@ -231,6 +231,51 @@ def test_a_plain_config_has_no_subnets(cfg: Config, untrained: Path, tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
+# -- files that belong together ------------------------------------------------------------
+
+
+def test_names_with_quotes_and_line_breaks(
+    untrained: Path, random_subnet: Path, tmp_path: Path
+) -> None:
+    """A line break ended the comment that names the subnet, and the rest was code."""
+    odd = random_subnet.rename(tmp_path / 'a\nraise SystemExit("ran")\n\'""".yaml')
+    folder = tmp_path / 'it\'s a "folder"\n'
+    files = deploy_subnet(CONFIG, untrained, odd, folder)
+    assert evaluate(files.config, files.checkpoint, tmp_path / 'test')
+    again = deploy_subnet(CONFIG, untrained, odd, tmp_path / 'again')
+    assert again.checkpoint.read_bytes() == files.checkpoint.read_bytes()
+    assert {path.name for path in folder.iterdir()} == {
+        *('deployed.pth', 'deployed.py', 'channel_cfg.yaml')
+    }
+
+
+@pytest.mark.parametrize('name', ['back\\slash', 'three"""quotes', '{{ fileBasename }}'])
+def test_folders_that_a_config_cannot_name_are_refused_at_once(
+    untrained: Path, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(InputError, match='name another'):
+        deploy_subnet(CONFIG, untrained, 'not_read.yaml', tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_of_two_subnets_are_refused(
+    untrained: Path, random_subnet: Path, tmp_path: Path
+) -> None:
+    one = deploy_subnet(CONFIG, untrained, random_subnet, tmp_path / 'one')
+    widest = export_subnet(CONFIG, untrained, subnet='max', out=tmp_path / 'max.yaml')
+    two = deploy_subnet(CONFIG, untrained, widest, tmp_path / 'two')
+    for name in ('deployed.pth', 'channel_cfg.yaml'):
+        mixed = Path(shutil.copytree(one.config.parent, tmp_path / f'mixed_{name}'))
+        shutil.copy(two.config.with_name(name), mixed)
+        for load in (
+            lambda mixed=mixed: load_network(mixed / 'deployed.py', mixed / 'deployed.pth'),
+            lambda mixed=mixed: evaluate(mixed / 'deployed.py', mixed / 'deployed.pth', tmp_path),
+            lambda mixed=mixed: train(mixed / 'deployed.py', tmp_path / 'work'),
+        ):
+            with pytest.raises(InputError, match=rf'{name}: belongs to another subnet .*anew'):
+                load()
+
+
 def test_from_a_search_to_a_product(
     trained: Path,
     search: Any,
@@ -273,7 +318,7 @@ def test_a_candidate_of_another_network_is_refused(
 ) -> None:
     search(trained, targets=[0.9])
     study = tmp_path / 'search'
-    options = {'model.pruner.importance': dict(type='L1Importance')}
+    options = {'model.pruner.importance': dict(type='RandomImportance', seed=1)}
     with pytest.raises(InputError, match='search: candidate 1 is no subnet of this network'):
         deploy_subnet(CONFIG, trained, study=study, pick='1', cfg_options=options)
     for given in ({}, {'study': study, 'channel_cfg': 'subnet.yaml'}):

@@ -163,6 +163,65 @@ def test_what_is_no_network_or_no_input(network, data, limit, message):
         prune(network, data.float(), **limit)
 
 
+@pytest.mark.parametrize('kind', [torch.tensor, list, lambda x: nn.Parameter(torch.tensor(x))])
+def test_scores_of_other_kinds_are_taken(kind):
+    expected = np.linspace(0, 1, 16)
+    _, pruner = prepared(importance=Given(lambda group: kind(expected[: group.num_channels])))
+    subnet = pruner.subnet_of_ratio(0.5)
+    assert subnet['wide'].flatten().tolist() == [0.0] * 8 + [1.0] * 8
+
+
+@pytest.mark.parametrize(
+    ('scores', 'message'),
+    [
+        (
+            np.ones((16, 1)),
+            r'need as many scores, .* of shape \(16, 1\) and type',
+        ),
+        (torch.ones(16) * 1j, 'of shape .* and type complex64'),
+        (['a'] * 16, 'need as many scores, .* type <U1'),
+        (None, 'need as many scores'),
+        ([float('nan')] * 3 + [0.0] * 11, '3 of 14 channel scores are NaN or infinite'),
+    ],
+)
+def test_scores_that_are_none(scores, message):
+    _, pruner = prepared(importance=Given(lambda group: scores))
+    group = pruner.channel_groups['stem']
+    for select in (pruner.subnet_of_ratio, lambda _: group.select(scores, 8)):
+        with pytest.raises(InputError, match=rf"group '\w+': .*{message}"):
+            select(0.5)
+
+
+class Given:
+    """Scores as a user's own criterion gives them."""
+
+    def __init__(self, of):
+        self.of = of
+
+    def scores(self, group, model):
+        return self.of(group)
+
+
+def test_counts_and_ratios_that_are_none():
+    _, pruner = prepared()
+    counts = {space_id: 4 for space_id in pruner.channel_spaces}
+    for wrong in (float('nan'), 2.5, '3', -3, None, True):
+        with pytest.raises(InputError, match='counts: wide: expected a whole number from 0'):
+            pruner.subnet_of_counts({**counts, 'wide': wrong})
+    with pytest.raises(InputError, match=r"counts: '\w+' is missing"):
+        pruner.subnet_of_counts({'wide': np.int64(4)})
+    for wrong in (float('nan'), 0, 'half'):
+        with pytest.raises(InputError, match='ratio: expected a number above 0 up to 1'):
+            pruner.subnet_of_ratio(wrong)
+
+
+def test_an_empty_batch():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1))
+    batch = (IMAGE[:0].float(), torch.zeros(0).long())
+    with pytest.raises(InputError, match='data: batch 0 is empty'):
+        prune(network, IMAGE.float(), ratio=np.float64(0.5), data=[batch])
+
+
 def test_modules_that_are_nested_too_deeply_say_what_helps():
     network = nn.Conv2d(3, 8, 1)
     for _ in range(200):

@@ -180,14 +180,14 @@ def test_the_first_pattern_counts():
 @pytest.mark.parametrize(
     ('ratio', 'message'),
     [
-        (0, 'ratio is the share of channels to keep, above 0 and at most 1; found 0'),
+        (0, 'ratio, the share of channels to keep: expected .* a number above 0 up to 1, found 0'),
         (1.5, 'found 1.5'),
         (True, 'found True'),
-        ('half', 'half: is no file of ratios'),
+        ('half', 'half: cannot be read as ratios'),
         ({}, 'ratio has no patterns'),
-        ({'*': 0}, r"ratio of '\*' is the share"),
+        ({'*': 0}, r'\*: expected a number above 0 up to 1, found 0'),
         ({'re:(': 0.5}, r"'re:\(' is no regular expression"),
-        ({3: 0.5}, 'a pattern is a string, not 3'),
+        ({3: 0.5}, r'\[3\]: expected a text, found 3'),
         (0.05, 'keeping 0.05 removes 0.95 of the channels, more than max_removed=0.9'),
     ],
 )

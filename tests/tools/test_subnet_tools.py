@@ -62,6 +62,8 @@ def test_from_the_search_to_a_deployed_network(
     options = ('--cfg-options', 'search_cfg.targets=[0.7]')
     assert run('search_subnet', CONFIG, checkpoint, '--work-dir', search, *options) == 0
     subnet = search / 'subnet_0.7.yaml'
+    assert 'subnet_0.7.yaml' in (search / 'search.html').read_text()
+    assert (search / 'search.png').is_file()
     history = read_candidates(search)
     assert run('search_subnet', CONFIG, checkpoint, '--work-dir', search, '--resume', *options) == 0
     assert read_candidates(search) == history

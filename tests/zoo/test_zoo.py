@@ -158,6 +158,24 @@ def test_the_tool_prints_one_table_and_writes_a_file(tmp_path, capsys):
     assert row.startswith('| resnet18 | 14 | 11,689,512 | ')
 
 
+def test_a_network_that_cannot_be_pruned_does_not_end_the_run(tmp_path, monkeypatch, capsys):
+    result = check_network(build_config(SMALL['response norm']), 'resnet18', Plan())
+
+    def check(name, plan):
+        if name == 'resnet34':
+            raise TypeError('no images')
+        return result
+
+    monkeypatch.setattr('mmprune.zoo.table.check_model', check)
+    told = r'1 of 2 networks cannot be pruned:\nresnet34: TypeError: no images'
+    with pytest.raises(InputError, match=told):
+        run_zoo(['resnet34', 'resnet18'], Plan(), markdown_path=tmp_path / 'zoo.md')
+    assert '1 of 1 networks pass' in capsys.readouterr().out
+    titles, _, row = (tmp_path / 'zoo.md').read_text().splitlines()
+    assert 'Torch-Pruning' not in titles
+    assert titles.count('|') == row.count('|')
+
+
 def test_the_table_tells_why_groups_are_pinned():
     reasons = ['output of the network', 'odd', 'odd', 'even', 'new', 'strange', 'rare']
     values = dict.fromkeys(ZooResult.__dataclass_fields__, 1.0)

@@ -137,24 +137,17 @@ def comparisons(contents: Sequence[Mapping[str, Any]]) -> Iterator[Comparison]:
             kept[program] = Figure(
                 tuple(100 * rows[seed]['macs'] / full[network, seed] for seed in seeds)
             )
-            figures[program] = {
-                measure: Figure(values)
-                for measure in MEASURES
-                if (values := tuple(rows[s][measure] for s in seeds if measure in rows[s]))
-            }
+            figures[program] = _figures([rows[seed] for seed in seeds])
         yield Comparison(network, method, scope, target, kept, figures)
 
 
 def unpruned(contents: Sequence[Mapping[str, Any]], network: str) -> dict[str, Figure]:
     """Accuracies of the unpruned network."""
-    rows: Rows = [
-        row
-        for content in contents
-        for row in content['rows']
-        if content['network'] == network and row['target'] == 1
-    ]
-    return {
-        measure: Figure(values)
-        for measure in MEASURES
-        if (values := tuple(row[measure] for row in rows if measure in row))
-    }
+    own = [content['rows'] for content in contents if content['network'] == network]
+    return _figures([row for rows in own for row in rows if row['target'] == 1])
+
+
+def _figures(rows: Rows) -> dict[str, Figure]:
+    """The accuracies that some rows have."""
+    found = {m: tuple(row[m] for row in rows if m in row) for m in MEASURES}
+    return {measure: Figure(values) for measure, values in found.items() if values}

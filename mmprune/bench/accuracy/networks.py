@@ -13,11 +13,12 @@ from mmcls.models import GlobalAveragePooling, ImageClassifier
 from mmcls.registry import MODELS
 from mmengine.logging import MMLogger
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmprune.bench.accuracy.backbones import SmallMobileNet, SmallVGG, SmallViT
 from mmprune.bench.accuracy.criteria import MEASURES, OF_DIGITS, THEIRS
 from mmprune.bench.accuracy.data import DATA, Data
+from mmprune.trace.model_state import modes_kept
+from mmprune.zoo.running import counted_run
 
 CLASSES = 10
 
@@ -173,16 +174,10 @@ def demo_input(network: nn.Module) -> torch.Tensor:
     return torch.rand(own.image_shape, generator=torch.Generator().manual_seed(0))
 
 
-@torch.no_grad()
 def count_macs(network: nn.Module) -> int:
     """Multiply-adds for one image, seen by torch in a forward pass.
 
     One count for all that is compared, and none of those that pruners go by.
     """
-    was_training = network.training
-    try:
-        with FlopCounterMode(display=False) as counter:
-            network.eval()(demo_input(network))
-    finally:
-        network.train(was_training)
-    return counter.get_total_flops() // 2
+    with modes_kept(network):
+        return counted_run(network.eval(), demo_input(network))[1]

@@ -23,7 +23,7 @@ from mmprune.bench.accuracy.report import insert_into_docs, markdown, show
 from mmprune.bench.accuracy.unit import METHODS, UNPRUNED, Unit, read
 from mmprune.bench.pages import check_chosen
 from mmprune.errors import InputError, MissingFileError
-from mmprune.fileio import write_text
+from mmprune.fileio import check_outputs, write_text
 
 SEEDS = (0, 1, 2, 3, 4)
 
@@ -79,6 +79,7 @@ def run_accuracy(options: AccuracyOptions = AccuracyOptions()) -> list[dict[str,
         raise InputError(f'at least one worker is needed, got {options.workers}')
     seeds = options.seeds if options.seeds is not None else SEEDS[: 1 if options.quick else None]
     folder = Path(options.work_dir).resolve()
+    check_outputs([options.docs], [folder])
     parts = [(name, seed) for seed in seeds for name in options.networks]
     if not options.show:
         with_peer = find_spec('torch_pruning') is not None

@@ -1,0 +1,85 @@
+"""Plain data in files: nothing is run, nothing grows, nothing is lost in silence."""
+
+import json
+import os
+import resource
+import time
+from pathlib import Path
+
+import pytest
+
+from mmprune.config import load_config
+from mmprune.datafiles import read_data, write_data
+from mmprune.errors import InputError, MissingFileError
+
+DEEP = 10**5
+LAUGHS = 'a0: &a0 [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]\n' + ''.join(
+    f'a{n}: &a{n} [{", ".join([f"*a{n - 1}"] * 10)}]\n' for n in range(1, 12)
+)
+MERGES = 'a0: &a0 {x: 0}\n' + ''.join(
+    f'a{n}: &a{n} {{<<: [{", ".join([f"*a{n - 1}"] * 10)}]}}\n' for n in range(1, 12)
+)
+TRAPS = {
+    'lists.yaml': '[' * DEEP,
+    'mappings.yaml': '{a: ' * DEEP,
+    'dashes.yaml': '- ' * DEEP,
+    'lists.json': '[' * DEEP,
+    'mappings.json': '{"a": ' * DEEP,
+    'aliases.yaml': LAUGHS,
+    'merges.yaml': MERGES,
+    'itself.yaml': 'a: &a [*a]\nb: [1',
+    'digits.json': '1' * DEEP,
+}
+
+
+@pytest.mark.parametrize('name', TRAPS)
+def test_small_files_that_would_become_large_are_refused_at_once(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(TRAPS[name])
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    with pytest.raises(InputError, match=rf'{name}: broken or cut off: '):
+        read_data(path, 'data')
+    assert time.perf_counter() - start < 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16, 'kilobytes'
+
+
+@pytest.mark.parametrize(('name', 'text'), [('a.yaml', 'x: 1\nx: 2'), ('a.json', '{"x":1,"x":2}')])
+def test_a_key_that_stands_twice_is_refused(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=rf"{name}: .*the key 'x' stands twice"):
+        read_data(tmp_path / name, 'data')
+
+
+@pytest.mark.parametrize('suffix', ['yaml', 'json'])
+def test_configs_of_data_run_nothing(suffix: str, tmp_path: Path) -> None:
+    touched = tmp_path / 'touched'
+    base, cfg = tmp_path / 'base.yaml', tmp_path / f'cfg.{suffix}'
+    base.write_text(f'a: !!python/object/apply:os.mkdir ["{touched}"]\n')
+    cfg.write_text(json.dumps({'_base_': './base.yaml'}))
+    for path in (base, cfg):
+        with pytest.raises(InputError, match=rf'{path.name}: not a config file: .*os\.mkdir'):
+            load_config(path)
+    assert not touched.exists()
+    base.write_text('a: &a {x: 1}\nb: *a\n')
+    assert load_config(cfg).b == {'x': 1}
+    base.write_text(LAUGHS)
+    with pytest.raises(InputError, match='stands for more than'):
+        load_config(cfg)
+
+
+def test_what_is_no_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=r'none\.yaml: cannot be read as data: there is no'):
+        read_data(tmp_path / 'none.yaml', 'data')
+    with pytest.raises(InputError, match='it is a folder'):
+        read_data(tmp_path, 'data')
+    os.mkfifo(tmp_path / 'pipe.json')
+    with pytest.raises(InputError, match='there is no such file'):
+        read_data(tmp_path / 'pipe.json', 'data')
+
+
+@pytest.mark.parametrize('name', ['a.yaml', 'a.json', 'it\'s "a"\nname.json'])
+def test_what_was_written_is_read(name: str, tmp_path: Path) -> None:
+    content = {"it's": [1, 2.5, None, True], 'a\nb': {'c: d': '{{ x }}'}}
+    write_data(content, tmp_path / name)
+    assert read_data(tmp_path / name, 'data') == content
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -1,0 +1,62 @@
+"""One run at a time in a folder."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mmprune.errors import InputError
+from mmprune.lock import only_run_in
+
+# Takes the folder, and has a forked child that outlives it, as workers of a data loader do.
+HOLDER = """
+import os, sys, time
+from mmprune.lock import only_run_in
+with only_run_in(sys.argv[1], 'training'):
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_second_run_is_told_of_the_first(tmp_path: Path) -> None:
+    folder = tmp_path / 'new' / 'folder'
+    with only_run_in(folder, 'a search'):
+        message = rf'{folder}: a search goes on here in process {os.getpid()} on .+ since 20'
+        with pytest.raises(InputError, match=message), only_run_in(folder, 'training'):
+            raise AssertionError('two runs in one folder')
+        with only_run_in(tmp_path, 'training'):
+            pass
+    with only_run_in(folder, 'training'):
+        pass
+
+
+def test_a_lock_that_says_nothing_yet(tmp_path: Path) -> None:
+    with only_run_in(tmp_path, 'training'):
+        (tmp_path / '.mmprune_lock').write_text('')
+        with pytest.raises(InputError, match='another run'), only_run_in(tmp_path, 'training'):
+            pass
+
+
+def test_the_lock_dies_with_its_owner_and_not_with_its_children(tmp_path: Path) -> None:
+    command = [sys.executable, '-c', HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        child = int(holder.stdout.readline())
+        try:
+            refused = rf'process {holder.pid} on'
+            with pytest.raises(InputError, match=refused), only_run_in(tmp_path, 'training'):
+                pass
+            os.kill(holder.pid, signal.SIGKILL)
+            holder.wait()
+            time.sleep(0.05)
+            os.kill(child, 0)  # is alive
+            with only_run_in(tmp_path, 'training'):
+                pass
+        finally:
+            os.kill(child, signal.SIGKILL)

@@ -1,0 +1,67 @@
+"""What threads do with one network at the same time is done one after the other."""
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mmprune.pruners import RatioPruner
+
+
+class Small(nn.Module):
+    """Layers with kernels of mmprune's, and attention and a bare parameter, without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        self.body = nn.Sequential(*[nn.Conv2d(8, 8, 1) for _ in range(6)])
+        self.scale = nn.Parameter(torch.rand(8))
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(self.stem(x)).flatten(2).transpose(1, 2) * self.scale
+        return self.head(self.attention(x, x, x)[0].mean(1))
+
+
+@pytest.mark.parametrize('execution', ['slice', 'mask'])
+@pytest.mark.parametrize('threads', [1, 2])
+def test_what_runs_while_a_subnet_is_set_is_right(execution: str, threads: int) -> None:
+    torch.manual_seed(0)
+    model, x = Small().eval(), torch.rand(2, 3, 6, 6)
+    pruner = RatioPruner([0.5, 1.0], importance=dict(type='RandomImportance'), execution=execution)
+    pruner.prepare_from_supernet(model, x)
+    subnets = [pruner.sample_subnet() for _ in range(3)]
+    expected = []
+    with torch.no_grad():
+        for subnet in subnets:
+            pruner.set_subnet(subnet)
+            expected.append(model(x))
+    assert not torch.equal(expected[0], expected[1])
+    found: list[Any] = []
+    is_over = threading.Event()
+
+    def run() -> None:
+        while not is_over.is_set():
+            try:
+                with torch.no_grad():
+                    found.append(model(x))
+            except Exception as error:
+                found.append(error)
+
+    running = [threading.Thread(target=run) for _ in range(threads)]
+    for thread in running:
+        thread.start()
+    try:
+        for index in range(200):
+            pruner.set_subnet(subnets[index % 3])
+    finally:
+        is_over.set()
+        for thread in running:
+            thread.join()
+    assert len(found) > 10
+    for result in found:
+        assert isinstance(result, torch.Tensor), result
+        assert min((result - each).abs().max().item() for each in expected) < 1e-5
