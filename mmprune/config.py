@@ -185,7 +185,7 @@ def _read(file: Path, name: str) -> Config:
         yaml.YAMLError,
         *of_data,
     ) as error:
-        reason = str(error).rstrip('!.')
+        reason = ' '.join(str(error).split()).rstrip('!.')
         raise InputError(
             f'{name}: not a config file: {reason}. A config is a Python, YAML or JSON file of '
             'settings, such as configs/digits/resnet-small_1xb64_digits.py.'

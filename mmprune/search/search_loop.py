@@ -360,20 +360,15 @@ class SearchLoop(JudgingLoop):
 
     def _draw(self, is_last: bool = False) -> None:
         """Draw what is known, now and then and at last."""
-        if not (is_main_process() and (is_last or self.files.are_due)):
-            return
-        found = sorted(self.study.evaluations.values(), key=lambda each: each.index)
-        groups = self.pruner.supernet.prunable_groups
-        try:
-            picture = SearchPicture(
-                f'{self.study_name}: {len(found)} candidates',
-                Candidates.of(found, self.full_cost, self.metric, self.rule),
-                {space_id: group.num_channels for space_id, group in groups.items()},
-                self.chosen,
-            )
-            self.files.draw(picture)
-        except (OSError, InputError) as error:  # a picture is not worth a search
-            self.runner.logger.warning(f'{self.files.folder}: the search is not drawn: {error}')
+
+        def picture() -> SearchPicture:
+            found = sorted(self.study.evaluations.values(), key=lambda each: each.index)
+            groups = {s: g.num_channels for s, g in self.pruner.supernet.prunable_groups.items()}
+            candidates = Candidates.of(found, self.full_cost, self.metric, self.rule)
+            return SearchPicture(self.study_name, candidates, groups, self.chosen)
+
+        if is_main_process():
+            self.files.draw(picture, is_last)
 
 
 def _numbered(evaluation: Evaluation) -> Evaluation:

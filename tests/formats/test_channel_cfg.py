@@ -20,6 +20,7 @@ from small_network import (
 from torch import nn
 
 from mmprune.deploy import load_channel_cfg, save_channel_cfg
+from mmprune.errors import InputError
 from mmprune.zoo import zeroed
 
 FORMATS = pytest.mark.parametrize('name', ['subnet.yaml', 'subnet.yml', 'subnet.json'])
@@ -174,3 +175,68 @@ def test_a_choice_beyond_all_channels_means_all(tmp_path, capfd):
     assert subnet[INSIDE].all()
     printed = ''.join(capfd.readouterr())
     assert "units.json: layer 'expand_(0, 12)_12': chooses 14 channels, all 12 stay" in printed
+
+
+def test_units_that_name_only_some_groups_are_of_another_network(tmp_path):
+    path = unit_file(tmp_path / 'units.json')
+    content = json.loads(path.read_text())
+    content['channel_unit_cfg']['units'].pop('stem.0_(0, 8)_8')
+    path.write_text(json.dumps(content))
+    _, pruner = prepared()
+    with pytest.raises(InputError, match=r"'stem\.0': no unit has its .* 1 of the 2 groups"):
+        pruner.load_channel_cfg(path)
+
+
+def test_layers_beside_units_are_refused(tmp_path):
+    path = unit_file(tmp_path / 'units.json')
+    content = {**json.loads(path.read_text()), 'norm': {'out_channels': 3, 'raw_out_channels': 12}}
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="'norm': stands beside channel_unit_cfg"):
+        load_channel_cfg(path)
+
+
+class Sized(nn.Module):
+    """Stores a number that is a size of channels, and one that is none."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 1), nn.Linear(8, 2)
+        self.width, self.times = 8, 3
+
+    def forward(self, x):
+        return self.times * self.fc(self.conv(x).mean((2, 3)).view(-1, self.width))
+
+
+@pytest.mark.parametrize(
+    ('layer', 'attributes', 'message'),
+    [
+        ('', None, r"'': has the attributes None, but .*'width'.* are left"),
+        ('', {'width': {'kept': 5, 'raw': 8}}, "'width': {'kept': 5, .*'kept': 4"),
+        ('', {'times': {'kept': 2, 'raw': 3}}, "'times': .*'kept': 4"),
+        ('conv', {'padding': {'kept': [1, 1], 'raw': [1, 1]}}, 'has the attributes'),
+    ],
+)
+def test_attributes_are_what_is_left_of_them(layer, attributes, message):
+    model = randomise(Sized().double()).eval()
+    pruner = new_pruner()
+    pruner.prepare_from_supernet(model, images())
+    pruner.set_subnet(scattered(pruner, 0))
+    cfg = pruner.export_subnet()
+    assert cfg['']['attributes'] == {'width': {'kept': 4, 'raw': 8}}
+    pruner.load_channel_cfg(copy.deepcopy(cfg))
+    if attributes is None:
+        cfg['']['attributes'] = {'width': {'kept': 8, 'raw': 8}}
+        message = message.replace('None', '.*')
+    else:
+        cfg[layer]['attributes'] = attributes
+    with pytest.raises(InputError, match=message):
+        pruner.load_channel_cfg(cfg)
+
+
+def test_settings_of_torchs_layers_are_no_sizes():
+    """Without a trace too."""
+    model = small_network()
+    cfg = prepared()[1].export_subnet()
+    cfg['stem.0']['attributes'] = {'padding': {'kept': [1, 1], 'raw': [1, 1]}}
+    with pytest.raises(InputError, match=r"'stem\.0': 'padding' of a Conv2d is no size"):
+        new_pruner().deploy_subnet(model, cfg)
