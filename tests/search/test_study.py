@@ -207,4 +207,4 @@ def test_a_new_study_begins_only_where_nobody_is_at_work(tmp_path: Path) -> None
         assert journal.read_text() == 'mine'
     with presence(journal, anew=True):
         assert not journal.exists()
-        assert journal.with_name('study.journal.old').read_text() == 'mine'
+        assert (journal.parent / 'earlier_1' / journal.name).read_text() == 'mine'
