@@ -250,7 +250,7 @@ def test_the_supernet_is_as_it_was_after_a_search(
         ),
         ({'max_chanel_bins': 4}, "no option 'max_chanel_bins'; did you mean 'max_channel_bins'"),
         ({'metric': 'accuracy/top7'}, "compares 'accuracy/top7'.*accuracy/top1"),
-        ({'rule': 'more'}, "'greater', 'less' or 'auto', got 'more'"),
+        ({'rule': 'more'}, "rule: expected 'auto' or 'greater' or 'less', found 'more'"),
         ({**EVOLUTION, 'constraints': {'macs': 0.01}}, 'No subnet is within the budget'),
         ({**EVOLUTION, 'num_mutation': 5}, 'more than the population_size of 6'),
         ({**EVOLUTION, 'mutate_prob': 0}, r'mutate_prob must be in \(0, 1\]'),
