@@ -138,7 +138,7 @@ CONTENTS = {
         Addcdiv Addcmul Addmm Alias Amax Amin AsStrided Asin Asinh Atan Atan2 Atanh Attention
         AvgPool2D AvgPool3D Baddbmm BatchNormImpl BatchNormWithUpdate BinaryCrossEntropy
         BinaryCrossEntropyWithLogits Bmm Cat Cdist Ceil Celu ChannelShuffle Chunk Clamp ClampMax
-        ClampMin Clone Col2Im Conj ConjPhysical ConstantPadNd Contiguous ConvDepthwise2D
+        ClampMin Clone Compared Col2Im Conj ConjPhysical ConstantPadNd Contiguous ConvDepthwise2D
         ConvDepthwise3D Convolution ConvolutionOverrideable CopyBackwards CopySlices Cos Cosh
         CtcLoss CudnnBatchNorm CudnnConvolution CudnnConvolutionTranspose CudnnGridSampler Cummax
         Cummin Detach Div Dot Elu Embedding EmbeddingBag Erf Erfc EuclideanDist Exp Exp2 Expand
@@ -170,7 +170,7 @@ CONTENTS = {
         mmcv.ModulatedDeformConv2dFunction mmcv.MultiScaleDeformableAttnFunction
         mmcv.PrRoIPoolFunction mmcv.RoIAlignFunction mmcv.RoIAlignRotatedFunction
         mmcv.RoIPoolFunction mmcv.RotatedFeatureAlignFunction mmcv.SigmoidFocalLossFunction
-        mmcv.SoftmaxFocalLossFunction mmdet.SigmoidGeometricMean
+        mmcv.SoftmaxFocalLossFunction
     """,
     'CHANNEL_RULES': """
         addmm along as_strided attention batch_norm bilinear cat cdist channel_shuffle conv

@@ -117,9 +117,9 @@ def test_a_function_of_ones_own_is_pruned_once_it_has_a_parser(monkeypatch):
     """It is an element-wise function; a user says so in one line."""
     parsers = table(BACKWARD_PARSERS)
     monkeypatch.setitem(BACKWARD_PARSERS.module_dict, 'DoubleBackward', parsers['ReluBackward'])
-    model, data, pruner = prepared(toys_regions.CustomFunction)
+    model, data, pruner = prepared(toys_regions.FunctionOutsideTorch)
     assert list(pruner.channel_spaces) == ['a', 'b']
-    assert_exact(toys_regions.CustomFunction, model, data, pruner, seeds=1)
+    assert_exact(toys_regions.FunctionOutsideTorch, model, data, pruner, seeds=1)
 
 
 @pytest.mark.parametrize('toy', [toys_regions.Checkpointed, toys_regions.CheckpointedReentrant])

@@ -113,7 +113,7 @@ class Roll(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x):
-        return x.cumsum(1)
+        return torch.from_numpy(x.detach().numpy().cumsum(1))
 
     @staticmethod
     def backward(ctx, grad):

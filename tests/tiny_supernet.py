@@ -59,7 +59,7 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any
     """Search with some settings of search_cfg changed, into ``tmp_path/<folder>``; undrawn."""
     from mmprune.commands.search_subnet import search_subnet
 
-    monkeypatch.setattr('mmprune.search.page.SearchFiles.draw', lambda self, picture: None)
+    monkeypatch.setattr('mmprune.search.page.SearchFiles.draw', lambda *_: None)
 
     def search(
         checkpoint: Path, folder: str = 'search', resume: bool = False, **search_cfg: Any

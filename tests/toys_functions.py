@@ -289,4 +289,32 @@ class WeightOfASibling(Toy):
         return self.head(x.mean((2, 3)))
 
 
+class ChosenByMasks(Toy):
+    """What is computed by comparing features, in the ways in which code does it."""
+
+    GROUPS = {
+        'a': (8, {'a'}, {'b', 'd'}),
+        'b': (6, {'b', 'd'}, {'c'}),
+        'c': (5, {'c'}, {'e'}),
+        'e': (6, {'e'}, {'head'}),
+    }
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.d = conv(3, 8), conv(8, 6), conv(8, 6)
+        self.c, self.e, self.head = conv(6, 5), conv(5, 6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.a(x)
+        x = torch.where(x > 0, x, 0.1 * x)
+        large, small = self.b(x), self.d(x)
+        x = torch.where(large >= small, 1.0, 0.5) * (large != 0) + large * (small > 0).type_as(x)
+        x = self.c(x)
+        x = x.masked_fill((x < -1) | ~(x > -2), -1) * (x.mean((2, 3)) > 0)[..., None, None]
+        x = self.e(x)
+        x[x > 1] = 1
+        counted = (x > 0.1) & (x.abs() < 0.4)
+        return self.head(x.mean((2, 3)) + counted.sum((2, 3)) / 64)
+
+
 TOYS = toys_of(globals(), FunctionToy, StandardisedToy)

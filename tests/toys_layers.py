@@ -139,6 +139,111 @@ class WordsOfBoundedLength(Toy):
         return self.head(F.relu(self.fc(self.words(x))))
 
 
+class KernelsOverWords(Toy):
+    """The features of words are the width of an image, over all of which kernels lie."""
+
+    INPUT = (2, 9)
+    GROUPS = {
+        'words': (12, {'words'}, {'pairs', 'threes'}),
+        'pairs': (8, {'pairs'}, {'head'}),
+        'threes': (6, {'threes'}, {'head'}),
+    }
+    PINNED = frozenset({'head', 'words.weight'})
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.head = nn.Embedding(20, 12), nn.Linear(14, 4)
+        self.pairs, self.threes = nn.Conv2d(1, 8, (2, 12)), nn.Conv2d(1, 6, (3, 12), stride=(1, 5))
+
+    def forward(self, x):
+        x = self.words((x.abs() * 7).long() % 20)[:, None]
+        parts = [F.relu(part(x))[..., 0] for part in (self.pairs, self.threes)]
+        return self.head(torch.cat([F.max_pool1d(p, p.size(2))[..., 0] for p in parts], 1))
+
+
+class TokensAsChannels(Toy):
+    """Convolutions over tokens, at each of whose channels the same is done (gMLP)."""
+
+    GROUPS = {
+        'a': (8, {'a', 'back'}, {'into', 'head'}),
+        'into': (6, {'into', 'norm'}, {'back'}),
+    }
+    PINNED = frozenset({'head', 'over', 'over.weight', 'a.weight'})
+    INPUT = (2, 5, 6)
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.into, self.norm = nn.Linear(6, 8), nn.Linear(8, 12), nn.LayerNorm(6)
+        self.over, self.back, self.head = nn.Conv1d(5, 5, 1), nn.Linear(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.a(x)
+        kept, gate = F.gelu(self.into(x)).chunk(2, dim=-1)
+        return self.head((x + self.back(kept * self.over(self.norm(gate)))).mean(1))
+
+
+class PartsOfWeights(Toy):
+    """Only a part of a layer runs, as long as the module says (slimmable layers)."""
+
+    GROUPS = {
+        'a': (8, {'a'}, {'head'}),
+        'c.weight#0': (12, set(), set()),
+        **{unused: (8, set(), set()) for unused in ('c.weight#1', 'b.weight', 'b.bias')},
+    }
+    PINNED = frozenset({'head', 'a.weight'})
+    INPUT = (2, 6)
+
+    def __init__(self):
+        super().__init__()
+        self.n = 12
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 20), nn.Linear(20, 8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x, n = self.a(x), self.n
+        y = F.linear(x, self.b.weight[:n], self.b.bias[:n]).relu()
+        return self.head(x + F.linear(y, self.c.weight[:, :n], self.c.bias))
+
+
+class FourierLayer(Toy):
+    """Weights of the lowest frequencies, written into zeros as wide as the module says."""
+
+    GROUPS = {'a': (8, {'a'}, {'c'}), 'c': (6, {'c'}, {'head'})}
+    PINNED = frozenset({'head', 'a.weight', 'b#0', 'b#1'})
+
+    def __init__(self):
+        super().__init__()
+        self.width, self.a, self.c, self.head = 6, conv(3, 8), conv(8, 6, 1), nn.Linear(6, 4)
+        self.b = nn.Parameter(torch.randn(8, 6, 3, 3, 2) / 5)
+
+    def forward(self, x):
+        x = self.a(x)
+        found = torch.fft.rfft2(x)
+        out = torch.zeros(len(x), self.width, *found.shape[2:], dtype=found.dtype)
+        weight = torch.view_as_complex(self.b)
+        out[:, :, :3, :3] = torch.einsum('bixy,ioxy->boxy', found[:, :, :3, :3], weight)
+        x = F.gelu(torch.fft.irfft2(out, s=x.shape[2:]) + self.c(x))
+        return self.head(x.mean((2, 3)))
+
+
+class Turned(Toy):
+    """Filters in all four turns (group convolutions)."""
+
+    GROUPS = {'norm': (8, {'norm'}, {'b'}), 'b': (6, {'b'}, {'head'})}
+    PINNED = frozenset({'head', 'a'})
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.randn(8, 3, 3, 3) / 5), conv(32, 6)
+        self.norm, self.head = nn.BatchNorm3d(8), nn.Linear(6, 4)
+
+    def forward(self, x):
+        turns = torch.stack([torch.rot90(self.a, turn, (2, 3)) for turn in range(4)], dim=1)
+        x = F.conv2d(x, turns.flatten(0, 1), padding=1)
+        x = self.norm(x.view(len(x), -1, 4, *x.shape[2:]))
+        return self.head(F.relu(self.b(F.relu(x).flatten(1, 2))).mean((2, 3)))
+
+
 class TiedEmbedding(Toy):
     """One weight looks words up and scores them, as in language models."""
 

@@ -108,7 +108,12 @@ class CausalMask(Toy):
     ATTENTION = {'attention.c_attn', 'attention.proj'}
     GROUPS = {'a': (12, {'a', *ATTENTION}, {'head', *ATTENTION})}  # eight channels and four heads
     PINNED = frozenset({'head', 'a.weight'})
-    REASONS = {f'attention.bias#{dim}': 'a place in a buffer' for dim in range(2)}
+    REASONS = {
+        'attention.bias#0': 'meets a tensor that needs all channels of attention.c_attn.weight',
+        'attention.bias#2': 'meets a tensor that needs all channels of attention.c_attn.weight',
+        'attention.bias#1': 'a place in a buffer',  # beyond the tokens
+        'attention.bias#3': 'a place in a buffer',
+    }
 
     def __init__(self):
         super().__init__()

@@ -352,6 +352,38 @@ class UnitLength(NormToy):
         return F.normalize(x, dim=1) * self.scale[None, :, None, None]
 
 
+class NormsOfOneWidth(Toy):
+    """Several statistics and computed weights in one module, of tensors of one shape."""
+
+    GROUPS = {
+        'a': (8, {'a'}, set()),
+        'c.weight': (8, set(), set()),
+        'd.weight': (8, set(), {'d'}),
+        'd': (8, {'d'}, {'e'}),
+        'e': (8, {'e'}, {'head'}),
+    }
+    PINNED = frozenset({'head', 'a.weight'})
+    INPUT = (2, 5, 6)
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.head = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.b, self.c, self.d, self.e = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x):
+        x = self.a(x).relu()
+        x = x - x.mean(-1, keepdim=True)
+        x = self.centred(x, self.b)
+        x = self.centred(x.relu(), self.c)
+        x = self.d(x / x.norm(dim=-1, keepdim=True)).relu()
+        x = self.e(x / x.norm(dim=-1, keepdim=True))
+        return self.head((x - x.mean(-1, keepdim=True)).relu().mean(1))
+
+    @staticmethod
+    def centred(x, layer):
+        return F.linear(x, layer.weight - layer.weight.mean(1, keepdim=True), layer.bias)
+
+
 class LocalResponse(NormToy):
     """A window over neighbouring channels: which ones are neighbours is fixed."""
 

@@ -131,19 +131,65 @@ class CheckpointedSequence(Toy):
         return self.head(x.mean((2, 3)))
 
 
-class Double(torch.autograd.Function):
-    """An operation of one's own; autograd shows nothing but its name."""
+class Swish(torch.autograd.Function):
+    """Its forward is code as any other."""
 
     @staticmethod
     def forward(ctx, x):
-        return 2 * x
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        gate = torch.sigmoid(x)
+        return grad * gate * (1 + x * (1 - gate))
+
+
+class StepOfSign(torch.autograd.Function):
+    """Written the newer way, with a context of its own."""
+
+    @staticmethod
+    def forward(x, least):
+        return torch.where(x > least, x.sign(), x)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        """Nothing is saved."""
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None
+
+
+class CustomFunction(Toy):
+    """What the forward of a function does is seen, whatever its backward says."""
+
+    GROUPS = {'a': (8, {'a'}, {'b'}), 'b': (6, {'b'}, {'head'})}
+    apply = StepOfSign.apply  # as some code keeps it
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = conv(3, 8), conv(8, 6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.b(Swish.apply(self.a(x)))
+        return self.head(CustomFunction.apply(x, 0.0).mean((2, 3)))
+
+
+class Double(torch.autograd.Function):
+    """Its forward leaves torch; autograd shows nothing but its name."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return torch.from_numpy(2 * x.detach().numpy())
 
     @staticmethod
     def backward(ctx, grad):
         return 2 * grad
 
 
-class CustomFunction(Toy):
+class FunctionOutsideTorch(Toy):
     """A function that nobody taught mmprune pins what goes through it."""
 
     GROUPS = {'b': (6, {'b'}, {'head'})}

@@ -16,6 +16,7 @@ sections:
   job        network in, smaller network out, beside Torch-Pruning where it is installed
   cost       subnets a second of the closed forms
   latency    a table of layers, and how well it predicts 20 random subnets; onnxruntime
+  search     sampler and storage; a search beside its candidates, deployed; several workers
 
 Everything that is compared takes turns in one process, so that whatever else the machine does
 slows all of it alike. Let nothing else run nevertheless: the tables name the load.

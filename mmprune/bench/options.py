@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-SECTIONS = ('execution', 'peers', 'tracing', 'job', 'cost', 'latency')
+SECTIONS = ('execution', 'peers', 'tracing', 'job', 'cost', 'latency', 'search')
 QUICK_MODELS = ('resnet18', 'mobilenet_v2_1x')
 
 

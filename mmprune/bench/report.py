@@ -18,6 +18,7 @@ TITLES = {
     'job': 'Network in, smaller network out',
     'cost': 'Cost in closed form',
     'latency': 'Latency predicted by a table of layers',
+    'search': 'Searching a supernet',
 }
 HEADINGS = ('what', 'measured', 'beside', 'measured', 'ratio', 'target', '')
 BEGIN, END = '<!-- figures of {}: begin -->', '<!-- figures of {}: end -->'

@@ -27,6 +27,7 @@ from mmprune.bench.options import SECTIONS, BenchOptions
 from mmprune.bench.pages import check_chosen, installed_versions, read_rows
 from mmprune.bench.report import about, insert_into_docs, markdown, tables
 from mmprune.bench.rows import Row, Step
+from mmprune.bench.searching import search_steps
 from mmprune.bench.tracing import tracing_steps
 from mmprune.datafiles import write_data
 from mmprune.errors import MissingFileError
@@ -45,6 +46,7 @@ PARTS = {
     'job': (job_steps,),
     'cost': (cost_steps,),
     'latency': (latency_steps,),
+    'search': (search_steps,),
 }
 """Section -> what is to be done for it."""
 

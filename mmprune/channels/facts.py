@@ -103,12 +103,14 @@ class Statistic:
         dims: The dims that are reduced, counted from the end, in order; empty where the
             operation says which.
         labels: Labels of the tensor's elements, of its rank, size 1 where they are constant.
+        node: The operation; of several with tensors of one shape they are taken in order.
     """
 
     module: str
     kind: str
     dims: Axes
     labels: IntArray
+    node: int = -1
 
 
 def row_keys(rows: IntArray) -> frozenset[bytes]:

@@ -79,7 +79,7 @@ def search_subnet(
     check_options(loop_class, given, f'{cfg.filename}: search_cfg ({kind})')
     check_types(loop_class, given, f'{cfg.filename}: search_cfg')
     where = dict(storage=storage, study=study, imported=imported)
-    where = {key: value for key, value in where.items() if value is not None}
+    where = {key: str(value) for key, value in where.items() if value is not None}
     cfg.val_cfg = dict(cfg.search_cfg, resume=resume, **where)
     chosen = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}_search'
     cfg.work_dir = str(Path(chosen).expanduser().resolve())

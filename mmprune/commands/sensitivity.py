@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from mmengine.config import Config
 from mmengine.logging import print_log
+from torch import nn
 
 from mmprune.commands.metrics import measure_of
 from mmprune.commands.prune import let_importance_see
@@ -37,7 +39,7 @@ from mmprune.pruners import ImportancePruner, Subnet
 from mmprune.pruners.budget import check_budget
 from mmprune.report.tables import show
 from mmprune.schema import Metric, checked
-from mmprune.search.evaluate import judged
+from mmprune.search.evaluate import judged, recalibrate
 from mmprune.search.history import weights_key
 from mmprune.training.compensation import compensation_of
 
@@ -116,14 +118,7 @@ def sensitivity(
     full = measure(algorithm)
     metric = _metric(full, options.metric, str(cfg.filename))
     let_importance_see(algorithm.pruner, cfg)
-    change = compensation_of(algorithm, cfg, 'LeastSquares') if options.after == AFTER[0] else None
-    recalibrates = options.after == AFTER[1]
-    images = calibration_batches(cfg, algorithm.recalibration) if recalibrates else []
-    batches = TrainingData(algorithm.data_preprocessor, images)
-
-    def measured(network: Any) -> dict[str, float]:
-        return measure(algorithm if change is None else network)
-
+    change = _change(algorithm, cfg, options.after)
     file = _File(folder / 'sensitivity.json', _settings(algorithm, cfg, metric, options))
     rows = [] if options.restart else file.read()
     known = {(row.group, row.channels) for row in rows}
@@ -134,7 +129,7 @@ def sensitivity(
     with progress_bar() as stage:
         tick = stage('widths', len(left))
         for space_id, channels, subnet in left:
-            found = judged(algorithm.pruner, subnet, measured, batches, change)[metric]
+            found = judged(algorithm.pruner, subnet, measure, change)[metric]
             loss = (found - full[metric]) * (1 if options.lower_is_better else -1) + 0.0  # no -0
             size, cost = subnet[space_id].numel(), algorithm.pruner.cost(subnet)
             rows.append(Row(space_id, channels, size, found, loss, cost['macs'], cost['params']))
@@ -208,6 +203,16 @@ def _widths(pruner: ImportancePruner, shares: Sequence[float]) -> Iterator[tuple
             if channels not in seen:
                 seen.add(channels)
                 yield space_id, channels, subnet
+
+
+def _change(algorithm: AutoSlim, cfg: Config, after: str) -> Callable[[nn.Module], Any]:
+    """What is done to the small network of a width before it is measured."""
+    compensation = compensation_of(algorithm, cfg, 'LeastSquares') if after == AFTER[0] else None
+    if compensation is not None:
+        return compensation
+    images = calibration_batches(cfg, algorithm.recalibration) if after == AFTER[1] else []
+    batches = TrainingData(algorithm.data_preprocessor, images)
+    return partial(recalibrate, batches=batches)
 
 
 def _settings(

@@ -284,7 +284,9 @@ def _plan(cfg: ChannelCfg, name: str, entry: Mapping[str, Any], module: nn.Modul
         cuts = _turned_cuts(module, entry, masks, groups)
     except ValueError as error:
         raise cfg.error(name, str(error)) from error
-    for local, parts in entry.get('tensors', {}).items():
+    apart = entry.get('tensors', {})
+    wanted = {local: own for local, own in wanted.items() if local not in apart}
+    for local, parts in apart.items():
         if local not in tensors:
             raise cfg.error(name, f"the layer has no parameter '{local}'")
         for key, part in parts.items():

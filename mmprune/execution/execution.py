@@ -369,6 +369,7 @@ class Execution:
         for number, statistic in zip(self._statistic_numbers, self.statistics, strict=True):
             state = self.states[statistic.module]
             kept = found.mask(number).reshape(statistic.labels.shape)
-            elements = KeptElements(statistic.kind, statistic.dims, torch.from_numpy(kept))
+            kind, dims, node = statistic.kind, statistic.dims, statistic.node
+            elements = KeptElements(kind, dims, torch.from_numpy(kept), node)
             state.statistics.append(elements)
             state.is_idle = state.is_idle and found.is_whole(number)

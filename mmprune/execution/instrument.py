@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from mmprune.execution.kept_statistics import KeptElements, KeptStatistics
+from mmprune.execution.kept_statistics import KeptElements, KeptStatistics, apart, is_part
 from mmprune.execution.kernels import Kernel, Parts, kernel_of, run_kernel
 from mmprune.execution.ready import Ready
 from mmprune.execution.swap import Swap
@@ -143,6 +143,9 @@ def _forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """The patched forward: the module's own one, on the subnet's tensors."""
     state: Instrument = self.__dict__[STATE]
     is_compiling = torch.compiler.is_compiling()
+    if not is_compiling and is_part():
+        with apart():
+            return _forward(self, *args, **kwargs)
     if not is_compiling and state.parts is not None and state.takes_parts(self, args, kwargs):
         return state.kernel[0](self, state.parts, args[0])  # type: ignore[index]
     # A compiled supernet must not have to be compiled again when everything is kept.

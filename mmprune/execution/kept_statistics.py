@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import threading
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.compiler import is_compiling
 
 from mmprune.execution.masked_moments import masked_variance, number_of_elements, standardised
 from mmprune.execution.masked_sizes import MaskedSize
@@ -71,11 +74,13 @@ class KeptElements:
         dims: The dims that are reduced, counted from the end; empty where the operation says.
         kept: Which elements are kept, bool, of the tensor's rank, size 1 where it makes no
             difference.
+        node: The operation; of several with tensors of one shape they are taken in order.
     """
 
     kind: str
     dims: tuple[int, ...]
     kept: torch.Tensor
+    node: int = -1
 
     def fits(self, data: torch.Tensor) -> bool:
         """Whether ``data`` is the tensor that was traced, by its rank and its channels.
@@ -88,15 +93,44 @@ class KeptElements:
         return data.dim() == self.kept.dim() and all(k in (1, d) for k, d in shapes)
 
 
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Let no module further out take part in what a module does."""
+    before, _RUNNING.mode = getattr(_RUNNING, 'mode', None), None
+    try:
+        yield
+    finally:
+        _RUNNING.mode = before
+
+
+def is_part() -> bool:
+    """Whether a module further out takes statistics over kept channels."""
+    return getattr(_RUNNING, 'mode', None) is not None
+
+
 class KeptStatistics(FunctionMode):
-    """Within it, norms and reductions over channels see only the kept ones."""
+    """Within it, norms and reductions over channels see only the kept ones.
+
+    Where a module computes several of a kind from tensors of one shape, they are told apart by
+    their order.
+    """
 
     def __init__(self, elements: Sequence[KeptElements]) -> None:
         super().__init__()
         self.elements = elements
+        self._calls: Counter[tuple] = Counter()
+
+    def __enter__(self) -> KeptStatistics:
+        self._outer, _RUNNING.mode = getattr(_RUNNING, 'mode', None), self
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        _RUNNING.mode = self._outer
+        super().__exit__(*error)
 
     def _call(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        if getattr(_RUNNING, 'is_inside', False):
+        is_others = getattr(_RUNNING, 'mode', self) is not self and not is_compiling()
+        if getattr(_RUNNING, 'is_inside', False) or is_others:
             return func(*args, **kwargs)
         if func in ARITHMETIC:
             args = tuple(map(scale_of, args))
@@ -144,11 +178,18 @@ class KeptStatistics(FunctionMode):
         """The kept elements of ``data`` as 0/1 numbers; None if nothing is known of it."""
         if not isinstance(data, torch.Tensor):
             return None
-        masks = [
-            element.kept.to(data)
+        fitting = [
+            element
             for element in self.elements
             if element.kind == kind and element.fits(data) and dims in (None, element.dims)
         ]
+        nodes = list(dict.fromkeys(element.node for element in fitting))
+        if len(nodes) > 1:
+            key = (kind, dims, *nodes)
+            node = nodes[self._calls[key] % len(nodes)]
+            self._calls[key] += 1
+            fitting = [element for element in fitting if element.node == node]
+        masks = [element.kept.to(data) for element in fitting]
         return math.prod(masks[1:], start=masks[0]) if masks else None
 
     def _reduce(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:

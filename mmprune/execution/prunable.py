@@ -75,7 +75,9 @@ def prunable_tensors(
 
 
 def prunable_statistics(labelling: Labelling, prunable: BoolArray) -> list[Statistic]:
-    """The reductions over channels some of which a subnet may drop."""
+    """The reductions over channels some of which a subnet may drop, and others like them there."""
     statistics = labelling.statistics
     shrink = have_any([statistic.labels for statistic in statistics], prunable)
-    return [s for s, shrinks in zip(statistics, shrink, strict=True) if shrinks]
+    alike = [(s.module, s.kind, s.dims, s.labels.shape) for s in statistics]
+    wanted = {key for key, shrinks in zip(alike, shrink, strict=True) if shrinks}
+    return [s for s, key in zip(statistics, alike, strict=True) if key in wanted]

@@ -194,6 +194,13 @@ def _computed(
     return Layer(name, inputs, outputs, rank, own, ('bias',), is_computed=True)
 
 
+def _known_bias(own: dict[str, list[IntArray]], out: IntArray) -> tuple[str, ...]:
+    """The bias, unless code that reads parts of it and of the weight leaves others apart."""
+    along = _along(own.get('bias', []), 0, len(out))
+    is_same = 'bias' not in own or np.array_equal(np.maximum(along, -1), np.maximum(out, -1))
+    return ('bias',) if is_same else ()
+
+
 def _layer(
     name: str, module: Any, own: dict[str, list[IntArray]], norm: IntArray | None
 ) -> Layer | None:
@@ -205,11 +212,14 @@ def _layer(
         rows = _along(weight, 0, size)
         columns = _across(weight, module.groups, rows, other)
         inputs, out = (rows, columns) if is_transposed else (columns, rows)
-        return Layer(name, inputs, out, len(module.kernel_size) + 2, own, ('weight', 'bias'))
+        # A kernel whose positions are channels of the input loses some of them.
+        loses = any(f.shape[:2] == (1, 1) and (f >= 0).any() for f in weight)
+        known = (*(() if loses else ('weight',)), *_known_bias(own, out))
+        return Layer(name, inputs, out, len(module.kernel_size) + 2, own, known)
     if isinstance(module, nn.Linear) and weight is not None:
         out = _along(weight, 0, module.out_features)
         inputs = _along(weight, 1, module.in_features)
-        return Layer(name, inputs, out, 2, own, ('weight', 'bias'))
+        return Layer(name, inputs, out, 2, own, ('weight', *_known_bias(own, out)))
     over_last = isinstance(module, nn.LayerNorm | nn.RMSNorm)
     flat = not over_last or len(module.normalized_shape) == 1
     if isinstance(module, NORMS) and norm is not None and flat:

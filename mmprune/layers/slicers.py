@@ -62,7 +62,10 @@ def _conv(first: str, second: str) -> Slicer:
         groups = module.groups
         if loses_groups(groups, module.in_channels, module.out_channels):
             groups = size * module.groups // getattr(module, first)
-        return {first: size, second: per_group * groups, 'groups': groups}
+        kernel = tuple(shapes['weight'][2:]) or module.kernel_size
+        return {
+            first: size, second: per_group * groups, 'groups': groups, 'kernel_size': kernel
+        }  # fmt: skip
 
     return mend
 

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mmprune.compensation import Compensation
-from mmprune.models.norm_statistics import kept_norm_statistics, recalibrate_norm_statistics
+from mmprune.models.norm_statistics import recalibrate_norm_statistics
 from mmprune.pruners import StructurePruner
-from mmprune.trace.model_state import modes_kept
 
 T = TypeVar('T')
 
@@ -38,40 +37,39 @@ def evaluate_subnet(
     """
     inputs = list(batches)
     if compensation is None:
-        return judged(pruner, subnet, metric, inputs)
+        return judged(pruner, subnet, metric, partial(recalibrate, batches=inputs))
     change = partial(pruner.compensate, data=inputs, method=compensation)
-    return judged(pruner, subnet, metric, change=change)
+    return judged(pruner, subnet, metric, change)
 
 
 @torch.no_grad()
 def judged(
     pruner: StructurePruner,
     subnet: Mapping[str, Tensor],
-    measure: Callable[[nn.Module], T],
-    batches: Collection[Tensor | Mapping[str, Any]] = (),
-    change: Callable[[nn.Module], Any] | None = None,
+    measure: Callable[[Any], T],
+    change: Callable[[nn.Module], Any],
 ) -> T:
-    """Measure a subnet in the supernet, or deployed and changed, and leave the supernet as it was.
+    """Measure the small network of a subnet, and leave the supernet as it was.
+
+    To cut it out takes no longer than what a supernet does beside, in the passes that follow.
 
     Args:
         pruner: Prepared.
         subnet: The subnet.
         measure: Measures a network, which is in eval mode.
-        batches: What norm statistics are computed over; they stay if there are none.
-        change: What is done to a small network, which is measured then in the place of the
-            supernet; its norms begin with the full network's statistics.
+        change: What is done to the small network before; its norms have the full one's statistics.
     """
-    network, before = pruner.supernet.model, pruner.current_subnet()
-    with kept_norm_statistics(network), modes_kept(network):
-        try:
-            pruner.set_subnet(subnet)
-            network.eval()
-            if change is not None:
-                small = pruner.deploy_subnet(network).eval()
-                change(small)
-                return measure(small.eval())
-            if len(batches):
-                recalibrate_norm_statistics(network, batches)
-            return measure(network)
-        finally:
-            pruner.set_subnet(before)
+    before = pruner.current_subnet()
+    try:
+        pruner.set_subnet(subnet)
+        small = pruner.deploy_subnet(pruner.supernet.model).eval()
+        change(small)
+        return measure(small.eval())
+    finally:
+        pruner.set_subnet(before)
+
+
+def recalibrate(network: nn.Module, batches: Collection[Tensor | Mapping[str, Any]]) -> None:
+    """Compute norm statistics over batches; they stay if there are none."""
+    if len(batches):
+        recalibrate_norm_statistics(network, batches)

@@ -15,8 +15,9 @@ from mmprune.pruners.search_space import Choices, nearest_within
 from mmprune.registry import LOOPS
 from mmprune.search.budget import Budget
 from mmprune.search.history import Evaluation, subnet_key
+from mmprune.search.judging import COSTS, Subnet
 from mmprune.search.sampling import Sampling
-from mmprune.search.search_loop import COSTS, POLL, SearchLoop, Subnet, in_words
+from mmprune.search.search_loop import POLL, SearchLoop, in_words
 from mmprune.search.study import on_main
 
 # How many proposals in a row may be known already before a search ends.

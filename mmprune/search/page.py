@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from html import escape
 from io import StringIO
+from logging import WARNING
 from pathlib import Path
 from typing import Any
 
+from mmengine.logging import print_log
+
+from mmprune.errors import InputError
 from mmprune.fileio import atomic_path
 from mmprune.search.picture import SearchPicture, draw_search, write_png
 
@@ -110,19 +115,23 @@ class SearchFiles:
         self.folder = folder
         self._due = time.monotonic() + SECONDS
 
-    @property
-    def are_due(self) -> bool:
-        """Whether the search was drawn long ago."""
-        return time.monotonic() > self._due
+    def draw(self, make: Callable[[], SearchPicture], at_once: bool = True) -> None:
+        """Draw what ``make`` gives, or only if that was long ago; a failure is logged.
 
-    def draw(self, picture: SearchPicture) -> None:
-        """Draw what there is."""
+        Nothing is drawn where nothing was measured, or the folder takes no files: a picture is not
+        worth a search.
+        """
         start = time.monotonic()
-        figure = draw_search(picture)
-        write_png(figure, self.folder / 'search.png')
-        write_page(figure, picture, self.folder / 'search.html')
-        took = time.monotonic() - start
-        self._due = start + max(SECONDS, took / SHARE)
+        if not (at_once or start > self._due):
+            return
+        try:
+            picture = make()
+            figure = draw_search(picture)
+            write_png(figure, self.folder / 'search.png')
+            write_page(figure, picture, self.folder / 'search.html')
+        except (OSError, InputError) as error:
+            print_log(f'{self.folder}: the search is not drawn: {error}', 'current', WARNING)
+        self._due = start + max(SECONDS, (time.monotonic() - start) / SHARE)
 
 
 def write_page(figure: Any, picture: SearchPicture, path: Path) -> None:
@@ -134,7 +143,7 @@ def write_page(figure: Any, picture: SearchPicture, path: Path) -> None:
         path: The file.
     """
     text = _PAGE.format(
-        title=escape(picture.title),
+        title=escape(picture.heading),
         picture=_as_svg(figure),
         table=_table(picture),
         data=json.dumps(_data(picture)).replace('<', '\\u003c'),

@@ -27,7 +27,7 @@ class SearchPicture:
     """What is drawn.
 
     Attributes:
-        title: What was searched.
+        title: What was searched, or for what.
         candidates: All of them.
         groups: ``space_id`` -> all channels, in order of execution.
         chosen: Names of budgets, and what was found for them.
@@ -37,6 +37,11 @@ class SearchPicture:
     candidates: Candidates
     groups: dict[str, int]
     chosen: Sequence[tuple[str, Evaluation]] = ()
+
+    @property
+    def heading(self) -> str:
+        """The title, and how many candidates there are."""
+        return f'{self.title}: {len(self.candidates.evaluations)} candidates'
 
     def shown(self) -> list[tuple[int, str, Evaluation]]:
         """The chosen subnets whose widths are drawn: the first, middle and last; with places."""
@@ -90,7 +95,7 @@ def draw_search(picture: SearchPicture) -> Any:
     width = min(max(11.0, 1.5 + 0.22 * len(picture.groups)), 30.0)
     figure = Figure(figsize=(width, 9), layout='constrained')
     FigureCanvasAgg(figure)
-    figure.suptitle(picture.title, fontsize=12, fontweight='bold', x=0.01, ha='left')
+    figure.suptitle(picture.heading, fontsize=12, fontweight='bold', x=0.01, ha='left')
     rows = figure.add_gridspec(3, 2, height_ratios=(1.5, 1.15, 0.45), width_ratios=(1.15, 1))
     _draw_front(figure.add_subplot(rows[0, 0]), picture)
     _draw_history(figure.add_subplot(rows[0, 1]), picture)

@@ -5,50 +5,39 @@ import math
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from copy import copy
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
 from mmengine.dist import is_main_process
 from mmengine.evaluator import Evaluator
-from mmengine.runner import Runner, ValLoop
+from mmengine.runner import Runner
 from rich.progress import Progress
-from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmprune.building import check_options
-from mmprune.channels.labels import IntArray
 from mmprune.deploy.channel_cfg import save_channel_cfg
 from mmprune.errors import InputError
 from mmprune.fileio import atomic_path
 from mmprune.latency import TableLatency
 from mmprune.models import AutoSlim, Recalibration, kept_norm_statistics
 from mmprune.models.algorithm import calibration_batches, check_is_supernet
-from mmprune.models.norm_statistics import recalibrate_norm_statistics
 from mmprune.models.training_data import TrainingData
-from mmprune.randomness import seeded
 from mmprune.search.budget import Budget, Cost
 from mmprune.search.candidates import Candidates
-from mmprune.search.compared import Rule, main_metric, rule_of, smaller_is_better
-from mmprune.search.evaluate import judged
+from mmprune.search.compared import Rule
 from mmprune.search.history import Evaluation, read_history, subnet_key, weights_key
 from mmprune.search.identity import configs_of
+from mmprune.search.judging import JudgingLoop, Subnet
 from mmprune.search.page import SearchFiles
 from mmprune.search.picture import SearchPicture
 from mmprune.search.progress import search_progress
 from mmprune.search.storage import JOURNAL, RESULTS, presence
 from mmprune.search.study import Study
-from mmprune.training.compensation import Change, compensation_of
 from mmprune.wrappers import without_wrapper
 
-Subnet = dict[str, Tensor]
-COSTS = ('macs', 'params', 'latency')
 POLL = 0.2
 """Seconds between two looks at what other workers have found."""
 
@@ -64,7 +53,7 @@ class SearchResult:
         params: Number of parameters.
         metric: Its value of the metric that the search compares; None where the evaluator found
             nothing to measure, in no candidate.
-        deployed: The same of the deployed network, measured at the end.
+        again: The same, measured again at the end.
     """
 
     budget: str
@@ -72,10 +61,10 @@ class SearchResult:
     macs: int
     params: int
     metric: float | None
-    deployed: float | None = None
+    again: float | None = None
 
 
-class SearchLoop(ValLoop):
+class SearchLoop(JudgingLoop):
     """Base of the search loops: a validation loop over subnets instead of over one model.
 
     A candidate is evaluated as it will be deployed: its channels are set, its
@@ -119,9 +108,6 @@ class SearchLoop(ValLoop):
         InputError: If the model has no subnets, the table is of another network, or there is no
             such compensation.
     """
-
-    objectives: Sequence[str] = ('metric',)
-    """What is told to the study, for other tools."""
 
     def __init__(
         self,
@@ -206,7 +192,9 @@ class SearchLoop(ValLoop):
         """Have the study, new or with what is known already."""
         journal = self.work_dir / JOURNAL
         is_here = self.storage is None and is_main_process()
-        with presence(journal, anew=not self.resume) if is_here else nullcontext():
+        with ExitStack() as stack:
+            if is_here:
+                stack.enter_context(presence(journal, anew=not self.resume))
             self.study = Study(
                 self.storage or str(journal),
                 self.study_name,
@@ -214,6 +202,7 @@ class SearchLoop(ValLoop):
                 [self._direction(name) for name in self.objectives],
                 self.work_dir,
             )
+            stack.callback(self.study.close)
             if self.imported is not None:
                 found = read_history(Path(self.imported), self._all_settings())
                 self.study.add((each, self._values(each)) for each in map(_numbered, found))
@@ -302,115 +291,6 @@ class SearchLoop(ValLoop):
         self._draw()
         return evaluation
 
-    def costs(self, subnets: Sequence[Subnet], widths: IntArray | None = None) -> list[Cost]:
-        """Return the costs of subnets, in closed form and all at once where widths tell them.
-
-        Args:
-            subnets: The subnets.
-            widths: Their kept channels, (subnets, groups), if they are known already.
-        """
-        if widths is None and subnets:
-            widths = np.stack([self.pruner.cost_table().widths_of(subnet) for subnet in subnets])
-        costs = self.pruner.costs(subnets, widths)
-        if self.latency is not None and widths is not None:
-            predicted = self.latency.estimator(self.pruner.supernet).batch(widths)
-            for cost, seconds in zip(costs, predicted.tolist(), strict=True):
-                cost['latency'] = 1e3 * seconds
-        return list(costs)
-
-    def is_better(self, first: Evaluation, second: Evaluation) -> bool:
-        """Tell whether the first is better; of two equal ones, the cheaper, then the earlier."""
-        return self.rank(first) < self.rank(second)
-
-    def rank(self, evaluation: Evaluation) -> tuple[float, int, int]:
-        """Return a sort key: the best candidate has the smallest."""
-        value = smaller_is_better(evaluation.metric, self.rule)
-        return value, evaluation.macs, evaluation.index
-
-    def _measure(self, subnet: Subnet) -> dict[str, float]:
-        """Return what the evaluator says of a subnet, as it would be deployed."""
-        return judged(
-            self.pruner,
-            subnet,
-            lambda network: self._metrics(self.algorithm if self._change is None else network),
-            self.batches,
-            self._change,
-        )
-
-    def _measure_deployed(self, subnet: Subnet) -> dict[str, float]:
-        """Return what the evaluator says of a plain network that is the subnet."""
-
-        def recalibrate(network: nn.Module) -> None:
-            if len(self.batches):
-                recalibrate_norm_statistics(network, self.batches)
-
-        return judged(self.pruner, subnet, self._metrics, change=self._change or recalibrate)
-
-    @torch.no_grad()
-    def _metrics(self, network: Any) -> dict[str, float]:
-        for batch in self.dataloader:
-            with torch.autocast(self._device_type, enabled=self.fp16):
-                samples = network.val_step(batch)
-            self.evaluator.process(data_samples=samples, data_batch=batch)
-        metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
-        return {
-            name: float(value)
-            for name, value in metrics.items()
-            if isinstance(value, Real | Tensor) and not math.isnan(value)
-        }
-
-    def _value(self, evaluation: Evaluation, objective: str) -> float:
-        """Return an objective of a candidate, to be minimised."""
-        if objective in COSTS:
-            return float(getattr(evaluation, objective))
-        if objective == 'metric':
-            return smaller_is_better(evaluation.metric, self.rule)
-        return smaller_is_better(evaluation.metrics.get(objective), rule_of(objective))
-
-    def _values(self, evaluation: Evaluation) -> list[float]:
-        """Return the objectives of a candidate, the right way round for the study."""
-        return [
-            self._value(evaluation, name) * (1 if self._direction(name) == 'minimize' else -1)
-            for name in self.objectives
-        ]
-
-    def _direction(self, objective: str) -> str:
-        """Which way round the study has an objective, which is said before any is known."""
-        metric, rule = self._as_given['metric'], self._as_given['rule']
-        if objective == 'metric':
-            is_less = rule == 'less' or (rule == 'auto' and rule_of(str(metric)) == 'less')
-        else:
-            is_less = objective in COSTS or rule_of(objective) == 'less'
-        return 'minimize' if is_less else 'maximize'
-
-    def _compared(self, metrics: Mapping[str, float]) -> float | None:
-        """Return the value that counts, and settle which one that is when there are values.
-
-        Raises:
-            InputError: The evaluator gives others, and has never given this one.
-        """
-        if metrics and not self._is_settled:
-            if self.metric == 'auto':
-                self.metric = main_metric(metrics)
-                self.runner.logger.info(f'the search compares {self.metric}')
-            if self.metric not in metrics:
-                raise InputError(
-                    f'{self.runner.cfg.filename}: the search compares {self.metric!r}, but the '
-                    f'evaluator gives {sorted(metrics)}; set `metric` in search_cfg.'
-                )
-            self._is_settled = True
-            if self._as_given['rule'] == 'auto':
-                self.rule = rule_of(self.metric)
-        return metrics.get(self.metric)
-
-    def _compensation(self, method: str | dict[str, Any] | None) -> Change | None:
-        """Return what is done to the small network of each candidate."""
-        if method is None:
-            return None
-        cfg = copy(self.runner.cfg)
-        cfg.prune_cfg = {**cfg.get('prune_cfg', {}), 'compensation': method}
-        return compensation_of(self.algorithm, cfg)
-
     def _announce(self) -> None:
         """Say how many candidates are expected, and how long they will take."""
         expected = self.expected()
@@ -425,27 +305,6 @@ class SearchLoop(ValLoop):
             f'all of them {duration(left * seconds)}'
         )
 
-    @torch.no_grad()
-    def _seconds_each(self) -> float:
-        """How long a candidate takes, from one batch of each kind at full width."""
-        self.pruner.set_max_channel()
-        with seeded(self.seed):  # a data loader draws a random number
-            batch = next(iter(self.dataloader))
-        seconds = 0.0
-        if len(self.batches):
-            first = [next(iter(self.batches))]
-            network = self.algorithm.architecture
-            one_batch = _timed(lambda: recalibrate_norm_statistics(network, first))
-            seconds += len(self.batches) * one_batch
-        self.algorithm.architecture.eval()
-        with torch.autocast(self._device_type, enabled=self.fp16):
-            one_batch = _timed(lambda: self.algorithm.val_step(batch))
-        return seconds + len(self.dataloader) * one_batch
-
-    @property
-    def _device_type(self) -> str:
-        return next(self.algorithm.parameters()).device.type
-
     @contextmanager
     def _supernet_kept(self) -> Iterator[None]:
         """Put the supernet's statistics, width and modes back at the end."""
@@ -455,17 +314,6 @@ class SearchLoop(ValLoop):
                 yield
             finally:
                 self.pruner.set_subnet(subnet)
-
-    def _extreme_costs(self) -> tuple[Cost, Cost]:
-        """Return the costs of the widest and of the narrowest subnet."""
-        before = self.pruner.current_subnet()
-        subnets = []
-        for set_width in (self.pruner.set_max_channel, self.pruner.set_min_channel):
-            set_width()
-            subnets.append(self.pruner.current_subnet())
-        self.pruner.set_subnet(before)
-        full, smallest = self.costs(subnets)
-        return full, smallest
 
     def _all_settings(self) -> dict[str, Any]:
         return {
@@ -481,23 +329,23 @@ class SearchLoop(ValLoop):
         }
 
     def _finish(self, budget: Budget, subnet: Subnet, evaluation: Evaluation) -> None:
-        """Measure a result again, deployed; write its channel config, and the results so far."""
+        """Measure a result again; write its channel config, and the results so far."""
         path = self.work_dir / f'subnet_{budget.label}.yaml'
-        metric, deployed = evaluation.metric, self._measure_deployed(subnet).get(self.metric)
+        metric, again = evaluation.metric, super()._measure(subnet).get(self.metric)
         result = SearchResult(
-            budget.label, str(path), evaluation.macs, evaluation.params, metric, deployed
+            budget.label, str(path), evaluation.macs, evaluation.params, metric, again
         )
         self.results.append(result)
         self.chosen.append((budget.label, evaluation))
         self.runner.logger.info(
-            f'budget {budget.label} ({budget}): {self.metric} {in_words(metric)}, deployed '
-            f'{in_words(deployed)}, {result.macs:,} MACs '
+            f'budget {budget.label} ({budget}): {self.metric} {in_words(metric)}, measured again '
+            f'{in_words(again)}, {result.macs:,} MACs '
             f'({result.macs / self.full_cost["macs"]:.1%}): {path}'
         )
-        if deployed != metric:
+        if again != metric:
             self.runner.logger.warning(
-                f'{path}: {self.metric} of the deployed network is {in_words(deployed)}, and '
-                f'{in_words(metric)} in the search: rounding differs between the two'
+                f'{path}: {self.metric} is {in_words(again)} now, and was {in_words(metric)} in '
+                'the search: the network, its images or their order depend on something else'
             )
         if is_main_process():
             self.pruner.set_subnet(subnet)
@@ -512,20 +360,15 @@ class SearchLoop(ValLoop):
 
     def _draw(self, is_last: bool = False) -> None:
         """Draw what is known, now and then and at last."""
-        if not (is_main_process() and (is_last or self.files.are_due)):
-            return
-        found = sorted(self.study.evaluations.values(), key=lambda each: each.index)
-        groups = self.pruner.supernet.prunable_groups
-        try:
-            picture = SearchPicture(
-                f'{self.study_name}: {len(found)} candidates',
-                Candidates.of(found, self.full_cost, self.metric, self.rule),
-                {space_id: group.num_channels for space_id, group in groups.items()},
-                self.chosen,
-            )
-            self.files.draw(picture)
-        except (OSError, InputError) as error:  # a picture is not worth a search
-            self.runner.logger.warning(f'{self.files.folder}: the search is not drawn: {error}')
+
+        def picture() -> SearchPicture:
+            found = sorted(self.study.evaluations.values(), key=lambda each: each.index)
+            groups = {s: g.num_channels for s, g in self.pruner.supernet.prunable_groups.items()}
+            candidates = Candidates.of(found, self.full_cost, self.metric, self.rule)
+            return SearchPicture(self.study_name, candidates, groups, self.chosen)
+
+        if is_main_process():
+            self.files.draw(picture, is_last)
 
 
 def _numbered(evaluation: Evaluation) -> Evaluation:
@@ -546,11 +389,3 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f'{seconds / size:.0f} {unit}'
     return f'{seconds:.0f} s'
-
-
-def _timed(run: Callable[[], Any]) -> float:
-    """Seconds of the second run; the first one warms up."""
-    run()
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start

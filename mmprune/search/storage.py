@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,8 +25,9 @@ class StorageError(InputError):
     """A study that cannot be read or written."""
 
 
-def open_storage(where: str) -> Any:
-    """Open a storage of Optuna's, and make it if there is none.
+@contextmanager
+def open_storage(where: str) -> Iterator[Any]:
+    """Have a storage of Optuna's, which is made if there is none, and close it at the end.
 
     Args:
         where: The path of a journal file, or a URL as SQLAlchemy has them, such as
@@ -37,13 +39,32 @@ def open_storage(where: str) -> Any:
     optuna = require('optuna', 'a search')
     with storage_errors(where):
         if '://' in where:
-            # A connection may have been closed while a candidate was evaluated.
-            options = dict(pool_pre_ping=True)
-            database = optuna.storages.RDBStorage(where, engine_kwargs=options)
-            return optuna.storages.get_storage(database)
-        Path(where).parent.mkdir(parents=True, exist_ok=True)
-        journal = optuna.storages.journal.JournalFileBackend(where, lock_obj=_FileLock(where))
-        return optuna.storages.JournalStorage(journal)
+            database = _database(where)
+            storage = optuna.storages.get_storage(database)
+        else:
+            database = None
+            Path(where).parent.mkdir(parents=True, exist_ok=True)
+            journal = optuna.storages.journal.JournalFileBackend(where, lock_obj=_FileLock(where))
+            storage = optuna.storages.JournalStorage(journal)
+    try:
+        yield storage
+    finally:
+        if database is not None:
+            database.remove_session()
+            database.engine.dispose()
+
+
+def _database(url: str) -> Any:
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    # A connection may have been closed while a candidate was evaluated.
+    options = dict(pool_pre_ping=True)
+    for _ in range(5):
+        with suppress(IntegrityError, ProgrammingError):  # several workers are making its tables
+            return RDBStorage(url, engine_kwargs=options)
+        time.sleep(0.5)
+    return RDBStorage(url, engine_kwargs=options)
 
 
 @contextmanager

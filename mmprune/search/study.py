@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from itertools import compress
 from pathlib import Path
@@ -73,6 +73,7 @@ class Study:
         self._running: dict[str, Any] = {}
         self._beats: dict[int, tuple[int, float]] = {}
         self._mine: int | None = None
+        self._opened = ExitStack()
         self._quiet = Event()
         on_main(lambda: self._open(settings, directions))
         self.refresh()
@@ -119,6 +120,10 @@ class Study:
                 self._end(self._mine)
             self._stop()
 
+    def close(self) -> None:
+        """Let go of the storage."""
+        self._opened.close()
+
     def add(self, evaluations: Iterable[tuple[Evaluation, Sequence[float]]]) -> None:
         """Write what was evaluated elsewhere, with its objectives; what is known stays."""
 
@@ -135,7 +140,7 @@ class Study:
     def _open(self, settings: dict[str, Any], directions: Sequence[str]) -> None:
         self._optuna = optuna = require('optuna', 'a search')
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._storage = open_storage(self.where)
+        self._storage = self._opened.enter_context(open_storage(self.where))
         with storage_errors(self.where):
             directed = [optuna.study.StudyDirection[each.upper()] for each in directions]
             if self.name not in [each.study_name for each in self._storage.get_all_studies()]:
@@ -298,8 +303,7 @@ def read_candidates(source: str | os.PathLike[str], study: str | None = None) ->
         if not path.is_file():
             raise MissingFileError(f'{path}: there is no such file of a search.')
         where = str(path)
-    storage = open_storage(where)
-    with storage_errors(where):
+    with open_storage(where) as storage, storage_errors(where):
         found = {each.study_name: each._study_id for each in storage.get_all_studies()}
         name = next(iter(found), '') if study is None and len(found) == 1 else study
         if name not in found:

@@ -4,8 +4,8 @@ Both kinds run a function and run it again in the backward pass: the re-entrant 
 (``CheckpointFunction``) outside of the graph, the other one by hooks on saved tensors. The two
 names below are looked up by ``checkpoint`` whenever it is called.
 
-Functions of a model's own kind do the same (reversible blocks): an ``autograd.Function`` that is
-given modules runs them outside of the graph, and again in its backward pass.
+Functions of a model's own kind may do the same (reversible blocks): an ``autograd.Function`` runs
+outside of the graph. Its forward is code as any other, and is traced as such.
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import nn
 from torch.autograd import Function as AutogradFunction
+from torch.autograd.graph import get_gradient_edge
 from torch.utils import checkpoint
 from torch.utils._pytree import tree_leaves
+
+from mmprune.registry import BACKWARD_PARSERS, table
+from mmprune.trace.operations import parser_of
 
 Function = Callable[..., Any]
 REENTRANT, OTHER = 'CheckpointFunction', '_checkpoint_without_reentrant_generator'
@@ -50,7 +55,7 @@ def without_checkpoints(note: Callable[[], Any]) -> Iterator[None]:
         note()
         yield
 
-    with _replaced(apply, generator), _functions_of_modules_inline(note):
+    with _replaced(apply, generator), _functions_inline(note):
         yield
 
 
@@ -62,21 +67,51 @@ class _Context(SimpleNamespace):
 
 
 @contextlib.contextmanager
-def _functions_of_modules_inline(note: Callable[[], Any]) -> Iterator[None]:
-    """Run the forwards of ``autograd.Function``s that are given modules as plain code."""
-    plain = AutogradFunction.__dict__['apply']
+def _functions_inline(note: Callable[[], Any]) -> Iterator[None]:
+    """Run the forwards of ``autograd.Function``s that no parser reads as plain code.
 
-    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(leaf, nn.Module) for leaf in tree_leaves((args, kwargs))):
+    One that leaves torch is run as it is: it is one node then, of which only the name is known.
+    """
+    owner: Any = AutogradFunction.__mro__[1]  # what a bound ``apply`` calls, whoever has it
+    parsers = table(BACKWARD_PARSERS)
+
+    def apply(cls: Any, *args: Any) -> Any:
+        node, plain = SimpleNamespace(_forward_cls=cls), super(owner, cls).apply
+        is_torchs = cls.__module__.startswith('torch.')
+        if is_torchs or parser_of(node, f'{cls.__name__}Backward', parsers):
+            return plain(*args)
+        leaves = tree_leaves(args)
+        given = [t for t in leaves if isinstance(t, torch.Tensor) and t.requires_grad]
+        sources = {get_gradient_edge(tensor).node for tensor in given}
+        has_modules = any(isinstance(leaf, nn.Module) for leaf in leaves)
+        if has_modules:
             note()
-            return cls.forward(_Context(), *args, **kwargs)
-        return plain.__func__(cls, *args, **kwargs)
+        context = _Context(needs_input_grad=(True,) * len(args))
+        has_context = cls.setup_context is AutogradFunction.setup_context
+        result = cls.forward(*([context] if has_context else []), *args)
+        return result if has_modules or _shows(result, sources) else plain(*args)
 
-    AutogradFunction.apply = classmethod(apply)  # type: ignore[assignment, method-assign]
+    owner.apply = classmethod(apply)
     try:
         yield
     finally:
-        AutogradFunction.apply = plain  # type: ignore[method-assign]
+        del owner.apply
+
+
+def _shows(result: Any, sources: set[Any]) -> bool:
+    """Whether the graph of a result shows that it was computed from all of these nodes."""
+    made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+    if not all(tensor.requires_grad for tensor in made if tensor.is_floating_point()):
+        return False
+    pending = [get_gradient_edge(tensor).node for tensor in made if tensor.requires_grad]
+    seen = set(pending)
+    while pending:
+        node = pending.pop()
+        for parent, _ in () if node in sources else node.next_functions:
+            if parent is not None and parent not in seen:
+                seen.add(parent)
+                pending.append(parent)
+    return sources <= seen
 
 
 @contextlib.contextmanager

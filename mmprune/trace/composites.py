@@ -140,7 +140,17 @@ def _embedding(
     return EmbeddingWithMaxNorm.apply({}, (result,), weight)
 
 
+def _rot90(input: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
+    first, second = dims
+    if k % 4 == 2:
+        return input.flip(first, second)
+    turned = input.transpose(first, second) if k % 2 else input.clone()
+    return turned.flip(first if k % 4 == 1 else second) if k % 4 else turned
+
+
 COMPOSITES: dict[Any, Callable[..., Any]] = {
+    torch.rot90: _rot90,
+    Tensor.rot90: _rot90,
     F.rms_norm: _rms_norm,
     torch.rms_norm: _rms_norm,
     F.batch_norm: _batch_norm,

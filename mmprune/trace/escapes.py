@@ -12,6 +12,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from mmprune.trace.copies import may_write
 from mmprune.trace.function_mode import FunctionMode
+from mmprune.trace.masks import as_called, followed, shadow_of
 from mmprune.trace.numbers import NumberLog
 from mmprune.trace.recipes import Recipes
 from mmprune.trace.recipes import flat_tensors as _tensors
@@ -70,13 +71,17 @@ class EscapeRecorder(FunctionMode):
         if self.numbers is not None and func in SIZES:  # they give no tensors
             return watch(self.numbers, func, args, kwargs, func(*args, **kwargs))
         name = _name_of(func)
+        func, args, kwargs = as_called(name, func, args, kwargs)
+        name = _name_of(func)
         # Other modes are not told of what is asked here.
         with torch._C.DisableTorchFunction():
             given = _tensors((args, kwargs) if kwargs else args)
             # A view made under no_grad claims to require grad, but has no edge.
             in_graph = [t for t in given if t.requires_grad and _has_edge(t)]
             producers = [(t, t.grad_fn, t.output_nr) for t in in_graph]  # may be another afterwards
+            masks = [t for t in given if shadow_of(t) is not None]
             constants = [t for t in given if not t.requires_grad and t.numel() > 1]
+            constants = [t for t in constants if shadow_of(t) is None]
             start = torch.autograd._get_sequence_nr()
             for tensor in given if may_write(name, func, args, kwargs) else ():
                 self.keep(tensor)
@@ -89,20 +94,26 @@ class EscapeRecorder(FunctionMode):
         if self.numbers is not None:
             result = watch(self.numbers, func, args, kwargs, result)
         with torch._C.DisableTorchFunction():
+            shown = followed(name, func, args, kwargs, given, result)
+            result = result if shown is None else shown
             made = _tensors(result) if result is not None else given[:1]
             self.recipes.note(func, name, args, kwargs, given, made)
             if not (made or name in _TO_PYTHON):
                 return result
-            for tensor in given if self._detached else ():
+            masked = [t for mask in masks for t in self._detached.get(id(mask), ((), (), ''))[1]]
+            for tensor in given if self._detached and shown is None else ():
                 self.use(tensor)
             self.writes.note(name, args, result, start)
-            differentiable = [t.requires_grad for t in made]
+            differentiable = [t.requires_grad or shadow_of(t) is not None for t in made]
             if constants and any(differentiable):
                 self._starts.append(start)
                 shapes = tuple(tuple(t.shape) for t in constants)
                 self._spans.append((torch.autograd._get_sequence_nr(), shapes))
-            is_seen = all(differentiable) or self._is_in_function()
-            if producers and (name in _TO_PYTHON or not is_seen):
+            is_seen = all(t.requires_grad for t in made) or self._is_in_function()
+            if shown is not None and not is_seen:
+                reason = self._reason(name)
+                self._detached[id(result)] = (result, _edges(producers) + masked, reason)
+            elif producers and (name in _TO_PYTHON or not is_seen):
                 self._note_detached(name, given, made, _edges(producers))
         return result
 
@@ -121,8 +132,7 @@ class EscapeRecorder(FunctionMode):
         made: list[torch.Tensor],
         sources: list[GradientEdge],
     ) -> None:
-        where = self.running() or 'the root module'
-        reason = f'{name} in {where} uses it outside of the autograd graph'
+        reason = self._reason(name)
         if name in _TO_PYTHON:
             self.escapes.extend((edge, reason) for edge in sources)
         for tensor in made:
@@ -132,6 +142,10 @@ class EscapeRecorder(FunctionMode):
                 self.escapes.extend((edge, reason) for edge in sources)
             else:
                 self._detached[id(tensor)] = (tensor, sources, reason)
+
+    def _reason(self, name: str) -> str:
+        where = self.running() or 'the root module'
+        return f'{name} in {where} uses it outside of the autograd graph'
 
     def use(self, tensor: torch.Tensor) -> None:
         """Note that ``tensor`` was read: what it was computed from escapes if it is detached."""

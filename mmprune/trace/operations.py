@@ -177,7 +177,7 @@ OPERATIONS: dict[str, Operation] = {
     'grouped_matmul': takes(2, None, block=WHOLE, columns_last=YES_OR_NO),
     'attention': takes(3, None, is_scaled_by_width=YES_OR_NO),
     # layers
-    'conv': takes(2, 3, groups=WHOLE, transposed=YES_OR_NO),
+    'conv': takes(2, 3, further=dict(padding=WHOLES), groups=WHOLE, transposed=YES_OR_NO),
     'deform_conv': takes(3, 5, groups=WHOLE, transposed=YES_OR_NO, blocks=WHOLE, places=WHOLE),
     'deform_attention': takes(5),
     'batch_norm': takes(1, 3),

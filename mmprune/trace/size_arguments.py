@@ -232,7 +232,8 @@ def _filled(log: NumberLog, args: tuple, kwargs: Kwargs, made: Any) -> Any:
     sizes: Sequence[Any] = args or (kwargs.get('size', ()),)
     sizes = sizes[0] if isinstance(sizes[0], tuple | list) else sizes
     is_wide = any(isinstance(size, Number) for size in sizes)
-    if not (is_wide and made.is_floating_point() and len(sizes) == made.dim()):
+    is_number = made.is_floating_point() or made.is_complex()
+    if not (is_wide and is_number and len(sizes) == made.dim()):
         return made
     if made.requires_grad or 'out' in kwargs or origin_of(0) == TORCH:
         return made

@@ -103,7 +103,7 @@ def test_it_goes_on_where_it_was_stopped(
     whole = sensitivity(tiny(), plain, options)
     expected = json.loads((tmp_path / 'a' / 'sensitivity.json').read_text())
     calls = []
-    measure = tool._measured
+    measure = tool.judged
 
     def stop_after_one(*args: Any) -> dict[str, float]:
         if len(calls) == 1:
@@ -111,13 +111,13 @@ def test_it_goes_on_where_it_was_stopped(
         calls.append(args)
         return measure(*args)
 
-    monkeypatch.setattr(tool, '_measured', stop_after_one)
+    monkeypatch.setattr(tool, 'judged', stop_after_one)
     options = SensitivityOptions(**FEW, after=after, out_dir=tmp_path / 'b')
     with pytest.raises(KeyboardInterrupt):
         sensitivity(tiny(), plain, options)
     assert len(json.loads((tmp_path / 'b' / 'sensitivity.json').read_text())['rows']) == 1
     calls.clear()
-    monkeypatch.setattr(tool, '_measured', lambda *args: calls.append(args) or measure(*args))
+    monkeypatch.setattr(tool, 'judged', lambda *args: calls.append(args) or measure(*args))
     assert sensitivity(tiny(), plain, options) == whole
     assert len(calls) == len(expected['rows']) - 1 > 0
     found = json.loads((tmp_path / 'b' / 'sensitivity.json').read_text())

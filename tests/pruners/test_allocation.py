@@ -218,7 +218,7 @@ def test_steps_only_remove():
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(ratio=0.5, allocation='best'), "one of 'threshold', 'milp', not 'best'"),
+        (dict(ratio=0.5, allocation='best'), "'threshold' or 'milp', not 'best'"),
         (dict(ratio=0.5, allocation='milp'), 'it needs budget, .* found budget=None'),
         (dict(budget=dict(macs=0.5), scope='local', allocation='milp'), "scope='local'"),
         (dict(budget=dict(macs=0.5), score_per='macs', allocation='milp'), "score_per='macs'"),

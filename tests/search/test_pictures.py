@@ -67,7 +67,7 @@ def search_of(number: int, groups: dict[str, int] = GROUPS, chosen: int = 2) -> 
 @pytest.fixture(scope='module')
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('drawn')
-    SearchFiles(folder).draw(search_of(40))
+    SearchFiles(folder).draw(lambda: search_of(40))
     return folder
 
 
@@ -140,19 +140,27 @@ def test_small_and_large_searches_are_drawn(
     tmp_path: Path, number: int, groups: dict[str, int], chosen: int
 ) -> None:
     shown = search_of(number, groups, chosen)
-    SearchFiles(tmp_path).draw(shown)
+    SearchFiles(tmp_path).draw(lambda: shown)
     assert [place for place, _, _ in shown.shown()] == (
         [0, 2, 5] if chosen == 6 else [*range(chosen)]
     )
 
 
-def test_a_search_is_drawn_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_is_drawn_while_it_runs_but_not_too_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = SearchFiles(tmp_path)
-    assert not files.are_due
+    files.draw(lambda: search_of(1), at_once=False)
+    assert not list(tmp_path.iterdir())
     monkeypatch.setattr('mmprune.search.page.SECONDS', 0.0)
     monkeypatch.setattr('mmprune.search.page.SHARE', 1e6)
-    files.draw(search_of(1))
-    assert files.are_due
+    files.draw(lambda: Candidates.of([], {}))  # type: ignore[arg-type, return-value]
+    assert not list(tmp_path.iterdir())
+    files.draw(lambda: search_of(1), at_once=False)
+    assert (
+        'a search &lt;of ours&gt; &amp; theirs: 1 candidates'
+        in (tmp_path / 'search.html').read_text()
+    )
 
 
 def test_a_terminal_shows_how_many_a_minute_the_best_and_the_workers(

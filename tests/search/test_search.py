@@ -61,8 +61,8 @@ def predictable(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
 
 
 def unnumbered(found: list[Evaluation]) -> list[Evaluation]:
-    """Evaluations without their numbers: one that was given back leaves a gap in these."""
-    return [replace(each, index=0) for each in found]
+    """Evaluations without workers, and numbers, in which what was given back leaves gaps."""
+    return [replace(each, index=0, worker='') for each in found]
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:

@@ -13,7 +13,7 @@ import pytest
 from mmprune.errors import InputError, MissingFileError
 from mmprune.search import Evaluation, read_candidates, study
 from mmprune.search.history import read_history
-from mmprune.search.storage import StorageError, open_storage, presence
+from mmprune.search.storage import StorageError, presence
 from mmprune.search.study import Study
 
 SETTINGS = {'seed': 0, 'bins': (1, 2)}
@@ -179,10 +179,10 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match='not the study of a search'):
         read_candidates(tmp_path)
     with pytest.raises(StorageError, match=r'nobase://me:\*\*\*@here/x: the study cannot be read'):
-        open_storage('nobase://me:secret@here/x')
+        read_candidates('nobase://me:secret@here/x')
     (tmp_path / 'file').write_text('')
     with pytest.raises(StorageError, match='the study cannot be read or written'):
-        open_storage(str(tmp_path / 'file' / 'study.journal'))
+        opened(str(tmp_path / 'file' / 'study.journal'))
 
 
 def test_a_storage_of_several_studies_asks_which(where: str, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_new_study_begins_only_where_nobody_is_at_work(tmp_path: Path) -> None
         with presence(journal, anew=False):
             pass
         with (
-            pytest.raises(InputError, match=r'another search is at work here.*--resume'),
+            pytest.raises(InputError, match=r'a search goes on here.*--resume'),
             presence(journal, anew=True),
         ):
             pass

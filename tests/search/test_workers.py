@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from postgres import Server, running
+from two_processes import in_two_processes
 
 from mmprune.commands.search_subnet import search_subnet
 from mmprune.config import load_config
@@ -24,7 +25,7 @@ from mmprune.search.storage import StorageError
 from mmprune.search.study import Study
 
 # As often as is wished: KILLS=50 pytest tests/search/test_workers.py -k killed
-KILLS = int(os.environ.get('KILLS', '4'))
+KILLS = int(os.environ.get('KILLS', '3'))
 CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
 OPTUNA = {'type': 'mmprune.OptunaSearchLoop', 'constraints': {'macs': 0.5}, 'candidates': 12}
 GREEDY = {'type': 'mmprune.GreedySearchLoop', 'targets': [0.8], 'max_channel_bins': 4}
@@ -55,21 +56,17 @@ def kept(loop: SearchLoop, subnet: dict[str, torch.Tensor]) -> dict[str, float]:
     return {'accuracy/top1': float(value)}
 
 
-def works_together(
-    dies: bool, barrier: Any, measure: Callable[..., Any]
-) -> Callable[[SearchLoop, Any], dict[str, float]]:
-    """Measuring that waits, at first, until all are at it; one worker is killed in its second."""
-    done: list[int] = []
+def dies_in_its_second(loop: SearchLoop, subnet: dict[str, torch.Tensor]) -> dict[str, float]:
+    time.sleep(0.1)
+    loop.begun = getattr(loop, 'begun', 0) + 1
+    if loop.begun == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return kept(loop, subnet)
 
-    def measured(loop: SearchLoop, subnet: Any) -> dict[str, float]:
-        done.append(1)
-        if len(done) == 1:
-            barrier.wait(60)
-        if dies and len(done) == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return measure(loop, subnet)
 
-    return measured
+def takes_time(loop: SearchLoop, subnet: dict[str, torch.Tensor]) -> dict[str, float]:
+    time.sleep(0.1)
+    return kept(loop, subnet)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +83,10 @@ def test_workers_share_a_search_and_one_is_killed(
     server = request.getfixturevalue('postgres') if database else None
     where = str(tmp_path / 'shared.journal') if server is None else server.url
     barrier, workers = FORK.Barrier(2), []
-    for name in ('lives', 'dies'):
-        monkeypatch.setattr(SearchLoop, '_measure', works_together(name == 'dies', barrier, kept))
+    # They begin together, when both are ready.
+    monkeypatch.setattr(SearchLoop, '_announce', lambda loop: barrier.wait(120))
+    for name, measure in (('lives', takes_time), ('dies', dies_in_its_second)):
+        monkeypatch.setattr(SearchLoop, '_measure', measure)
         worker = FORK.Process(
             target=searched,
             args=(untrained, tmp_path / name, search_cfg),
@@ -101,6 +100,7 @@ def test_workers_share_a_search_and_one_is_killed(
     found = read_candidates(where)
     assert len({each.key for each in found}) == len(found)
     assert len({each.worker for each in found}) == 2
+    monkeypatch.undo()
     monkeypatch.setattr(SearchLoop, '_measure', kept)
     (alone,) = searched(untrained, tmp_path / 'alone', search_cfg)
     results = json.loads((tmp_path / 'lives' / 'search_results.json').read_text())
@@ -121,27 +121,35 @@ def test_a_search_that_is_killed_again_and_again_ends_alike(
 ) -> None:
     """By a signal that no process can catch, at moments that nobody has chosen."""
     folder, moments = tmp_path / 'killed', random.Random(KILLS)
+    journal = folder / 'study.journal'
+    search_cfg = {**OPTUNA, 'candidates': 8 + 2 * KILLS}
     known: list[Evaluation] = []
-    start = time.monotonic()
-    searched(untrained, tmp_path / 'whole', OPTUNA)
-    seconds = time.monotonic() - start
+
+    def lines() -> int:
+        return journal.read_bytes().count(b'\n') if journal.is_file() else 0
+
     for _ in range(KILLS):
         worker = FORK.Process(
             target=searched,
-            args=(untrained, folder, OPTUNA),
-            kwargs=dict(resume=(folder / 'study.journal').is_file()),
+            args=(untrained, folder, search_cfg),
+            kwargs=dict(resume=journal.is_file()),
         )
         worker.start()
-        worker.join(moments.uniform(0.2, 0.8) * seconds)
+        # Three lines are written for a candidate.
+        enough = lines() + moments.randrange(12)
+        while worker.is_alive() and lines() < enough:
+            time.sleep(0.002)
+        time.sleep(moments.choice([0, 0.01, 0.1]))
         worker.kill()
         worker.join()
-        if (folder / 'study.journal').is_file() and (folder / 'study.journal').read_text():
+        if lines() > 1:
             found = read_candidates(folder)
             assert found[: len(known)] == known
             known = found
         for path in folder.glob('*.yaml'):
             load_channel_cfg(path)
-    (resumed,) = searched(untrained, folder, OPTUNA, resume=bool(known))
+    (resumed,) = searched(untrained, folder, search_cfg, resume=journal.is_file())
+    searched(untrained, tmp_path / 'whole', search_cfg)
     whole = read_candidates(tmp_path / 'whole')
     assert known
     assert alike(read_candidates(folder)) == alike(whole)
@@ -180,6 +188,23 @@ def test_a_database_that_is_lost_is_told_and_nothing_else_is(
     assert [each.key for each in read_candidates(postgres.url, 'lost')] == ['key0', 'key1']
     worker.refresh()  # it finds the server again
     assert [*worker.evaluations] == ['key0', 'key1']
+    worker.close()
+    again.close()
+
+
+def test_launched_processes_are_one_worker(untrained: Path, tmp_path: Path) -> None:
+    """They divide the images, and agree on what is proposed and found."""
+    cfg = load_config(CONFIG)
+    cfg.search_cfg = {**OPTUNA, 'candidates': 4}
+    cfg.dump(tmp_path / 'search.py')
+    arguments = [str(tmp_path / 'search.py'), str(untrained), str(tmp_path / 'launched')]
+    in_two_processes(Path(__file__).with_name('launched_search.py'), *arguments)
+    searched(untrained, tmp_path / 'alone', cfg.search_cfg)
+    found, alone = read_candidates(tmp_path / 'launched'), read_candidates(tmp_path / 'alone')
+    assert [each.key for each in found] == [each.key for each in alone]
+    for one, other in zip(found, alone, strict=True):
+        assert one.metrics == pytest.approx(other.metrics)
+    assert len({each.worker for each in found}) == 1
 
 
 def test_a_search_of_an_earlier_version_is_imported(untrained: Path, tmp_path: Path) -> None:

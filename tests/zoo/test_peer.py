@@ -45,7 +45,7 @@ def test_a_network_that_cannot_be_pruned_fails_with_its_error(asked, monkeypatch
     def refuse(*args, **kwargs):
         raise IndexError('index 4\n  of 4')
 
-    monkeypatch.setattr(peer, '_prune', refuse)
+    monkeypatch.setattr(peer, 'prune_in_place', refuse)
     result = asked('response norm')
     assert result == PeerResult('fails', 'pruning: IndexError: index 4 of 4')
 
@@ -64,7 +64,7 @@ def test_a_wrong_result_is_told(asked, monkeypatch):
                 setattr(module, name, torch.nn.Parameter(getattr(module, name)[1:]))
             second.weight = torch.nn.Parameter(second.weight[:, :-1])
 
-    monkeypatch.setattr(peer, '_prune', cut_the_wrong_inputs)
+    monkeypatch.setattr(peer, 'prune_in_place', cut_the_wrong_inputs)
     result = asked('response norm')
     assert result.outcome == 'wrong'
     assert result.error > 1e-3
@@ -76,7 +76,7 @@ def test_a_result_with_other_numbers_proves_nothing(asked, monkeypatch):
         with torch.no_grad():
             model.backbone.stages[0][0].pointwise_conv1.weight.mul_(2)
 
-    monkeypatch.setattr(peer, '_prune', change)
+    monkeypatch.setattr(peer, 'prune_in_place', change)
     result = asked('response norm')
     assert result.outcome == 'unproven'
     assert 'pointwise_conv1.weight has other numbers' in result.detail

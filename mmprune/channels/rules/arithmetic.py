@@ -92,7 +92,7 @@ def reduce(node: TraceNode, value: Value, book: LabelBook) -> list[Value]:
             factors.append(factor)
         elif how in OVER_KEPT:
             from_end = tuple(sorted(dim - rank for dim in reduced))
-            book.statistics.append(Statistic(node.module, how, from_end, factor))
+            book.statistics.append(Statistic(node.module, how, from_end, factor, node.id))
         else:
             book.pin(factor, f'{node.where} takes the {how} over the channels')
     if not node.attrs['keepdim']:

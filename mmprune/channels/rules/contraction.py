@@ -48,7 +48,8 @@ def channels_along(value: Value, dim: int, book: LabelBook) -> IntArray:
 def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """Data (N, C, *space); weight (O, C / groups, *kernel), transposed (C, O / groups, ...).
 
-    Blocks of channels that lie along N (heads, each of which is convolved alike) stay there.
+    Blocks of channels that lie along N (heads, each of which is convolved alike) stay there, and
+    channels along a dim at each place of which the same is done (tokens as input channels).
     """
     data, weight, bias = (*inputs, None)[:3]
     if data is None and weight is not None:
@@ -57,19 +58,22 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
         pin_all(inputs, book, f'{node.where}: its weight or its input is a constant')
         return Value(node.shapes[0], [], book.fixed(f'comes from {node.where}'))
     groups, transposed = node.attrs['groups'], node.attrs['transposed']
-    for factor in [f for dim in range(2, len(weight.shape)) for f in weight.along(dim)]:
-        book.pin(factor, KERNEL)
+    data, summed = _summed_with_kernel(node, data, weight, book)
     space = set(range(2, len(data.shape)))
+    for factor in [f for dim in space - summed.keys() for f in weight.along(dim)]:
+        book.pin(factor, KERNEL)
     along = f'{node.where} convolves along the channels'
-    data = replace(data, factors=per_channel(data, space, book, along))
+    apart = {dim for dim in space if not transposed and _is_pointwise(node, data, weight, dim)}
+    data = replace(data, factors=per_channel(data, space - apart, book, along))
     data = _blocks_apart(data, book)
+    beside = {(0,), *((dim,) for dim in apart)}
     for factor in data.factors:
-        if axes_of(factor) not in ((0,), (1,)):
+        if axes_of(factor) not in {(1,), *beside}:
             book.pin(factor, along)
     inside = channels_along(data, 1, book)
     if weight.parameter is None:
         # A function of a masked weight need not be 0 where the weight is.
-        book.statistics += [Statistic(node.module, 'reader', (), f) for f in data.along(1)]
+        book.statistics += [Statistic(node.module, 'reader', (), f, node.id) for f in data.along(1)]
     out = (
         _transposed_conv(weight, inside, groups, book, node)
         if transposed
@@ -78,17 +82,51 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     if bias is not None:
         book.unite(out, channels_along(bias, 0, book))
     layer = layer_of(node, weight, book)
-    book.add_site(layer, 'in', inside, node.id)
+    for read in (inside, *summed.values()):
+        book.add_site(layer, 'in', read, node.id)
     book.add_site(layer, 'out', out, node.id)
-    factors = [f for f in data.factors if axes_of(f) == (0,)]
+    factors = [f for f in data.factors if axes_of(f) in beside]
     fixed = book.fixed('has positions there, not channels')
     if groups > 1 and len(inside) == groups and inside.max() < 0:
         fixed = data.fixed  # depthwise: what comes out is as fixed as what goes in
     elif len(out) > 1:
         factors.append(out.reshape(1, -1, *(1,) * (len(node.shapes[0]) - 2)))
     result = Value(node.shapes[0], factors, fixed)
-    _count_conv(node, data, weight, inside, result, layer, book)
+    _count_conv(node, data, weight, inside, result, layer, book, list(summed.values()))
     return result
+
+
+def _summed_with_kernel(
+    node: TraceNode, data: Value, weight: Value, book: LabelBook
+) -> tuple[Value, dict[int, IntArray]]:
+    """Channels along dims of space that a kernel covers, and ``data`` without them.
+
+    The kernel is as long as the data and moves nowhere (words of a text, whose features are
+    the width of an image): it reads them as a linear layer does.
+    """
+    summed: dict[int, IntArray] = {}
+    if node.attrs['groups'] > 1 or node.attrs['transposed']:
+        return data, summed
+    for dim in range(2, len(data.shape)):
+        sizes = weight.shape[dim], data.shape[dim], node.shapes[0][dim]
+        read = [f for f in data.along(dim) if axes_of(f) == (dim,)]
+        if read and sizes == (read[0].size, read[0].size, 1) and not _padding(node, dim):
+            summed[dim] = read[0].ravel()
+            book.unite(summed[dim], channels_along(weight, dim, book))
+    kept = [f for f in data.factors if axes_of(f) not in {(dim,) for dim in summed}]
+    return replace(data, factors=kept), summed
+
+
+def _padding(node: TraceNode, dim: int) -> int:
+    """How many places are added before and behind; 1 where that is not known."""
+    padding = node.attrs.get('padding') or (1,)
+    return padding[min(dim - 2, len(padding) - 1)]
+
+
+def _is_pointwise(node: TraceNode, data: Value, weight: Value, dim: int) -> bool:
+    """Whether a convolution computes each place along a dim of what is at this place alone."""
+    is_one = weight.shape[dim] == 1 and not _padding(node, dim)
+    return is_one and data.shape[dim] == node.shapes[0][dim]
 
 
 def _blocks_apart(data: Value, book: LabelBook) -> Value:
@@ -115,6 +153,7 @@ def _count_conv(
     result: Value,
     layer: str,
     book: LabelBook,
+    summed: list[IntArray],
 ) -> None:
     """MACs of a convolution: every output element sums over its group's inputs and the kernel.
 
@@ -122,8 +161,8 @@ def _count_conv(
     group's outputs and the kernel.
     """
     groups, transposed = node.attrs['groups'], node.attrs['transposed']
-    kernel = prod(weight.shape[2:])
-    counts = [(inside, groups)]
+    kernel = prod(weight.shape[2:]) // prod(map(len, summed))
+    counts = [(inside, groups), *((labels, 1) for labels in summed)]
     if _loses_groups(groups, len(inside), result.shape[1]):
         # Whole groups go, and those that stay have as many inputs as before.
         kernel, counts = kernel * len(inside) // groups, []
@@ -223,13 +262,14 @@ def matmul(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     result = meet(sides, node.shapes[0], book, node.where)
     is_right, weight = _weight_of(node, left, right, book)
     layer = layer_of(node, weight, book)
-    if weight is not None and layer:
+    if weight is not None:
         inside = channels_along(left, rank - 1, book)
-        book.add_site(layer, 'in', inside, node.id)
-        out_dim = rank - 1 if is_right else rank - 2
-        book.add_site(layer, 'out', channels_along(result, out_dim, book), node.id)
+        if layer:
+            book.add_site(layer, 'in', inside, node.id)
+            out_dim = rank - 1 if is_right else rank - 2
+            book.add_site(layer, 'out', channels_along(result, out_dim, book), node.id)
         if is_right and weight.parameter is None:
-            book.statistics.append(Statistic(node.module, 'reader', (), inside))
+            book.statistics.append(Statistic(node.module, 'reader', (), inside, node.id))
     summed_over = max([*contracted, *summed], key=np.size, default=None)
     size = left.shape[-1]
     counts = [] if summed_over is None else [(summed_over.ravel(), summed_over.size // size)]

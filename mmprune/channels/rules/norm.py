@@ -104,4 +104,4 @@ def _over_kept(kind: str, value: Value, dims: set[int], book: LabelBook, node: T
     """Note that statistics are taken over the channels along ``dims``."""
     for factor in value.factors:
         if dims & set(axes_of(factor)):
-            book.statistics.append(Statistic(node.module, kind, (), factor))
+            book.statistics.append(Statistic(node.module, kind, (), factor, node.id))

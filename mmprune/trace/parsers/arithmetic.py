@@ -30,7 +30,7 @@ register(
     'ThresholdBackward', 'ToCopyBackward', 'PowBackward', 'NanToNumBackward', 'ErfcBackward',
     'AcoshBackward', 'AsinhBackward', 'AtanhBackward', 'Exp2Backward', 'FracBackward',
     'LogitBackward', 'SgnBackward', 'TruncBackward', 'ConjBackward', 'ConjPhysicalBackward',
-    'PreluKernelBackward',
+    'PreluKernelBackward', 'ComparedBackward',
 )  # fmt: skip
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from mmprune.trace.parsers.saved import Parsed, parser, register
 
-register('elementwise', 'mmdet.SigmoidGeometricMeanBackward')
 register('loss', 'mmcv.SigmoidFocalLossFunctionBackward', 'mmcv.SoftmaxFocalLossFunctionBackward')
 # Inputs: data (N, C, *space), and boxes (K, ...), of each of which C channels are read.
 register(

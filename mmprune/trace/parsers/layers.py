@@ -19,6 +19,7 @@ def _convolution(grad_fn: Any) -> Parsed:
     return 'conv', {
         'groups': int(getattr(grad_fn, '_saved_groups', 1)),
         'transposed': bool(transposed),
+        'padding': plain(getattr(grad_fn, '_saved_padding', ())),
     }
 
 

@@ -1,0 +1,102 @@
+"""Masks that a model computes from its features: ``x > 0``, ``~(a & b)``, ``mask[:, None]``.
+
+Autograd knows no bools, so its graph does not show what was chosen by what. In a trace a mask has a
+*shadow*, a float tensor of the same numbers that is part of the graph: what arithmetic is given
+in its place, and what the results of other functions are joined with, element by element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map
+
+from mmprune.trace.composites import Composite
+
+COMPARING = frozenset({
+    'gt', 'ge', 'lt', 'le', 'eq', 'ne', 'greater', 'greater_equal', 'less', 'less_equal',
+    'not_equal', 'and', 'or', 'xor', 'invert', 'logical_and', 'logical_or', 'logical_xor',
+    'logical_not', 'bitwise_and', 'bitwise_or', 'bitwise_xor', 'bitwise_not', 'isnan', 'isinf',
+    'isfinite', 'signbit',
+})  # fmt: skip
+MOVING = frozenset({
+    'unsqueeze', 'squeeze', 'view', 'view_as', 'reshape', 'expand', 'expand_as', 'permute',
+    'transpose', 'flatten', 'unflatten', 'getitem', 'repeat', 'cat', 'stack', 'sum', 'clone',
+    'contiguous', 'detach',
+})  # fmt: skip
+CHOOSING = frozenset({'where', 'masked_fill'})
+ARITHMETIC = frozenset({
+    'to', 'float', 'double', 'half', 'bfloat16', 'type_as', 'mul', 'rmul', 'imul', 'multiply',
+    'div', 'rdiv', 'truediv', 'rtruediv', 'divide', 'true_divide', 'add', 'radd', 'iadd', 'sub',
+    'rsub', 'isub', 'einsum', 'matmul', 'bmm', 'mm',
+})  # fmt: skip
+
+
+class Compared(Composite):
+    """Inputs: tensors, of each of which an element has a say in the one at its place."""
+
+
+def shadow_of(tensor: Any) -> torch.Tensor | None:
+    """The shadow of a mask; None for any other tensor."""
+    return getattr(tensor, '_mmprune_shadow', None) if isinstance(tensor, torch.Tensor) else None
+
+
+def _by_shadows(value: Any) -> Any:
+    def instead(leaf: Any) -> Any:
+        shadow = shadow_of(leaf)
+        return leaf if shadow is None else shadow
+
+    return tree_map(instead, value)
+
+
+def as_called(name: str, function: Any, args: tuple, kwargs: dict) -> tuple[Any, tuple, dict]:
+    """What a trace calls where a model calls ``function`` with a mask: by its shadow, if it can."""
+    if name.strip('_') in ARITHMETIC:
+        return function, _by_shadows(args), _by_shadows(kwargs)
+    if name == '__setitem__' and shadow_of(args[1]) is not None:
+        is_number = not isinstance(args[2], torch.Tensor) or args[2].dim() == 0
+        if is_number and args[1].shape == args[0].shape:
+            return torch.Tensor.masked_fill_, args, kwargs
+    return function, args, kwargs
+
+
+def followed(
+    name: str,
+    function: Callable[..., Any],
+    args: tuple,
+    kwargs: Mapping[str, Any],
+    given: list[torch.Tensor],
+    result: Any,
+) -> Any:
+    """The result of a call that makes a mask or was given some, as part of the graph.
+
+    Returns:
+        It, or None where the graph cannot show what the call does with a mask.
+    """
+    if not isinstance(result, torch.Tensor):
+        return None
+    name = name.strip('_')
+    shadows = [shadow for shadow in map(shadow_of, given) if shadow is not None]
+    if name in COMPARING and result.dtype is torch.bool:
+        sources = shadows + [tensor for tensor in given if tensor.requires_grad]
+        if sources:
+            value = result.to(sources[0].dtype)
+            _give_shadow(result, Compared.apply({}, (value,), *sources))
+            return result
+    elif shadows and name in CHOOSING and result.is_floating_point():
+        if any(result is tensor for tensor in given):
+            return result.add_(Compared.apply({}, (torch.zeros_like(result.detach()),), *shadows))
+        parts = [result] if result.requires_grad else []
+        return Compared.apply({}, (result.detach(),), *parts, *shadows)
+    elif shadows and name in MOVING:
+        moved = function(*_by_shadows(args), **_by_shadows(dict(kwargs)))
+        if moved.requires_grad:
+            _give_shadow(result, moved)
+            return result
+    return None
+
+
+def _give_shadow(mask: torch.Tensor, shadow: torch.Tensor) -> None:
+    mask._mmprune_shadow = shadow  # type: ignore[attr-defined]
