@@ -16,7 +16,7 @@ def built(**options):
     [
         ({}, 'needs either ratio or budget'),
         (dict(ratio=0.5, budget=dict(macs=0.5)), 'needs either ratio or budget'),
-        (dict(ratio=0.0), 'above 0 and at most 1; found 0.0'),
+        (dict(ratio=0.0), 'a number above 0 up to 1, found 0.0'),
         (dict(ratio=[0.5]), r'found \[0.5\]'),
         (dict(ratio=0.02), 'more than max_removed=0.9 allows'),
         (dict(ratio=0.5, scope='layer'), "scope must be one of 'global', .* not 'layer'"),

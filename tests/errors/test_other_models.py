@@ -261,7 +261,7 @@ def test_a_group_with_equal_blocks_says_so():
         ('expand_(0, 12)_12', {'choice': 1.5}, 'keeps 1.5 of 12 channels'),
         ('expand_(0, 12)_12', {'choice': True}, 'keeps True of 12 channels'),
         ('expand_(0, 12)_12', {}, 'keeps None of 12 channels'),
-        ('expand_(0, 12)_12', 3, 'keeps None of 12 channels'),
+        ('expand_(0, 12)_12', 3, 'expected a mapping, found 3'),
         ('fc_(0, 5)_5', {'choice': 2}, 'but 5 of them are pinned: output of the network'),
         ('reduce_(0, 8)_8', {'choice': 2}, r"keeps 2 of the 8 .* but 'stem\.0_.*' keeps 3"),
     ],
