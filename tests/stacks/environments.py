@@ -26,8 +26,8 @@ FOLDER = ROOT / '.stacks'
 WHEELS = Path(os.environ.get('WHEELS') or ROOT.parent / 'shared' / 'wheels')
 CONSTRAINTS = ROOT / 'requirements' / 'constraints.txt'
 RUNTIME = ROOT / 'requirements' / 'runtime.txt'
-BESIDE = ('matplotlib', 'scikit-learn')
-"""What every stack has beside mmprune's own requirements: mmengine's, and the images to test on."""
+BESIDE = ('matplotlib', 'scikit-learn', 'optuna')
+"""What every stack has beside mmprune's own requirements: mmengine's, images, and a search's."""
 CV2 = 'opencv-python-headless'
 """mmengine's runner and mmcv import cv2, and leave it to others to say so."""
 

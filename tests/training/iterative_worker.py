@@ -1,4 +1,4 @@
-"""One of the two processes of test_iterative_pruning_ddp.py: FOLDER."""
+"""One of the two processes of test_iterative_pruning_ddp.py: FOLDER KIND."""
 
 import sys
 from pathlib import Path
@@ -14,12 +14,19 @@ def main() -> None:
     """Train across the deployment, and write down what this process has then."""
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
-    cfg = tiny(
-        pruner=dict(type='ImportancePruner', ratio=0.5, importance=dict(type='TaylorImportance'))
-    )
-    cfg.custom_hooks[0].collect = dict(num_batches=2, batch_size=16)
+    pruner = dict(type='ImportancePruner', budget=dict(macs=0.8))
+    images = dict(num_batches=2, batch_size=16)
+    if sys.argv[2] == 'images':
+        cfg = tiny(pruner=dict(pruner, importance='Taylor'), collect=images, end=1)
+    elif sys.argv[2] == 'listen':
+        fisher = dict(pruner, importance='GroupFisher', score_per='macs')
+        steps = dict(by_epoch=False, end=3, channels=8)
+        cfg = tiny(pruner=fisher, listen=True, **steps)
+    else:
+        mixed = dict(pruner, importance='Fusion', scope='local')
+        cfg = tiny(pruner=mixed, end=1)
+        cfg.custom_hooks[0].type = 'mmprune.DCFF'
     cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.1))
-    cfg.custom_hooks[0].end = 1
     cfg.train_cfg.max_epochs = 2
     runner = train(cfg, folder, launcher='pytorch')
     assert isinstance(runner.model, MMDistributedDataParallel)

@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from two_processes import in_two_processes
 
 WORKER = Path(__file__).with_name('iterative_worker.py')
 
 
-def test_two_processes_go_on_with_the_same_small_network(tmp_path: Path) -> None:
-    in_two_processes(WORKER, str(tmp_path))
+@pytest.mark.parametrize('kind', ['images', 'listen', 'mixtures'])
+def test_two_processes_go_on_with_the_same_small_network(tmp_path: Path, kind: str) -> None:
+    in_two_processes(WORKER, str(tmp_path), kind)
     first, second = (torch.load(tmp_path / f'{rank}.pth', weights_only=True) for rank in (0, 1))
     assert first['backbone.layer1.0.conv1.weight'].shape[0] < 8
     assert (tmp_path / 'deployed.py').is_file()
