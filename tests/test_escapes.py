@@ -70,11 +70,19 @@ OUTSIDE = {
     ),
     'comparison': (
         lambda net, x: net.d(torch.where(x > 0, net.b(x), net.c(x))),
-        {'a': 'gt in the root module', 'b': 'a constant'},
+        {},
     ),
     'masked fill': (
         lambda net, x: net.d(net.b(x).masked_fill(x > 0, 0.5)),
-        {'a': 'gt in the root module', 'b': 'a constant'},
+        {},
+    ),
+    'a mask that takes elements': (
+        lambda net, x: (net.d(x), net.b(x)[x > 0].sum()),
+        None,
+    ),
+    'a mask that is looked at': (
+        lambda net, x: net.d(net.b(x)) * (1 + float((x > 0).any())),
+        {'a': 'gt in the root module'},
     ),
     'argmax': (
         lambda net, x: net.d(net.b(x) * x.argmax(1, keepdim=True)),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from mmprune.trace.composites import Composite
 
@@ -24,7 +24,7 @@ COMPARING = frozenset({
 MOVING = frozenset({
     'unsqueeze', 'squeeze', 'view', 'view_as', 'reshape', 'expand', 'expand_as', 'permute',
     'transpose', 'flatten', 'unflatten', 'getitem', 'repeat', 'cat', 'stack', 'sum', 'clone',
-    'contiguous', 'detach',
+    'contiguous', 'detach', 'to',
 })  # fmt: skip
 CHOOSING = frozenset({'where', 'masked_fill'})
 ARITHMETIC = frozenset({
@@ -32,6 +32,9 @@ ARITHMETIC = frozenset({
     'div', 'rdiv', 'truediv', 'rtruediv', 'divide', 'true_divide', 'add', 'radd', 'iadd', 'sub',
     'rsub', 'isub', 'einsum', 'matmul', 'bmm', 'mm',
 })  # fmt: skip
+
+CASTS = frozenset({'float', 'double', 'half', 'bfloat16', 'truediv', '__truediv__', 'div'})
+"""They give floats whatever they are given."""
 
 
 class Compared(Composite):
@@ -53,13 +56,23 @@ def _by_shadows(value: Any) -> Any:
 
 def as_called(name: str, function: Any, args: tuple, kwargs: dict) -> tuple[Any, tuple, dict]:
     """What a trace calls where a model calls ``function`` with a mask: by its shadow, if it can."""
-    if name.strip('_') in ARITHMETIC:
+    if name.strip('_') in ARITHMETIC and _gives_floats(name, args, kwargs):
         return function, _by_shadows(args), _by_shadows(kwargs)
     if name == '__setitem__' and shadow_of(args[1]) is not None:
         is_number = not isinstance(args[2], torch.Tensor) or args[2].dim() == 0
         if is_number and args[1].shape == args[0].shape:
             return torch.Tensor.masked_fill_, args, kwargs
     return function, args, kwargs
+
+
+def _gives_floats(name: str, args: tuple, kwargs: dict) -> bool:
+    """Whether the result of arithmetic is floats: what is given bools alone may give bools."""
+    return name in CASTS or any(
+        isinstance(leaf, float)
+        or (isinstance(leaf, torch.dtype) and leaf.is_floating_point)
+        or (isinstance(leaf, torch.Tensor) and leaf.is_floating_point())
+        for leaf in tree_leaves((args, kwargs))
+    )
 
 
 def followed(
@@ -90,12 +103,16 @@ def followed(
             return result.add_(Compared.apply({}, (torch.zeros_like(result.detach()),), *shadows))
         parts = [result] if result.requires_grad else []
         return Compared.apply({}, (result.detach(),), *parts, *shadows)
-    elif shadows and name in MOVING:
+    elif shadows and name in MOVING and not (name == 'getitem' and _has_masks(args[1])):
         moved = function(*_by_shadows(args), **_by_shadows(dict(kwargs)))
         if moved.requires_grad:
             _give_shadow(result, moved)
             return result
     return None
+
+
+def _has_masks(index: Any) -> bool:
+    return any(shadow_of(leaf) is not None for leaf in tree_leaves(index))
 
 
 def _give_shadow(mask: torch.Tensor, shadow: torch.Tensor) -> None:
