@@ -169,7 +169,8 @@ def test_every_criterion_of_mmprune_is_measured():
         for name, each in IMPORTANCE.module_dict.items()
         if each.__module__.startswith('mmprune.')
     }
-    assert {criterion.ours['type'] for criterion in CRITERIA} == own
+    # What goes by filters that are mixed is measured as they are learned.
+    assert {criterion.ours['type'] for criterion in CRITERIA} == own - {'FusionImportance'}
     assert len(set(METHODS)) == len(METHODS)
     listed = list(keys(QUICK))
     assert len(set(listed)) == len(listed)

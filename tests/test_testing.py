@@ -46,6 +46,7 @@ PRUNER_OPTIONS = {
     'RatioPruner': dict(ratios=[0.25, 0.5, 1.0]),
     'ImportancePruner': dict(ratio=0.5),
     'NetworkSlimming': dict(percent=0.3),
+    'MarkovPruner': dict(budget=dict(macs=0.5)),
 }
 
 

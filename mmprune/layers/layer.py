@@ -168,11 +168,14 @@ def layers_of(model: nn.Module, labelling: Labelling) -> dict[str, Layer]:
     sites: dict[tuple[str, str], IntArray] = {}
     for site in labelling.sites:
         sites.setdefault((site.layer, site.role), site.labels)
+    pinned = np.zeros(labelling.num_labels, bool)
+    for labels, _ in labelling.pins:
+        pinned[labels] = True
     found = {}
     for name, module in modules_of(model).items():
         held = {**module._parameters, **module._buffers}
         own = {local: by_tensor[id(t)] for local, t in held.items() if id(t) in by_tensor}
-        layer = _layer(name, module, own, sites.get((name, 'norm')))
+        layer = _layer(name, module, own, sites.get((name, 'norm')), pinned)
         if isinstance(module, (*CONVS, *TRANSPOSED_CONVS, nn.Linear)) and 'weight' not in held:
             layer = _computed(name, module, own, sites)
         if layer is not None:
@@ -202,7 +205,11 @@ def _known_bias(own: dict[str, list[IntArray]], out: IntArray) -> tuple[str, ...
 
 
 def _layer(
-    name: str, module: Any, own: dict[str, list[IntArray]], norm: IntArray | None
+    name: str,
+    module: Any,
+    own: dict[str, list[IntArray]],
+    norm: IntArray | None,
+    pinned: BoolArray,
 ) -> Layer | None:
     weight = own.get('weight')
     if isinstance(module, (*CONVS, *TRANSPOSED_CONVS)) and weight is not None:
@@ -213,7 +220,7 @@ def _layer(
         columns = _across(weight, module.groups, rows, other)
         inputs, out = (rows, columns) if is_transposed else (columns, rows)
         # A kernel whose positions are channels of the input loses some of them.
-        loses = any(f.shape[:2] == (1, 1) and (f >= 0).any() for f in weight)
+        loses = any(f.shape[:2] == (1, 1) and not pinned[f[f >= 0]].all() for f in weight)
         known = (*(() if loses else ('weight',)), *_known_bias(own, out))
         return Layer(name, inputs, out, len(module.kernel_size) + 2, own, known)
     if isinstance(module, nn.Linear) and weight is not None:

@@ -220,7 +220,7 @@ def test_configs_build_networks_of_the_lists(name, shape, macs, parameters):
         (dict(channels=[8, 13, 8]), "entry 1 of the list is 13, but layer 'expand' has from 1 to"),
         (dict(channels=[0, 4, 8]), "entry 0 of the list is 0, but layer 'stem.0' has from 1 to 8"),
         (dict(channels=[3, 8, 4, 0.5, 1], has_input=True, unused=1), 'entry 3 of the list is 0.5'),
-        (dict(channels=[8, 4, 8], residual='cut'), "must be one of union, sample, not 'cut'"),
+        (dict(channels=[8, 4, 8], residual='cut'), "must be 'union' or 'sample', not 'cut'"),
         (dict(channels=[8, 4, 6], residual='sample'), "no block with a shortcut 'downsample'"),
     ],
 )
