@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmprune.deploy.onnx_export import export_onnx
+from mmprune.deploy.onnx_export import PACKAGES, export_onnx
 from mmprune.errors import InputError
 from mmprune.latency.timing import Times, interleaved
 
 BACKENDS = ('torch', 'compile', 'onnxruntime')
 COMPILERS = ('g++', 'clang++', 'cl')
-NEEDED_FOR_ONNX = ('onnx', 'onnxscript', 'onnxruntime')
 
 
 class UnavailableError(InputError):
@@ -42,7 +41,7 @@ def check_backend(backend: str, device: torch.device | str = 'cpu') -> None:
             f'torch.compile needs a C++ compiler for the CPU, and there is none of '
             f'{", ".join(compilers)}: install one (Debian: apt install g++), or name it in CXX'
         )
-    missing = [name for name in NEEDED_FOR_ONNX if not importlib.util.find_spec(name)]
+    missing = [name for name in PACKAGES if not importlib.util.find_spec(name)]
     if backend == 'onnxruntime' and missing:
         raise UnavailableError(
             f'onnxruntime: {", ".join(missing)} missing; pip install "mmprune[onnx]"'

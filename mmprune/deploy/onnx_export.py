@@ -19,6 +19,22 @@ from mmprune.trace.roads import OnRoad, Road, as_road
 # Two float32 programs that sum in different orders agree about as well as this.
 _TOLERANCE = 1e-4
 
+PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
+
+
+def check_onnx() -> None:
+    """Refuse to begin what ends in an ONNX file where none can be written.
+
+    Raises:
+        InputError: One of ``PACKAGES`` is not installed.
+    """
+    missing = [name for name in PACKAGES if not importlib.util.find_spec(name)]
+    if missing:
+        raise InputError(
+            f'Writing ONNX needs {", ".join(missing)}: pip install "mmprune[onnx]", or leave out '
+            '--onnx.'
+        )
+
 
 def export_onnx(
     network: nn.Module,
@@ -45,14 +61,7 @@ def export_onnx(
     """
     if batch is not None and batch < 1:
         raise InputError(f'an ONNX file for batches of {batch} images cannot be written')
-    missing = [
-        name for name in ('onnx', 'onnxscript', 'onnxruntime') if not importlib.util.find_spec(name)
-    ]
-    if missing:
-        raise InputError(
-            f'Writing ONNX needs {", ".join(missing)}: pip install "mmprune[onnx]", or leave out '
-            '--onnx.'
-        )
+    check_onnx()
     road = as_road(example)
     network, images = OnRoad.of(network, road), road.images
     # With one sample the exporter would take the batch size for a constant.

@@ -18,7 +18,7 @@ from mmprune.config import load_config
 from mmprune.deploy import VerifyReport
 from mmprune.deploy.channel_cfg import digest_of, save_channel_cfg
 from mmprune.deploy.onnx_contract import describe_onnx
-from mmprune.deploy.onnx_export import export_onnx
+from mmprune.deploy.onnx_export import check_onnx, export_onnx
 from mmprune.errors import InputError, UnwritableError
 from mmprune.execution import MASK_NAMES
 from mmprune.fileio import atomic_folder, check_outputs, write_text
@@ -231,8 +231,11 @@ def check_place(folder: Path, checkpoint: str | os.PathLike[str], onnx: bool) ->
     """Refuse a folder that a deployed network cannot be written to, before it is computed.
 
     Raises:
-        InputError: Nothing can be written there, or a config there could not be read.
+        InputError: Nothing can be written there, or a config there could not be read; or what
+            writes ONNX is not installed.
     """
+    if onnx:
+        check_onnx()
     names = ['deployed.pth', 'deployed.py', 'channel_cfg.yaml', *(['deployed.onnx'] * onnx)]
     size = Path(checkpoint).stat().st_size if Path(checkpoint).is_file() else 0
     check_outputs([folder / name for name in names], size=size)

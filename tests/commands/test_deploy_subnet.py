@@ -156,6 +156,15 @@ def test_onnx_of_no_batch_is_refused(tmp_path: Path) -> None:
         export_onnx(torch.nn.ReLU(), torch.rand(1, 1, 8, 8), tmp_path / 'no.onnx', batch=0)
 
 
+def test_onnx_that_cannot_be_written_is_said_before_the_work(
+    untrained: Path, random_subnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('mmprune.deploy.onnx_export.PACKAGES', ('onnx', 'no_such_package'))
+    with pytest.raises(InputError, match='Writing ONNX needs no_such_package'):
+        deploy_subnet(CONFIG, untrained, random_subnet, tmp_path / 'out', onnx=True)
+    assert not (tmp_path / 'out').exists()
+
+
 def test_nothing_is_written_when_verification_fails(
     untrained: Path, random_subnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
