@@ -6,6 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 from toy_checks import assert_exact, assert_trains, prepared
 from toy_networks import Chain, Toy, conv
+from toys_norms import NormOfBlocks
+
+from mmprune.registry import PRUNERS
 
 ALIKE = {
     'mean': lambda x: x.mean(1, True),
@@ -87,3 +90,22 @@ def test_pinned(name):
     assert list(pruner.channel_spaces) == ['b']
     assert reason in pruner.channel_groups['a'].reason
     assert_exact(toy, model, data, pruner, seeds=1)
+
+
+@pytest.mark.parametrize('batch', [1, 3])
+def test_a_norm_over_blocks_of_channels_sees_those_of_every_sample(batch):
+    """In masked training the samples may be others in number than those that were traced."""
+    torch.manual_seed(0)
+    network = NormOfBlocks().double()
+    pruner = PRUNERS.build(
+        dict(type='RatioPruner', _scope_='mmprune', ratios=[0.5, 1.0], execution='mask')
+    )
+    pruner.prepare_from_supernet(network, demo_input=torch.rand(2, 3, 8, 8).double())
+    subnet = pruner.channel_spaces
+    subnet['a'] = torch.tensor([0.0, 1.0])
+    pruner.set_subnet(subnet)
+    deployed = pruner.deploy_subnet(network, pruner.export_subnet())
+    data = torch.rand(batch, 3, 8, 8).double()
+    torch.testing.assert_close(network.train()(data), deployed.train()(data))
+    for name in ('running_mean', 'running_var'):
+        torch.testing.assert_close(getattr(network.norm, name), getattr(deployed.norm, name))

@@ -384,6 +384,20 @@ class NormsOfOneWidth(Toy):
         return F.linear(x, layer.weight - layer.weight.mean(1, keepdim=True), layer.bias)
 
 
+class NormOfBlocks(NormToy):
+    """Two blocks of four channels lie along the samples of a norm over four, as in RepMLP."""
+
+    GROUPS = {'a': (2, {'a'}, {'b'}), 'b': (6, {'b'}, {'head'})}
+    REASONS = {'norm.bias': 'it meets a tensor that has positions there, not channels'}
+
+    def __init__(self):
+        super().__init__(nn.BatchNorm2d(4))
+        self.each = 4
+
+    def normalise(self, x):
+        return self.norm(x.reshape(-1, self.each, *x.shape[2:])).reshape(x.shape)
+
+
 class LocalResponse(NormToy):
     """A window over neighbouring channels: which ones are neighbours is fixed."""
 

@@ -108,7 +108,9 @@ class Silence:
         source = node.source.rstrip('0123456789')
         silent = [edge in self.zero for edge in node.inputs if edge is not None]
         if node.op == 'batch_norm':
-            return len(inputs) == 3 and all(_name(value) is not None for value in inputs[1:])
+            data, *weights = inputs
+            along_weights = data is not None and all(axes_of(f) == (1,) for f in data.factors)
+            return along_weights and len(weights) == 2 and all(map(_name, weights))
         if node.op == 'reduce':
             return node.attrs['how'] in REDUCES_ZERO and all(silent)
         if node.op in MOVES:

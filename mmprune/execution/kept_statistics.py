@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -89,8 +89,25 @@ class KeptElements:
         """
         if self.kind == 'reader' and self.kept.dim() == 1:
             return data.shape[-1:] == self.kept.shape
-        shapes = zip(self.kept.shape, data.shape, strict=False)
+        shapes = zip(self.along(data).shape, data.shape, strict=False)
         return data.dim() == self.kept.dim() and all(k in (1, d) for k, d in shapes)
+
+    def along(self, data: torch.Tensor) -> torch.Tensor:
+        """The kept elements for as many samples as ``data`` has.
+
+        Blocks of channels lie along the samples of a norm over these, for each sample once more.
+        """
+        if self.kind != 'batch_norm' or len(self.kept) == 1:
+            return self.kept
+        times, rest = divmod(len(data), len(self.of_sample))
+        return self.kept if rest else self.of_sample.repeat(times, *(1,) * (self.kept.dim() - 1))
+
+    @cached_property
+    def of_sample(self) -> torch.Tensor:
+        """What repeats along the first dim."""
+        number = len(self.kept)
+        folds = (self.kept.unflatten(0, (-1, n)) for n in range(1, number + 1) if not number % n)
+        return next(fold[0] for fold in folds if bool((fold == fold[:1]).all()))
 
 
 @contextlib.contextmanager
@@ -189,7 +206,7 @@ class KeptStatistics(FunctionMode):
             node = nodes[self._calls[key] % len(nodes)]
             self._calls[key] += 1
             fitting = [element for element in fitting if element.node == node]
-        masks = [element.kept.to(data) for element in fitting]
+        masks = [element.along(data).to(data) for element in fitting]
         return math.prod(masks[1:], start=masks[0]) if masks else None
 
     def _reduce(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -284,11 +301,16 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> torch.Tensor:
-    """Statistics of the kept elements; a norm that keeps its own, or has them, takes all."""
-    if running_mean is not None or running_var is not None or not training:
+    """Statistics of the kept elements, which go into the running ones; these know nothing else."""
+    if not training:
         statistics = (running_mean, running_var)
         return F.batch_norm(input, *statistics, weight, bias, training, momentum, eps)
     dims = tuple(dim - input.dim() for dim in range(input.dim()) if dim != 1)
+    if running_mean is not None and running_var is not None:
+        with torch.no_grad():
+            variance, mean = masked_variance('varmean', input, mask, dims, (), {})
+            running_mean.lerp_(mean.to(running_mean), momentum)
+            running_var.lerp_(variance.to(running_var), momentum)
     result = standardised(input, mask, dims, eps)
     shape = (1, -1, *(1,) * (input.dim() - 2))
     result = result if weight is None else result * weight.reshape(shape)
