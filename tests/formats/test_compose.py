@@ -28,7 +28,7 @@ TOYS = [toy for family in FAMILIES for toy in family.TOYS]
 # choice the full network has none of them.
 NO_SUBNETS = {
     *('GroupedConv', 'Transposed', 'MethodOfAModule', 'WeightsByBatchNorm', 'FusedEncoder'),
-    *('RotaryGrouped', 'MaskedAttention'),
+    *('RotaryGrouped', 'MaskedAttention', 'NormOfBlocks'),
 }
 pytestmark = [
     pytest.mark.filterwarnings('ignore:None of the inputs have requires_grad'),
