@@ -76,13 +76,12 @@ class JudgingLoop(ValLoop):
                 cost['latency'] = 1e3 * seconds
         return list(costs)
 
-    def is_better(self, first: Evaluation, second: Evaluation) -> bool:
-        """Tell whether the first is better; of two equal ones, the cheaper, then the earlier."""
-        return self.rank(first) < self.rank(second)
-
     def rank(self, evaluation: Evaluation) -> tuple[float, int, int]:
-        """Return a sort key: the best candidate has the smallest."""
-        value = smaller_is_better(evaluation.metric, self.rule)
+        """Return a sort key: the best candidate by the first objective has the smallest.
+
+        Of two equal ones the cheaper is better, then the earlier.
+        """
+        value = self._value(evaluation, self.objectives[0])
         return value, evaluation.macs, evaluation.index
 
     def _compensation(self, method: str | dict[str, Any] | None) -> Change | None:
@@ -175,17 +174,6 @@ class JudgingLoop(ValLoop):
     @property
     def _device_type(self) -> str:
         return next(self.algorithm.parameters()).device.type
-
-    def _extreme_costs(self) -> tuple[Cost, Cost]:
-        """Return the costs of the widest and of the narrowest subnet."""
-        before = self.pruner.current_subnet()
-        subnets = []
-        for set_width in (self.pruner.set_max_channel, self.pruner.set_min_channel):
-            set_width()
-            subnets.append(self.pruner.current_subnet())
-        self.pruner.set_subnet(before)
-        full, smallest = self.costs(subnets)
-        return full, smallest
 
 
 def _timed(run: Callable[[], Any]) -> float:

@@ -125,7 +125,7 @@ class OptunaSearchLoop(SearchLoop):
         for budget in self.budgets:
             found = self._search(budget, progress)
             if len(self.objectives) == 1:
-                best = min(found, key=self._key)
+                best = min(found, key=self.rank)
                 yield budget, self._subnet(best), best
                 continue
             for number, each in enumerate(self._front(found)):
@@ -140,7 +140,7 @@ class OptunaSearchLoop(SearchLoop):
             self.study.refresh()
             done = proposals.learn()
             taken = sum(each.budget == budget.label for each in self.study.claims.values())
-            best = min(self._within_budget(budget), key=self._key, default=None)
+            best = min(self._within_budget(budget), key=self.rank, default=None)
             note = '' if best is None else f'best {self.metric} {in_words(best.metric)}'
             if self.study.claims:
                 note += f', {1 + len(self.study.claims)} workers'
@@ -200,10 +200,6 @@ class OptunaSearchLoop(SearchLoop):
 
     def _subnet(self, evaluation: Evaluation) -> Subnet:
         return self.space.subnet(evaluation.channels)
-
-    def _key(self, evaluation: Evaluation) -> tuple[float, float, int]:
-        """Return a sort key: the best candidate by the first objective has the smallest."""
-        return self._value(evaluation, self.objectives[0]), evaluation.macs, evaluation.index
 
     def _front(self, found: list[Evaluation]) -> list[Evaluation]:
         """Return the candidates that no other one beats, the cheapest first."""

@@ -148,7 +148,7 @@ class SearchLoop(JudgingLoop):
         self.latency = None if latency is None else TableLatency(latency)
         self.results: list[SearchResult] = []
         self.chosen: list[tuple[str, Evaluation]] = []
-        self.full_cost, self.smallest_cost = self._extreme_costs()
+        (self.full_cost,) = self.costs([self.pruner.full_subnet()])
         self.work_dir = Path(runner.work_dir)
 
     @abstractmethod
