@@ -18,7 +18,7 @@ from torch import Tensor
 from mmprune.datafiles import parse_json
 from mmprune.errors import InputError, MissingFileError
 from mmprune.execution import MASK_NAMES
-from mmprune.fileio import atomic_path
+from mmprune.fileio import write_text
 from mmprune.schema import Amount, Count, Metric, Whole, checked
 from mmprune.search.identity import leaves
 
@@ -99,9 +99,7 @@ def read_history(path: Path, settings: dict[str, Any] | None = None) -> list[Eva
 def write_history(path: Path, evaluations: Sequence[Evaluation]) -> None:
     """Write evaluations into a file, whatever settings they were made with."""
     lines = [{'format': FORMAT, 'settings': None}, *map(asdict, evaluations)]
-    with atomic_path(path) as unfinished:
-        text = ''.join(json.dumps(line) + '\n' for line in lines)
-        unfinished.write_text(text, encoding='utf-8')
+    write_text(''.join(json.dumps(line) + '\n' for line in lines), path)
 
 
 def check_settings(of: str, wanted: dict[str, Any], found: dict[str, Any]) -> None:
