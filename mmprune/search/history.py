@@ -7,6 +7,7 @@ power cut may have left at the end is dropped when the file is read.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -60,6 +61,12 @@ class Evaluation:
     asked: Whole | None = None
     noted: dict[str, Any] = field(default_factory=dict)
     worker: str = ''
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """What it costs; an infinite latency if none was predicted."""
+        latency = math.inf if self.latency is None else self.latency
+        return {'macs': self.macs, 'params': self.params, 'latency': latency}
 
 
 @dataclass(frozen=True)

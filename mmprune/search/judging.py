@@ -23,14 +23,13 @@ from mmprune.models.norm_statistics import recalibrate_norm_statistics
 from mmprune.models.training_data import TrainingData
 from mmprune.pruners import StructurePruner
 from mmprune.randomness import seeded
-from mmprune.search.budget import Cost
+from mmprune.search.budget import COSTS, Cost
 from mmprune.search.compared import Rule, main_metric, rule_of, smaller_is_better
 from mmprune.search.evaluate import judged, recalibrate
 from mmprune.search.history import Evaluation
 from mmprune.training.compensation import Change, compensation_of
 
 Subnet = dict[str, Tensor]
-COSTS = ('macs', 'params', 'latency')
 
 
 class JudgingLoop(ValLoop):

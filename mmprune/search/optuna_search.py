@@ -13,9 +13,9 @@ from rich.progress import Progress
 from mmprune.errors import InputError
 from mmprune.pruners.search_space import Choices, nearest_within
 from mmprune.registry import LOOPS
-from mmprune.search.budget import Budget
+from mmprune.search.budget import COSTS, Budget
 from mmprune.search.history import Evaluation, subnet_key
-from mmprune.search.judging import COSTS, Subnet
+from mmprune.search.judging import Subnet
 from mmprune.search.sampling import Sampling
 from mmprune.search.search_loop import POLL, SearchLoop, in_words
 from mmprune.search.study import on_main
@@ -159,11 +159,7 @@ class OptunaSearchLoop(SearchLoop):
 
     def _within_budget(self, budget: Budget) -> list[Evaluation]:
         """Return all that is known within a budget, whatever it was evaluated for."""
-        return [
-            each
-            for each in self.study.evaluations.values()
-            if budget.fits({name: getattr(each, name) for name in COSTS})
-        ]
+        return [each for each in self.study.evaluations.values() if budget.fits(each.cost)]
 
     def _sampling(self, seed: int | None = None, **options: Any) -> Sampling:
         """Return a sampler that has seen nothing.
