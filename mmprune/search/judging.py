@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from functools import partial
 from numbers import Real
 from typing import Any
@@ -27,7 +26,7 @@ from mmprune.search.budget import COSTS, Cost
 from mmprune.search.compared import Rule, main_metric, rule_of, smaller_is_better
 from mmprune.search.evaluate import judged, recalibrate
 from mmprune.search.history import Evaluation
-from mmprune.training.compensation import Change, compensation_of
+from mmprune.training.compensation import Change
 
 Subnet = dict[str, Tensor]
 
@@ -82,14 +81,6 @@ class JudgingLoop(ValLoop):
         """
         value = self._value(evaluation, self.objectives[0])
         return value, evaluation.macs, evaluation.index
-
-    def _compensation(self, method: str | dict[str, Any] | None) -> Change | None:
-        """Return what is done to the small network of each candidate."""
-        if method is None:
-            return None
-        cfg = copy(self.runner.cfg)
-        cfg.prune_cfg = {**cfg.get('prune_cfg', {}), 'compensation': method}
-        return compensation_of(self.algorithm, cfg)
 
     def _measure(self, subnet: Subnet) -> dict[str, float]:
         """Return what the evaluator says of a subnet, deployed."""

@@ -35,6 +35,7 @@ from mmprune.search.picture import SearchPicture
 from mmprune.search.progress import search_progress
 from mmprune.search.storage import JOURNAL, RESULTS, presence
 from mmprune.search.study import Study
+from mmprune.training.compensation import compensation_of
 from mmprune.wrappers import without_wrapper
 
 POLL = 0.2
@@ -140,7 +141,11 @@ class SearchLoop(JudgingLoop):
         self.rule: Rule = 'greater' if rule == 'auto' else rule
         self._is_settled = False
         self._as_given = {'metric': metric, 'rule': rule, 'compensation': compensation}
-        self._change = self._compensation(compensation)
+        self._change = (
+            None
+            if compensation is None
+            else compensation_of(model, runner.cfg, method=compensation)
+        )
         self.seed = seed
         self.resume, self.storage, self.imported = resume, storage, imported
         self.study_name = study or Path(runner.cfg.filename or 'search').stem
