@@ -210,8 +210,10 @@ def broken_files(folder: Path) -> list[str]:
     }
     found = []
     for path in folder.rglob('*'):
-        # Logs of mmengine's are written line by line; hidden files are nobody's results.
-        if path.is_file() and not path.name.startswith('.') and 'vis_data' not in path.parts:
+        # Logs of mmengine's are written line by line; what is hidden is nobody's result.
+        names = path.relative_to(folder).parts
+        is_hidden = any(name.startswith('.') for name in names)
+        if path.is_file() and not is_hidden and 'vis_data' not in names:
             try:
                 readers.get(path.suffix, lambda path: None)(path)
             except Exception as error:
@@ -251,9 +253,8 @@ def _alike(one: Path, other: Path) -> bool:
 
 
 def left_over(folder: Path) -> list[str]:
-    """Files under temporary names."""
-    hidden = [path for path in folder.rglob('.*') if path.is_file()]
-    return [path.name for path in hidden if path.name != '.mmprune_lock']
+    """Files, and folders of files, under temporary names."""
+    return [path.name for path in folder.rglob('.*') if path.name != '.mmprune_lock']
 
 
 def chaos(

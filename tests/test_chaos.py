@@ -7,6 +7,8 @@ from pathlib import Path
 
 import chaos
 
+from mmprune.fileio import UNFINISHED
+
 
 def test_nothing_is_lost_by_a_few_kills() -> None:
     command = [sys.executable, '-W', 'ignore', str(Path(chaos.__file__)), '--kills', '3']
@@ -34,5 +36,7 @@ def test_what_is_lost_is_seen(tmp_path: Path) -> None:
     assert chaos.differences(job, killed, whole) == ['subnet.yaml is missing']
     (killed / 'half.json').write_text('{"a"')
     (killed / '.half.tmp').touch()
+    (killed / f'{UNFINISHED}1').mkdir()
+    (killed / f'{UNFINISHED}1' / 'subnet.json').write_text('{"a"')
     assert [line.partition(':')[0] for line in chaos.broken_files(killed)] == ['half.json']
-    assert chaos.left_over(killed) == ['.half.tmp']
+    assert sorted(chaos.left_over(killed)) == ['.half.tmp', f'{UNFINISHED}1']

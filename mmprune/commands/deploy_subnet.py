@@ -79,16 +79,19 @@ def deploy_subnet(
     folder = Path(out_dir or Path(checkpoint).parent / f'deployed_{name}')
     check_place(folder, checkpoint, onnx or onnx_batch is not None)
     algorithm = build_algorithm(cfg, checkpoint, jointly=True)
+    method = None
     if study is not None:
         full = full_network(algorithm)
         number = pick_subnet(algorithm, cfg, study, pick, study_name).index
-        compensate = compensate or bool((cfg.get('search_cfg') or {}).get('compensation'))
+        method = (cfg.get('search_cfg') or {}).get('compensation')
         source = f'candidate {number} of {Path(study).name}'
     else:
         assert channel_cfg is not None
         set_from_file(algorithm, channel_cfg)
         source = str(channel_cfg)
-    change = compensation_of(algorithm, cfg, 'LeastSquares') if compensate else None
+    change = (
+        compensation_of(algorithm, cfg, 'LeastSquares', method) if compensate or method else None
+    )
     recalibrate_unless(change, algorithm, cfg)
     files = write_deployed(algorithm, cfg, folder, source, onnx, onnx_batch, change)
     if study is not None:

@@ -31,11 +31,11 @@ def pick_subnet(
     how: str,
     study: str | None = None,
 ) -> Evaluation:
-    """Set a subnet that was evaluated, and have it deployed as it was judged.
+    """Set a subnet that was evaluated, whose norms will be recalibrated as they were there.
 
     Args:
-        algorithm: The network that was searched, whose norms will be recalibrated as there.
-        cfg: Its config; ``prune_cfg.compensation`` is set if candidates were compensated.
+        algorithm: The network that was searched.
+        cfg: Its config.
         source: What ``read_candidates`` reads.
         how: See ``Candidates.pick``.
         study: The name of the study in a storage that has several.
@@ -43,11 +43,10 @@ def pick_subnet(
     Raises:
         InputError: There is no such candidate, or it is none of this network.
     """
-    named = {} if study is None else {'study': study}
     search: dict[str, Any] = cfg.get('search_cfg') or {}
     full, _ = full_and_set_cost(algorithm)
     candidates = Candidates.of(
-        read_candidates(source, **named),
+        read_candidates(source, study),
         full,
         search.get('metric', 'auto'),
         search.get('rule', 'auto'),
@@ -64,8 +63,6 @@ def pick_subnet(
     pruner.set_subnet(subnet)
     if search.get('recalibration'):
         algorithm.recalibration = Recalibration(**search['recalibration'])
-    if search.get('compensation'):
-        cfg.prune_cfg = {**cfg.get('prune_cfg', {}), 'compensation': search['compensation']}
     print(
         f'{how} of {len(candidates.evaluations)} candidates: number {found.index}, '
         f'{candidates.metric} {found.metric:.4f}, {found.macs:,} MACs '

@@ -101,12 +101,13 @@ class SubnetTimes:
             table.check(path, device, data_of(self.data), groups)
             self._tell(f'{path}: {len(table.layers)} layers, measured before')
             return table
-        plain = self.deployed(self._full())
+        plain = self.deployed(self.pruner.full_subnet())
         steps = partial(self._progress, 'layers by width')
         run = partial(_run, road=self.road)
         table = build_table(plain, self.pruner.supernet, run, self.data.device, track=steps)
         estimator = LatencyEstimator(table, self.pruner.supernet)
-        subnets = [self._full(), self._narrowest(), *self.random_subnets(FITTED, seed=0)]
+        ends = [self.pruner.full_subnet(), self.pruner.smallest_subnet()]
+        subnets = [*ends, *self.random_subnets(FITTED, seed=0)]
         measured = self.measure(subnets, 'correction')
         table = table.corrected(estimator.fit(self._widths(subnets), measured))
         table.save(path)
@@ -151,15 +152,12 @@ class SubnetTimes:
     def networks(self, channel_cfg: str | os.PathLike[str] | None) -> dict[str, nn.Module]:
         """The full network and the subnet, deployed."""
         if channel_cfg is None:
-            return {
-                'full network': self.deployed(self._full()),
-                'narrowest subnet': self.deployed(self._narrowest()),
-            }
-        subnet = self.pruner.load_channel_cfg(load_channel_cfg(Path(channel_cfg)))
-        return {
-            'full network': self.deployed(self._full()),
-            str(channel_cfg): self.deployed(subnet),
-        }
+            name, subnet = 'narrowest subnet', self.pruner.smallest_subnet()
+        else:
+            name = str(channel_cfg)
+            subnet = self.pruner.load_channel_cfg(load_channel_cfg(Path(channel_cfg)))
+        full = self.deployed(self.pruner.full_subnet())
+        return {'full network': full, name: self.deployed(subnet)}
 
     @property
     def data(self) -> torch.Tensor:
@@ -190,16 +188,6 @@ class SubnetTimes:
         """The steps, with a progress bar on the standard error."""
         console = Console(stderr=True)
         return track(steps, what, total, console=console, transient=True, disable=self.is_quiet)
-
-    def _full(self) -> Subnet:
-        return {name: torch.ones_like(m) for name, m in self.pruner.channel_spaces.items()}
-
-    def _narrowest(self) -> Subnet:
-        before = self.pruner.current_subnet()
-        self.pruner.set_min_channel()
-        narrowest = self.pruner.current_subnet()
-        self.pruner.set_subnet(before)
-        return narrowest
 
     def _widths(self, subnets: Sequence[Subnet]) -> np.ndarray:
         return np.stack([self.pruner.cost_table().widths_of(subnet) for subnet in subnets])

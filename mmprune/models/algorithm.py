@@ -162,6 +162,4 @@ def calibration_batches(cfg: Config, recalibration: Recalibration) -> list[Any]:
 def full_and_set_cost(algorithm: AutoSlim) -> tuple[dict[str, int], dict[str, int]]:
     """Return the costs of the full network and of the subnet that is set."""
     pruner = algorithm.pruner
-    subnet = pruner.current_subnet()
-    full = {space_id: mask.new_ones(mask.shape) for space_id, mask in subnet.items()}
-    return pruner.cost(full), pruner.cost(subnet)
+    return pruner.cost(pruner.full_subnet()), pruner.cost()

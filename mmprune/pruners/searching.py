@@ -71,6 +71,10 @@ class Searching(Prepared):
             masks[least] = narrowest
         return dict(sorted(masks.items()))
 
+    def full_subnet(self) -> Subnet:
+        """The subnet that keeps everything; nothing is set."""
+        return self.supernet.subnet_of(np.ones(self.supernet.size, bool))
+
     def smallest_subnet(self) -> Subnet:
         """The subnet of ``set_min_channel``; nothing is set."""
         before = self.supernet.alive

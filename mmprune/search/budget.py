@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from mmprune.errors import InputError
 from mmprune.pruners.budget import about_macs
 
+COSTS = ('macs', 'params', 'latency')
 Cost = Mapping[str, float]
 """``macs`` and ``params``, and ``latency`` in milliseconds where a table predicts it."""
 
@@ -67,8 +68,7 @@ class Budget:
             InputError: If a limit has another name or is not above 0, or the latency is
                 limited and no table predicts it.
         """
-        unknown = limits.keys() - {'macs', 'params', 'latency'}
-        if unknown or not limits:
+        if limits.keys() - set(COSTS) or not limits:
             raise InputError(
                 'A budget has the keys macs and/or params, and latency where there is a table, '
                 f'got {sorted(limits) or "none"}{about_macs(limits)}.'
@@ -82,10 +82,15 @@ class Budget:
         absolute = {name: absolute_limit(limit, full[name], name) for name, limit in limits.items()}
         return cls(label, **absolute)
 
+    @property
+    def limits(self) -> Cost:
+        """What is limited, by the names of costs."""
+        limits = {name: getattr(self, name) for name in COSTS}
+        return {name: limit for name, limit in limits.items() if limit is not None}
+
     def fits(self, cost: Cost) -> bool:
         """Tell whether a subnet of this cost is within the budget."""
-        limits = {'macs': self.macs, 'params': self.params, 'latency': self.latency}
-        return all(limit is None or cost[name] <= limit for name, limit in limits.items())
+        return all(cost[name] <= limit for name, limit in self.limits.items())
 
     def check_reachable(self, smallest: Cost) -> None:
         """Raise InputError if even the smallest subnet is over the budget."""
@@ -96,8 +101,7 @@ class Budget:
             )
 
     def __str__(self) -> str:
-        limits = {'macs': self.macs, 'params': self.params, 'latency': self.latency}
-        return describe({name: limit for name, limit in limits.items() if limit is not None})
+        return describe(self.limits)
 
 
 def _label(name: str, limit: float) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmprune.errors import InputError
-from mmprune.search.budget import Budget, Cost, absolute_limit
+from mmprune.search.budget import COSTS, Budget, Cost, absolute_limit
 from mmprune.search.compared import Rule, main_metric, rule_of, smaller_is_better
 from mmprune.search.history import Evaluation
 
@@ -110,7 +110,7 @@ class Candidates:
         if not how.startswith(_UNDER):
             raise InputError(f'{how!r} is no way to pick a candidate: give {WAYS}')
         budget = self._budget(how.removeprefix(_UNDER))
-        within = [each for each in self.evaluations if budget.fits(_cost(each))]
+        within = [each for each in self.evaluations if budget.fits(each.cost)]
         if not within:
             cheapest = min(self.evaluations, key=lambda each: each.macs)
             raise InputError(
@@ -127,7 +127,7 @@ class Candidates:
                 limits[name] = float(value)
         except ValueError:
             raise InputError(f'{text!r} is no budget: give {_UNDER}macs=0.5,params=1e6') from None
-        if limits.keys() - {'macs', 'params', 'latency'}:
+        if limits.keys() - set(COSTS):
             raise InputError(f'{text!r}: limits are of macs, params and latency')
         return Budget(
             text,
@@ -136,12 +136,3 @@ class Candidates:
                 for name, limit in limits.items()
             },
         )
-
-
-def _cost(evaluation: Evaluation) -> dict[str, float]:
-    latency = evaluation.latency
-    return {
-        'macs': evaluation.macs,
-        'params': evaluation.params,
-        'latency': math.inf if latency is None else latency,
-    }

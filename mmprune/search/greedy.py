@@ -168,13 +168,10 @@ def fewest_trained_bins(pruner: StructurePruner, max_bins: int) -> tuple[int, st
     Raises:
         InputError: Not even one bin of all groups may go.
     """
-    before = pruner.current_subnet()
-    pruner.set_min_channel()
-    least = {space_id: int(mask.sum()) for space_id, mask in pruner.current_subnet().items()}
-    pruner.set_subnet(before)
+    least = {space_id: int(mask.sum()) for space_id, mask in pruner.smallest_subnet().items()}
+    full = pruner.get_max_channel_bins(max_bins)
     too_narrow = ''
     for kept in range(1, max_bins):
-        full = pruner.get_max_channel_bins(max_bins)
         bins = {space_id: _first(ones, kept) for space_id, ones in full.items()}
         subnet = pruner.bins_to_subnet(bins, max_bins)
         widths = {space_id: int(mask.sum()) for space_id, mask in subnet.items()}

@@ -7,6 +7,7 @@ power cut may have left at the end is dropped when the file is read.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 from mmprune.datafiles import parse_json
 from mmprune.errors import InputError, MissingFileError
 from mmprune.execution import MASK_NAMES
-from mmprune.fileio import atomic_path
+from mmprune.fileio import write_text
 from mmprune.schema import Amount, Count, Metric, Whole, checked
 from mmprune.search.identity import leaves
 
@@ -61,6 +62,12 @@ class Evaluation:
     noted: dict[str, Any] = field(default_factory=dict)
     worker: str = ''
 
+    @property
+    def cost(self) -> dict[str, float]:
+        """What it costs; an infinite latency if none was predicted."""
+        latency = math.inf if self.latency is None else self.latency
+        return {'macs': self.macs, 'params': self.params, 'latency': latency}
+
 
 @dataclass(frozen=True)
 class _Header:
@@ -99,9 +106,7 @@ def read_history(path: Path, settings: dict[str, Any] | None = None) -> list[Eva
 def write_history(path: Path, evaluations: Sequence[Evaluation]) -> None:
     """Write evaluations into a file, whatever settings they were made with."""
     lines = [{'format': FORMAT, 'settings': None}, *map(asdict, evaluations)]
-    with atomic_path(path) as unfinished:
-        text = ''.join(json.dumps(line) + '\n' for line in lines)
-        unfinished.write_text(text, encoding='utf-8')
+    write_text(''.join(json.dumps(line) + '\n' for line in lines), path)
 
 
 def check_settings(of: str, wanted: dict[str, Any], found: dict[str, Any]) -> None:

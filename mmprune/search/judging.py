@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from functools import partial
 from numbers import Real
 from typing import Any
@@ -23,14 +22,13 @@ from mmprune.models.norm_statistics import recalibrate_norm_statistics
 from mmprune.models.training_data import TrainingData
 from mmprune.pruners import StructurePruner
 from mmprune.randomness import seeded
-from mmprune.search.budget import Cost
+from mmprune.search.budget import COSTS, Cost
 from mmprune.search.compared import Rule, main_metric, rule_of, smaller_is_better
 from mmprune.search.evaluate import judged, recalibrate
 from mmprune.search.history import Evaluation
-from mmprune.training.compensation import Change, compensation_of
+from mmprune.training.compensation import Change
 
 Subnet = dict[str, Tensor]
-COSTS = ('macs', 'params', 'latency')
 
 
 class JudgingLoop(ValLoop):
@@ -76,22 +74,13 @@ class JudgingLoop(ValLoop):
                 cost['latency'] = 1e3 * seconds
         return list(costs)
 
-    def is_better(self, first: Evaluation, second: Evaluation) -> bool:
-        """Tell whether the first is better; of two equal ones, the cheaper, then the earlier."""
-        return self.rank(first) < self.rank(second)
-
     def rank(self, evaluation: Evaluation) -> tuple[float, int, int]:
-        """Return a sort key: the best candidate has the smallest."""
-        value = smaller_is_better(evaluation.metric, self.rule)
-        return value, evaluation.macs, evaluation.index
+        """Return a sort key: the best candidate by the first objective has the smallest.
 
-    def _compensation(self, method: str | dict[str, Any] | None) -> Change | None:
-        """Return what is done to the small network of each candidate."""
-        if method is None:
-            return None
-        cfg = copy(self.runner.cfg)
-        cfg.prune_cfg = {**cfg.get('prune_cfg', {}), 'compensation': method}
-        return compensation_of(self.algorithm, cfg)
+        Of two equal ones the cheaper is better, then the earlier.
+        """
+        value = self._value(evaluation, self.objectives[0])
+        return value, evaluation.macs, evaluation.index
 
     def _measure(self, subnet: Subnet) -> dict[str, float]:
         """Return what the evaluator says of a subnet, deployed."""
@@ -175,17 +164,6 @@ class JudgingLoop(ValLoop):
     @property
     def _device_type(self) -> str:
         return next(self.algorithm.parameters()).device.type
-
-    def _extreme_costs(self) -> tuple[Cost, Cost]:
-        """Return the costs of the widest and of the narrowest subnet."""
-        before = self.pruner.current_subnet()
-        subnets = []
-        for set_width in (self.pruner.set_max_channel, self.pruner.set_min_channel):
-            set_width()
-            subnets.append(self.pruner.current_subnet())
-        self.pruner.set_subnet(before)
-        full, smallest = self.costs(subnets)
-        return full, smallest
 
 
 def _timed(run: Callable[[], Any]) -> float:

@@ -13,9 +13,9 @@ from rich.progress import Progress
 from mmprune.errors import InputError
 from mmprune.pruners.search_space import Choices, nearest_within
 from mmprune.registry import LOOPS
-from mmprune.search.budget import Budget
+from mmprune.search.budget import COSTS, Budget
 from mmprune.search.history import Evaluation, subnet_key
-from mmprune.search.judging import COSTS, Subnet
+from mmprune.search.judging import Subnet
 from mmprune.search.sampling import Sampling
 from mmprune.search.search_loop import POLL, SearchLoop, in_words
 from mmprune.search.study import on_main
@@ -125,7 +125,7 @@ class OptunaSearchLoop(SearchLoop):
         for budget in self.budgets:
             found = self._search(budget, progress)
             if len(self.objectives) == 1:
-                best = min(found, key=self._key)
+                best = min(found, key=self.rank)
                 yield budget, self._subnet(best), best
                 continue
             for number, each in enumerate(self._front(found)):
@@ -140,7 +140,7 @@ class OptunaSearchLoop(SearchLoop):
             self.study.refresh()
             done = proposals.learn()
             taken = sum(each.budget == budget.label for each in self.study.claims.values())
-            best = min(self._within_budget(budget), key=self._key, default=None)
+            best = min(self._within_budget(budget), key=self.rank, default=None)
             note = '' if best is None else f'best {self.metric} {in_words(best.metric)}'
             if self.study.claims:
                 note += f', {1 + len(self.study.claims)} workers'
@@ -159,11 +159,7 @@ class OptunaSearchLoop(SearchLoop):
 
     def _within_budget(self, budget: Budget) -> list[Evaluation]:
         """Return all that is known within a budget, whatever it was evaluated for."""
-        return [
-            each
-            for each in self.study.evaluations.values()
-            if budget.fits({name: getattr(each, name) for name in COSTS})
-        ]
+        return [each for each in self.study.evaluations.values() if budget.fits(each.cost)]
 
     def _sampling(self, seed: int | None = None, **options: Any) -> Sampling:
         """Return a sampler that has seen nothing.
@@ -200,10 +196,6 @@ class OptunaSearchLoop(SearchLoop):
 
     def _subnet(self, evaluation: Evaluation) -> Subnet:
         return self.space.subnet(evaluation.channels)
-
-    def _key(self, evaluation: Evaluation) -> tuple[float, float, int]:
-        """Return a sort key: the best candidate by the first objective has the smallest."""
-        return self._value(evaluation, self.objectives[0]), evaluation.macs, evaluation.index
 
     def _front(self, found: list[Evaluation]) -> list[Evaluation]:
         """Return the candidates that no other one beats, the cheapest first."""

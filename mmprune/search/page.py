@@ -14,7 +14,7 @@ from typing import Any
 from mmengine.logging import print_log
 
 from mmprune.errors import InputError
-from mmprune.fileio import atomic_path
+from mmprune.fileio import write_text
 from mmprune.search.picture import SearchPicture, draw_search, write_png
 
 SECONDS, SHARE = 60.0, 0.02
@@ -148,8 +148,7 @@ def write_page(figure: Any, picture: SearchPicture, path: Path) -> None:
         table=_table(picture),
         data=json.dumps(_data(picture)).replace('<', '\\u003c'),
     )
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(text, encoding='utf-8')
+    write_text(text, path)
 
 
 def _as_svg(figure: Any) -> str:

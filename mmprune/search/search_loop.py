@@ -1,6 +1,5 @@
 """What every search has in common: evaluating candidates, remembering, writing results."""
 
-import json
 import math
 import os
 import time
@@ -18,9 +17,9 @@ from rich.progress import Progress
 from torch.utils.data import DataLoader
 
 from mmprune.building import check_options
+from mmprune.datafiles import write_data
 from mmprune.deploy.channel_cfg import save_channel_cfg
 from mmprune.errors import InputError
-from mmprune.fileio import atomic_path
 from mmprune.latency import TableLatency
 from mmprune.models import AutoSlim, Recalibration, kept_norm_statistics
 from mmprune.models.algorithm import calibration_batches, check_is_supernet
@@ -36,6 +35,7 @@ from mmprune.search.picture import SearchPicture
 from mmprune.search.progress import search_progress
 from mmprune.search.storage import JOURNAL, RESULTS, presence
 from mmprune.search.study import Study
+from mmprune.training.compensation import compensation_of
 from mmprune.wrappers import without_wrapper
 
 POLL = 0.2
@@ -141,14 +141,18 @@ class SearchLoop(JudgingLoop):
         self.rule: Rule = 'greater' if rule == 'auto' else rule
         self._is_settled = False
         self._as_given = {'metric': metric, 'rule': rule, 'compensation': compensation}
-        self._change = self._compensation(compensation)
+        self._change = (
+            None
+            if compensation is None
+            else compensation_of(model, runner.cfg, method=compensation)
+        )
         self.seed = seed
         self.resume, self.storage, self.imported = resume, storage, imported
         self.study_name = study or Path(runner.cfg.filename or 'search').stem
         self.latency = None if latency is None else TableLatency(latency)
         self.results: list[SearchResult] = []
         self.chosen: list[tuple[str, Evaluation]] = []
-        self.full_cost, self.smallest_cost = self._extreme_costs()
+        (self.full_cost,) = self.costs([self.pruner.full_subnet()])
         self.work_dir = Path(runner.work_dir)
 
     @abstractmethod
@@ -229,8 +233,8 @@ class SearchLoop(JudgingLoop):
         Args:
             candidates: Subnet, origin and cost of each, as for ``evaluate``.
         """
-        left = {subnet_key(each[0]): each for each in candidates}
         keys = [subnet_key(subnet) for subnet, _, _ in candidates]
+        left = dict(zip(keys, candidates, strict=True))
         while True:
             self.study.refresh()
             left = {key: each for key, each in left.items() if key not in self.study.evaluations}
@@ -350,13 +354,12 @@ class SearchLoop(JudgingLoop):
         if is_main_process():
             self.pruner.set_subnet(subnet)
             save_channel_cfg(self.pruner.export_subnet(), path)
-            with atomic_path(self.work_dir / RESULTS) as unfinished:
-                # The configs lie beside the list, wherever the folder goes.
-                content = [
-                    {**asdict(result), 'channel_cfg': Path(result.channel_cfg).name}
-                    for result in self.results
-                ]
-                unfinished.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+            # The configs lie beside the list, wherever the folder goes.
+            content = [
+                {**asdict(result), 'channel_cfg': Path(result.channel_cfg).name}
+                for result in self.results
+            ]
+            write_data(content, self.work_dir / RESULTS)
 
     def _draw(self, is_last: bool = False) -> None:
         """Draw what is known, now and then and at last."""

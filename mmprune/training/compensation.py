@@ -21,7 +21,12 @@ IMAGES = dict(num_batches=4, batch_size=64)
 Change = Callable[[nn.Module], CompensationReport]
 
 
-def compensation_of(algorithm: AutoSlim, cfg: Config, default: str | None = None) -> Change | None:
+def compensation_of(
+    algorithm: AutoSlim,
+    cfg: Config,
+    default: str | None = None,
+    method: str | Mapping[str, Any] | None = None,
+) -> Change | None:
     """What is to be done to the plain network of the subnet that is set.
 
     Args:
@@ -30,6 +35,7 @@ def compensation_of(algorithm: AutoSlim, cfg: Config, default: str | None = None
             ``images=dict(num_batches=..., batch_size=..., seed=...)`` if other training
             images are wanted than 4 batches of 64.
         default: The method where the config says none.
+        method: The method, whatever the config says.
 
     Returns:
         A function that changes a network in place; None if nothing is wanted.
@@ -37,7 +43,7 @@ def compensation_of(algorithm: AutoSlim, cfg: Config, default: str | None = None
     Raises:
         InputError: There is no such method, or the config has no training images.
     """
-    config = cfg.get('prune_cfg', {}).get('compensation', default)
+    config = method or cfg.get('prune_cfg', {}).get('compensation', default)
     if not config:
         return None
     if not isinstance(config, str | Mapping):

@@ -231,8 +231,7 @@ class IterativePruning(PrunerHook):
             write_masks(average, masks)
 
     def _full_cost(self) -> dict[str, int]:
-        full = {s: torch.ones_like(mask) for s, mask in self.pruner.channel_spaces.items()}
-        return self.pruner.cost(full)
+        return self.pruner.cost(self.pruner.full_subnet())
 
     def _deploy(self, runner: Runner) -> None:
         """Go on with the small network."""

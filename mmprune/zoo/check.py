@@ -194,7 +194,7 @@ def check_network(original: nn.Module, name: str, plan: Plan) -> ZooResult:
     pruner, channel_cfg = double.pruner, double.pruner.export_subnet()
     independent = run(zeroed(original, channel_cfg), batch)
     costs = {
-        'full': (pruner.cost(widest(pruner)), {'params': full_params, 'macs': full_macs}),
+        'full': (pruner.cost(pruner.full_subnet()), {'params': full_params, 'macs': full_macs}),
         'deployed': (
             pruner.cost(),
             {'params': count_params(double.deployed), 'macs': double.macs},
@@ -230,11 +230,6 @@ def check_network(original: nn.Module, name: str, plan: Plan) -> ZooResult:
     if single.pruner.export_subnet() != channel_cfg:
         problems.append('the float32 network has other groups, or kept other channels')
     return replace(result, problems=tuple(problems))
-
-
-def widest(pruner: StructurePruner) -> Subnet:
-    """The subnet that keeps everything."""
-    return {space_id: torch.ones_like(mask) for space_id, mask in pruner.channel_spaces.items()}
 
 
 def signal(output: torch.Tensor, full_output: torch.Tensor) -> float:
