@@ -153,9 +153,14 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, An
             model is as it was then.
     """
     checkpoint = read_checkpoint(path)
-    check_fit(model, checkpoint['state_dict'], path)
-    without_wrapper(model).load_state_dict(checkpoint['state_dict'], strict=False)
+    fill(model, checkpoint['state_dict'], path)
     return checkpoint
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Load weights that were read into a model, all of them or none; see :func:`check_fit`."""
+    check_fit(model, weights, path)
+    without_wrapper(model).load_state_dict(weights, strict=False)
 
 
 def make_mmengine_load_safely() -> None:

@@ -53,8 +53,7 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     with writable(target):
         target.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(target)
-        unfinished, lock = _new_folder(target)
-        try:
+        with _folder_inside(target) as unfinished:
             yield unfinished
             files = sorted(unfinished.iterdir())
             for file in files:
@@ -64,10 +63,6 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
                 if place.exists():
                     shutil.copymode(place, file)
                 os.replace(file, place)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            if lock is not None:
-                os.close(lock)
     # Not every file system lets a folder be flushed; the rename itself is done.
     with suppress(OSError):
         _flush(target)
@@ -95,9 +90,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         FileNotFoundError: The block has removed the file.
         Exception: Whatever is raised inside the ``with`` block; ``path`` is as it was.
     """
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise UnwritableError(f'{path} is a folder, not a file: name a file inside it.')
+    target = _place_of_file(path)
     with atomic_folder(target.parent) as folder:
         unfinished = folder / target.name
         unfinished.touch(exist_ok=False)
@@ -121,27 +114,21 @@ def check_outputs(
         UnwritableError: One is a folder and should be a file, or the reverse, or nothing can be
             written there.
     """
-    places = [(Path(os.path.realpath(each)), each, True) for each in files if each is not None]
-    places += [(Path(os.path.realpath(each)), each, False) for each in folders if each is not None]
-    for place, name, is_file in places:
-        if is_file and place.is_dir():
-            raise UnwritableError(f'{name} is a folder, not a file: name a file inside it.')
-        folder = place.parent if is_file else place
+    wanted = [(_place_of_file(each).parent, each) for each in files if each is not None]
+    wanted += [(Path(os.path.realpath(each)), each) for each in folders if each is not None]
+    names: dict[Path, str | os.PathLike[str]] = {}
+    for folder, name in wanted:
         while not folder.exists():
             folder = folder.parent
         if not folder.is_dir():
             raise UnwritableError(
                 f'{name}: {folder} is a file, where a folder should be: name another place.'
             )
-        with writable(name):
-            probe, lock = _new_folder(folder)
-            try:
-                (probe / 'probe').write_bytes(bytes(4096))
-                _flush(probe / 'probe')
-            finally:
-                shutil.rmtree(probe, ignore_errors=True)
-                if lock is not None:
-                    os.close(lock)
+        names.setdefault(folder, name)
+    for folder, name in names.items():
+        with writable(name), _folder_inside(folder) as probe:
+            (probe / 'probe').write_bytes(bytes(4096))
+            _flush(probe / 'probe')
             free = shutil.disk_usage(folder).free
         if free < max(size, _LEAST_FREE):
             raise UnwritableError(
@@ -164,17 +151,30 @@ def writable(name: str | os.PathLike[str]) -> Iterator[None]:
         ) from error
 
 
-def _new_folder(target: Path) -> tuple[Path, int | None]:
-    """An empty folder that is locked, and its lock."""
+def _place_of_file(path: str | os.PathLike[str]) -> Path:
+    """Where a file is written, links followed."""
+    place = Path(os.path.realpath(path))
+    if place.is_dir():
+        raise UnwritableError(f'{path} is a folder, not a file: name a file inside it.')
+    return place
+
+
+@contextmanager
+def _folder_inside(target: Path) -> Iterator[Path]:
+    """An empty folder that is locked, and removed at the end."""
     while True:
         folder = target / f'{UNFINISHED}{uuid4().hex}'
         folder.mkdir()
-        try:
+        with suppress(BlockingIOError):  # it was taken for abandoned between the two
             lock = _locked(folder)
-        except BlockingIOError:  # it was taken for abandoned between the two
-            continue
-        if folder.exists():
-            return folder, lock
+            if folder.exists():
+                break
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
 def _locked(folder: Path) -> int | None:

@@ -1,6 +1,7 @@
 """A folder that one run writes into at a time."""
 
 import json
+import math
 import os
 import socket
 import time
@@ -64,7 +65,7 @@ def only_run_in(
             if begin is not None:
                 begin()
             if sharing != 'alone':
-                fcntl.flock(handle, fcntl.LOCK_SH)
+                _locked(handle, fcntl.LOCK_SH, math.inf)
         elif sharing != 'joins' or not _locked(handle, fcntl.LOCK_SH, _PATIENCE):
             way = ' Share its work by --resume.' if sharing == 'begins' else ''
             raise InputError(
@@ -78,7 +79,7 @@ def only_run_in(
 
 
 def _locked(handle: int, kind: int, patience: float = 0.0) -> bool:
-    """Lock a file, or see that others have it."""
+    """Lock a file, or see that others have it; where there are no locks, nobody has."""
     end = time.monotonic() + patience
     while True:
         try:
@@ -87,6 +88,8 @@ def _locked(handle: int, kind: int, patience: float = 0.0) -> bool:
             if time.monotonic() >= end:
                 return False
             time.sleep(0.05)
+        except OSError:  # a file system without locks
+            return True
         else:
             return True
 

@@ -1,5 +1,7 @@
 """One run at a time in a folder."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -34,6 +36,20 @@ def test_the_second_run_is_told_of_the_first(tmp_path: Path) -> None:
             pass
     with only_run_in(folder, 'training'):
         pass
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is refused there."""
+
+    def flock(handle: int, kind: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, 'flock', flock)
+    begun: list[int] = []
+    with only_run_in(tmp_path, 'a search', 'begins', lambda: begun.append(1)):
+        assert begun == [1]
+        with only_run_in(tmp_path, 'training'):
+            pass
 
 
 def test_a_lock_that_says_nothing_yet(tmp_path: Path) -> None:

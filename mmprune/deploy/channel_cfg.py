@@ -110,6 +110,12 @@ def save_channel_cfg(cfg: Mapping[str, Any], path: str | Path) -> None:
     )
 
 
+def marked(entries: Mapping[str, Any], model_layers: int) -> dict[str, Any]:
+    """Entries of layers with the key of the format, for a model of so many layers."""
+    counts = {'layers': len(entries), 'model_layers': model_layers}
+    return {FORMAT_KEY: {**FORMAT, **counts}, **entries}
+
+
 def digest_of(cfg: Mapping[str, Any]) -> str:
     """What tells one channel config from another, whatever the order of its keys."""
     text = json.dumps(cfg, sort_keys=True)

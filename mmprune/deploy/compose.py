@@ -11,7 +11,7 @@ import numpy as np
 
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray
-from mmprune.deploy.channel_cfg import FORMAT, as_channel_cfg
+from mmprune.deploy.channel_cfg import as_channel_cfg, marked
 from mmprune.deploy.entries import (
     FORMAT_KEY,
     SIDES,
@@ -51,8 +51,7 @@ def compose(first: ChannelCfgLike, second: ChannelCfgLike) -> dict[str, Any]:
             raise cfg.error(cfg.sampled[0], 'samples its shortcut, which cannot be composed')
     names = dict.fromkeys((*one.layers(), *two.layers()))
     entries = {name: _entry(one, two, name) for name in names}
-    counts = {'layers': len(entries), 'model_layers': _model_layers(one, two)}
-    return {FORMAT_KEY: {**FORMAT, **counts}, **entries}
+    return marked(entries, _model_layers(one, two))
 
 
 def _model_layers(one: ChannelCfg, two: ChannelCfg) -> int:

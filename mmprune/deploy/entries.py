@@ -183,12 +183,8 @@ def mask_entry(mask: BoolArray, side: str, places: np.ndarray | None = None) -> 
         side: ``'in'`` or ``'out'``.
         places: Their numbers in the order in which they are to stand; ascending if None.
     """
-    kept = int(mask.sum())
-    entry: dict[str, Any] = {f'{side}_channels': kept, f'raw_{side}_channels': len(mask)}
-    places = np.flatnonzero(mask) if places is None else places
-    if (places != np.arange(kept)).any():
-        entry[f'{side}_index'] = places.tolist()
-    return entry
+    names = {'kept': f'{side}_channels', 'raw': f'raw_{side}_channels', 'index': f'{side}_index'}
+    return {names[key]: value for key, value in tensor_entry(mask, places).items()}
 
 
 def tensor_entry(mask: BoolArray, places: np.ndarray | None = None) -> dict[str, Any]:

@@ -131,6 +131,10 @@ class MaskBuffers:
         ]
         return copied
 
+    def by_key(self) -> dict[str, torch.Tensor]:
+        """The buffers by their names in the state dict."""
+        return {key: buffer.tensor for buffer in self.buffers for key in buffer.keys}
+
     def write(self, alive: BoolArray) -> None:
         """Set every buffer to the subnet whose labels are ``alive``."""
         if not self.buffers:
@@ -195,17 +199,15 @@ class MaskBuffers:
             InputError: A mask has another size or other values than 0 and 1, or two disagree.
         """
         stored = {
-            key: state.get(prefix + key, torch.ones(buffer.tensor.shape))
-            for buffer in self.buffers
-            for key in buffer.keys
+            key: state.get(prefix + key, torch.ones(mask.shape))
+            for key, mask in self.by_key().items()
         }
         return self._decode(stored, 'the state dict')
 
     def fill(self, state: dict[str, Any], prefix: str) -> None:
         """Add the masks that a state dict does not have, keeping everything."""
-        for buffer in self.buffers:
-            for key in buffer.keys:
-                state.setdefault(prefix + key, torch.ones_like(buffer.tensor))
+        for key, mask in self.by_key().items():
+            state.setdefault(prefix + key, torch.ones_like(mask))
 
     def _decode(self, tensors: Mapping[str, torch.Tensor], source: str) -> BoolArray:
         labels_of = {key: b.labels for b in self.buffers for key in b.keys}

@@ -14,10 +14,9 @@ from mmprune.channels.arrangement import places_of, row_key
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray, kept
 from mmprune.channels.sizes import size_in
-from mmprune.deploy.channel_cfg import FORMAT
+from mmprune.deploy.channel_cfg import marked
 from mmprune.deploy.deployer import layers_with_channels
 from mmprune.deploy.entries import (
-    FORMAT_KEY,
     ChannelCfg,
     ChannelCfgError,
     entry_mask,
@@ -50,11 +49,7 @@ def write_cfg(supernet: Supernet, alive: BoolArray) -> dict[str, Any]:
             entries[name] = entry
     for name, attributes in _attributes(supernet, alive).items():
         entries.setdefault(name, {})['attributes'] = attributes
-    counts = {
-        'layers': len(entries),
-        'model_layers': len(layers_with_channels(supernet.model)),
-    }
-    return {FORMAT_KEY: {**FORMAT, **counts}, **entries}
+    return marked(entries, len(layers_with_channels(supernet.model)))
 
 
 def _attributes(supernet: Supernet, alive: BoolArray) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.deploy import ChannelCfgError
 from mmprune.deploy.deployer import layers_with_channels, raw_channels
 from mmprune.deploy.entries import FORMAT_KEY
-from mmprune.fileio import atomic_path
+from mmprune.fileio import write_text
 from mmprune.formats.cfg_codec import write_cfg
 from mmprune.layers.layer import NORMS
 from mmprune.supernet.supernet import Supernet
@@ -43,9 +43,7 @@ def mmrazor_content(supernet: Supernet, alive: BoolArray, version: str) -> dict[
 def save_mmrazor_file(content: dict[str, Any], path: str | Path) -> None:
     """Write it as JSON if the name ends so, else as YAML; all or nothing."""
     is_json = Path(path).suffix == '.json'
-    text = json.dumps(content, indent=4) if is_json else yaml.safe_dump(content)
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(text, encoding='utf-8')
+    write_text(json.dumps(content, indent=4) if is_json else yaml.safe_dump(content), path)
 
 
 def _entries(supernet: Supernet, alive: BoolArray) -> dict[str, Any]:

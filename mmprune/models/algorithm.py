@@ -11,12 +11,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from torch.utils.data import DataLoader, Subset
 
-from mmprune.checkpoint import (
-    check_fit,
-    load_weights,
-    make_mmengine_load_safely,
-    read_checkpoint,
-)
+from mmprune.checkpoint import check_fit, fill, make_mmengine_load_safely, read_checkpoint
 from mmprune.config import enter_scope, load_config
 from mmprune.errors import InputError
 from mmprune.missing_data import data_named
@@ -62,7 +57,7 @@ def load_supernet(algorithm: AutoSlim, checkpoint: str | os.PathLike[str]) -> No
     """
     weights = read_checkpoint(checkpoint)['state_dict']
     if any(key.startswith(WRAPPED) for key in weights):
-        load_weights(algorithm, checkpoint)
+        fill(algorithm, weights, checkpoint)
     else:
         _load_plain(algorithm, weights, checkpoint)
 
@@ -76,7 +71,7 @@ def _load_plain(
         InputError: They are another network's.
     """
     network = algorithm.architecture
-    masks = {key: b.tensor for b in algorithm.pruner.supernet.masks.buffers for key in b.keys}
+    masks = algorithm.pruner.supernet.masks.by_key()
     full = {key: torch.ones_like(mask) for key, mask in masks.items()}
     check_fit(network, {**full, **weights}, path)
     network.load_state_dict({**weights, **full}, strict=False)
@@ -91,8 +86,9 @@ def load_network(config: str | Path | Config, checkpoint: str | Path) -> BaseMod
     """
     cfg = load_config(config)
     network = build_model(cfg)
-    check_belongs(cfg, read_checkpoint(checkpoint), checkpoint)
-    load_weights(network, checkpoint)
+    content = read_checkpoint(checkpoint)
+    check_belongs(cfg, content, checkpoint)
+    fill(network, content['state_dict'], checkpoint)
     return network.eval()
 
 

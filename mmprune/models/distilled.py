@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 
 from mmprune.building import check_options
 from mmprune.checkpoint import load_weights
-from mmprune.errors import InputError
+from mmprune.errors import InputError, check_choice
 from mmprune.models.algorithm import load_network
 from mmprune.models.deployed import without_pretrained
 from mmprune.models.distillers import SelfDistiller
@@ -76,8 +76,7 @@ def distilled_model(
                 'DistilledModel: teacher needs a config: the architecture is no DeployedModel, '
                 'whose full network it could be. teacher=dict(config=<file>, checkpoint=<file>)'
             )
-    if teacher_mode not in ('tensor', 'loss'):
-        raise InputError(f"teacher_mode must be 'tensor' or 'loss', not {teacher_mode!r}")
+    check_choice('teacher_mode', teacher_mode, ('tensor', 'loss'))
     losses = (
         distiller
         if isinstance(distiller, SelfDistiller)

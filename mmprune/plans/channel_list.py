@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from mmprune.deploy.channel_cfg import FORMAT
+from mmprune.deploy.channel_cfg import marked
 from mmprune.deploy.deployer import layers_with_channels, raw_channels
-from mmprune.deploy.entries import FORMAT_KEY
 from mmprune.deploy.shortcuts import sampled_index
 from mmprune.errors import InputError
 from mmprune.layers.layer import CONVS
@@ -179,7 +178,8 @@ def sampled_cfg(supernet: Supernet, widths: Mapping[str, int], seed: int = 0) ->
     random = np.random.default_rng(seed)
     modules = dict(supernet.model.named_modules())
     entries: dict[str, Any] = {}
-    for name in layers_with_channels(supernet.model):
+    layers = layers_with_channels(supernet.model)
+    for name in layers:
         entry: dict[str, int] = {}
         for side, counts in (('in', found.inputs), ('out', found.outputs)):
             raw = raw_channels(modules[name], side)
@@ -190,8 +190,7 @@ def sampled_cfg(supernet: Supernet, widths: Mapping[str, int], seed: int = 0) ->
     for block, (width, wanted) in found.shortcuts.items():
         index = sampled_index(width, wanted, random)
         entries.setdefault(block, {})['shortcut'] = {'raw': width, 'index': index}
-    counts = {'layers': len(entries), 'model_layers': len(layers_with_channels(supernet.model))}
-    return {FORMAT_KEY: {**FORMAT, **counts}, **entries}
+    return marked(entries, len(layers))
 
 
 def _walk(supernet: Supernet, widths: Mapping[str, int]) -> _Sampled:

@@ -62,8 +62,7 @@ class PlanRecord:
 
     def save(self, path: str | Path) -> None:
         """Write the record as JSON; all or nothing."""
-        groups = self.supernet.prunable_groups.items()
-        kept = {space_id: int(self._alive[group.labels].sum()) for space_id, group in groups}
+        kept = _kept(self.supernet, self._alive)
         write_data(asdict(_File(_Format(), self.base, self.removals, kept)), path)
 
     def replay(self, path: str | Path) -> Subnet:
@@ -109,12 +108,15 @@ def _without(supernet: Supernet, base: Mapping[str, list[int]]) -> BoolArray:
     return alive
 
 
+def _kept(supernet: Supernet, alive: BoolArray) -> dict[str, int]:
+    """How many channels are left of every group."""
+    groups = supernet.prunable_groups.items()
+    return {space_id: int(alive[group.labels].sum()) for space_id, group in groups}
+
+
 def _difference(supernet: Supernet, alive: BoolArray, wanted: Mapping[str, int]) -> str:
     """In which group another number of channels is left than when the record was made."""
-    found = {
-        space_id: int(alive[group.labels].sum())
-        for space_id, group in supernet.prunable_groups.items()
-    }
+    found = _kept(supernet, alive)
     for space_id in dict.fromkeys((*found, *wanted)):
         here, there = found.get(space_id, 'none'), wanted.get(space_id, 'none')
         if here != there:

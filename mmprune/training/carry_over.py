@@ -62,6 +62,12 @@ def optimizers_of(wrapper: Any) -> list[torch.optim.Optimizer]:
     return [wrapper.optimizer] if isinstance(wrapper, OptimWrapper) else []
 
 
+def loss_scale_of(wrapper: Any) -> float:
+    """What a runner's ``optim_wrapper`` multiplies losses by, for mixed precision."""
+    scaler = getattr(wrapper, 'loss_scaler', None)
+    return 1 if scaler is None else float(scaler.get_scale())
+
+
 def averaged_models(runner: Runner) -> list[BaseAveragedModel]:
     """The averaged models that a runner's hooks hold."""
     held = (value for hook in runner.hooks for value in vars(hook).values())

@@ -66,6 +66,7 @@ class DCFF(IterativePruning):
                 f'DCFF: temperatures fall, and are above 0: found {tuple(temperatures)}'
             )
         self.temperatures = temperatures
+        self._mixings: Mapping[str, Any] = {}
         self._left_off: float | None = None
 
     def progress(self, now: int) -> float:
@@ -96,7 +97,6 @@ class DCFF(IterativePruning):
 
     def _step(self, runner: Runner, now: int) -> bool:
         """Choose the channels anew and mix filters; at the end the mixtures are the weights."""
-        self._left_off = None
         self.target.importance.temperature = self.temperature(now)
         super()._step(runner, now)
         self._mix()
@@ -118,7 +118,8 @@ class DCFF(IterativePruning):
         for name, mixed in self._mixings.items():
             parameter = supernet.model.get_parameter(name)
             parameter.copy_(mixed(parameter))
-        supernet.execution.mix({})
+        self._mixings = {}
+        supernet.execution.mix(self._mixings)
         supernet.set_alive(supernet.alive)
 
     # -- checkpoints -------------------------------------------------------------------
@@ -126,8 +127,7 @@ class DCFF(IterativePruning):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Write down which channels a deployed model has, or the temperature of the mixtures."""
         super().before_save_checkpoint(runner, checkpoint)
-        now = self._now(runner) - self.by_epoch
-        if not self.is_deployed and self.begin <= now < self.end:
+        if self._mixings:
             checkpoint[TEMPERATURE_KEY] = self.target.importance.temperature
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:

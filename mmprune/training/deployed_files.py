@@ -94,8 +94,7 @@ def write_deployed(
     if change is not None:
         print_log(f'{source}: {change(network)}', logger='current')
 
-    names = ['deployed.pth', 'deployed.py', 'channel_cfg.yaml']
-    names += ['deployed.onnx'] if onnx or onnx_batch is not None else []
+    names = _names(onnx or onnx_batch is not None)
     full, kept = full_and_set_cost(algorithm)
     text = _config_text(_CONFIG_HEADER, source, plain_config(cfg), layers, loads='deployed.pth')
     weights = {
@@ -236,15 +235,19 @@ def check_place(folder: Path, checkpoint: str | os.PathLike[str], onnx: bool) ->
     """
     if onnx:
         check_onnx()
-    names = ['deployed.pth', 'deployed.py', 'channel_cfg.yaml', *(['deployed.onnx'] * onnx)]
     size = Path(checkpoint).stat().st_size if Path(checkpoint).is_file() else 0
-    check_outputs([folder / name for name in names], size=size)
+    check_outputs([folder / name for name in _names(onnx)], size=size)
     path = Path(os.path.abspath(folder)).as_posix()
     if any(part in path for part in ('\\', '"""', '{{', '}}')):
         raise UnwritableError(
             f'{folder}: a config in a folder with a backslash, three quotes or double braces in '
             'its name cannot be read: name another.'
         )
+
+
+def _names(onnx: bool) -> list[str]:
+    """The files of a deployed network, in the order of :class:`DeployedFiles`."""
+    return ['deployed.pth', 'deployed.py', 'channel_cfg.yaml', *(['deployed.onnx'] * onnx)]
 
 
 def _config_text(

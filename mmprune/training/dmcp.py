@@ -19,7 +19,7 @@ from mmprune.models.norm_statistics import kept_norm_statistics
 from mmprune.models.training_data import training_data
 from mmprune.pruners import MarkovPruner
 from mmprune.registry import HOOKS
-from mmprune.training.carry_over import averaged_models, write_masks
+from mmprune.training.carry_over import averaged_models, loss_scale_of, write_masks
 from mmprune.training.pruner_hook import PrunerHook
 from mmprune.wrappers import without_wrapper
 
@@ -121,8 +121,7 @@ class DMCP(PrunerHook):
         """The loss of the softened network, and its gradient; no trace is left in the norms."""
         algorithm, wrapper = self.algorithm, runner.optim_wrapper
         data = training_data(algorithm.data_preprocessor, batch)
-        scaler = getattr(wrapper, 'loss_scaler', None)
-        scale = 1 if scaler is None else scaler.get_scale()
+        scale = loss_scale_of(wrapper)
         with kept_norm_statistics(algorithm.architecture), self.chains.softened():
             with wrapper.optim_context(runner.model):
                 losses = algorithm.architecture(**data, mode='loss')
@@ -169,7 +168,7 @@ class DMCP(PrunerHook):
         }
         before = pruner.current_subnet()
         pruner.set_subnet(pruner.learned_subnet())
-        masks = {k: b.tensor.clone() for b in pruner.supernet.masks.buffers for k in b.keys}
+        masks = {key: mask.clone() for key, mask in pruner.supernet.masks.by_key().items()}
         pruner.set_subnet(before)
         checkpoint['state_dict'].update({WRAPPED + k: mask.cpu() for k, mask in masks.items()})
         for average in averaged_models(runner):

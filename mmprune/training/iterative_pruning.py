@@ -15,7 +15,12 @@ from mmprune.errors import InputError
 from mmprune.models.sandwich import shared_subnet
 from mmprune.pruners import StructurePruner, Subnet
 from mmprune.registry import HOOKS
-from mmprune.training.carry_over import averaged_models, deploy_in_training, write_masks
+from mmprune.training.carry_over import (
+    averaged_models,
+    deploy_in_training,
+    loss_scale_of,
+    write_masks,
+)
 from mmprune.training.deployed_files import write_deployed_config
 from mmprune.training.pruner_hook import PrunerHook, check_not_slimmable
 from mmprune.wrappers import without_wrapper
@@ -155,12 +160,11 @@ class IterativePruning(PrunerHook):
         if not self.by_epoch:
             self._advance(runner, runner.iter)
         if self.listen and not self.is_deployed and self.progress(self._now(runner)) < 1:
-            scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
             self._listening.enter_context(
                 self.target.importance.listening(
                     self.pruner.supernet.model,
                     self.pruner.channel_groups,
-                    1 if scaler is None else scaler.get_scale(),
+                    loss_scale_of(runner.optim_wrapper),
                 )
             )
 
@@ -226,9 +230,8 @@ class IterativePruning(PrunerHook):
 
     def _set(self, runner: Runner, subnet: Subnet) -> None:
         self.pruner.set_subnet(subnet)
-        masks = {key: b.tensor for b in self.pruner.supernet.masks.buffers for key in b.keys}
         for average in averaged_models(runner):
-            write_masks(average, masks)
+            write_masks(average, self.pruner.supernet.masks.by_key())
 
     def _full_cost(self) -> dict[str, int]:
         return self.pruner.cost(self.pruner.full_subnet())

@@ -20,6 +20,7 @@ from mmprune.errors import InputError
 from mmprune.importance import FusionImportance
 from mmprune.registry import PRUNERS
 from mmprune.training import DCFF
+from mmprune.training.dcff import TEMPERATURE_KEY
 
 PRUNER = dict(type='ImportancePruner', budget=dict(macs=0.5), scope='local', importance='Fusion')
 
@@ -157,8 +158,9 @@ def test_a_resumed_training_ends_like_one_that_ran_through(
         torch.testing.assert_close(found['state_dict'][name], tensor, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize('epoch', [1, 2])
 def test_a_checkpoint_is_tested_as_it_was_trained(
-    trained: tuple[Runner, Path], monkeypatch: pytest.MonkeyPatch
+    trained: tuple[Runner, Path], monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> None:
     """Of the mixtures, at the temperature of its time."""
     _, folder = trained
@@ -170,8 +172,14 @@ def test_a_checkpoint_is_tested_as_it_was_trained(
         mix(self)
 
     monkeypatch.setattr(DCFF, '_mix', record)
-    evaluate(small(), folder / 'epoch_2.pth', folder / 'test')
-    assert temperatures == [DCFF(end=3).temperature(1)]
+    evaluate(small(), folder / f'epoch_{epoch}.pth', folder / 'test')
+    assert temperatures == [DCFF(end=3).temperature(epoch - 1)]
+
+
+def test_mixtures_that_have_become_the_weights_are_mixed_no_more(tmp_path: Path) -> None:
+    train(small(deploy=False, end=2), tmp_path)
+    told = [TEMPERATURE_KEY in read_checkpoint(tmp_path / f'epoch_{n}.pth') for n in (1, 2, 3)]
+    assert told == [True, True, False]
 
 
 # -- refusals ----------------------------------------------------------------------------
