@@ -112,6 +112,31 @@ class CheckpointedParametersReentrant(CheckpointedParameters):
     REENTRANT = True
 
 
+class CheckpointedMeans(Checkpointed):
+    """Of several means of tensors of one shape, in one module, the second runs again."""
+
+    GROUPS = {'a': (8, {'a'}, {'b'}), 'b': (8, {'b'}, {'c'}), 'c': (8, {'c'}, {'head'})}
+
+    def __init__(self):
+        super().__init__()
+        self.norm = None
+        self.b, self.c, self.head = conv(8, 8), conv(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.b(self.inner(self.a(x)))
+        x = self.c(checkpoint(self.inner, x, use_reentrant=self.REENTRANT))
+        return self.head(self.inner(x).mean((2, 3)))
+
+    def inner(self, x):
+        return F.relu(x - x.mean(1, keepdim=True))
+
+
+class CheckpointedMeansReentrant(CheckpointedMeans):
+    """The same with the older kind."""
+
+    REENTRANT = True
+
+
 class CheckpointedSequence(Toy):
     """``checkpoint_sequential`` over three layers."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import pickle
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +15,13 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from mmprune.execution.kept_statistics import KeptElements, KeptStatistics, apart, is_part
+from mmprune.execution.kept_statistics import (
+    KeptElements,
+    KeptStatistics,
+    apart,
+    calls_until_now,
+    is_part,
+)
 from mmprune.execution.kernels import Kernel, Parts, kernel_of, run_kernel
 from mmprune.execution.ready import Ready
 from mmprune.execution.swap import Swap
@@ -65,7 +72,7 @@ class Instrument:
     def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call ``function`` as the subnet: on its tensors, statistics over its channels."""
         if self.recomputes:
-            with checkpoints_of(lambda inner: partial(self._run_again, inner)):
+            with checkpoints_of(lambda part: partial(self._run_again, part, calls_until_now())):
                 return self._run(function, *args, **kwargs)
         return self._run(function, *args, **kwargs)
 
@@ -75,7 +82,9 @@ class Instrument:
         with KeptStatistics(self.statistics):
             return run_swapped(self.swaps, function, *args, **kwargs)
 
-    def _run_again(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _run_again(
+        self, function: Callable[..., Any], calls: Counter[tuple], *args: Any, **kwargs: Any
+    ) -> Any:
         """As ``_run``, in the backward pass, for a part of the forward."""
         with contextlib.ExitStack() as stack:
             # The full forward had these tensors before the part began, and checkpointing
@@ -85,7 +94,7 @@ class Instrument:
                     swap.enter()
                     stack.callback(swap.leave)
             if self.statistics:
-                stack.enter_context(KeptStatistics(self.statistics))
+                stack.enter_context(KeptStatistics(self.statistics, calls))
             return function(*args, **kwargs)
 
     def takes_parts(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> bool:

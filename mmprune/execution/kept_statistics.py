@@ -125,20 +125,34 @@ def is_part() -> bool:
     return getattr(_RUNNING, 'mode', None) is not None
 
 
+def calls_until_now() -> Counter[tuple]:
+    """What the module that runs has computed so far, for a part of it that is run again."""
+    mode: KeptStatistics | None = getattr(_RUNNING, 'mode', None)
+    return Counter() if mode is None else mode.calls.copy()
+
+
 class KeptStatistics(FunctionMode):
     """Within it, norms and reductions over channels see only the kept ones.
 
     Where a module computes several of a kind from tensors of one shape, they are told apart by
     their order.
+
+    Args:
+        elements: The kept elements of all of them.
+        calls: How many of them were computed before.
     """
 
-    def __init__(self, elements: Sequence[KeptElements]) -> None:
+    def __init__(
+        self, elements: Sequence[KeptElements], calls: Counter[tuple] | None = None
+    ) -> None:
         super().__init__()
         self.elements = elements
-        self._calls: Counter[tuple] = Counter()
+        self.calls: Counter[tuple] = Counter(calls)
 
     def __enter__(self) -> KeptStatistics:
         self._outer, _RUNNING.mode = getattr(_RUNNING, 'mode', None), self
+        if self._outer is not None and self._outer.elements is self.elements:
+            self.calls = self._outer.calls  # a part of its forward, which goes on behind it
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
@@ -203,8 +217,8 @@ class KeptStatistics(FunctionMode):
         nodes = list(dict.fromkeys(element.node for element in fitting))
         if len(nodes) > 1:
             key = (kind, dims, *nodes)
-            node = nodes[self._calls[key] % len(nodes)]
-            self._calls[key] += 1
+            node = nodes[self.calls[key] % len(nodes)]
+            self.calls[key] += 1
             fitting = [element for element in fitting if element.node == node]
         masks = [element.along(data).to(data) for element in fitting]
         return math.prod(masks[1:], start=masks[0]) if masks else None

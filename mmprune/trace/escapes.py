@@ -70,18 +70,18 @@ class EscapeRecorder(FunctionMode):
     def _call(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         if self.numbers is not None and func in SIZES:  # they give no tensors
             return watch(self.numbers, func, args, kwargs, func(*args, **kwargs))
-        name = _name_of(func)
-        func, args, kwargs = as_called(name, func, args, kwargs)
-        name = _name_of(func)
+        name, given = _name_of(func), _tensors((args, kwargs) if kwargs else args)
+        if any(shadow_of(tensor) is not None for tensor in given):
+            func, args, kwargs = as_called(name, func, args, kwargs)
+            name, given = _name_of(func), _tensors((args, kwargs))
         # Other modes are not told of what is asked here.
         with torch._C.DisableTorchFunction():
-            given = _tensors((args, kwargs) if kwargs else args)
             # A view made under no_grad claims to require grad, but has no edge.
             in_graph = [t for t in given if t.requires_grad and _has_edge(t)]
             producers = [(t, t.grad_fn, t.output_nr) for t in in_graph]  # may be another afterwards
             masks = [t for t in given if shadow_of(t) is not None]
-            constants = [t for t in given if not t.requires_grad and t.numel() > 1]
-            constants = [t for t in constants if shadow_of(t) is None]
+            others = [t for t in given if not t.requires_grad and shadow_of(t) is None]
+            constants = [t for t in others if t.numel() > 1]
             start = torch.autograd._get_sequence_nr()
             for tensor in given if may_write(name, func, args, kwargs) else ():
                 self.keep(tensor)
