@@ -162,8 +162,7 @@ class ResidualImportance(DataImportance):
         mixers = dict(_mixers(model, groups))
         with ExitStack() as stack, torch.no_grad():
             for mixer in mixers.values():
-                handle = mixer.reader.module.register_forward_hook(mixer.see)
-                stack.callback(handle.remove)
+                stack.enter_context(mixer.reader.module.register_forward_hook(mixer.see))
             loss_fn(model, batch)
         return {key: mixer.reads / mixer.given for key, mixer in mixers.items() if mixer.given > 0}
 
