@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmprune.dependencies import require
-from mmprune.fileio import atomic_path
+from mmprune.fileio import write_text
 
 CLASSES = ('circle', 'square', 'triangle')
 SIZES = {'train': 240, 'val': 80}
@@ -66,10 +66,7 @@ def write_shapes(root: str | os.PathLike[str], sizes: Mapping[str, int] = SIZES)
             images.append(dict(id=image_id, file_name=name, width=SIDE, height=SIDE))
         categories = [dict(id=label + 1, name=name) for label, name in enumerate(CLASSES)]
         content = dict(images=images, annotations=annotations, categories=categories)
-        file = Path(root) / 'annotations' / f'{part}.json'
-        file.parent.mkdir(exist_ok=True)
-        with atomic_path(file) as unfinished:
-            unfinished.write_text(json.dumps(content), encoding='utf-8')
+        write_text(json.dumps(content), Path(root) / 'annotations' / f'{part}.json')
 
 
 def _outlines(random: np.random.RandomState) -> list[tuple[int, NDArray[np.int32]]]:

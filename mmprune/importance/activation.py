@@ -15,7 +15,7 @@ from mmprune.channels import ChannelGroup, Member
 from mmprune.importance.base import owner_of
 from mmprune.importance.data import DataImportance, Groups, Key, LossFunction, key_of
 from mmprune.registry import IMPORTANCE
-from mmprune.trace.kinds import CONVS, TRANSPOSED_CONVS
+from mmprune.trace.kinds import CONVS, TRANSPOSED_CONVS, channel_dim
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Reader:
     @property
     def dim(self) -> int:
         """Where an input of the layer has its channels: (N, in, ...), or (..., in) if linear."""
-        return -1 if isinstance(self.module, nn.Linear) else -1 - len(self.module.kernel_size)
+        return channel_dim(self.module)
 
     def places(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Where the channels of the group are that the subnet has, and which they are.
@@ -146,7 +146,7 @@ def hooked(
                 read = see(reader, inputs[0])
                 return None if read is None else (read, *inputs[1:])
 
-            stack.callback(reader.module.register_forward_pre_hook(hook).remove)
+            stack.enter_context(reader.module.register_forward_pre_hook(hook))
         yield
 
 

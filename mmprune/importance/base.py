@@ -228,6 +228,21 @@ def owner_of(member: Member, model: nn.Module) -> nn.Module:
     return model.get_submodule(member.tensor.rpartition('.')[0])
 
 
+def places_of(channel: np.ndarray) -> np.ndarray | None:
+    """Where each channel stands among positions, (channels, places of each), in order.
+
+    Args:
+        channel: Channel number at each position, -1 for other groups', (positions,).
+
+    Returns:
+        None if there is no channel, or some stand in more places than others.
+    """
+    order = np.argsort(channel, kind='stable')
+    order = order[channel[order] >= 0]
+    counts = np.unique(channel[order], return_counts=True)[1]
+    return order.reshape(len(counts), -1) if len(set(counts.tolist())) == 1 else None
+
+
 def ordered_members(group: ChannelGroup, model: nn.Module) -> list[Member]:
     """Layers that make the channels first, then those that read them, as they run."""
     return [member for member, _, _ in _by_side(group, model)]

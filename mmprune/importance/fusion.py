@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmprune.channels import ChannelGroup, Member
+from mmprune.channels import ChannelGroup
 from mmprune.channels.member_values import channel_rows
-from mmprune.importance.base import Importance, MemberScores, owner_of
+from mmprune.importance.base import Importance, MemberScores, owner_of, places_of
 from mmprune.registry import IMPORTANCE
 
 
@@ -95,7 +95,7 @@ class FusionImportance(Importance):
                 if member.tensor.endswith('.bias') and id(owner_of(member, model)) in layers
             ]
             for member in (*weights, *biases):
-                positions = _positions(member)
+                positions = places_of(member.index) if len(member.dims) == 1 else None
                 parameter = parameters.get(member.tensor)
                 if positions is None or parameter is None:
                     continue
@@ -112,17 +112,6 @@ class FusionImportance(Importance):
                 )
                 found[member.tensor] = _both(found.get(member.tensor), mixed)
         return found
-
-
-def _positions(member: Member) -> np.ndarray | None:
-    """Where along a tensor's dim the filters of its channels are, (channels, filters of each)."""
-    if len(member.dims) > 1:
-        return None
-    order = np.argsort(member.index, kind='stable')
-    order = order[member.index[order] >= 0]
-    counts = np.bincount(member.index[order])
-    counts = counts[counts > 0]
-    return order.reshape(len(counts), -1) if counts.min() == counts.max() else None
 
 
 def _mixed(

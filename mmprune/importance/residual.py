@@ -16,7 +16,7 @@ from mmprune.channels import ChannelGroup, Member
 from mmprune.channels.member_values import channel_rows
 from mmprune.errors import InputError
 from mmprune.importance.activation import Reader, input_channels, readers
-from mmprune.importance.base import Importance, MemberScores, owner_of
+from mmprune.importance.base import Importance, MemberScores, owner_of, places_of
 from mmprune.importance.data import DataImportance, Groups, Key, LossFunction, key_of
 from mmprune.registry import IMPORTANCE
 from mmprune.trace.kinds import CONVS
@@ -162,8 +162,7 @@ class ResidualImportance(DataImportance):
         mixers = dict(_mixers(model, groups))
         with ExitStack() as stack, torch.no_grad():
             for mixer in mixers.values():
-                handle = mixer.reader.module.register_forward_hook(mixer.see)
-                stack.callback(handle.remove)
+                stack.enter_context(mixer.reader.module.register_forward_hook(mixer.see))
             loss_fn(model, batch)
         return {key: mixer.reads / mixer.given for key, mixer in mixers.items() if mixer.given > 0}
 
@@ -203,26 +202,11 @@ class ResidualImportance(DataImportance):
 
 
 def _mixers(model: nn.Module, groups: Groups) -> Iterator[tuple[Key, _Mixer]]:
+    """The layers that mix channels, and read none of them oftener than others."""
     for key, reader in readers(model, groups):
-        places = _places(reader)
+        places = None if _is_depthwise(reader.module) else places_of(reader.channel.numpy())
         if places is not None:
-            yield key, _Mixer(reader, places)
-
-
-def _places(reader: Reader) -> torch.Tensor | None:
-    """Where a layer reads each channel that it reads, (R, K).
-
-    None for layers that mix no channels, and where some are read oftener than others.
-    """
-    if _is_depthwise(reader.module):
-        return None
-    channel = reader.channel.numpy()
-    read = np.flatnonzero(channel >= 0)
-    order = read[channel[read].argsort(kind='stable')]
-    counts = np.unique(channel[read], return_counts=True)[1]
-    if len(set(counts.tolist())) != 1:
-        return None
-    return torch.from_numpy(order).reshape(len(counts), -1)
+            yield key, _Mixer(reader, torch.from_numpy(places))
 
 
 def _is_depthwise(module: Any) -> bool:

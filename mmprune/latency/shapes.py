@@ -13,18 +13,13 @@ from torch import nn
 from mmprune.errors import nearest
 from mmprune.layers import Layer
 from mmprune.schema import Range, Whole
+from mmprune.trace.kinds import CONVS, TRANSPOSED_CONVS
 
 Width = Annotated[int, Range(1, 2**24)]
 
-CONVS: Mapping[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED: Mapping[int, type[nn.Module]] = {
-    1: nn.ConvTranspose1d,
-    2: nn.ConvTranspose2d,
-    3: nn.ConvTranspose3d,
-}
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _OTHERS = (nn.Linear, nn.GroupNorm, nn.LayerNorm)
-KINDS = [kind.__name__ for kind in (*CONVS.values(), *TRANSPOSED.values(), *BATCH_NORMS, *_OTHERS)]
+KINDS = [kind.__name__ for kind in (*CONVS, *TRANSPOSED_CONVS, *BATCH_NORMS, *_OTHERS)]
 CONV_OPTIONS = ('kernel_size', 'stride', 'padding', 'dilation')
 
 
@@ -113,16 +108,15 @@ class LayerShape:
 def shape_of(module: nn.Module, data: tuple[int, ...]) -> LayerShape | None:
     """The shape of a layer that gets such an input; None if it is of no known type."""
     known: Any = module
-    for table in (CONVS, TRANSPOSED):
-        for kind in table.values():
-            if isinstance(module, kind):
-                options = {name: getattr(known, name) for name in CONV_OPTIONS}
-                options['bias'] = known.bias is not None
-                if table is TRANSPOSED:
-                    options['output_padding'] = known.output_padding
-                return _shape(
-                    kind, options, known.in_channels, known.out_channels, data, 1, known.groups
-                )
+    for kind in (*CONVS, *TRANSPOSED_CONVS):
+        if isinstance(module, kind):
+            options = {name: getattr(known, name) for name in CONV_OPTIONS}
+            options['bias'] = known.bias is not None
+            if kind in TRANSPOSED_CONVS:
+                options['output_padding'] = known.output_padding
+            return _shape(
+                kind, options, known.in_channels, known.out_channels, data, 1, known.groups
+            )
     if isinstance(module, nn.Linear):
         options = {'bias': known.bias is not None}
         last = len(data) - 1

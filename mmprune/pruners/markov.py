@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,12 @@ from torch import nn
 
 from mmprune.cost import CostError
 from mmprune.errors import InputError
-from mmprune.layers.layer import CONVS, TRANSPOSED_CONVS
 from mmprune.pruners.budget import Limits, check_budget
 from mmprune.pruners.ratio_pruner import RatioPruner
 from mmprune.pruners.search_space import SearchSpace
 from mmprune.registry import PRUNERS
 from mmprune.supernet.supernet import Subnet
+from mmprune.trace.kinds import CONVS, TRANSPOSED_CONVS, channel_dim
 from mmprune.trace.tracer import DemoInput
 
 TENTHS = tuple(tenth / 10 for tenth in range(1, 11))
@@ -149,20 +150,18 @@ class MarkovPruner(RatioPruner):
             keep = keep.index_put((labels,), chances[row, : len(rungs)] @ rungs)
         on_device: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
 
-        def soften(module: Any, args: Any, labels: torch.Tensor) -> Any:
+        def soften(labels: torch.Tensor, module: nn.Module, args: Any) -> Any:
             data = args[0]
-            dim = -1 if isinstance(module, nn.Linear) else -1 - len(module.kernel_size)
             key = data.device, data.dtype
             if key not in on_device:
                 on_device[key] = nn.functional.pad(keep, (0, 1), value=1).to(*key)
             factors = on_device[key][labels.to(data.device)]  # the last one is for labels below 0
-            return data * factors.view(-1, *(1,) * (-1 - dim)), *args[1:]
+            return data * factors.view(-1, *(1,) * (-1 - channel_dim(module))), *args[1:]
 
         with ExitStack() as stack:
             for module, read in self._readers():
-                index = torch.from_numpy(np.maximum(read, -1))
-                hook = lambda m, args, index=index: soften(m, args, index)  # noqa: E731
-                stack.callback(module.register_forward_pre_hook(hook).remove)
+                hook = partial(soften, torch.from_numpy(np.maximum(read, -1)))
+                stack.enter_context(module.register_forward_pre_hook(hook))
             yield
 
     def _readers(self) -> Iterator[tuple[nn.Module, np.ndarray]]:

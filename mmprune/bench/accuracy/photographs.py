@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from mmprune.bench.accuracy.criteria import MEASURES
 from mmprune.bench.pages import insert_between, markdown_table
 from mmprune.compensation import compensate
+from mmprune.datafiles import write_data
 from mmprune.dependencies import require
-from mmprune.fileio import write_text
 from mmprune.models import recalibrate_norm_statistics
 from mmprune.registry import PRUNERS
 
@@ -124,7 +124,7 @@ def agreements(
         found = _measured(network, images, choices, name, share)
         row = {'criterion': name, 'share': share, **found}
         rows.append(row)
-        write_text(json.dumps(rows, indent=1) + '\n', path)
+        write_data(rows, path)
         yield row
 
 

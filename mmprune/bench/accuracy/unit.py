@@ -28,8 +28,9 @@ from mmprune.bench.accuracy.peer import slimmed as slimmed_by_peer
 from mmprune.bench.accuracy.training import accuracy, batches, num_steps, pixels, train
 from mmprune.bench.pages import read_rows
 from mmprune.compensation import compensate
+from mmprune.datafiles import write_data
 from mmprune.errors import InputError
-from mmprune.fileio import atomic_path, write_text
+from mmprune.fileio import atomic_path
 from mmprune.models import recalibrate_norm_statistics
 from mmprune.zoo.running import count_params
 
@@ -120,7 +121,7 @@ class Unit:
                 self.rows.append(row)
             seconds = round(row['seconds'] + time.monotonic() - start, 2)
             row.update(found, seconds=seconds)
-            write_text(json.dumps(self.content, indent=1) + '\n', self.path)
+            write_data(self.content, self.path)
 
     # -- rows --------------------------------------------------------------------------
 
