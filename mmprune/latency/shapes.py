@@ -121,13 +121,13 @@ def shape_of(module: nn.Module, data: tuple[int, ...]) -> LayerShape | None:
         options = {'bias': known.bias is not None}
         last = len(data) - 1
         return _shape(nn.Linear, options, known.in_features, known.out_features, data, last)
-    for kind in BATCH_NORMS:
-        if isinstance(module, kind):
+    for norm in BATCH_NORMS:
+        if isinstance(module, norm):
             options = {
                 'affine': bool(known.affine),
                 'track_running_stats': bool(known.track_running_stats),
             }
-            return _shape(kind, options, known.num_features, known.num_features, data, 1)
+            return _shape(norm, options, known.num_features, known.num_features, data, 1)
     if isinstance(module, nn.GroupNorm):
         options = {'affine': bool(known.affine)}
         channels = known.num_channels

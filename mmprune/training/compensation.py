@@ -61,7 +61,7 @@ def compensation_of(
             f'{cfg.filename}: prune_cfg.compensation.images.num_batches must be 1 or more, not '
             f'{images.num_batches}'
         )
-    method = built_method(options)
+    built = built_method(options)
     batches = calibration_batches(cfg, images)
 
     @cache  # a search changes many networks; the model is on its device when it does
@@ -70,7 +70,7 @@ def compensation_of(
 
     def change(network: nn.Module) -> CompensationReport:
         forward = algorithm.roads[0].run
-        return algorithm.pruner.compensate(network, inputs(), method, forward=forward)
+        return algorithm.pruner.compensate(network, inputs(), built, forward=forward)
 
     return change
 
