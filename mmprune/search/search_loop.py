@@ -335,7 +335,10 @@ class SearchLoop(JudgingLoop):
     def _finish(self, budget: Budget, subnet: Subnet, evaluation: Evaluation) -> None:
         """Measure a result again; write its channel config, and the results so far."""
         path = self.work_dir / f'subnet_{budget.label}.yaml'
-        metric, again = evaluation.metric, super()._measure(subnet).get(self.metric)
+        metric = evaluation.metric
+        if metric is not None:  # it may be known from an earlier run, and nothing else is
+            self._compared(evaluation.metrics)
+        again = super()._measure(subnet).get(self.metric)
         result = SearchResult(
             budget.label, str(path), evaluation.macs, evaluation.params, metric, again
         )
