@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from mmengine.registry import Registry, build_from_cfg
 
-from mmprune.errors import InputError, nearest
+from mmprune.errors import InputError, alternatives, nearest
 from mmprune.schema import checked
 
 
@@ -59,8 +59,7 @@ def check_options(target: Callable[..., Any], given: Iterable[str], name: str) -
     unknown = [key for key in given if key not in options]
     if unknown and not takes_any:
         raise InputError(
-            f'{name} has no option {unknown[0]!r}; {nearest(unknown[0], options)} '
-            f'It takes {", ".join(options)}'
+            f'{name} has no option {unknown[0]!r}; {alternatives(unknown[0], options)}'
         )
     missing = [key for key, needed in options.items() if needed and key not in given]
     if missing:
