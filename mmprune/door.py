@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -335,7 +335,7 @@ def _default_loss(network: nn.Module, batch: Any) -> torch.Tensor:
     outputs = run_inputs(network, batch) if len(labels) == 1 else None
     label = labels[0] if isinstance(outputs, torch.Tensor) else None
     if isinstance(label, torch.Tensor) and not label.is_floating_point():
-        return F.cross_entropy(outputs, label)
+        return F.cross_entropy(cast(torch.Tensor, outputs), label)
     kinds = [str(getattr(part, 'dtype', type(part).__name__)) for part in labels]
     raise InputError(
         'give loss_fn=<function of (network, batch)>: the default is the cross entropy of a tensor '
