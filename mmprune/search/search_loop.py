@@ -33,8 +33,8 @@ from mmprune.search.judging import JudgingLoop, Subnet
 from mmprune.search.page import SearchFiles
 from mmprune.search.picture import SearchPicture
 from mmprune.search.progress import search_progress
-from mmprune.search.storage import JOURNAL, RESULTS, presence
-from mmprune.search.study import Study
+from mmprune.search.storage import JOURNAL, RESULTS, check_own_results, hidden, presence
+from mmprune.search.study import Study, on_main
 from mmprune.training.compensation import compensation_of
 from mmprune.wrappers import without_wrapper
 
@@ -54,6 +54,7 @@ class SearchResult:
         metric: Its value of the metric that the search compares; None where the evaluator found
             nothing to measure, in no candidate.
         again: The same, measured again at the end.
+        study: What it was found in.
     """
 
     budget: str
@@ -62,6 +63,7 @@ class SearchResult:
     params: int
     metric: float | None
     again: float | None = None
+    study: str = ''
 
 
 class SearchLoop(JudgingLoop):
@@ -149,6 +151,8 @@ class SearchLoop(JudgingLoop):
         self.seed = seed
         self.resume, self.storage, self.imported = resume, storage, imported
         self.study_name = study or Path(runner.cfg.filename or 'search').stem
+        elsewhere = '' if storage is None else f' in {hidden(storage)}'
+        self._named_study = f'{self.study_name}{elsewhere}'
         self.latency = None if latency is None else TableLatency(latency)
         self.results: list[SearchResult] = []
         self.chosen: list[tuple[str, Evaluation]] = []
@@ -195,16 +199,18 @@ class SearchLoop(JudgingLoop):
     def _open_study(self) -> Iterator[None]:
         """Have the study, new or with what is known already."""
         journal = self.work_dir / JOURNAL
-        is_here = self.storage is None and is_main_process()
+        is_here = self.storage is None
         with ExitStack() as stack:
-            if is_here:
+            if is_here and is_main_process():
                 stack.enter_context(presence(journal, anew=not self.resume))
+            on_main(lambda: check_own_results(self.work_dir, self._named_study))
             self.study = Study(
                 self.storage or str(journal),
                 self.study_name,
                 self._all_settings(),
                 [self._direction(name) for name in self.objectives],
                 self.work_dir,
+                alone=is_here,
             )
             stack.callback(self.study.close)
             if self.imported is not None:
@@ -339,9 +345,8 @@ class SearchLoop(JudgingLoop):
         if metric is not None:  # it may be known from an earlier run, and nothing else is
             self._compared(evaluation.metrics)
         again = super()._measure(subnet).get(self.metric)
-        result = SearchResult(
-            budget.label, str(path), evaluation.macs, evaluation.params, metric, again
-        )
+        cost = evaluation.macs, evaluation.params
+        result = SearchResult(budget.label, str(path), *cost, metric, again, self._named_study)
         self.results.append(result)
         self.chosen.append((budget.label, evaluation))
         self.runner.logger.info(

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from mmprune.errors import InputError
 from mmprune.trace.copies import Contents, Copies
 from mmprune.trace.walk import forget_walks, modules_of, parameters_of
 
@@ -225,9 +226,19 @@ def held_tensors(module: nn.Module) -> list[torch.Tensor]:
 
 
 def set_mode(model: nn.Module, training: bool) -> None:
-    """Put a model into a mode, unless all of its modules are in it."""
+    """Put a model into a mode, unless all of its modules are in it.
+
+    Raises:
+        InputError: It has no modes, as a program of ``torch.export``.
+    """
     if any([module.training is not training for module in modules_of(model).values()]):
-        model.train(training)
+        try:
+            model.train(training)
+        except NotImplementedError as error:
+            raise InputError(
+                f'{type(model).__name__}: cannot be put into training mode ({error}): give the '
+                'module that it was made from'
+            ) from error
         forget_walks()
 
 
