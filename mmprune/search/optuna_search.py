@@ -19,8 +19,9 @@ from mmprune.search.compared import smaller_is_better
 from mmprune.search.history import Evaluation, subnet_key
 from mmprune.search.hopeless import Hopeless
 from mmprune.search.judging import Subnet
+from mmprune.search.progress import in_words
 from mmprune.search.sampling import Sampling
-from mmprune.search.search_loop import POLL, SearchLoop, in_words
+from mmprune.search.search_loop import POLL, SearchLoop
 from mmprune.search.study import on_main
 
 # How many proposals in a row may be known already before a search ends.
