@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -23,3 +24,24 @@ def eagerly(model: nn.Module) -> contextlib.AbstractContextManager:
     if is_compiled and hasattr(torch.compiler, 'set_stance'):
         return torch.compiler.set_stance('force_eager')
     return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def interpreted() -> Iterator[None]:
+    """Context in which every operation of a function of ``torch.jit.script`` is a node.
+
+    One that has run before is a single node otherwise. It is optimised anew afterwards.
+    """
+    scripted = torch.jit._state._python_cu.get_functions()
+    if not scripted:
+        yield
+        return
+    before = torch._C._jit_set_num_profiled_runs(2**31 - 1)
+    try:
+        for function in scripted:
+            function._debug_flush_compilation_cache()
+        yield
+    finally:
+        torch._C._jit_set_num_profiled_runs(before)
+        for function in scripted:
+            function._debug_flush_compilation_cache()

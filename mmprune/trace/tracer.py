@@ -18,7 +18,7 @@ from mmprune.trace.averages import WrittenWeights
 from mmprune.trace.calls import CallRecorder
 from mmprune.trace.calls import tensors_in as tensors_in
 from mmprune.trace.chance import without_chance
-from mmprune.trace.eager import eagerly
+from mmprune.trace.eager import eagerly, interpreted
 from mmprune.trace.escapes import EscapeRecorder
 from mmprune.trace.joined import opaque_operations
 from mmprune.trace.model_state import caching_modules, set_mode
@@ -118,7 +118,7 @@ def _trace(
         escapes = EscapeRecorder(log.running, stand_ins, copies.note_write, log)
         with contextlib.ExitStack() as stack:
             for context in (
-                warnings.catch_warnings(), torch.enable_grad(), eagerly(model),
+                warnings.catch_warnings(), torch.enable_grad(), eagerly(model), interpreted(),
                 log.installed(model, session.stored),
                 without_chance() if road.training else contextlib.nullcontext(),
             ):  # fmt: skip
