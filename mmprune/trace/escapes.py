@@ -45,6 +45,8 @@ class EscapeRecorder(FunctionMode):
         escapes: Edges of the autograd graph that have escaped, each with the reason.
         writes: Which parts of tensors were written in place.
         recipes: How weights were computed from parameters.
+        awaited: Statistics of norms by their ids, and their names.
+        missed: Which of them other functions than norms were given.
     """
 
     def __init__(
@@ -61,6 +63,8 @@ class EscapeRecorder(FunctionMode):
         self.keep = keep
         self.writes = Writes()
         self.recipes = Recipes()
+        self.awaited: dict[int, str] = {}
+        self.missed: set[str] = set()
         self.escapes: list[tuple[GradientEdge, str]] = []
         # By id; the tensor is held so that no other one gets its id.
         self._detached: dict[int, tuple[torch.Tensor, list[GradientEdge], str]] = {}
@@ -100,6 +104,8 @@ class EscapeRecorder(FunctionMode):
             self.recipes.note(func, name, args, kwargs, given, made)
             if not (made or name in _TO_PYTHON):
                 return result
+            if self.awaited and not name.endswith('norm'):
+                self.missed |= {self.awaited[id(t)] for t in constants if id(t) in self.awaited}
             masked = [t for mask in masks for t in self._detached.get(id(mask), ((), (), ''))[1]]
             for tensor in given if self._detached and shown is None else ():
                 self.use(tensor)

@@ -46,6 +46,10 @@ class TraceError(InputError):
     """The model could not be run, or its run left nothing to read."""
 
 
+class _MissedLeaves(Exception):
+    """Buffers that the graph must show were no leaves of it; they are its argument."""
+
+
 def trace_road(model: nn.Module, road: Road, session: Session) -> TraceGraph:
     """Trace one forward pass of ``model``, which is left as it was.
 
@@ -61,13 +65,17 @@ def trace_road(model: nn.Module, road: Road, session: Session) -> TraceGraph:
         TraceError: The model fails on the road, or, on the first one, returns no tensor that
             depends on a parameter.
     """
-    buffers = _constant_buffers(model)
+    buffers, statistics = _constant_buffers(model), _running_statistics(model)
     # Some code wants no gradients where it says so: the last attempt shows why.
     attempts = [(ALL, buffers), (FAITHFUL, buffers)]
     for stand_ins, leaves in attempts + ([(ALL, {}), (FAITHFUL, {})] if buffers else []):
         while True:
             try:
-                return _trace(model, road, leaves, session, stand_ins)
+                return _trace(model, road, leaves, session, stand_ins, statistics)
+            except _MissedLeaves as missed:
+                (found,) = missed.args
+                leaves, statistics = {**leaves, **found}, {}
+                continue
             except TraceError as error:
                 failure, cause = error, error.__cause__
                 if session.known and type(cause) is not RuntimeError:
@@ -82,13 +90,25 @@ def trace_road(model: nn.Module, road: Road, session: Session) -> TraceGraph:
 
 def _constant_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
     """Float buffers that a forward may use as it uses parameters: fixed position embeddings."""
+    statistics = _running_statistics(model).values()
+    apart = {id(buffer) for buffer in statistics}
     return {
         f'{owner}.{local}' if owner else local: buffer
         for owner, module in modules_of(model).items()
         for local, buffer in module._buffers.items()
-        if buffer is not None
-        if not (isinstance(module, nn.modules.batchnorm._NormBase) and local.startswith('running_'))
+        if buffer is not None and id(buffer) not in apart
         if buffer.is_floating_point() and buffer.numel() > 1 and buffer.is_leaf
+    }
+
+
+def _running_statistics(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Those of norms, which are leaves of the graph only if other code reads them (fused)."""
+    return {
+        f'{owner}.{local}' if owner else local: module._buffers[local]
+        for owner, module in modules_of(model).items()
+        if isinstance(module, nn.modules.batchnorm._NormBase)
+        for local in ('running_mean', 'running_var')
+        if module._buffers[local] is not None
     }
 
 
@@ -98,8 +118,13 @@ def _trace(
     buffers: Mapping[str, torch.Tensor],
     session: Session,
     stand_ins: StandIns,
+    statistics: Mapping[str, torch.Tensor],
 ) -> TraceGraph:
-    """Trace with these buffers as leaves of the graph, and with stand-ins for some functions."""
+    """Trace with these buffers as leaves of the graph, and with stand-ins for some functions.
+
+    Raises:
+        _MissedLeaves: Some of the ``statistics`` are read outside of norms.
+    """
     # Inside inference mode nothing is recorded, whatever requires grad.
     with (
         torch.inference_mode(False), session.state.kept() as copies,
@@ -116,6 +141,7 @@ def _trace(
         if road.training:
             stand_ins = {**writes.stand_ins, **stand_ins}
         escapes = EscapeRecorder(log.running, stand_ins, copies.note_write, log)
+        escapes.awaited = {id(buffer): name for name, buffer in statistics.items()}
         with contextlib.ExitStack() as stack:
             for context in (
                 warnings.catch_warnings(), torch.enable_grad(), eagerly(model), interpreted(),
@@ -130,6 +156,8 @@ def _trace(
             warnings.filterwarnings('ignore', message='Converting a tensor with requires_grad')
             warnings.filterwarnings('ignore', message='Using `torch.compile.* global hooks')
             outputs = _run(model, road, demo_input, recorder)
+        if escapes.missed:
+            raise _MissedLeaves({name: statistics[name] for name in escapes.missed})
         found = tensors_in(outputs)
         for tensor in found:
             escapes.use(tensor)
