@@ -89,6 +89,8 @@ class EscapeRecorder(FunctionMode):
             start = torch.autograd._get_sequence_nr()
             for tensor in given if may_write(name, func, args, kwargs) else ():
                 self.keep(tensor)
+        if self.numbers is not None and self.numbers.constants.write(name, func, args, kwargs):
+            return args[0]
         out = kwargs.pop('out', None) if in_graph else None
         result = self.stand_ins.get(func, func)(*args, **kwargs)
         if out is not None:  # which autograd refuses, and the code's own run need not

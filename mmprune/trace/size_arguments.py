@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from mmprune.trace.numbers import TORCH, Filled, Number, NumberLog, origin_of
+from mmprune.trace.numbers import TORCH, Number, NumberLog, origin_of
 
 Tensor = torch.Tensor
 Kwargs = Mapping[str, Any]
@@ -166,7 +166,7 @@ READERS: dict[Any, Reader] = {
 """Function -> what reads the sizes that it was given."""
 
 FILLERS: dict[Any, int] = {
-    **{function: 0 for function in (torch.zeros, torch.ones, torch.empty, torch.full)},
+    **{function: 0 for function in (torch.zeros, torch.ones, torch.empty, torch.full, torch.eye)},
     **{
         function: 1
         for function in (
@@ -175,6 +175,11 @@ FILLERS: dict[Any, int] = {
     },
 }  # fmt: skip
 """Function that makes a constant of one number -> position of its sizes."""
+
+LIKE = frozenset(
+    getattr(torch, f'{name}_like') for name in ('zeros', 'ones', 'empty', 'full', 'rand', 'randn')
+)
+"""Functions that make a tensor with the channels of another one."""
 
 ARITHMETIC = frozenset(
     _both(
@@ -202,7 +207,12 @@ def watch(log: NumberLog, func: Any, args: tuple, kwargs: Kwargs, result: Any) -
     if func in SIZES:
         return _size(log, args, kwargs, result)
     if func in FILLERS:
-        return _filled(log, args[FILLERS[func] :], kwargs, result)
+        return _filled(log, func, args[FILLERS[func] :], kwargs, result)
+    if func in LIKE:
+        source = args[0]
+        is_part = source.requires_grad and result.is_floating_point()
+        is_part = is_part and result.device == source.device
+        return log.constants.show(result, source) if is_part else result
     reader = READERS.get(func)
     if reader is not None:
         reader(log, args, kwargs, result)
@@ -227,17 +237,19 @@ def _size(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> Any:
     return sizes if dim is None else sizes[dim]
 
 
-def _filled(log: NumberLog, args: tuple, kwargs: Kwargs, made: Any) -> Any:
+def _filled(log: NumberLog, func: Any, args: tuple, kwargs: Kwargs, made: Any) -> Any:
     """A constant as wide as numbers that are no constants, as part of the graph."""
     sizes: Sequence[Any] = args or (kwargs.get('size', ()),)
     sizes = sizes[0] if isinstance(sizes[0], tuple | list) else sizes
+    if func is torch.eye:
+        sizes = [*args, kwargs.get('m', args[-1])][:2] if args else ()
     is_wide = any(isinstance(size, Number) for size in sizes)
     is_number = made.is_floating_point() or made.is_complex()
     if not (is_wide and is_number and len(sizes) == made.dim()):
         return made
     if made.requires_grad or 'out' in kwargs or origin_of(0) == TORCH:
         return made
-    result = Filled.apply({}, (made,), log.token)
+    result = log.constants.show(made, log.token, is_uniform=func is not torch.eye)
     for dim, size in enumerate(sizes):
         log.read(result, dim, size, 'a constant')
     return result

@@ -200,6 +200,18 @@ def per_channel(value: Value, space: set[int], book: LabelBook, reason: str) -> 
     return kept
 
 
+@of_one('triangle')
+def triangle(node: TraceNode, value: Value, book: LabelBook) -> Value:
+    """What stands in order in both dims of a matrix, the same in both, leaves a triangle again."""
+    last = len(value.shape) - 1
+    sides = [f for f in value.factors if axes_of(f) in ((last - 1,), (last,))]
+    if node.attrs['is_ordered'] and len(sides) == 2 and sides[0].size == sides[1].size:
+        book.unite(sides[0].ravel(), sides[1].ravel())
+        return value
+    factors = without(value, {last - 1, last}, book, f'{node.where} cuts a triangle of channels')
+    return Value(value.shape, factors, fixed_after(value, factors, book, node))
+
+
 SPACE = {'spatial': 2, 'spatial1d': 1, 'spatial3d': 3}
 """How many of the last dims are space."""
 

@@ -150,8 +150,25 @@ def _as_wide(node: TraceNode, book: LabelBook) -> list[IntArray]:
 
 @CHANNEL_RULES.register_module(name='filled')
 def filled(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """A constant, the same everywhere, as wide as what it was given the sizes of."""
-    return Value(node.shapes[0], _as_wide(node, book), book.fixed('is a constant'))
+    """A constant as wide as what it was given the sizes of, or as what it is in the likeness of.
+
+    Along its channels it is the same, or an identity, as which a smaller network builds it.
+    """
+    (source,), shape = inputs, node.shapes[0]
+    is_alike = source is not None and source.shape == shape
+    factors = list(source.factors) if is_alike else _as_wide(node, book)
+    varying = set(node.attrs['varying'])
+    if node.attrs['is_identity']:
+        rows = [factor.ravel() for factor in factors if axes_of(factor) in ((0,), (1,))]
+        if len(rows) == 2:
+            book.unite(*rows)
+        else:
+            varying |= {0, 1}
+    for factor in factors:
+        if varying & set(axes_of(factor)):
+            book.pin(factor, 'is a constant')
+    factors = [factor for factor in factors if not varying & set(axes_of(factor))]
+    return Value(shape, factors, book.fixed('is a constant'))
 
 
 @of_one('repeat')
