@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 
 import numpy as np
 
 from mmprune.channels.facts import Axes
 from mmprune.channels.labels import IntArray, LabelBook, Value, axes_of, first_along
+
+
+MAY_BE_JOINED = frozenset({'view', 'permute', 'transpose', 'matmul'})
+"""Operations that a dim may go through which is several dims of channels joined in one."""
+
+
+def without_joined(factors: list[IntArray]) -> tuple[list[IntArray], list[IntArray]]:
+    """Of factors that vary along the same dims the one with most channels, and the others."""
+    if len({axes_of(factor) for factor in factors}) == len(factors):
+        return factors, []
+    chosen: dict[Axes, IntArray] = {}
+    for factor in sorted(factors, key=lambda own: -len(np.unique(own))):
+        chosen.setdefault(axes_of(factor), factor)
+    found = list(chosen.values())
+    return found, [own for own in factors if not any(own is factor for factor in found)]
+
+
+def unjoined(value: Value, book: LabelBook, where: str) -> Value:
+    """``value`` with one factor along each of its dims; others that were joined are pinned."""
+    if len(value.factors) < 2:
+        return value
+    factors, joined = without_joined(value.factors)
+    for factor in joined:
+        book.pin(factor, f'{where} reads it joined with other channels in one dim')
+    return replace(value, factors=factors) if joined else value
 
 
 def align(value: Value, rank: int) -> tuple[tuple[int, ...], list[IntArray]]:

@@ -26,6 +26,7 @@ from mmprune.channels.labels import (
     pin_all,
 )
 from mmprune.channels.leaves import Leaves, united
+from mmprune.channels.meet import MAY_BE_JOINED, unjoined
 from mmprune.channels.readings import ReadNumbers, edges_of, read_numbers
 from mmprune.channels.shuffled import arrange, shuffles_of
 from mmprune.channels.silence import Silence
@@ -351,6 +352,8 @@ def _apply(
     node: TraceNode, inputs: list[Value | None], rules: Mapping, book: LabelBook
 ) -> list[Value]:
     rule = rules.get(node.op)
+    if node.op not in MAY_BE_JOINED:
+        inputs = [value and unjoined(value, book, node.where) for value in inputs]
     if rule is None:
         unknown = f'{node.source}, which mmprune does not know, in {node.module or "the root"}'
         pin_all(inputs, book, f'goes through {unknown}')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -181,6 +182,17 @@ def layers_of(model: nn.Module, labelling: Labelling) -> dict[str, Layer]:
         if layer is not None:
             found[name] = layer
     return found
+
+
+def unread_biases(model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, IntArray]:
+    """Biases that no road reads, of layers whose weights other code does: name -> their labels."""
+    modules = modules_of(model)
+    return {
+        f'{name}.bias' if name else 'bias': layer.outputs
+        for name, layer in layers.items()
+        if layer.outputs is not None and 'bias' in layer.known and 'bias' not in layer.tensors
+        if modules[name]._parameters.get('bias') is not None
+    }
 
 
 def _computed(

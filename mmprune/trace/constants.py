@@ -1,4 +1,4 @@
-"""Constants that a forward builds: as wide as numbers of the trace say, and how their values vary."""
+"""Constants that a forward builds, as wide as numbers of the trace say: how they vary."""
 
 from __future__ import annotations
 

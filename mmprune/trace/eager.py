@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,7 +33,7 @@ def interpreted() -> Iterator[None]:
 
     One that has run before is a single node otherwise. It is optimised anew afterwards.
     """
-    scripted = torch.jit._state._python_cu.get_functions()
+    scripted: Any = torch.jit._state._python_cu.get_functions()  # type: ignore[func-returns-value]
     if not scripted:
         yield
         return

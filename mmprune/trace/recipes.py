@@ -26,7 +26,7 @@ LAYERS = frozenset(
     | {'gru', 'rnn_tanh', 'rnn_relu', 'multi_head_attention_forward'}
     | {f'conv{kind}{rank}d' for kind in ('', '_transpose') for rank in (1, 2, 3)}
 )
-_CONSTANT = Filled._backward_cls  # type: ignore[attr-defined]
+_CONSTANT = Filled._backward_cls
 # They write nothing unless they are given running statistics.
 _NORMS = frozenset({'batch_norm', 'instance_norm'})
 
@@ -133,7 +133,8 @@ class Recipes:
     def _is_known(self, tensor: torch.Tensor) -> bool:
         if tensor.grad_fn is None:
             return tensor.is_leaf
-        return isinstance(tensor.grad_fn, _CONSTANT) or (tensor.grad_fn, tensor.output_nr) in self._calls
+        key = tensor.grad_fn, tensor.output_nr
+        return isinstance(tensor.grad_fn, _CONSTANT) or key in self._calls
 
     def of(self, key: Key, names: Callable[[torch.Tensor], str | None]) -> Recipe | None:
         """The recipe of a tensor; None if some of it was not seen.

@@ -46,7 +46,7 @@ class TraceError(InputError):
     """The model could not be run, or its run left nothing to read."""
 
 
-class _MissedLeaves(Exception):
+class _MissedLeavesError(Exception):
     """Buffers that the graph must show were no leaves of it; they are its argument."""
 
 
@@ -72,7 +72,7 @@ def trace_road(model: nn.Module, road: Road, session: Session) -> TraceGraph:
         while True:
             try:
                 return _trace(model, road, leaves, session, stand_ins, statistics)
-            except _MissedLeaves as missed:
+            except _MissedLeavesError as missed:
                 (found,) = missed.args
                 leaves, statistics = {**leaves, **found}, {}
                 continue
@@ -104,11 +104,11 @@ def _constant_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
 def _running_statistics(model: nn.Module) -> dict[str, torch.Tensor]:
     """Those of norms, which are leaves of the graph only if other code reads them (fused)."""
     return {
-        f'{owner}.{local}' if owner else local: module._buffers[local]
+        f'{owner}.{local}' if owner else local: buffer
         for owner, module in modules_of(model).items()
         if isinstance(module, nn.modules.batchnorm._NormBase)
         for local in ('running_mean', 'running_var')
-        if module._buffers[local] is not None
+        if (buffer := module._buffers[local]) is not None
     }
 
 
@@ -123,7 +123,7 @@ def _trace(
     """Trace with these buffers as leaves of the graph, and with stand-ins for some functions.
 
     Raises:
-        _MissedLeaves: Some of the ``statistics`` are read outside of norms.
+        _MissedLeavesError: Some of the ``statistics`` are read outside of norms.
     """
     # Inside inference mode nothing is recorded, whatever requires grad.
     with (
@@ -157,7 +157,7 @@ def _trace(
             warnings.filterwarnings('ignore', message='Using `torch.compile.* global hooks')
             outputs = _run(model, road, demo_input, recorder)
         if escapes.missed:
-            raise _MissedLeaves({name: statistics[name] for name in escapes.missed})
+            raise _MissedLeavesError({name: statistics[name] for name in escapes.missed})
         found = tensors_in(outputs)
         for tensor in found:
             escapes.use(tensor)

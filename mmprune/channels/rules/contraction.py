@@ -16,7 +16,7 @@ from mmprune.channels.labels import (
     axes_of,
     pin_all,
 )
-from mmprune.channels.meet import decide_blocks, meet
+from mmprune.channels.meet import decide_blocks, meet, without_joined
 from mmprune.channels.rules.arithmetic import constants_of, per_channel
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
@@ -163,7 +163,7 @@ def _count_conv(
     groups, transposed = node.attrs['groups'], node.attrs['transposed']
     kernel = prod(weight.shape[2:]) // prod(map(len, summed))
     counts = [(inside, groups), *((labels, 1) for labels in summed)]
-    if _loses_groups(groups, len(inside), result.shape[1]):
+    if _loses_groups(groups, inside, channels_along(result, 1, book)):
         # Whole groups go, and those that stay have as many inputs as before.
         kernel, counts = kernel * len(inside) // groups, []
     if not transposed:
@@ -181,7 +181,7 @@ def _plain_conv(
     outputs, per_group = weight.shape[:2]
     out = channels_along(weight, 0, book)
     # Where whole groups go, the columns of a group have come to be one with its rows.
-    if per_group > 1 and (weight.along(1) or not _loses_groups(groups, len(inside), outputs)):
+    if per_group > 1 and (weight.along(1) or not _loses_groups(groups, inside, out)):
         columns = _weight_inputs(weight)
         per_block = columns if len(columns) == 1 else columns[:: outputs // groups]
         book.unite(per_block, inside.reshape(groups, per_group))
@@ -189,9 +189,10 @@ def _plain_conv(
     return out
 
 
-def _loses_groups(groups: int, inputs: int, outputs: int) -> bool:
-    """Whether whole groups go, since each has one input or one output."""
-    return groups > 1 and groups in (inputs, outputs)
+def _loses_groups(groups: int, inside: IntArray, out: IntArray) -> bool:
+    """Whether whole groups go, since each has one input, or one output that is a channel."""
+    has_one_output = groups == len(out) and out.max() >= 0
+    return groups > 1 and (groups == len(inside) or has_one_output)
 
 
 def _keep_groups(
@@ -201,7 +202,7 @@ def _keep_groups(
     if groups == 1:
         return
     rows, columns = out.reshape(groups, -1), inside.reshape(groups, -1)
-    if _loses_groups(groups, len(inside), len(out)):
+    if _loses_groups(groups, inside, out):
         book.unite(rows, columns[:, :1])
         book.unite(columns, columns[:, :1])
         return
@@ -226,7 +227,7 @@ def _transposed_conv(
     columns = _weight_inputs(weight)
     if groups == 1:
         return columns[0] if len(columns) == 1 else np.full(per_group, weight.fixed)
-    if _loses_groups(groups, inputs, per_group * groups):
+    if groups in (inputs, per_group * groups):
         if weight.along(1):
             book.unite(columns, rows[:, None])
         out = np.repeat(rows.reshape(groups, -1)[:, 0], per_group)
@@ -251,6 +252,8 @@ def matmul(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     contracted, kept_left = _by_axis(left.factors, rank - 1)
     summed, kept_right = _by_axis(right.factors, rank - 2)
     blocks = _unite_contracted(contracted, left, summed, right, book, node)
+    kept_left, joined_left = without_joined(kept_left)
+    kept_right, joined_right = without_joined(kept_right)
     sides = []
     for value, factors, dim in (
         (left, kept_left + blocks[0], rank - 1),
@@ -260,6 +263,7 @@ def matmul(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
         shape[dim] = 1
         sides.append(Value(tuple(shape), factors, value.fixed))
     result = meet(sides, node.shapes[0], book, node.where)
+    result.factors += joined_left + joined_right
     is_right, weight = _weight_of(node, left, right, book)
     layer = layer_of(node, weight, book)
     if weight is not None:

@@ -99,8 +99,9 @@ def _in_order(
 def _one_per_dim(
     factors: list[tuple[set[int], IntArray]], book: LabelBook, node: TraceNode
 ) -> list[IntArray]:
-    """Of factors whose dims were joined, the one with most channels; others are pinned.
+    """Of factors whose dims were joined in part, the one with most channels; others are pinned.
 
+    Those that run along one dim now may do so until it is cut again (mixtures of weights).
     ``factors`` are pairs of the dims that a factor varied along before, and its labels now.
     """
     if len(factors) < 2:
@@ -111,6 +112,7 @@ def _one_per_dim(
             other
             for dims, other in chosen
             if not dims & before and set(axes_of(other)) & set(axes_of(factor))
+            and (axes_of(other) != axes_of(factor) or len(axes_of(factor)) > 1)
         ]
         if joined:
             book.pin(factor, f'{node.where} joins it with other channels in one dim')
@@ -156,7 +158,7 @@ def filled(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     """
     (source,), shape = inputs, node.shapes[0]
     is_alike = source is not None and source.shape == shape
-    factors = list(source.factors) if is_alike else _as_wide(node, book)
+    factors = list(source.factors) if source and is_alike else _as_wide(node, book)
     varying = set(node.attrs['varying'])
     if node.attrs['is_identity']:
         rows = [factor.ravel() for factor in factors if axes_of(factor) in ((0,), (1,))]
