@@ -16,7 +16,7 @@ from mmprune.trace.masks import as_called, followed, shadow_of
 from mmprune.trace.numbers import NumberLog
 from mmprune.trace.recipes import Recipes
 from mmprune.trace.recipes import flat_tensors as _tensors
-from mmprune.trace.size_arguments import SIZES, watch
+from mmprune.trace.size_arguments import SIZES, filters_shown, watch
 from mmprune.trace.stand_ins import FAITHFUL, StandIns
 from mmprune.trace.writes import Writes
 
@@ -91,6 +91,7 @@ class EscapeRecorder(FunctionMode):
                 self.keep(tensor)
         if self.numbers is not None and self.numbers.constants.write(name, func, args, kwargs):
             return args[0]
+        args = args if self.numbers is None else filters_shown(self.numbers, func, args)
         out = kwargs.pop('out', None) if in_graph else None
         result = self.stand_ins.get(func, func)(*args, **kwargs)
         if out is not None:  # which autograd refuses, and the code's own run need not

@@ -49,13 +49,14 @@ def _unflattened(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> No
 
 
 def _repeated(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> None:
-    """A dim of size 1 that is repeated has the size that was given."""
+    """A dim that is repeated has the size that was given, or so many times its own."""
     times = _sequence(args[1:] or tuple(kwargs.values()))
     lead = len(times) - args[0].dim()
     if isinstance(result, Tensor) and len(times) == result.dim():
-        for dim, size in enumerate(times):
-            if dim < lead or args[0].shape[dim - lead] == 1:
-                log.read(result, dim, size, 'repeat')
+        for dim, number in enumerate(times):
+            size = 1 if dim < lead else args[0].shape[dim - lead]
+            if size == 1 or isinstance(number, Number):
+                log.read(result, dim, number if size == 1 else number * size, 'repeat')
 
 
 def _split(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> None:
@@ -198,6 +199,21 @@ ARITHMETIC = frozenset(
 
 SIZES = (Tensor.shape.__get__, Tensor.size)  # type: ignore[attr-defined]
 """The functions that give the sizes of a tensor."""
+
+
+def filters_shown(log: NumberLog, func: Any, args: tuple) -> tuple:
+    """The arguments of a call, a constant filter that it makes as many of as numbers say shown.
+
+    A depthwise convolution has the same filter, or filters, for each of its channels.
+    """
+    if func not in (Tensor.repeat, Tensor.expand):
+        return args
+    source, numbers = args[0], _sequence(args[1:])
+    is_filter = 2 < source.dim() < 6 and source.shape[1] == 1 and len(numbers) == source.dim()
+    if is_filter and isinstance(numbers[0], Number) and source.is_floating_point():
+        if not source.requires_grad:
+            return (log.constants.show(source.detach(), log.token, is_uniform=False), *args[1:])
+    return args
 
 
 def watch(log: NumberLog, func: Any, args: tuple, kwargs: Kwargs, result: Any) -> Any:

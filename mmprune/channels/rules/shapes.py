@@ -175,7 +175,7 @@ def filled(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
 
 @of_one('repeat')
 def repeat(node: TraceNode, value: Value, book: LabelBook) -> Value:
-    """A dim repeated r times holds r equal blocks; a dim of size 1 becomes constant."""
+    """A dim repeated r times holds r equal blocks, which may be as many as there are channels."""
     shape, repeats = node.shapes[0], node.attrs['repeats']
     lead = (1,) * (len(shape) - len(value.shape))
 
@@ -185,7 +185,12 @@ def repeat(node: TraceNode, value: Value, book: LabelBook) -> Value:
         return np.tile(factor, times)
 
     result = _moved(value, tile, shape)
-    result.factors += _as_wide(node, book)
+    for factor in _as_wide(node, book):
+        (dim,) = axes_of(factor)
+        each = 1 if dim < len(lead) else value.shape[dim - len(lead)]
+        if not result.along(dim):
+            blocks = np.repeat(factor.ravel()[::each], each)
+            result.factors.append(blocks.reshape(factor.shape))
     return result
 
 
