@@ -154,11 +154,13 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
     torchs = {name for name, heads in wishes.torchs_heads.items() if heads > 1}
     by_heads = frozenset(node.id for node in graph.nodes if node.module in torchs)
     ways = Ways(by_heads=by_heads, loose=loose)
+    before: dict[str, BoolArray] = {}
     while True:
         rest = _to_rest(graph, leaves, wishes, ways)
         changed = other_ways(rest.book, leaves.num_labels)
         if changed is not None:
             ways = changed
+            before = {**_by_reason(rest), **before}
             continue
         book = rest.book
         tensors = {n: leaves.factors(n, rest.canonical, squeeze=False) for n in leaves.offsets}
@@ -186,7 +188,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         quantities=rest.numbers.quantities,
         statistics=[*book.statistics, *_widths_of_one_head(wishes.torchs_heads, tensors)],
         constraints=book.constraints,
-        pins=book.pins,
+        pins=_with_first_reasons(book.pins, before, rest.canonical),
         num_labels=leaves.num_labels,
         has_escapes=bool(graph.escapes),
         masked=frozenset(rest.silence.masked),
@@ -202,6 +204,25 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
             for call in graph.first_road().calls
         ],
     )
+
+
+def _by_reason(rest: _Rest) -> dict[str, BoolArray]:
+    """Why what is pinned is: reason -> labels, (num_labels,) bool, before they were united."""
+    found: dict[str, BoolArray] = {}
+    for labels, reason in rest.book.pins:
+        found.setdefault(reason, np.zeros(len(rest.canonical), bool))[labels] = True
+    return {reason: pinned[rest.canonical] for reason, pinned in found.items()}
+
+
+def _with_first_reasons(
+    pins: list[tuple[IntArray, str]], before: Mapping[str, BoolArray], canonical: IntArray
+) -> list[tuple[IntArray, str]]:
+    """What is pinned, for the reasons that it had before other ways were tried in vain."""
+    pinned = np.zeros(len(canonical), bool)
+    for labels, _ in pins if before else ():
+        pinned[labels] = True
+    first = [(np.unique(canonical[labels]), reason) for reason, labels in before.items()]
+    return [(labels[pinned[labels]], reason) for labels, reason in first] + pins
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from mmprune.trace.size_arguments import SIZES, filters_shown, watch
 from mmprune.trace.stand_ins import FAITHFUL, StandIns
 from mmprune.trace.writes import Writes
 
+# They read the type and device of what they are given second, if that is a tensor, and no more.
+_ALIKE = frozenset({'to', 'type_as'})
 # They give a tensor's numbers to Python.
 _TO_PYTHON = frozenset(
     {'item', 'tolist', 'numpy', '__array__', '__float__', '__int__', '__bool__', '__index__'}
@@ -78,6 +80,8 @@ class EscapeRecorder(FunctionMode):
         if any(shadow_of(tensor) is not None for tensor in given):
             func, args, kwargs = as_called(name, func, args, kwargs)
             name, given = _name_of(func), _tensors((args, kwargs))
+        if name in _ALIKE:
+            given = given[:1]
         # Other modes are not told of what is asked here.
         with torch._C.DisableTorchFunction():
             # A view made under no_grad claims to require grad, but has no edge.

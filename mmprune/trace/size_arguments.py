@@ -194,6 +194,7 @@ ARITHMETIC = frozenset(
             'rtruediv', 'itruediv', 'pow', 'rpow', 'floordiv', 'rfloordiv',
         )
     ]
+    + [torch.tensor, torch.as_tensor, torch.scalar_tensor, Tensor.new_tensor, Tensor.fill_]
 )  # fmt: skip
 """Functions of tensors and numbers in which a number is a quantity."""
 
