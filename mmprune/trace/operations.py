@@ -167,6 +167,7 @@ OPERATIONS: dict[str, Operation] = {
     'along': takes(1, dim=DIM),
     'glu': takes(1, dim=DIM),
     'loss': takes(1, None),
+    'distance': takes(2, how=TEXT),
     # products
     'matmul': takes(2),
     'addmm': takes(3),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from mmprune.channels.labels import (
@@ -236,3 +238,14 @@ def loss(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[V
     pin_all(inputs, book, f'{node.where} is a loss of all of its channels')
     fixed = book.fixed(f'comes from {node.where}')
     return [Value(shape, [], fixed) for shape in node.shapes]
+
+
+@CHANNEL_RULES.register_module(name='distance')
+def distance(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
+    """Features that are compared meet; a mean or sum is one over the kept channels."""
+    values = [value for value in inputs if value is not None]
+    if len(values) < 2:
+        return loss(node, inputs, book)
+    met = meet(values, values[0].shape, book, node.where)
+    attrs = {'dims': None, 'keepdim': False, 'how': node.attrs['how']}
+    return reduce(replace(node, attrs=attrs), met, book)

@@ -93,10 +93,18 @@ register(
 register(
     'loss',
     'NllLossBackward', 'NllLoss2DBackward', 'NllLossNdBackward', 'BinaryCrossEntropyBackward',
-    'BinaryCrossEntropyWithLogitsBackward', 'MseLossBackward', 'SmoothL1LossBackward',
-    'HuberLossBackward', 'KlDivBackward', 'SoftMarginLossBackward', 'MultiMarginLossBackward',
-    'MultilabelMarginLossBackward', 'CtcLossBackward',
+    'BinaryCrossEntropyWithLogitsBackward', 'KlDivBackward', 'SoftMarginLossBackward',
+    'MultiMarginLossBackward', 'MultilabelMarginLossBackward', 'CtcLossBackward',
 )  # fmt: skip
+
+
+@parser('MseLossBackward', 'SmoothL1LossBackward', 'HuberLossBackward')
+def _distance(grad_fn: Any) -> Parsed:
+    """What two tensors differ by, element by element, or the mean or sum of that."""
+    how = ('none', 'mean', 'sum')[grad_fn._saved_reduction]
+    return ('elementwise', {}) if how == 'none' else ('distance', {'how': how})
+
+
 register('matmul', 'MmBackward', 'BmmBackward')
 register('mv', 'MvBackward')
 register('dot', 'DotBackward', 'VdotBackward')
