@@ -11,7 +11,6 @@ import numpy as np
 from mmprune.channels.facts import Axes
 from mmprune.channels.labels import IntArray, LabelBook, Value, axes_of, first_along
 
-
 MAY_BE_JOINED = frozenset({'view', 'permute', 'transpose', 'matmul'})
 """Operations that a dim may go through which is several dims of channels joined in one."""
 

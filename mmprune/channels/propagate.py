@@ -31,7 +31,7 @@ from mmprune.channels.readings import ReadNumbers, edges_of, read_numbers
 from mmprune.channels.shuffled import arrange, shuffles_of
 from mmprune.channels.silence import Silence
 from mmprune.channels.sizes import Numbers, Shrinking, SizeAttribute, unread_attributes
-from mmprune.channels.ways import other_ways
+from mmprune.channels.ways import other_ways, pinned_by_reason, with_first_reasons
 from mmprune.channels.wished import pin_layers, pin_losses, pin_unwalked, tie_layers
 from mmprune.registry import CHANNEL_RULES, table
 from mmprune.trace.trace_graph import ComputedWeight, Edge, TraceGraph, TraceNode
@@ -160,7 +160,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         changed = other_ways(rest.book, leaves.num_labels)
         if changed is not None:
             ways = changed
-            before = {**_by_reason(rest), **before}
+            before = {**pinned_by_reason(rest.book, rest.canonical), **before}
             continue
         book = rest.book
         tensors = {n: leaves.factors(n, rest.canonical, squeeze=False) for n in leaves.offsets}
@@ -188,7 +188,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         quantities=rest.numbers.quantities,
         statistics=[*book.statistics, *_widths_of_one_head(wishes.torchs_heads, tensors)],
         constraints=book.constraints,
-        pins=_with_first_reasons(book.pins, before, rest.canonical),
+        pins=with_first_reasons(book.pins, before, rest.canonical),
         num_labels=leaves.num_labels,
         has_escapes=bool(graph.escapes),
         masked=frozenset(rest.silence.masked),
@@ -204,25 +204,6 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
             for call in graph.first_road().calls
         ],
     )
-
-
-def _by_reason(rest: _Rest) -> dict[str, BoolArray]:
-    """Why what is pinned is: reason -> labels, (num_labels,) bool, before they were united."""
-    found: dict[str, BoolArray] = {}
-    for labels, reason in rest.book.pins:
-        found.setdefault(reason, np.zeros(len(rest.canonical), bool))[labels] = True
-    return {reason: pinned[rest.canonical] for reason, pinned in found.items()}
-
-
-def _with_first_reasons(
-    pins: list[tuple[IntArray, str]], before: Mapping[str, BoolArray], canonical: IntArray
-) -> list[tuple[IntArray, str]]:
-    """What is pinned, for the reasons that it had before other ways were tried in vain."""
-    pinned = np.zeros(len(canonical), bool)
-    for labels, _ in pins if before else ():
-        pinned[labels] = True
-    first = [(np.unique(canonical[labels]), reason) for reason, labels in before.items()]
-    return [(labels[pinned[labels]], reason) for labels, reason in first] + pins
 
 
 @dataclass(frozen=True)

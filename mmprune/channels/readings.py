@@ -262,11 +262,12 @@ class _Reader:
 
     def _take_part(self, size: Size, reading: Reading) -> bool:
         """Let an attribute of which a dim has some times as much be one of as many equal parts."""
-        own = list(leaves(reading.expression)) if is_product(reading.expression) else []
+        expression = reading.expression
+        own = list(leaves(expression)) if expression and is_product(expression) else []
         is_plain = len(size.factors) == 1 and size.factors[0].size == size.full
         if len(own) != 1 or not isinstance(own[0], Attribute) or not is_plain:
             return False
-        (attribute,), row = own, size.row()
+        attribute, row = own[0], size.row()
         places, rest = divmod(len(row), len(np.unique(row)))
         each = row.reshape(-1, places if rest == 0 else 1)
         channels = each[:, 0] if (each == each[:, :1]).all() else row

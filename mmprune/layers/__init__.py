@@ -13,7 +13,7 @@ from mmprune.layers.kept_outputs import (
     outputs_whole,
     put_back,
 )
-from mmprune.layers.layer import Layer, known_masks, layers_of, unread_biases, weight_shape
+from mmprune.layers.layer import Layer, known_masks, layers_of, weight_shape
 from mmprune.layers.numbers import (
     like,
     may_be_size,
@@ -55,6 +55,5 @@ __all__ = [
     'stored_numbers',
     'torchs_attention',
     'turned_cuts',
-    'unread_biases',
     'weight_shape',
 ]

@@ -30,13 +30,8 @@ from mmprune.execution import (
     replaced_preparation,
 )
 from mmprune.execution.observed_run import observed_run, restored
-from mmprune.layers import (
-    keep_outputs,
-    layers_of,
-    stored_numbers,
-    torchs_attention,
-    unread_biases,
-)
+from mmprune.layers import keep_outputs, layers_of, stored_numbers, torchs_attention
+from mmprune.layers.layer import with_unread_biases
 from mmprune.supernet.replaced import SubnetError, own_numbers, refuse_others
 from mmprune.supernet.road_book import RoadBook, place_of, trace_roads
 from mmprune.supernet.topology import Restriction
@@ -136,12 +131,7 @@ class Supernet:
         keep_outputs(model, self.kept_outputs)
         self.alive = np.ones(self.size, bool)
         self.layers = layers_of(model, self.labelling)
-        unread = unread_biases(model, self.layers)
-        self.labelling = replace(
-            self.labelling,
-            tensors={**self.labelling.tensors, **{n: [own] for n, own in unread.items()}},
-            shapes={**self.labelling.shapes, **{n: own.shape for n, own in unread.items()}},
-        )
+        self.labelling = with_unread_biases(model, self.labelling, self.layers)
         names = having_any(((n, a) for n, own in self.layers.items() for a in own.labels), prunable)
         touched = {n: layer for n, layer in self.layers.items() if n in names}
         tensors = prunable_tensors(model, self.graph, self.labelling, prunable)

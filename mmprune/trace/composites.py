@@ -108,8 +108,9 @@ def _batch_norm(
     Its running statistics are leaves of the graph only where others read them as numbers.
     """
     cudnn = torch.backends.cudnn.enabled
-    statistics = [s if s is None else s.detach() for s in (running_mean, running_var)]
-    return torch.batch_norm(input, weight, bias, *statistics, training, momentum, eps, cudnn)
+    mean = None if running_mean is None else running_mean.detach()
+    variance = None if running_var is None else running_var.detach()
+    return torch.batch_norm(input, weight, bias, mean, variance, training, momentum, eps, cudnn)
 
 
 _PLAIN_WEIGHT_NORM = torch._weight_norm

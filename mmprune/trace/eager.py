@@ -37,12 +37,13 @@ def interpreted() -> Iterator[None]:
     if not scripted:
         yield
         return
-    before = torch._C._jit_set_num_profiled_runs(2**31 - 1)
+    set_runs: Any = torch._C._jit_set_num_profiled_runs
+    before = set_runs(2**31 - 1)
     try:
         for function in scripted:
             function._debug_flush_compilation_cache()
         yield
     finally:
-        torch._C._jit_set_num_profiled_runs(before)
+        set_runs(before)
         for function in scripted:
             function._debug_flush_compilation_cache()

@@ -58,10 +58,10 @@ FUNCTIONS: dict[str, Callable[..., int]] = {
 }
 
 
-def is_product(expression: Expression | None) -> bool:
+def is_product(expression: Expression) -> bool:
     """Whether an expression multiplies numbers, and does nothing else."""
     if not isinstance(expression, Computed):
-        return expression is not None
+        return True
     return expression.function == '*' and all(map(is_product, expression.operands))
 
 

@@ -211,9 +211,9 @@ def filters_shown(log: NumberLog, func: Any, args: tuple) -> tuple:
         return args
     source, numbers = args[0], _sequence(args[1:])
     is_filter = 2 < source.dim() < 6 and source.shape[1] == 1 and len(numbers) == source.dim()
-    if is_filter and isinstance(numbers[0], Number) and source.is_floating_point():
-        if not source.requires_grad:
-            return (log.constants.show(source.detach(), log.token, is_uniform=False), *args[1:])
+    is_constant = source.is_floating_point() and not source.requires_grad
+    if is_filter and is_constant and isinstance(numbers[0], Number):
+        return (log.constants.show(source.detach(), log.token, is_uniform=False), *args[1:])
     return args
 
 

@@ -25,7 +25,7 @@ from mmprune.trace.model_state import caching_modules, set_mode
 from mmprune.trace.numbers import NumberLog, resolved
 from mmprune.trace.operations import parsed, parser_of
 from mmprune.trace.recipes import Recipe
-from mmprune.trace.requiring_grad import requiring_grad
+from mmprune.trace.requiring_grad import constant_buffers, requiring_grad, running_statistics
 from mmprune.trace.roads import DemoInput as DemoInput
 from mmprune.trace.roads import Road, describe_input
 from mmprune.trace.roads import run_model as run_model
@@ -33,7 +33,7 @@ from mmprune.trace.session import GradFn, Session
 from mmprune.trace.stand_ins import ALL, FAITHFUL, StandIns
 from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode, UsedWeights
 from mmprune.trace.training import noted_readers, train, who_differ
-from mmprune.trace.walk import buffers_of, modules_of, names_of_parameters, parameters_of
+from mmprune.trace.walk import buffers_of, names_of_parameters, parameters_of
 from mmprune.trace.weights import used_weights
 
 UNREACHED = (
@@ -65,7 +65,7 @@ def trace_road(model: nn.Module, road: Road, session: Session) -> TraceGraph:
         TraceError: The model fails on the road, or, on the first one, returns no tensor that
             depends on a parameter.
     """
-    buffers, statistics = _constant_buffers(model), _running_statistics(model)
+    buffers, statistics = constant_buffers(model), running_statistics(model)
     # Some code wants no gradients where it says so: the last attempt shows why.
     attempts = [(ALL, buffers), (FAITHFUL, buffers)]
     for stand_ins, leaves in attempts + ([(ALL, {}), (FAITHFUL, {})] if buffers else []):
@@ -86,30 +86,6 @@ def trace_road(model: nn.Module, road: Road, session: Session) -> TraceGraph:
                 break
             leaves = fewer
     raise failure
-
-
-def _constant_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Float buffers that a forward may use as it uses parameters: fixed position embeddings."""
-    statistics = _running_statistics(model).values()
-    apart = {id(buffer) for buffer in statistics}
-    return {
-        f'{owner}.{local}' if owner else local: buffer
-        for owner, module in modules_of(model).items()
-        for local, buffer in module._buffers.items()
-        if buffer is not None and id(buffer) not in apart
-        if buffer.is_floating_point() and buffer.numel() > 1 and buffer.is_leaf
-    }
-
-
-def _running_statistics(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Those of norms, which are leaves of the graph only if other code reads them (fused)."""
-    return {
-        f'{owner}.{local}' if owner else local: buffer
-        for owner, module in modules_of(model).items()
-        if isinstance(module, nn.modules.batchnorm._NormBase)
-        for local in ('running_mean', 'running_var')
-        if (buffer := module._buffers[local]) is not None
-    }
 
 
 def _trace(

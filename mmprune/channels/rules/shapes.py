@@ -111,7 +111,8 @@ def _one_per_dim(
         joined = [
             other
             for dims, other in chosen
-            if not dims & before and set(axes_of(other)) & set(axes_of(factor))
+            if not dims & before
+            and set(axes_of(other)) & set(axes_of(factor))
             and (axes_of(other) != axes_of(factor) or len(axes_of(factor)) > 1)
         ]
         if joined:
