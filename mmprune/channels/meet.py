@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -26,14 +25,12 @@ def without_joined(factors: list[IntArray]) -> tuple[list[IntArray], list[IntArr
     return found, [own for own in factors if not any(own is factor for factor in found)]
 
 
-def unjoined(value: Value, book: LabelBook, where: str) -> Value:
-    """``value`` with one factor along each of its dims; others that were joined are pinned."""
-    if len(value.factors) < 2:
-        return value
-    factors, joined = without_joined(value.factors)
+def unjoined(factors: list[IntArray], book: LabelBook, where: str) -> list[IntArray]:
+    """One of the factors along each of their dims; others that were joined with it are pinned."""
+    found, joined = without_joined(factors)
     for factor in joined:
         book.pin(factor, f'{where} reads it joined with other channels in one dim')
-    return replace(value, factors=factors) if joined else value
+    return found
 
 
 def align(value: Value, rank: int) -> tuple[tuple[int, ...], list[IntArray]]:

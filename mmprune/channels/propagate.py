@@ -355,7 +355,9 @@ def _apply(
 ) -> list[Value]:
     rule = rules.get(node.op)
     if node.op not in MAY_BE_JOINED:
-        inputs = [value and unjoined(value, book, node.where) for value in inputs]
+        for value in inputs:
+            if value is not None and len(value.factors) > 1:
+                value.factors = unjoined(value.factors, book, node.where)
     if rule is None:
         unknown = f'{node.source}, which mmprune does not know, in {node.module or "the root"}'
         pin_all(inputs, book, f'goes through {unknown}')

@@ -16,7 +16,7 @@ from mmprune.channels.labels import (
     axes_of,
     pin_all,
 )
-from mmprune.channels.meet import decide_blocks, meet, without_joined
+from mmprune.channels.meet import decide_blocks, meet, unjoined, without_joined
 from mmprune.channels.rules.arithmetic import constants_of, per_channel
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
@@ -251,6 +251,7 @@ def matmul(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     rank = len(node.shapes[0])
     contracted, kept_left = _by_axis(left.factors, rank - 1)
     summed, kept_right = _by_axis(right.factors, rank - 2)
+    contracted, summed = (unjoined(f, book, node.where) for f in (contracted, summed))
     blocks = _unite_contracted(contracted, left, summed, right, book, node)
     kept_left, joined_left = without_joined(kept_left)
     kept_right, joined_right = without_joined(kept_right)
