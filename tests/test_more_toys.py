@@ -22,6 +22,7 @@ import toys_regions
 import toys_roads
 import toys_sampled
 import toys_shuffles
+import toys_weights
 from randomised import scattered
 from toy_checks import assert_exact, assert_groups, assert_plain, assert_trains, prepared
 
@@ -45,6 +46,7 @@ FAMILIES = [
     toys_layouts,
     toys_attention,
     toys_attention_of_images,
+    toys_weights,
 ]
 TOYS = [toy for family in FAMILIES for toy in family.TOYS]
 pytestmark = pytest.mark.filterwarnings('ignore:None of the inputs have requires_grad')

@@ -333,7 +333,7 @@ class Assembled(Toy):
     PINNED = frozenset({'head', 'a.weight', 'c.weight'})
     REASONS = {
         'a': 'CopySlices in the root module writes into a constant',
-        'c': 'it meets a tensor that comes from CopySlices in the root module',
+        'c': 'CopySlices in the root module writes into some of the channels',
         'b.weight': 'comes from CopySlices in the root module',
     }
 

@@ -100,7 +100,8 @@ class Value:
 
     Attributes:
         shape: Shape of the tensor.
-        factors: Label arrays, no two of which vary along the same set of dims.
+        factors: Label arrays, no two of which vary along the same set of dims, unless a view has
+            joined several dims of channels in one.
         fixed: Negative label with the reason why dims without a factor cannot shrink.
         parameter: Name of the parameter that this is, if only transposed.
         constant: Dims of size above 1 along which all elements are the same (by ``expand``).

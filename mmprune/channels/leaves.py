@@ -92,7 +92,7 @@ def _new_dims(graph: TraceGraph) -> Iterator[tuple[tuple[int, int, int], int, Ex
         source = node.inputs[0]
         before = () if source is None else graph.nodes[source[0]].shapes[source[1]]
         place = reading.dim - len(node.shapes[0]) + len(before)
-        if node.op in ('filled', 'pad') or place < 0 or before[place] == 1:
+        if node.op in ('filled', 'pad', 'repeat') or place < 0 or before[place] == 1:
             where = (node.id, reading.dim, reading.start)
             yield where, reading.stop - reading.start, reading.expression
 

@@ -10,6 +10,28 @@ import numpy as np
 from mmprune.channels.facts import Axes
 from mmprune.channels.labels import IntArray, LabelBook, Value, axes_of, first_along
 
+MAY_BE_JOINED = frozenset({'view', 'permute', 'transpose', 'matmul'})
+"""Operations that a dim may go through which is several dims of channels joined in one."""
+
+
+def without_joined(factors: list[IntArray]) -> tuple[list[IntArray], list[IntArray]]:
+    """Of factors that vary along the same dims the one with most channels, and the others."""
+    if len({axes_of(factor) for factor in factors}) == len(factors):
+        return factors, []
+    chosen: dict[Axes, IntArray] = {}
+    for factor in sorted(factors, key=lambda own: -len(np.unique(own))):
+        chosen.setdefault(axes_of(factor), factor)
+    found = list(chosen.values())
+    return found, [own for own in factors if not any(own is factor for factor in found)]
+
+
+def unjoined(factors: list[IntArray], book: LabelBook, where: str) -> list[IntArray]:
+    """One of the factors along each of their dims; others that were joined with it are pinned."""
+    found, joined = without_joined(factors)
+    for factor in joined:
+        book.pin(factor, f'{where} reads it joined with other channels in one dim')
+    return found
+
 
 def align(value: Value, rank: int) -> tuple[tuple[int, ...], list[IntArray]]:
     """Shape and factors of ``value`` broadcast to ``rank`` dims by leading ones."""

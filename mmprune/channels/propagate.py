@@ -26,11 +26,12 @@ from mmprune.channels.labels import (
     pin_all,
 )
 from mmprune.channels.leaves import Leaves, united
+from mmprune.channels.meet import MAY_BE_JOINED, unjoined
 from mmprune.channels.readings import ReadNumbers, edges_of, read_numbers
 from mmprune.channels.shuffled import arrange, shuffles_of
 from mmprune.channels.silence import Silence
 from mmprune.channels.sizes import Numbers, Shrinking, SizeAttribute, unread_attributes
-from mmprune.channels.ways import other_ways
+from mmprune.channels.ways import other_ways, pinned_by_reason, with_first_reasons
 from mmprune.channels.wished import pin_layers, pin_losses, pin_unwalked, tie_layers
 from mmprune.registry import CHANNEL_RULES, table
 from mmprune.trace.trace_graph import ComputedWeight, Edge, TraceGraph, TraceNode
@@ -153,11 +154,13 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
     torchs = {name for name, heads in wishes.torchs_heads.items() if heads > 1}
     by_heads = frozenset(node.id for node in graph.nodes if node.module in torchs)
     ways = Ways(by_heads=by_heads, loose=loose)
+    before: dict[str, BoolArray] = {}
     while True:
         rest = _to_rest(graph, leaves, wishes, ways)
         changed = other_ways(rest.book, leaves.num_labels)
         if changed is not None:
             ways = changed
+            before = {**pinned_by_reason(rest.book, rest.canonical), **before}
             continue
         book = rest.book
         tensors = {n: leaves.factors(n, rest.canonical, squeeze=False) for n in leaves.offsets}
@@ -185,7 +188,7 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         quantities=rest.numbers.quantities,
         statistics=[*book.statistics, *_widths_of_one_head(wishes.torchs_heads, tensors)],
         constraints=book.constraints,
-        pins=book.pins,
+        pins=with_first_reasons(book.pins, before, rest.canonical),
         num_labels=leaves.num_labels,
         has_escapes=bool(graph.escapes),
         masked=frozenset(rest.silence.masked),
@@ -353,6 +356,10 @@ def _apply(
     node: TraceNode, inputs: list[Value | None], rules: Mapping, book: LabelBook
 ) -> list[Value]:
     rule = rules.get(node.op)
+    if node.op not in MAY_BE_JOINED:
+        for value in inputs:
+            if value is not None and len(value.factors) > 1:
+                value.factors = unjoined(value.factors, book, node.where)
     if rule is None:
         unknown = f'{node.source}, which mmprune does not know, in {node.module or "the root"}'
         pin_all(inputs, book, f'goes through {unknown}')

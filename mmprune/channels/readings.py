@@ -18,7 +18,15 @@ from mmprune.channels.checked_sizes import CheckedSize
 from mmprune.channels.facts import EqualCounts, IntArray, Size, Statistic, axes_of, set_key
 from mmprune.channels.labels import LabelBook, Value
 from mmprune.channels.sizes import NO_SIZE, Numbers, Shrinking, SizeAttribute
-from mmprune.trace.expressions import Attribute, Computed, Dim, Expression, leaves, text
+from mmprune.trace.expressions import (
+    Attribute,
+    Computed,
+    Dim,
+    Expression,
+    is_product,
+    leaves,
+    text,
+)
 from mmprune.trace.trace_graph import Edge, Reading, TraceGraph
 
 GUESS, RELATE, HOLD = 1, 2, 3
@@ -140,8 +148,10 @@ class _Reader:
         self._compare()
         self._bind()
         for index, size, expression, failures in computed:
-            dims = self._read_by(self.graph.readings[index].edge) if failures == GUESS else None
-            self._follow(size, expression, dims)
+            reading = self.graph.readings[index]
+            if failures != GUESS or not self._take_part(size, reading):
+                dims = self._read_by(reading.edge) if failures == GUESS else None
+                self._follow(size, expression, dims)
             self._check(index, size, expression)
         self._note_scales()
         return self.found
@@ -249,6 +259,31 @@ class _Reader:
         if source is None:
             return []
         return [self.size_of(Dim(source, dim)) for dim in range(len(self.values[source].shape))]
+
+    def _take_part(self, size: Size, reading: Reading) -> bool:
+        """Let an attribute of which a dim has some times as much be one of as many equal parts."""
+        expression = reading.expression
+        own = list(leaves(expression)) if expression and is_product(expression) else []
+        is_plain = len(size.factors) == 1 and size.factors[0].size == size.full
+        if len(own) != 1 or not isinstance(own[0], Attribute) or not is_plain:
+            return False
+        attribute, row = own[0], size.row()
+        places, rest = divmod(len(row), len(np.unique(row)))
+        each = row.reshape(-1, places if rest == 0 else 1)
+        channels = each[:, 0] if (each == each[:, :1]).all() else row
+        if len(channels) % self._raw(attribute):
+            return False
+        parts = channels.reshape(-1, self._raw(attribute))
+        self.book.equal_counts(parts, _reason(reading))
+        part = Size(attribute.module, parts[0].shape, (parts[0],), 0, True)
+        uses = self.uses.setdefault(attribute, [])
+        self.found.read.add((attribute.module, attribute.name))
+        if uses:
+            self._equate(uses[0][0], part, _reason(reading))
+        else:
+            uses.append((part, _reason(reading)))
+            self._add(attribute, part)
+        return True
 
     def _follow(self, size: Size, expression: Computed, read: list[Size] | None) -> None:
         """Note the attributes that a number is computed from.

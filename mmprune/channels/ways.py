@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
+from mmprune.channels.constraints import BoolArray
 from mmprune.channels.facts import IntArray, Ways
 from mmprune.channels.labels import LabelBook
 
@@ -37,3 +39,22 @@ def _last_of_each(stuck: list[tuple[int, IntArray]]) -> frozenset[int]:
         if not own or all(own.isdisjoint(other) for _, other in found):
             found.append((node, own))
     return frozenset(node for node, _ in found)
+
+
+def pinned_by_reason(book: LabelBook, canonical: IntArray) -> dict[str, BoolArray]:
+    """Reason -> the labels that are pinned for it, (num_labels,) bool, before they were united."""
+    found: dict[str, BoolArray] = {}
+    for labels, reason in book.pins:
+        found.setdefault(reason, np.zeros(len(canonical), bool))[labels] = True
+    return {reason: pinned[canonical] for reason, pinned in found.items()}
+
+
+def with_first_reasons(
+    pins: list[tuple[IntArray, str]], before: Mapping[str, BoolArray], canonical: IntArray
+) -> list[tuple[IntArray, str]]:
+    """What is pinned, for the reasons that it had before other ways were tried in vain."""
+    pinned = np.zeros(len(canonical), bool)
+    for labels, _ in pins if before else ():
+        pinned[labels] = True
+    first = [(np.unique(canonical[labels]), reason) for reason, labels in before.items()]
+    return [(labels[pinned[labels]], reason) for labels, reason in first] + pins

@@ -43,6 +43,8 @@ _REDUCTIONS: dict[Any, tuple[str, int, Any]] = {
     )
     for function in functions
 }
+# They take the mean or the sum of what two tensors differ by.
+_DISTANCES = frozenset({F.l1_loss, F.mse_loss, F.smooth_l1_loss, F.huber_loss})
 # What a channel that is not kept is set to, so that it does not count.
 _NEUTRAL = {
     'mean': 0.0, 'sum': 0.0, 'vector_norm': 0.0, 'max': -math.inf, 'amax': -math.inf,
@@ -192,6 +194,10 @@ class KeptStatistics(FunctionMode):
     def _kept(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         if func in _REDUCTIONS:
             return self._reduce(func, args, kwargs)
+        if func in _DISTANCES:
+            how = {'mean': torch.mean, 'sum': torch.sum}.get(kwargs.get('reduction', 'mean'))
+            each = func(*args, **{**kwargs, 'reduction': 'none'})
+            return each if how is None else self._reduce(how, (each,), {})
         if func is _TORCHS_ATTENTION:
             rows = [element.kept for element in self.elements if element.kind == 'one_head']
             run = partial(_one_head, rows[0].to(args[0])) if rows else func
@@ -374,4 +380,4 @@ _NORMS: dict[Any, tuple[str, Any]] = {
     _WEIGHT_NORM: ('weight_norm', _weight_norm),
     F.scaled_dot_product_attention: ('attention', _attention),
 }
-_KEPT = frozenset({*_REDUCTIONS, *_NORMS, *_READERS, _TORCHS_ATTENTION})
+_KEPT = frozenset({*_REDUCTIONS, *_DISTANCES, *_NORMS, *_READERS, _TORCHS_ATTENTION})

@@ -61,7 +61,7 @@ def prunable_tensors(
                     factors=factors,
                     owners=[(modules[owner], local) for owner, _, local in places],
                     is_buffer=name in buffers,
-                    consumers=consumers[name],
+                    consumers=consumers.get(name, []),
                     is_updated=name in updated,
                     masked=tuple(
                         place

@@ -83,7 +83,9 @@ class Swap:
     def open(self) -> torch.Tensor:
         """The subnet's part, which may be written to; to be given to ``close``."""
         module, name = self.owners[0]
-        return self._part(self._store(module)[name], fresh=True)
+        full = self._store(module)[name]
+        # What a module further out has swapped in it will keep.
+        return full if self._full else self._part(full, fresh=True)
 
     def close(self, part: torch.Tensor) -> None:
         """Keep what was written to the part of a buffer."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,24 @@ def layers_of(model: nn.Module, labelling: Labelling) -> dict[str, Layer]:
         if layer is not None:
             found[name] = layer
     return found
+
+
+def with_unread_biases(
+    model: nn.Module, labelling: Labelling, layers: Mapping[str, Layer]
+) -> Labelling:
+    """A labelling with the biases, too, of layers whose weights alone are read by other code."""
+    modules = modules_of(model)
+    unread = {
+        f'{name}.bias' if name else 'bias': layer.outputs
+        for name, layer in layers.items()
+        if layer.outputs is not None and 'bias' in layer.known and 'bias' not in layer.tensors
+        if modules[name]._parameters.get('bias') is not None
+    }
+    return replace(
+        labelling,
+        tensors={**labelling.tensors, **{name: [own] for name, own in unread.items()}},
+        shapes={**labelling.shapes, **{name: own.shape for name, own in unread.items()}},
+    )
 
 
 def _computed(

@@ -31,6 +31,7 @@ from mmprune.execution import (
 )
 from mmprune.execution.observed_run import observed_run, restored
 from mmprune.layers import keep_outputs, layers_of, torchs_attention
+from mmprune.layers.layer import with_unread_biases
 from mmprune.supernet.replaced import SubnetError, own_numbers, refuse_others
 from mmprune.supernet.road_book import RoadBook, place_of, trace_roads
 from mmprune.supernet.topology import Restriction
@@ -129,6 +130,7 @@ class Supernet:
         keep_outputs(model, self.kept_outputs)
         self.alive = np.ones(self.size, bool)
         self.layers = layers_of(model, self.labelling)
+        self.labelling = with_unread_biases(model, self.labelling, self.layers)
         names = having_any(((n, a) for n, own in self.layers.items() for a in own.labels), prunable)
         touched = {n: layer for n, layer in self.layers.items() if n in names}
         tensors = prunable_tensors(model, self.graph, self.labelling, prunable)

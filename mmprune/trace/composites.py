@@ -55,6 +55,10 @@ class Attention(Composite):
     """Inputs: queries, keys, values, mask."""
 
 
+class Stepwise(Composite):
+    """Inputs: tensors, whose elements make one each; torch knows no derivative."""
+
+
 def outside(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """The results of a function, computed without a graph."""
     with torch.no_grad():
@@ -99,10 +103,14 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """A batch norm of any batch: its numbers do not matter, and a single value has statistics."""
+    """A batch norm of any batch: its numbers do not matter, and a single value has statistics.
+
+    Its running statistics are leaves of the graph only where others read them as numbers.
+    """
     cudnn = torch.backends.cudnn.enabled
-    statistics = (running_mean, running_var)
-    return torch.batch_norm(input, weight, bias, *statistics, training, momentum, eps, cudnn)
+    mean = None if running_mean is None else running_mean.detach()
+    variance = None if running_var is None else running_var.detach()
+    return torch.batch_norm(input, weight, bias, mean, variance, training, momentum, eps, cudnn)
 
 
 _PLAIN_WEIGHT_NORM = torch._weight_norm
@@ -148,6 +156,14 @@ def _rot90(input: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
     return turned.flip(first if k % 4 == 1 else second) if k % 4 else turned
 
 
+def _stepwise(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Tensor:
+        tensors = [own for own in (*args, *kwargs.values()) if isinstance(own, Tensor)]
+        return Stepwise.apply({}, (outside(function, *args, **kwargs),), *tensors)
+
+    return call
+
+
 COMPOSITES: dict[Any, Callable[..., Any]] = {
     torch.rot90: _rot90,
     Tensor.rot90: _rot90,
@@ -158,5 +174,12 @@ COMPOSITES: dict[Any, Callable[..., Any]] = {
     F.embedding: _embedding,
     F.scaled_dot_product_attention: _attention,
     _PLAIN_WEIGHT_NORM: _weight_norm,
-}
+    **{
+        function: _stepwise(function)
+        for function in (
+            torch.heaviside, Tensor.heaviside, torch.floor_divide, Tensor.floor_divide,
+            Tensor.__floordiv__,
+        )
+    },
+}  # fmt: skip
 """Function of torch -> what a trace calls in its place."""

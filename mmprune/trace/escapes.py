@@ -16,10 +16,12 @@ from mmprune.trace.masks import as_called, followed, shadow_of
 from mmprune.trace.numbers import NumberLog
 from mmprune.trace.recipes import Recipes
 from mmprune.trace.recipes import flat_tensors as _tensors
-from mmprune.trace.size_arguments import SIZES, watch
+from mmprune.trace.size_arguments import SIZES, filters_shown, watch
 from mmprune.trace.stand_ins import FAITHFUL, StandIns
 from mmprune.trace.writes import Writes
 
+# They read the type and device of what they are given second, if that is a tensor, and no more.
+_ALIKE = frozenset({'to', 'type_as'})
 # They give a tensor's numbers to Python.
 _TO_PYTHON = frozenset(
     {'item', 'tolist', 'numpy', '__array__', '__float__', '__int__', '__bool__', '__index__'}
@@ -45,6 +47,8 @@ class EscapeRecorder(FunctionMode):
         escapes: Edges of the autograd graph that have escaped, each with the reason.
         writes: Which parts of tensors were written in place.
         recipes: How weights were computed from parameters.
+        awaited: Statistics of norms by their ids, and their names.
+        missed: Which of them other functions than norms were given.
     """
 
     def __init__(
@@ -61,6 +65,8 @@ class EscapeRecorder(FunctionMode):
         self.keep = keep
         self.writes = Writes()
         self.recipes = Recipes()
+        self.awaited: dict[int, str] = {}
+        self.missed: set[str] = set()
         self.escapes: list[tuple[GradientEdge, str]] = []
         # By id; the tensor is held so that no other one gets its id.
         self._detached: dict[int, tuple[torch.Tensor, list[GradientEdge], str]] = {}
@@ -76,6 +82,8 @@ class EscapeRecorder(FunctionMode):
             func, args, kwargs = as_called(name, func, args, kwargs)
             name, given = _name_of(func), _tensors((args, kwargs))
             masks = [t for t in given if shadow_of(t) is not None]
+        if name in _ALIKE:
+            given = given[:1]
         # Other modes are not told of what is asked here.
         with torch._C.DisableTorchFunction():
             # A view made under no_grad claims to require grad, but has no edge.
@@ -86,6 +94,9 @@ class EscapeRecorder(FunctionMode):
             start = torch.autograd._get_sequence_nr()
             for tensor in given if may_write(name, func, args, kwargs) else ():
                 self.keep(tensor)
+        if self.numbers is not None and self.numbers.constants.write(name, func, args, kwargs):
+            return args[0]
+        args = args if self.numbers is None else filters_shown(self.numbers, func, args)
         out = kwargs.pop('out', None) if in_graph else None
         result = self.stand_ins.get(func, func)(*args, **kwargs)
         if out is not None:  # which autograd refuses, and the code's own run need not
@@ -101,6 +112,8 @@ class EscapeRecorder(FunctionMode):
             self.recipes.note(func, name, args, kwargs, given, made)
             if not (made or name in _TO_PYTHON):
                 return result
+            if self.awaited and not name.endswith('norm'):
+                self.missed |= {self.awaited[id(t)] for t in constants if id(t) in self.awaited}
             masked = [t for mask in masks for t in self._detached.get(id(mask), ((), (), ''))[1]]
             for tensor in given if self._detached and shown is None else ():
                 self.use(tensor)

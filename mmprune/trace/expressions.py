@@ -58,6 +58,13 @@ FUNCTIONS: dict[str, Callable[..., int]] = {
 }
 
 
+def is_product(expression: Expression) -> bool:
+    """Whether an expression multiplies numbers, and does nothing else."""
+    if not isinstance(expression, Computed):
+        return True
+    return expression.function == '*' and all(map(is_product, expression.operands))
+
+
 def leaves(expression: Expression) -> Iterator[Dim | Attribute]:
     """The dims and attributes that an expression is made of."""
     pending = [expression]

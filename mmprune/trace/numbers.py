@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from mmprune.trace.composites import Composite
+from mmprune.trace.constants import Constants
 from mmprune.trace.expressions import (
     Attribute,
     Computed,
@@ -83,10 +83,6 @@ def operand_of(value: int) -> Expression:
     return value.expression if isinstance(value, Number) else int(value)
 
 
-class Filled(Composite):
-    """Input: a token of the trace. A constant, the same everywhere, as wide as numbers say."""
-
-
 class NumberLog:
     """What the numbers of one trace were used for.
 
@@ -94,7 +90,7 @@ class NumberLog:
         running: Gives the name of the module that is running.
 
     Attributes:
-        token: What ``Filled`` tensors are made from, so that they are part of the graph.
+        token: What constants are made from, so that they are part of the graph.
         sources: Edges of the autograd graph, or leaves, whose sizes were asked for, and the
             sizes; see ``UNRESOLVED``.
         layers: Attributes of torch's layers -> the dims of their weights that they are.
@@ -102,6 +98,7 @@ class NumberLog:
         readings: Numbers that calls were given, with edges of the autograd graph.
         scales: (module, expression): numbers used as quantities.
         equal: Pairs of expressions that were compared and found equal.
+        constants: Those that are as wide as numbers say.
         is_closed: Whether the trace is over; numbers that live on are numbers then.
     """
 
@@ -114,6 +111,7 @@ class NumberLog:
         self.readings: list[Any] = []
         self.scales: dict[tuple[str, Expression], None] = {}
         self.equal: list[tuple[Expression, Expression]] = []
+        self.constants = Constants()
         self.is_closed = False
         self._numbers: dict[tuple[Any, int], int] = {}
 
@@ -185,6 +183,7 @@ class NumberLog:
                 yield
             finally:
                 self.is_closed = True
+                self.constants.close()
 
     def _stored(self, value: Any, place: Attribute) -> Any:
         if isinstance(value, list | tuple):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
+from mmprune.trace.constants import Filled
 from mmprune.trace.copies import may_write
 
 Key = tuple[Any, int]
@@ -25,6 +26,7 @@ LAYERS = frozenset(
     | {'gru', 'rnn_tanh', 'rnn_relu', 'multi_head_attention_forward'}
     | {f'conv{kind}{rank}d' for kind in ('', '_transpose') for rank in (1, 2, 3)}
 )
+_CONSTANT = Filled._backward_cls
 # They write nothing unless they are given running statistics.
 _NORMS = frozenset({'batch_norm', 'instance_norm'})
 
@@ -131,7 +133,8 @@ class Recipes:
     def _is_known(self, tensor: torch.Tensor) -> bool:
         if tensor.grad_fn is None:
             return tensor.is_leaf
-        return (tensor.grad_fn, tensor.output_nr) in self._calls
+        key = tensor.grad_fn, tensor.output_nr
+        return isinstance(tensor.grad_fn, _CONSTANT) or key in self._calls
 
     def of(self, key: Key, names: Callable[[torch.Tensor], str | None]) -> Recipe | None:
         """The recipe of a tensor; None if some of it was not seen.
@@ -157,7 +160,7 @@ class Recipes:
             name = names(value)
             if name is not None:
                 return Named(name)
-            if not value.requires_grad:
+            if not value.requires_grad or isinstance(value.grad_fn, _CONSTANT):
                 return value.detach()
             return result_of((value.grad_fn, value.output_nr))
 

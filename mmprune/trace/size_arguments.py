@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from mmprune.trace.numbers import TORCH, Filled, Number, NumberLog, origin_of
+from mmprune.trace.numbers import TORCH, Number, NumberLog, origin_of
 
 Tensor = torch.Tensor
 Kwargs = Mapping[str, Any]
@@ -49,13 +49,14 @@ def _unflattened(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> No
 
 
 def _repeated(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> None:
-    """A dim of size 1 that is repeated has the size that was given."""
+    """A dim that is repeated has the size that was given, or so many times its own."""
     times = _sequence(args[1:] or tuple(kwargs.values()))
     lead = len(times) - args[0].dim()
     if isinstance(result, Tensor) and len(times) == result.dim():
-        for dim, size in enumerate(times):
-            if dim < lead or args[0].shape[dim - lead] == 1:
-                log.read(result, dim, size, 'repeat')
+        for dim, number in enumerate(times):
+            size = 1 if dim < lead else args[0].shape[dim - lead]
+            if size == 1 or isinstance(number, Number):
+                log.read(result, dim, number if size == 1 else number * size, 'repeat')
 
 
 def _split(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> None:
@@ -166,7 +167,7 @@ READERS: dict[Any, Reader] = {
 """Function -> what reads the sizes that it was given."""
 
 FILLERS: dict[Any, int] = {
-    **{function: 0 for function in (torch.zeros, torch.ones, torch.empty, torch.full)},
+    **{function: 0 for function in (torch.zeros, torch.ones, torch.empty, torch.full, torch.eye)},
     **{
         function: 1
         for function in (
@@ -175,6 +176,11 @@ FILLERS: dict[Any, int] = {
     },
 }  # fmt: skip
 """Function that makes a constant of one number -> position of its sizes."""
+
+LIKE = frozenset(
+    getattr(torch, f'{name}_like') for name in ('zeros', 'ones', 'empty', 'full', 'rand', 'randn')
+)
+"""Functions that make a tensor with the channels of another one."""
 
 ARITHMETIC = frozenset(
     _both(
@@ -188,11 +194,27 @@ ARITHMETIC = frozenset(
             'rtruediv', 'itruediv', 'pow', 'rpow', 'floordiv', 'rfloordiv',
         )
     ]
+    + [torch.tensor, torch.as_tensor, torch.scalar_tensor, Tensor.new_tensor, Tensor.fill_]
 )  # fmt: skip
 """Functions of tensors and numbers in which a number is a quantity."""
 
 SIZES = (Tensor.shape.__get__, Tensor.size)  # type: ignore[attr-defined]
 """The functions that give the sizes of a tensor."""
+
+
+def filters_shown(log: NumberLog, func: Any, args: tuple) -> tuple:
+    """The arguments of a call, a constant filter that it makes as many of as numbers say shown.
+
+    A depthwise convolution has the same filter, or filters, for each of its channels.
+    """
+    if func not in (Tensor.repeat, Tensor.expand):
+        return args
+    source, numbers = args[0], _sequence(args[1:])
+    is_filter = 2 < source.dim() < 6 and source.shape[1] == 1 and len(numbers) == source.dim()
+    is_constant = source.is_floating_point() and not source.requires_grad
+    if is_filter and is_constant and isinstance(numbers[0], Number):
+        return (log.constants.show(source.detach(), log.token, is_uniform=False), *args[1:])
+    return args
 
 
 def watch(log: NumberLog, func: Any, args: tuple, kwargs: Kwargs, result: Any) -> Any:
@@ -202,7 +224,12 @@ def watch(log: NumberLog, func: Any, args: tuple, kwargs: Kwargs, result: Any) -
     if func in SIZES:
         return _size(log, args, kwargs, result)
     if func in FILLERS:
-        return _filled(log, args[FILLERS[func] :], kwargs, result)
+        return _filled(log, func, args[FILLERS[func] :], kwargs, result)
+    if func in LIKE:
+        source = args[0]
+        is_part = source.requires_grad and result.is_floating_point()
+        is_part = is_part and result.device == source.device
+        return log.constants.show(result, source) if is_part else result
     reader = READERS.get(func)
     if reader is not None:
         reader(log, args, kwargs, result)
@@ -227,17 +254,19 @@ def _size(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> Any:
     return sizes if dim is None else sizes[dim]
 
 
-def _filled(log: NumberLog, args: tuple, kwargs: Kwargs, made: Any) -> Any:
+def _filled(log: NumberLog, func: Any, args: tuple, kwargs: Kwargs, made: Any) -> Any:
     """A constant as wide as numbers that are no constants, as part of the graph."""
     sizes: Sequence[Any] = args or (kwargs.get('size', ()),)
     sizes = sizes[0] if isinstance(sizes[0], tuple | list) else sizes
+    if func is torch.eye:
+        sizes = [*args, kwargs.get('m', args[-1])][:2] if args else ()
     is_wide = any(isinstance(size, Number) for size in sizes)
     is_number = made.is_floating_point() or made.is_complex()
     if not (is_wide and is_number and len(sizes) == made.dim()):
         return made
     if made.requires_grad or 'out' in kwargs or origin_of(0) == TORCH:
         return made
-    result = Filled.apply({}, (made,), log.token)
+    result = log.constants.show(made, log.token, is_uniform=func is not torch.eye)
     for dim, size in enumerate(sizes):
         log.read(result, dim, size, 'a constant')
     return result

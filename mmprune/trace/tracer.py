@@ -18,14 +18,14 @@ from mmprune.trace.averages import WrittenWeights
 from mmprune.trace.calls import CallRecorder
 from mmprune.trace.calls import tensors_in as tensors_in
 from mmprune.trace.chance import without_chance
-from mmprune.trace.eager import eagerly
+from mmprune.trace.eager import eagerly, interpreted
 from mmprune.trace.escapes import EscapeRecorder
 from mmprune.trace.joined import opaque_operations
 from mmprune.trace.model_state import caching_modules, set_mode
 from mmprune.trace.numbers import NumberLog, resolved
 from mmprune.trace.operations import parsed, parser_of
 from mmprune.trace.recipes import Recipe
-from mmprune.trace.requiring_grad import requiring_grad
+from mmprune.trace.requiring_grad import constant_buffers, requiring_grad, running_statistics
 from mmprune.trace.roads import DemoInput as DemoInput
 from mmprune.trace.roads import Road, describe_input
 from mmprune.trace.roads import run_model as run_model
@@ -33,7 +33,7 @@ from mmprune.trace.session import GradFn, Session
 from mmprune.trace.stand_ins import ALL, FAITHFUL, StandIns
 from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode, UsedWeights
 from mmprune.trace.training import noted_readers, train, who_differ
-from mmprune.trace.walk import buffers_of, modules_of, names_of_parameters, parameters_of
+from mmprune.trace.walk import buffers_of, names_of_parameters, parameters_of
 from mmprune.trace.weights import used_weights
 
 UNREACHED = (
@@ -44,6 +44,10 @@ UNREACHED = (
 
 class TraceError(InputError):
     """The model could not be run, or its run left nothing to read."""
+
+
+class _MissedLeavesError(Exception):
+    """Buffers that the graph must show were no leaves of it; they are its argument."""
 
 
 def trace_road(model: nn.Module, road: Road, session: Session) -> TraceGraph:
@@ -61,13 +65,17 @@ def trace_road(model: nn.Module, road: Road, session: Session) -> TraceGraph:
         TraceError: The model fails on the road, or, on the first one, returns no tensor that
             depends on a parameter.
     """
-    buffers = _constant_buffers(model)
+    buffers, statistics = constant_buffers(model), running_statistics(model)
     # Some code wants no gradients where it says so: the last attempt shows why.
     attempts = [(ALL, buffers), (FAITHFUL, buffers)]
     for stand_ins, leaves in attempts + ([(ALL, {}), (FAITHFUL, {})] if buffers else []):
         while True:
             try:
-                return _trace(model, road, leaves, session, stand_ins)
+                return _trace(model, road, leaves, session, stand_ins, statistics)
+            except _MissedLeavesError as missed:
+                (found,) = missed.args
+                leaves, statistics = {**leaves, **found}, {}
+                continue
             except TraceError as error:
                 failure, cause = error, error.__cause__
                 if session.known and type(cause) is not RuntimeError:
@@ -80,26 +88,19 @@ def trace_road(model: nn.Module, road: Road, session: Session) -> TraceGraph:
     raise failure
 
 
-def _constant_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Float buffers that a forward may use as it uses parameters: fixed position embeddings."""
-    return {
-        f'{owner}.{local}' if owner else local: buffer
-        for owner, module in modules_of(model).items()
-        for local, buffer in module._buffers.items()
-        if buffer is not None
-        if not (isinstance(module, nn.modules.batchnorm._NormBase) and local.startswith('running_'))
-        if buffer.is_floating_point() and buffer.numel() > 1 and buffer.is_leaf
-    }
-
-
 def _trace(
     model: nn.Module,
     road: Road,
     buffers: Mapping[str, torch.Tensor],
     session: Session,
     stand_ins: StandIns,
+    statistics: Mapping[str, torch.Tensor],
 ) -> TraceGraph:
-    """Trace with these buffers as leaves of the graph, and with stand-ins for some functions."""
+    """Trace with these buffers as leaves of the graph, and with stand-ins for some functions.
+
+    Raises:
+        _MissedLeavesError: Some of the ``statistics`` are read outside of norms.
+    """
     # Inside inference mode nothing is recorded, whatever requires grad.
     with (
         torch.inference_mode(False), session.state.kept() as copies,
@@ -116,9 +117,10 @@ def _trace(
         if road.training:
             stand_ins = {**writes.stand_ins, **stand_ins}
         escapes = EscapeRecorder(log.running, stand_ins, copies.note_write, log)
+        escapes.awaited = {id(buffer): name for name, buffer in statistics.items()}
         with contextlib.ExitStack() as stack:
             for context in (
-                warnings.catch_warnings(), torch.enable_grad(), eagerly(model),
+                warnings.catch_warnings(), torch.enable_grad(), eagerly(model), interpreted(),
                 log.installed(model, session.stored),
                 without_chance() if road.training else contextlib.nullcontext(),
             ):  # fmt: skip
@@ -130,6 +132,8 @@ def _trace(
             warnings.filterwarnings('ignore', message='Converting a tensor with requires_grad')
             warnings.filterwarnings('ignore', message='Using `torch.compile.* global hooks')
             outputs = _run(model, road, demo_input, recorder)
+        if escapes.missed:
+            raise _MissedLeavesError({name: statistics[name] for name in escapes.missed})
         found = tensors_in(outputs)
         for tensor in found:
             escapes.use(tensor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from mmprune.channels.labels import (
@@ -200,6 +202,18 @@ def per_channel(value: Value, space: set[int], book: LabelBook, reason: str) -> 
     return kept
 
 
+@of_one('triangle')
+def triangle(node: TraceNode, value: Value, book: LabelBook) -> Value:
+    """What stands in order in both dims of a matrix, the same in both, leaves a triangle again."""
+    last = len(value.shape) - 1
+    sides = [f for f in value.factors if axes_of(f) in ((last - 1,), (last,))]
+    if node.attrs['is_ordered'] and len(sides) == 2 and sides[0].size == sides[1].size:
+        book.unite(sides[0].ravel(), sides[1].ravel())
+        return value
+    factors = without(value, {last - 1, last}, book, f'{node.where} cuts a triangle of channels')
+    return Value(value.shape, factors, fixed_after(value, factors, book, node))
+
+
 SPACE = {'spatial': 2, 'spatial1d': 1, 'spatial3d': 3}
 """How many of the last dims are space."""
 
@@ -224,3 +238,14 @@ def loss(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[V
     pin_all(inputs, book, f'{node.where} is a loss of all of its channels')
     fixed = book.fixed(f'comes from {node.where}')
     return [Value(shape, [], fixed) for shape in node.shapes]
+
+
+@CHANNEL_RULES.register_module(name='distance')
+def distance(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
+    """Features that are compared meet; a mean or sum is one over the kept channels."""
+    values = [value for value in inputs if value is not None]
+    if len(values) < 2:
+        return loss(node, inputs, book)
+    met = meet(values, values[0].shape, book, node.where)
+    attrs = {'dims': None, 'keepdim': False, 'how': node.attrs['how']}
+    return reduce(replace(node, attrs=attrs), met, book)

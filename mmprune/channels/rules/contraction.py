@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from mmprune.channels.labels import KERNEL, IntArray, LabelBook, Statistic, Value, axes_of, pin_all
-from mmprune.channels.meet import decide_blocks, meet
+from mmprune.channels.meet import decide_blocks, meet, unjoined, without_joined
 from mmprune.channels.rules.arithmetic import constants_of, per_channel
 from mmprune.registry import CHANNEL_RULES
 from mmprune.trace.trace_graph import TraceNode
@@ -171,7 +171,7 @@ def _count_conv(
     groups, transposed = node.attrs['groups'], node.attrs['transposed']
     kernel = prod(weight.shape[2:]) // prod(map(len, summed))
     counts = [(inside, groups), *((labels, 1) for labels in summed)]
-    if _loses_groups(groups, len(inside), result.shape[1]):
+    if _loses_groups(groups, inside, channels_along(result, 1, book)):
         # Whole groups go, and those that stay have as many inputs as before.
         kernel, counts = kernel * len(inside) // groups, []
     if not transposed:
@@ -189,7 +189,7 @@ def _plain_conv(
     outputs, per_group = weight.shape[:2]
     out = channels_along(weight, 0, book)
     # Where whole groups go, the columns of a group have come to be one with its rows.
-    if per_group > 1 and (weight.along(1) or not _loses_groups(groups, len(inside), outputs)):
+    if per_group > 1 and (weight.along(1) or not _loses_groups(groups, inside, out)):
         columns = _weight_inputs(weight)
         per_block = columns if len(columns) == 1 else columns[:: outputs // groups]
         book.unite(per_block, inside.reshape(groups, per_group))
@@ -197,9 +197,9 @@ def _plain_conv(
     return out
 
 
-def _loses_groups(groups: int, inputs: int, outputs: int) -> bool:
-    """Whether whole groups go, since each has one input or one output."""
-    return groups > 1 and groups in (inputs, outputs)
+def _loses_groups(groups: int, inside: IntArray, out: IntArray) -> bool:
+    """Whether whole groups go, since each has one input, or one output that is a channel."""
+    return groups > 1 and (groups == len(inside) or (groups == len(out) and out.max() >= 0))
 
 
 def _keep_groups(
@@ -209,7 +209,7 @@ def _keep_groups(
     if groups == 1:
         return
     rows, columns = out.reshape(groups, -1), inside.reshape(groups, -1)
-    if _loses_groups(groups, len(inside), len(out)):
+    if _loses_groups(groups, inside, out):
         book.unite(rows, columns[:, :1])
         book.unite(columns, columns[:, :1])
         return
@@ -234,7 +234,7 @@ def _transposed_conv(
     columns = _weight_inputs(weight)
     if groups == 1:
         return columns[0] if len(columns) == 1 else np.full(per_group, weight.fixed)
-    if _loses_groups(groups, inputs, per_group * groups):
+    if groups in (inputs, per_group * groups):
         if weight.along(1):
             book.unite(columns, rows[:, None])
         out = np.repeat(rows.reshape(groups, -1)[:, 0], per_group)
@@ -247,8 +247,7 @@ def _transposed_conv(
 @CHANNEL_RULES.register_module(name='matmul')
 def matmul(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """(..., n, k) times (..., k, m)."""
-    left, right = inputs
-    full = node.shapes[0]
+    (left, right), full = inputs, node.shapes[0]
     if left is None and right is not None:
         left = Value((*full[:-1], right.shape[-2]), [], book.fixed('is a constant'))
     elif right is None and left is not None:
@@ -258,16 +257,18 @@ def matmul(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     rank = len(node.shapes[0])
     contracted, kept_left = _by_axis(left.factors, rank - 1)
     summed, kept_right = _by_axis(right.factors, rank - 2)
+    contracted, summed = (unjoined(f, book, node.where) for f in (contracted, summed))
     blocks = _unite_contracted(contracted, left, summed, right, book, node)
-    sides = []
-    for value, factors, dim in (
-        (left, kept_left + blocks[0], rank - 1),
-        (right, kept_right + blocks[1], rank - 2),
+    sides, joined = [], []
+    for value, factors, own, dim in (
+        (left, kept_left, blocks[0], rank - 1),
+        (right, kept_right, blocks[1], rank - 2),
     ):
-        shape = list(node.shapes[0])
-        shape[dim] = 1
-        sides.append(Value(tuple(shape), factors, value.fixed))
+        factors, others = without_joined(factors)
+        joined += others
+        sides.append(Value((*full[:dim], 1, *full[dim + 1 :]), factors + own, value.fixed))
     result = meet(sides, node.shapes[0], book, node.where)
+    result.factors += joined
     is_right, weight = _weight_of(node, left, right, book)
     layer = layer_of(node, weight, book)
     if weight is not None:

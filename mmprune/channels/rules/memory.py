@@ -121,42 +121,47 @@ def _written_at(
     A run of neighbouring channels is seen among the others of the base.
     """
     reason = f'{node.where} writes into some of the channels'
-    partial = {dim for dim, kind in enumerate(index) if kind != WHOLE}
-    for dim in sorted(partial):
-        run = index[dim]
-        if isinstance(run, tuple) and all(axes_of(factor) == (dim,) for factor in base.along(dim)):
-            index = (*index[:dim], WHOLE, *index[dim + 1 :])
-            written = [_among(base, value, dim, run, len(index), book) for value in written]
-    partial = {dim for dim, kind in enumerate(index) if kind != WHOLE}
-    without(base, partial, book, reason)
     left = [dim for dim, kind in enumerate(index) if kind != ONE]
-    found = []
+    aligned: list[Value] = []
     for value in written:
         if value is None or len(value.shape) > len(left):
             pin_all([value], book, reason)
             continue
-        dims = left[len(left) - len(value.shape) :]
-        gone = {i for i, dim in enumerate(dims) if dim in partial}
-        shape = [1] * len(base.shape)
-        for i, dim in enumerate(dims):
-            shape[dim] = 1 if i in gone else value.shape[i]
-        factors = []
-        for factor in without(value, gone, book, reason):
-            target = [1] * len(base.shape)
-            for i, dim in enumerate(dims):
-                target[dim] = factor.shape[i]
-            factors.append(factor.reshape(target))
-        found.append(Value(tuple(shape), factors, value.fixed))
-    return found
+        aligned.append(_at_dims(value, left[len(left) - len(value.shape) :], len(index)))
+    partial = {dim for dim, kind in enumerate(index) if kind != WHOLE}
+    for dim in sorted(partial):
+        run = index[dim]
+        if isinstance(run, tuple) and all(axes_of(factor) == (dim,) for factor in base.along(dim)):
+            aligned = [_among(base, value, dim, run, book) for value in aligned]
+            partial -= {dim} if base.along(dim) else set()
+    without(base, partial, book, reason)
+    return [
+        Value(
+            tuple(1 if dim in partial else size for dim, size in enumerate(value.shape)),
+            without(value, partial, book, reason),
+            value.fixed,
+        )
+        for value in aligned
+    ]
 
 
-def _among(
-    base: Value, value: Value | None, dim: int, run: tuple[int, int], rank: int, book: LabelBook
-) -> Value | None:
+def _at_dims(value: Value, dims: list[int], rank: int) -> Value:
+    """The same value as one of a higher rank, of which it has these dims."""
+
+    def put(sizes: tuple[int, ...]) -> tuple[int, ...]:
+        found = dict(zip(dims, sizes, strict=True))
+        return tuple(found.get(dim, 1) for dim in range(rank))
+
+    factors = [factor.reshape(put(factor.shape)) for factor in value.factors]
+    return Value(put(value.shape), factors, value.fixed)
+
+
+def _among(base: Value, value: Value, dim: int, run: tuple[int, int], book: LabelBook) -> Value:
     """What was written to a run of channels, with the base's own channels around it."""
-    if value is None or len(value.shape) != rank or not base.along(dim):
+    if not base.along(dim):
         return value
     (factor,) = base.along(dim)
+    rank = len(base.shape)
     size = [1] * rank
     size[dim] = run[1] - run[0]
     own = [f for f in value.factors if axes_of(f) == (dim,)]

@@ -99,8 +99,9 @@ def _in_order(
 def _one_per_dim(
     factors: list[tuple[set[int], IntArray]], book: LabelBook, node: TraceNode
 ) -> list[IntArray]:
-    """Of factors whose dims were joined, the one with most channels; others are pinned.
+    """Of factors whose dims were joined in part, the one with most channels; others are pinned.
 
+    Those that run along one dim now may do so until it is cut again (mixtures of weights).
     ``factors`` are pairs of the dims that a factor varied along before, and its labels now.
     """
     if len(factors) < 2:
@@ -110,7 +111,9 @@ def _one_per_dim(
         joined = [
             other
             for dims, other in chosen
-            if not dims & before and set(axes_of(other)) & set(axes_of(factor))
+            if not dims & before
+            and set(axes_of(other)) & set(axes_of(factor))
+            and (axes_of(other) != axes_of(factor) or len(axes_of(factor)) > 1)
         ]
         if joined:
             book.pin(factor, f'{node.where} joins it with other channels in one dim')
@@ -150,13 +153,30 @@ def _as_wide(node: TraceNode, book: LabelBook) -> list[IntArray]:
 
 @CHANNEL_RULES.register_module(name='filled')
 def filled(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """A constant, the same everywhere, as wide as what it was given the sizes of."""
-    return Value(node.shapes[0], _as_wide(node, book), book.fixed('is a constant'))
+    """A constant as wide as what it was given the sizes of, or as what it is in the likeness of.
+
+    Along its channels it is the same, or an identity, as which a smaller network builds it.
+    """
+    (source,), shape = inputs, node.shapes[0]
+    is_alike = source is not None and source.shape == shape
+    factors = list(source.factors) if source and is_alike else _as_wide(node, book)
+    varying = set(node.attrs['varying'])
+    if node.attrs['is_identity']:
+        rows = [factor.ravel() for factor in factors if axes_of(factor) in ((0,), (1,))]
+        if len(rows) == 2:
+            book.unite(*rows)
+        else:
+            varying |= {0, 1}
+    for factor in factors:
+        if varying & set(axes_of(factor)):
+            book.pin(factor, 'is a constant')
+    factors = [factor for factor in factors if not varying & set(axes_of(factor))]
+    return Value(shape, factors, book.fixed('is a constant'))
 
 
 @of_one('repeat')
 def repeat(node: TraceNode, value: Value, book: LabelBook) -> Value:
-    """A dim repeated r times holds r equal blocks; a dim of size 1 becomes constant."""
+    """A dim repeated r times holds r equal blocks, which may be as many as there are channels."""
     shape, repeats = node.shapes[0], node.attrs['repeats']
     lead = (1,) * (len(shape) - len(value.shape))
 
@@ -166,7 +186,12 @@ def repeat(node: TraceNode, value: Value, book: LabelBook) -> Value:
         return np.tile(factor, times)
 
     result = _moved(value, tile, shape)
-    result.factors += _as_wide(node, book)
+    for factor in _as_wide(node, book):
+        (dim,) = axes_of(factor)
+        each = 1 if dim < len(lead) else value.shape[dim - len(lead)]
+        if not result.along(dim):
+            blocks = np.repeat(factor.ravel()[::each], each)
+            result.factors.append(blocks.reshape(factor.shape))
     return result
 
 

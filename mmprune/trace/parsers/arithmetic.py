@@ -15,6 +15,9 @@ register(
     'AddcdivBackward', 'LerpBackward', 'WhereBackward', 'MaskedFillBackward',
     'MaximumBackward', 'MinimumBackward', 'Atan2Backward', 'FmaxBackward', 'FminBackward',
     'LogaddexpBackward', 'XlogyBackward', 'RemainderBackward', 'FmodBackward', 'PolarBackward',
+    'HypotBackward', 'LdexpBackward', 'CopysignBackward', 'Logaddexp2Backward', 'ComplexBackward',
+    'IgammaBackward', 'IgammacBackward', 'NextafterBackward', 'SpecialXlog1PyBackward',
+    'SpecialZetaBackward',
     # one input
     'AbsBackward', 'AcosBackward', 'AliasBackward', 'AsinBackward', 'AtanBackward',
     'CeluBackward', 'ClampBackward', 'ClampMaxBackward', 'ClampMinBackward', 'CloneBackward',
@@ -30,7 +33,11 @@ register(
     'ThresholdBackward', 'ToCopyBackward', 'PowBackward', 'NanToNumBackward', 'ErfcBackward',
     'AcoshBackward', 'AsinhBackward', 'AtanhBackward', 'Exp2Backward', 'FracBackward',
     'LogitBackward', 'SgnBackward', 'TruncBackward', 'ConjBackward', 'ConjPhysicalBackward',
-    'PreluKernelBackward', 'ComparedBackward',
+    'PreluKernelBackward', 'ComparedBackward', 'StepwiseBackward', 'LgammaBackward',
+    'DigammaBackward', 'PolygammaBackward', 'MvlgammaBackward', 'ErfinvBackward', 'I0Backward',
+    'Deg2RadBackward', 'Rad2DegBackward', 'AngleBackward', 'SpecialEntrBackward',
+    'SpecialErfcxBackward', 'SpecialI0EBackward', 'SpecialI1Backward', 'SpecialI1EBackward',
+    'SpecialLogNdtrBackward', 'SpecialNdtriBackward',
 )  # fmt: skip
 
 
@@ -86,10 +93,18 @@ register(
 register(
     'loss',
     'NllLossBackward', 'NllLoss2DBackward', 'NllLossNdBackward', 'BinaryCrossEntropyBackward',
-    'BinaryCrossEntropyWithLogitsBackward', 'MseLossBackward', 'SmoothL1LossBackward',
-    'HuberLossBackward', 'KlDivBackward', 'SoftMarginLossBackward', 'MultiMarginLossBackward',
-    'MultilabelMarginLossBackward', 'CtcLossBackward',
+    'BinaryCrossEntropyWithLogitsBackward', 'KlDivBackward', 'SoftMarginLossBackward',
+    'MultiMarginLossBackward', 'MultilabelMarginLossBackward', 'CtcLossBackward',
 )  # fmt: skip
+
+
+@parser('MseLossBackward', 'SmoothL1LossBackward', 'HuberLossBackward')
+def _distance(grad_fn: Any) -> Parsed:
+    """What two tensors differ by, element by element, or the mean or sum of that."""
+    how = ('none', 'mean', 'sum')[grad_fn._saved_reduction]
+    return ('elementwise', {}) if how == 'none' else ('distance', {'how': how})
+
+
 register('matmul', 'MmBackward', 'BmmBackward')
 register('mv', 'MvBackward')
 register('dot', 'DotBackward', 'VdotBackward')

@@ -58,8 +58,8 @@ register_composite('rms_norm', 'RmsNormBackward')
 register_composite('recurrent', 'RecurrentBackward')
 # Inputs: directions, lengths; ``dim``: what has a length each, -1 for the whole tensor.
 register_composite('weight_norm', 'WeightNormBackward')
-# A constant as wide as numbers of the trace say; its input is a token of the trace.
-register('filled', 'FilledBackward')
+# A constant as wide as numbers of the trace say; its input is a token of the trace, or alike.
+register_composite('filled', 'FilledBackward')
 register('layer_norm', 'NativeLayerNormBackward', normalized_shape='normalized_shape')
 register('group_norm', 'NativeGroupNormBackward', groups='group')
 
@@ -84,7 +84,6 @@ register(
     'UpsampleBicubic2DBackward', 'UpsampleBilinear2DAaBackward', 'UpsampleBicubic2DAaBackward',
     'GridSampler2DBackward', 'CudnnGridSamplerBackward',
     'ReflectionPad2DBackward', 'ReplicationPad2DBackward', 'MaxUnpool2DBackward',
-    'TrilBackward', 'TriuBackward',
 )  # fmt: skip
 register(
     'spatial1d',

@@ -42,6 +42,14 @@ def _t(grad_fn: Any) -> Parsed:
     return 'transpose', {'dim0': -1, 'dim1': -2}
 
 
+@parser('TrilBackward', 'TriuBackward')
+def _triangle(grad_fn: Any) -> Parsed:
+    """The largest triangle of a matrix, or all of it but for the diagonal."""
+    is_lower = 'Tril' in grad_fn.name()
+    diagonal = int(grad_fn._saved_diagonal) * (-1 if is_lower else 1)
+    return 'triangle', {'is_ordered': diagonal in (0, 1)}
+
+
 register('as_strided', 'AsStridedBackward', size='size', stride='stride', offset='storage_offset')
 # inputs: the tensor that was written into, then what was written
 register('copy_slices', 'CopySlices')
