@@ -75,9 +75,8 @@ class _Detaching(FunctionMode):
 def _copied_modules(model: nn.Module, plain: list[nn.Module], memo: dict[int, Any]) -> nn.Module:
     """The model's copy; those in ``plain`` have one in ``memo``, still empty."""
     for module in reversed(plain):  # a module that copies itself may look at those in it
-        own: dict[str, Any] = module.__reduce_ex__(4)[2]  # type: ignore[assignment]
         state = {}
-        for name, value in own.items():
+        for name, value in module.__dict__.items():
             kind = type(value)
             if kind in _ATOMS:
                 state[name] = value
