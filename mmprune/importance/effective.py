@@ -31,10 +31,9 @@ class _Tensors(Mapping[str, torch.Tensor]):
         owner: nn.Module | None = self.model
         for part in path:
             owner = None if owner is None else owner._modules.get(part)
-        found = None
-        if owner is not None:
-            found = owner._parameters.get(local)
-            found = owner._buffers.get(local) if found is None else found
+        found: torch.Tensor | None = None if owner is None else owner._parameters.get(local)
+        if found is None and owner is not None:
+            found = owner._buffers.get(local)
         if found is None:
             raise KeyError(name)
         return found
