@@ -272,7 +272,7 @@ def _group_of(
 def _member(
     name: str, factor: IntArray, group: int, group_of: IntArray, channel_of: IntArray
 ) -> Member:
-    labels = np.maximum(factor, -1).squeeze()
+    labels = np.maximum(factor.squeeze(), -1)
     channels = np.where(group_of[labels] == group, channel_of[labels], -1)
     return Member(name, axes_of(factor), channels)
 

@@ -41,7 +41,8 @@ def plain_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
         memo: What ``copy.deepcopy`` is to put in the place of objects, by id.
     """
     modules = [module for module in modules_of(model).values() if id(module) not in memo]
-    plain = [module for module in modules if _is_copied_by_parts(module)]
+    kinds = {kind for kind in set(map(type, modules)) if _is_copied_by_parts(kind)}
+    plain = [module for module in modules if type(module) in kinds]
     memo.update((id(module), type(module).__new__(type(module))) for module in plain)
     for module in modules:
         memo.update((id(follower), follower) for follower in followers(module))
@@ -75,9 +76,8 @@ class _Detaching(FunctionMode):
 def _copied_modules(model: nn.Module, plain: list[nn.Module], memo: dict[int, Any]) -> nn.Module:
     """The model's copy; those in ``plain`` have one in ``memo``, still empty."""
     for module in reversed(plain):  # a module that copies itself may look at those in it
-        own: dict[str, Any] = module.__reduce_ex__(4)[2]  # type: ignore[assignment]
         state = {}
-        for name, value in own.items():
+        for name, value in module.__dict__.items():
             kind = type(value)
             if kind in _ATOMS:
                 state[name] = value
@@ -90,9 +90,8 @@ def _copied_modules(model: nn.Module, plain: list[nn.Module], memo: dict[int, An
     return copied
 
 
-def _is_copied_by_parts(module: nn.Module) -> bool:
+def _is_copied_by_parts(kind: Any) -> bool:
     """Whether ``deepcopy`` would make a new object of a module, and copy what is in its dict."""
-    kind: Any = type(module)
     own = ('__deepcopy__', '__reduce__', '__reduce_ex__', '__getstate__', '__slots__', '__new__')
     return all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in own)
 
@@ -113,7 +112,10 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return plain
     if kind is dict:
         memo[id(value)] = entries = dict[Any, Any]()
-        entries.update((_copied(key, memo), _copied(own, memo)) for key, own in value.items())
+        for key, own in value.items():
+            name = key if type(key) is str else _copied(key, memo)
+            known = memo.get(id(own))
+            entries[name] = _copied(own, memo) if known is None else known
         return entries
     return copy.deepcopy(value, memo)
 

@@ -31,12 +31,12 @@ class _Tensors(Mapping[str, torch.Tensor]):
         owner: nn.Module | None = self.model
         for part in path:
             owner = None if owner is None else owner._modules.get(part)
-        stores = () if owner is None else (owner._parameters, owner._buffers)
-        for store in stores:
-            found = store.get(local)
-            if found is not None:
-                return found
-        raise KeyError(name)
+        found: torch.Tensor | None = None if owner is None else owner._parameters.get(local)
+        if found is None and owner is not None:
+            found = owner._buffers.get(local)
+        if found is None:
+            raise KeyError(name)
+        return found
 
     def __iter__(self) -> Iterator[str]:
         for name, _ in self.model.named_parameters(remove_duplicate=False):

@@ -16,6 +16,8 @@ from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode, W
 
 # They scale elements one by one: dropout, stochastic depth. Channels that are 0 stay 0.
 NOISE = frozenset({'NativeDropoutBackward', 'FusedDropoutBackward', 'MulBackward', 'DivBackward'})
+LEAVES = ('parameter', 'input')
+"""Operations of nodes that are one wherever they are used."""
 
 
 Place = tuple[int, int | None]
@@ -107,7 +109,9 @@ def opaque_operations(nodes: tuple[TraceNode, ...]) -> dict[str, tuple[str, ...]
 def _placed(graph: TraceGraph, later: TraceGraph) -> tuple[list[TraceNode], dict[int, Place]]:
     """The nodes that only ``later`` has, and where each of its nodes is."""
     start = len(graph.nodes)
-    known = {_key(node, node.inputs): node.id for node in graph.nodes}
+    ran = {node.module for node in later.nodes}
+    alike = (node for node in graph.nodes if node.op in LEAVES or node.module in ran)
+    known = {_key(node, node.inputs): node.id for node in alike}
     places: dict[int, Place] = {}
     nodes: list[TraceNode] = []
     for node in later.nodes:
@@ -126,7 +130,7 @@ def _placed(graph: TraceGraph, later: TraceGraph) -> tuple[list[TraceNode], dict
 def _key(node: TraceNode, inputs: tuple[Edge | None, ...]) -> Any:
     """What two nodes that are one have in common; statistics of norms are named once."""
     attrs = {name: value for name, value in node.attrs.items() if name != 'buffers'}
-    if node.op in ('parameter', 'input'):
+    if node.op in LEAVES:
         return node.op, node.shapes, _hashable(attrs)
     return node.op, node.source, node.module, inputs, node.shapes, _hashable(attrs)
 

@@ -186,6 +186,8 @@ class NumberLog:
                 self.constants.close()
 
     def _stored(self, value: Any, place: Attribute) -> Any:
+        if type(value) is int:
+            return Number(value, place, self) if value > 1 else value
         if isinstance(value, list | tuple):
             parts = [
                 self._stored(part, Attribute(place.module, place.name, index))

@@ -38,7 +38,7 @@ def stored(module: nn.Module, path: str) -> Any:
     Raises:
         AttributeError: It stores nothing there.
     """
-    return reduce(_part, path.split('.'), module)
+    return reduce(_part, path.split('.'), module) if '.' in path else getattr(module, path)
 
 
 def store(module: nn.Module, values: Mapping[str, Any]) -> None:
