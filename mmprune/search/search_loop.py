@@ -32,7 +32,7 @@ from mmprune.search.identity import configs_of
 from mmprune.search.judging import JudgingLoop, Subnet
 from mmprune.search.page import SearchFiles
 from mmprune.search.picture import SearchPicture
-from mmprune.search.progress import search_progress
+from mmprune.search.progress import duration, in_words, search_progress
 from mmprune.search.storage import JOURNAL, RESULTS, check_own_results, hidden, presence
 from mmprune.search.study import Study, on_main
 from mmprune.training.compensation import compensation_of
@@ -341,7 +341,10 @@ class SearchLoop(JudgingLoop):
     def _finish(self, budget: Budget, subnet: Subnet, evaluation: Evaluation) -> None:
         """Measure a result again; write its channel config, and the results so far."""
         path = self.work_dir / f'subnet_{budget.label}.yaml'
-        metric, again = evaluation.metric, super()._measure(subnet).get(self.metric)
+        metric = evaluation.metric
+        if metric is not None:  # it may be known from an earlier run, and nothing else is
+            self._compared(evaluation.metrics)
+        again = super()._measure(subnet).get(self.metric)
         cost = evaluation.macs, evaluation.params
         result = SearchResult(budget.label, str(path), *cost, metric, again, self._named_study)
         self.results.append(result)
@@ -384,16 +387,3 @@ def _numbered(evaluation: Evaluation) -> Evaluation:
     number = evaluation.origin.rpartition(' ')[2]
     asked = int(number) + 1 if number.isdecimal() else evaluation.index + 1
     return replace(evaluation, asked=asked)
-
-
-def in_words(metric: float | None) -> str:
-    """A metric for a person."""
-    return 'not measured' if metric is None else f'{metric:.4f}'
-
-
-def duration(seconds: float) -> str:
-    """A time for a person: seconds, minutes or hours."""
-    for unit, size in (('h', 3600), ('min', 60)):
-        if seconds >= 2 * size:
-            return f'{seconds / size:.0f} {unit}'
-    return f'{seconds:.0f} s'
