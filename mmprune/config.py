@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from importlib.util import find_spec
@@ -30,6 +30,27 @@ _PACKAGE = Path(__file__).resolve().parent
 # In a normal install, and in a source tree.
 CONFIG_ROOTS = (_PACKAGE / '.mim' / 'configs', _PACKAGE.parent / 'configs')
 
+_DISTILLED = "model=dict(type='mmprune.DistilledModel', architecture=..., teacher=..., ...)"
+_HERE = {
+    'algorithm': "model=dict(type='mmprune.AutoSlim', architecture=<the network>, pruner=...)",
+    'searcher': "search_cfg=dict(type='mmprune.GreedySearchLoop', targets=[...])",
+    **dict.fromkeys(
+        ('MMClsArchitecture', 'MMDetArchitecture', 'MMSegArchitecture'),
+        "the network itself, architecture=dict(type='ImageClassifier', ...) or another",
+    ),
+    'GreedySearcher': "search_cfg=dict(type='mmprune.GreedySearchLoop', targets=[...])",
+    'EvolutionSearcher': "search_cfg=dict(type='mmprune.EvolutionSearchLoop', constraints=...)",
+    **dict.fromkeys(('SingleTeacherDistiller', 'GeneralDistill'), _DISTILLED),
+    'GroupFisherAlgorithm': 'the network itself, and a hook mmprune.IterativePruning',
+    'DMCP': "model=dict(type='mmprune.AutoSlim', ...) with a MarkovPruner, and a hook mmprune.DMCP",
+    'DCFF': 'the network itself, and a hook mmprune.DCFF',
+    **dict.fromkeys(
+        ('GroupFisherDeploySubModel', 'DMCPDeploySubModel', 'DCFFDeploySubModel'),
+        "model=dict(type='mmprune.DeployedModel', model=..., channel_cfg=...)",
+    ),
+}
+"""What MMRazor calls it -> what it is here."""
+
 
 def load_config(
     config: str | os.PathLike[str] | Config, cfg_options: dict[str, Any] | None = None
@@ -54,7 +75,18 @@ def load_config(
         cfg.merge_from_dict(cfg_options or {})
     except (KeyError, TypeError) as error:
         raise InputError(f'{name}: --cfg-options {cfg_options} do not fit: {error}') from error
+    for key in ('algorithm', 'searcher'):
+        # It would be trained or pruned without them, and nobody would know.
+        if isinstance(cfg.get(key), Mapping) and cfg[key].get('type'):
+            raise InputError(f'{name}: {key}=dict({about_mmrazor(cfg[key]["type"], key)}')
     return cfg
+
+
+def about_mmrazor(kind: Any, key: str = '') -> str:
+    """What to write in the place of a type, or key, of MMRazor's; empty for others."""
+    name = str(kind).rpartition('.')[2]
+    here = _HERE.get(name) or _HERE.get(key, '')
+    return here and f"type='{name}', ...) is of MMRazor; here it is {here}: docs/from-mmrazor.md"
 
 
 def find_config(config: str | os.PathLike[str]) -> Path:
@@ -129,6 +161,9 @@ def enter_scope(cfg: Config) -> Iterator[None]:
         unknown = re.search(r'([\w.]+) is not in the [\w. -]+::[\w. -]+ registry', str(error))
         if unknown is None:
             raise
+        razor = about_mmrazor(unknown[1])
+        if razor:
+            raise InputError(f'{cfg.filename or "the config"}: dict({razor}') from error
         hint = (
             "is it spelled right, and imported by the config's custom_imports?"
             if cfg.get('default_scope')

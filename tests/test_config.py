@@ -159,6 +159,22 @@ def test_an_unknown_name_in_a_scope_is_told(tmp_path: Path) -> None:
         built(tmp_path, model=dict(type='ResNet_CIFRA'), default_scope='mmcls')
 
 
+def test_a_config_of_mmrazor_is_told_what_to_write(tmp_path: Path) -> None:
+    """It would be trained as the plain network that it names beside its algorithm."""
+    path = tmp_path / 'razor.py'
+    path.write_text("model = dict(type='X')\nalgorithm = dict(type='AutoSlim', architecture=model)")
+    told = r"razor\.py: algorithm=dict\(type='AutoSlim', .*model=dict\(type='mmprune\.AutoSlim'"
+    with pytest.raises(InputError, match=told):
+        load_config(path)
+    path.write_text("searcher = dict(type='GreedySearcher')")
+    with pytest.raises(InputError, match=r'mmprune\.GreedySearchLoop'):
+        load_config(path)
+    with pytest.raises(
+        InputError, match=r"mine\.py: dict\(type='MMClsArchitecture', .*network its"
+    ):
+        built(tmp_path, model=dict(type='MMClsArchitecture', model={}), default_scope='mmcls')
+
+
 @pytest.mark.parametrize(
     ('model', 'message'),
     [

@@ -12,8 +12,8 @@ from mmprune.checkpoint import read_checkpoint
 from mmprune.commands.prune_options import searchable_config
 from mmprune.commands.run import build_runner
 from mmprune.commands.tables import results_table
-from mmprune.config import load_config
-from mmprune.errors import InputError
+from mmprune.config import about_mmrazor, load_config
+from mmprune.errors import InputError, nearest
 from mmprune.fileio import check_outputs
 from mmprune.missing_data import data_named
 from mmprune.models.algorithm import check_is_supernet, load_supernet
@@ -74,7 +74,11 @@ def search_subnet(
     kind = cfg.search_cfg.get('type')
     loop_class = LOOPS.get(kind) if isinstance(kind, str) else kind
     if not (isinstance(loop_class, type) and issubclass(loop_class, SearchLoop)):
-        raise InputError(f'{cfg.filename}: search_cfg.type is {kind}, which is no search loop.')
+        known = [name for name, each in LOOPS.module_dict.items() if issubclass(each, SearchLoop)]
+        raise InputError(
+            f'{cfg.filename}: search_cfg.type is {kind}, which is no search loop; '
+            f'{about_mmrazor(kind) or nearest(str(kind), known)}'
+        )
     given = {key: value for key, value in cfg.search_cfg.items() if key != 'type'}
     check_options(loop_class, given, f'{cfg.filename}: search_cfg ({kind})')
     check_types(loop_class, given, f'{cfg.filename}: search_cfg')

@@ -9,12 +9,14 @@ section 3.3). Nothing in this module changes a weight.
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from mmprune.compensation import run_inputs
 from mmprune.trace.model_state import modes_kept
 
 
@@ -50,9 +52,7 @@ def kept_norm_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def recalibrate_norm_statistics(
-    model: nn.Module, batches: Iterable[Tensor | Mapping[str, Any]]
-) -> int:
+def recalibrate_norm_statistics(model: nn.Module, batches: Iterable[Any]) -> int:
     """Replace the running statistics by those of ``batches``, exactly.
 
     The new mean and variance are the averages of the batches' means and
@@ -62,8 +62,8 @@ def recalibrate_norm_statistics(
 
     Args:
         model: The network, with the subnet set that is to be calibrated.
-        batches: Inputs of ``model``, each of shape (N, ...), or keywords whose ``inputs`` are
-            that; consumed once.
+        batches: Inputs of ``model``, each of shape (N, ...), keywords whose ``inputs`` (or first
+            ones) are that, or (inputs, labels); consumed once.
 
     Returns:
         How many samples the statistics were taken over.
@@ -88,16 +88,19 @@ def recalibrate_norm_statistics(
             for norm in norms:
                 norm.reset_running_stats()
                 norm.train()
-            batch: Tensor | Mapping[str, Any] | None = first
-            while batch is not None:
-                data = batch if isinstance(batch, Mapping) else None
-                count = len(batch if data is None else data['inputs'])
+            for batch in chain([first], iterator):
+                count = _samples_in(batch)
                 seen += count
                 for norm in norms:
                     norm.momentum = count / seen
-                model(batch) if data is None else model(**data)
-                batch = next(iterator, None)
+                run_inputs(model, batch)
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
     return seen
+
+
+def _samples_in(batch: Any) -> int:
+    if isinstance(batch, Mapping):
+        return len(batch.get('inputs', next(iter(batch.values()))))
+    return len(batch) if isinstance(batch, Tensor) else _samples_in(batch[0])

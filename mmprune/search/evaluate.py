@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mmprune.compensation import Compensation
+from mmprune.compensation import Compensation, run_inputs
 from mmprune.models.norm_statistics import recalibrate_norm_statistics
 from mmprune.pruners import StructurePruner
 
@@ -18,7 +18,7 @@ def evaluate_subnet(
     pruner: StructurePruner,
     subnet: Mapping[str, Tensor],
     metric: Callable[[nn.Module], float],
-    batches: Iterable[Tensor] = (),
+    batches: Iterable[Any] = (),
     compensation: str | Mapping[str, Any] | Compensation | None = None,
 ) -> float:
     """Measure a subnet, and leave the supernet as it was.
@@ -27,8 +27,9 @@ def evaluate_subnet(
         pruner: Prepared.
         subnet: The subnet.
         metric: Measures a network, which is in eval mode.
-        batches: Inputs, without labels, over which norm statistics are computed anew; the same
-            ones for every subnet, or figures cannot be compared. Without them statistics stay.
+        batches: Inputs, or (inputs, labels), over which norm statistics are computed anew; the
+            same ones for every subnet, or figures cannot be compared. Without them statistics
+            stay.
         compensation: A method of ``COMPENSATIONS``: ``metric`` then measures a small network
             whose weights are fitted to ``batches``; its statistics stay those of the full one.
 
@@ -38,7 +39,7 @@ def evaluate_subnet(
     inputs = list(batches)
     if compensation is None:
         return judged(pruner, subnet, metric, partial(recalibrate, batches=inputs))
-    change = partial(pruner.compensate, data=inputs, method=compensation)
+    change = partial(pruner.compensate, data=inputs, method=compensation, forward=run_inputs)
     return judged(pruner, subnet, metric, change)
 
 
@@ -69,7 +70,7 @@ def judged(
         pruner.set_subnet(before)
 
 
-def recalibrate(network: nn.Module, batches: Collection[Tensor | Mapping[str, Any]]) -> None:
+def recalibrate(network: nn.Module, batches: Collection[Any]) -> None:
     """Compute norm statistics over batches; they stay if there are none."""
     if len(batches):
         recalibrate_norm_statistics(network, batches)

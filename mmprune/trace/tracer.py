@@ -160,7 +160,7 @@ def _run(model: nn.Module, road: Road, demo_input: Any, recorder: CallRecorder) 
         raise TraceError(
             f'{type(model).__name__} cannot be run on {describe_input(demo_input)}: '
             f'{type(error).__name__}: {error}. It failed in module '
-            f"'{recorder.stack[-1]}'. Give a demo_input that the model accepts."
+            f"'{recorder.stack[-1]}'. Give a demo_input, or --input-shape, that the model accepts."
         ) from error
 
 

@@ -13,11 +13,15 @@ def network() -> nn.Sequential:
     return net
 
 
-def test_recalibrated_statistics_are_the_weighted_averages_of_the_batches() -> None:
+@pytest.mark.parametrize(
+    'given', [lambda batch: batch, lambda batch: [batch, batch[:1]], lambda batch: {'input': batch}]
+)
+def test_recalibrated_statistics_are_the_weighted_averages_of_the_batches(given) -> None:
+    """Of inputs, of inputs with labels, of keywords."""
     net = network().double()
     batches = [torch.randn(size, 2, 4, 4).double() for size in (8, 8, 3)]
 
-    assert recalibrate_norm_statistics(net, batches) == 19
+    assert recalibrate_norm_statistics(net, map(given, batches)) == 19
 
     weights = torch.tensor([8, 8, 3]).double() / 19
     with torch.no_grad():

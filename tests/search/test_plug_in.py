@@ -125,7 +125,8 @@ def test_a_subnet_is_judged_as_it_would_be_deployed(
         seen.append(model(batches[0]))
         return float(seen[0].sum())
 
-    found = evaluate_subnet(pruner, subnet, metric, batches, compensation)
+    labelled = [(batch, torch.zeros(len(batch))) for batch in batches]
+    found = evaluate_subnet(pruner, subnet, metric, labelled, compensation)
 
     assert network.training
     assert pruner.current_subnet()['stem.0'].all()
