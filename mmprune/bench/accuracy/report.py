@@ -45,7 +45,7 @@ def about(contents: Contents) -> str:
     hours = sum(row['seconds'] for content in contents for row in content['rows']) / 3600
     return (
         f'{", ".join(f"{name} {version}" for name, version in versions.items())}; CPU, one thread '
-        f'a process; the rows took {hours:.1f} hours, one after the other; '
+        f'a process; the rows took {hours:.1f} hours of it, one after the other; '
         f'seeds {", ".join(map(str, seeds))}. '
         f'{_epochs(contents)} epochs of training, {settings["finetune"]:g} of finetuning.'
     )

@@ -129,12 +129,12 @@ class Unit:
                 continue
             if parent is not None and not parent.is_alive():
                 return  # it was killed, and the next run may have begun
-            start = time.monotonic()
+            start = time.process_time()
             found = self.measured(self.network_of(key), missing)
             if not row:
                 row.update(asdict(key), seconds=0.0)
                 self.rows.append(row)
-            seconds = round(row['seconds'] + time.monotonic() - start, 2)
+            seconds = round(row['seconds'] + time.process_time() - start, 2)
             row.update(found, seconds=seconds)
             write_data(self.content, self.path)
 
