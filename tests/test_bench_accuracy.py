@@ -26,15 +26,9 @@ from mmprune.bench.accuracy.report import (
     markdown,
     verdict,
 )
+from mmprune.bench.accuracy.supernets import AUTOSLIM, EACH, FEW, OfParts
 from mmprune.bench.accuracy.training import accuracy, batches, shifted, train
-from mmprune.bench.accuracy.unit import (
-    AUTOSLIM,
-    METHODS,
-    SLIMMING,
-    Key,
-    keys,
-    read,
-)
+from mmprune.bench.accuracy.unit import METHODS, SLIMMING, Key, keys, read
 from mmprune.errors import InputError
 from mmprune.registry import IMPORTANCE
 
@@ -99,6 +93,37 @@ def test_a_run_goes_on_where_it_was(tmp_path):
     assert found[:-2] == rows
     for again, before in zip(found[:-3:-1], lost, strict=True):
         assert {**again, 'seconds': 0} == {**before, 'seconds': 0}
+
+
+def test_random_widths_are_judged_as_searched_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr('mmprune.bench.accuracy.unit.RANKED', 3)
+    ways = ('uniform widths', 'searched widths', 'random widths', EACH, 'AutoSlim, random widths')
+    unit = Unit(replace(QUICK, with_peer=False, targets=(0.25,)), 'vgg', 0, tmp_path)
+    unit.run(ways)
+    rows = {(row['method'], row['scope']): row for row in unit.rows}
+    assert len(rows) == 8
+    full = rows.pop(('unpruned', ''))['macs']
+    assert all(0.15 * full < row['macs'] <= 0.25 * full for row in rows.values())
+    random = rows['random widths', '']
+    assert random['tried'] == FEW - 1  # besides the uniform one
+    assert random['validation'] == max(rows[EACH, str(i)]['validation'] for i in range(3))
+    single = [rows[EACH, str(i)]['test'] for i in range(3)]
+    assert random['test_mean'] == pytest.approx(sum(single) / 3)
+    assert len({row['params'] for row in rows.values()}) > 2
+    text = markdown([unit.content])
+    assert 'random widths at 25%: 3 subnets' in text
+    assert 'rank correlation of 3 random subnets' in text
+    assert EACH not in text  # no row of the table
+
+
+def test_a_search_sees_the_first_images_alone():
+    metric = OfParts(seen=2)
+    for label in (0, 1, 1, 1):
+        scores = torch.tensor([0.75, 0.25])
+        metric.process(None, [{'pred_label': {'score': scores}, 'gt_label': {'label': label}}])
+    found = metric.compute_metrics(metric.results)
+    assert (found['validation'], found['test']) == (50, 0)
+    assert found['loss'] == pytest.approx(-torch.tensor([0.75, 0.25]).log().mean().item())
 
 
 @pytest.mark.parametrize('method', LEARNED)
@@ -261,6 +286,8 @@ def test_mnist_is_divided_by_class():
     seen = {each.numpy().tobytes() for each in train_images.inputs}
     assert not any(each.numpy().tobytes() in seen for each in test_images.inputs)
     assert train_images.labels[:10].tolist() == list(range(10))  # the first few are of all
+    parts = [mnist(split).inputs for split in ('rest', 'val')]
+    assert torch.equal(torch.cat(parts), train_images.inputs)
 
 
 def test_measures_are_added_to_the_same_rows(of_mnist):

@@ -9,7 +9,8 @@ from mmprune.errors import exit_on_input_error
 
 EPILOG = """\
 Small networks are trained on the digits and on MNIST from each seed, and pruned to shares of their
-multiply-adds by each criterion, on the digits by network slimming and AutoSlim with a search too;
+multiply-adds by each criterion, on the digits by network slimming too; convolutional ones have
+learned widths, and searched, random and uniform ones, of themselves and of a supernet (AutoSlim);
 by Torch-Pruning as well, where it is installed. Accuracy is measured right after pruning, with norm
 statistics computed anew, and after finetuning; on MNIST also compensated, and finetuned with the
 unpruned network as a teacher. docs/accuracy.md says how to read the tables.

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmprune.bench.accuracy.criteria import BESIDE, MEASURES, OURS, THEIRS
 from mmprune.bench.accuracy.networks import TITLES
+from mmprune.bench.accuracy.supernets import EACH
 from mmprune.bench.accuracy.unit import TOO_LARGE
 
 AGAINST = {'compensated': 'recalibrated', 'taught': 'finetuned'}
@@ -112,7 +113,7 @@ def mean_difference(rows: Sequence[Comparison], measure: str) -> Figure | None:
 
 
 def comparisons(contents: Sequence[Mapping[str, Any]]) -> Iterator[Comparison]:
-    """All rows but those of unpruned networks, over the seeds that have them in all programs."""
+    """All rows but those of unpruned and single networks, over the seeds of all programs."""
     full = {
         (content['network'], content['seed']): row['macs']
         for content in contents
@@ -122,7 +123,7 @@ def comparisons(contents: Sequence[Mapping[str, Any]]) -> Iterator[Comparison]:
     by_key: dict[tuple[str, str, str, float], dict[str, dict[int, Mapping[str, Any]]]] = {}
     for content in contents:
         for row in content['rows']:
-            if row['target'] == 1:
+            if row['target'] == 1 or row['method'] == EACH:
                 continue
             key = content['network'], row['method'], row['scope'], row['target']
             by_key.setdefault(key, {}).setdefault(row['program'], {})[content['seed']] = row

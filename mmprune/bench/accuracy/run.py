@@ -20,6 +20,7 @@ from rich.progress import track
 from mmprune.bench.accuracy.criteria import MEASURES, SCOPES
 from mmprune.bench.accuracy.networks import NETWORKS, settings_of
 from mmprune.bench.accuracy.report import insert_into_docs, markdown, show
+from mmprune.bench.accuracy.supernets import WAYS
 from mmprune.bench.accuracy.unit import METHODS, UNPRUNED, Unit, read
 from mmprune.bench.pages import check_chosen
 from mmprune.errors import InputError, MissingFileError
@@ -35,7 +36,7 @@ class AccuracyOptions:
     Attributes:
         networks: Some of ``NETWORKS``.
         seeds: One run of everything for each; None for ``SEEDS``, or one where it is ``quick``.
-        methods: Names of criteria, ``SLIMMING``, ``AUTOSLIM``; None for all.
+        methods: Some of ``METHODS``; None for all.
         scopes: Some of ``SCOPES``, in which criteria are measured.
         measures: Some of ``MEASURES``; None for all.
         quick: Tiny networks that are hardly trained: to see that everything runs.
@@ -116,7 +117,7 @@ def _contents(
         content['rows'] = [
             row
             for row in content['rows']
-            if row['method'] in wanted and row['scope'] in {*scopes, ''}
+            if row['method'] in wanted and (row['method'] in WAYS or row['scope'] in {*scopes, ''})
         ]
     return found
 

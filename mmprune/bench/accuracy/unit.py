@@ -18,25 +18,36 @@ import torch
 from torch import nn
 
 from mmprune.bench.accuracy import ours, supernets
-from mmprune.bench.accuracy.criteria import BESIDE, CRITERIA, MEASURES, OURS, SCOPES, THEIRS
+from mmprune.bench.accuracy.criteria import (
+    BESIDE,
+    CRITERIA,
+    MEASURES,
+    OF_DIGITS,
+    OURS,
+    SCOPES,
+    THEIRS,
+)
 from mmprune.bench.accuracy.data import DATA, Images
 from mmprune.bench.accuracy.learned import LEARNED, learned
 from mmprune.bench.accuracy.networks import NETWORKS, Settings, build, count_macs
 from mmprune.bench.accuracy.ours import Cut
 from mmprune.bench.accuracy.peer import Peer
 from mmprune.bench.accuracy.peer import slimmed as slimmed_by_peer
+from mmprune.bench.accuracy.supernets import AUTOSLIM, EACH, NARROW, WAYS
 from mmprune.bench.accuracy.training import accuracy, batches, num_steps, pixels, train
 from mmprune.bench.pages import read_rows
 from mmprune.compensation import compensate
 from mmprune.datafiles import write_data
 from mmprune.errors import InputError
 from mmprune.fileio import atomic_path
-from mmprune.models import recalibrate_norm_statistics
+from mmprune.models import AutoSlim, recalibrate_norm_statistics
 from mmprune.zoo.running import count_params
 
 FORMAT = 'mmprune accuracy 1'
-SLIMMING, AUTOSLIM, UNPRUNED = 'network slimming', 'AutoSlim', 'unpruned'
-METHODS = (*(criterion.name for criterion in CRITERIA), SLIMMING, AUTOSLIM, *LEARNED)
+SLIMMING, UNPRUNED = 'network slimming', 'unpruned'
+METHODS = (*(criterion.name for criterion in CRITERIA), SLIMMING, *WAYS, *LEARNED)
+RANKED = 20
+"""Random subnets that are finetuned each alone."""
 SEEN_BATCHES = 8
 TOO_LARGE = 1.05
 SLIMMING_PENALTY = dict(weight=2e-2, decay=0, shift_factor=0, plot=False)
@@ -76,6 +87,7 @@ class Unit:
     def __init__(self, settings: Settings, name: str, seed: int, folder: Path) -> None:
         self.settings, self.name, self.seed, self.folder = settings, name, seed, folder
         self.path = folder / f'{name}-seed{seed}.json'
+        self._loops: dict[tuple[bool, str], Any] = {}
         wanted = json.loads(json.dumps(asdict(settings)))
         self.content: dict[str, Any] = {
             'format': FORMAT, 'settings': wanted, 'network': name, 'seed': seed, 'rows': [],
@@ -109,17 +121,20 @@ class Unit:
         rows, parent = {key_of(row): row for row in self.rows}, parent_process()
         for key in keys(self.settings, methods, scopes, self.name):
             row = rows.get(key, {})
-            missing = [m for m in self.settings.of(key.program) if m in measures and m not in row]
+            known = self.settings.of(key.program)
+            if key.method in LEARNED or WAYS.get(key.method, (False,))[0]:
+                known = OF_DIGITS  # of no network that could be a teacher, or be compensated for
+            missing = [m for m in known if m in measures and m not in row]
             if not missing:
                 continue
             if parent is not None and not parent.is_alive():
                 return  # it was killed, and the next run may have begun
-            start = time.monotonic()
+            start = time.process_time()
             found = self.measured(self.network_of(key), missing)
             if not row:
                 row.update(asdict(key), seconds=0.0)
                 self.rows.append(row)
-            seconds = round(row['seconds'] + time.monotonic() - start, 2)
+            seconds = round(row['seconds'] + time.process_time() - start, 2)
             row.update(found, seconds=seconds)
             write_data(self.content, self.path)
 
@@ -130,8 +145,9 @@ class Unit:
         is_peer, target = key.program == THEIRS, key.target * self.full_macs
         if key.method == UNPRUNED:
             return Cut(self.plain)
-        if key.method == AUTOSLIM:
-            return Cut(self.found[self.settings.targets.index(key.target)])
+        if key.method in WAYS:
+            loop = self._searched(WAYS[key.method])
+            return supernets.cut(loop, key.method, key.target, key.scope)
         if key.method in LEARNED:
             return Cut(self._learned(key))
         if key.method == SLIMMING and is_peer:
@@ -160,7 +176,7 @@ class Unit:
     def measured(self, cut: Cut, measures: Sequence[str]) -> dict[str, Any]:
         """Cost and accuracies, the latter in percent of the test images."""
         network = cut.network.eval()
-        found = {'macs': count_macs(network), 'params': count_params(network)}
+        found = {'macs': count_macs(network), 'params': count_params(network), **(cut.seen or {})}
         made = {
             'pruned': lambda: network,
             'recalibrated': lambda: self._recalibrated(network),
@@ -198,6 +214,20 @@ class Unit:
         return learned(
             key.method, network, self.train_images, budget, epochs, s.lr, self.seed, folder
         )
+
+    def _searched(self, way: tuple[bool, str]) -> Any:
+        """A search loop, done; later rows are of the same one."""
+        if way not in self._loops:
+            kind = 'autoslim' if way[0] else 'plain'
+            folder = self.folder / f'{self.name}-seed{self.seed}-{kind}-{way[1].lower()}'
+            own = (
+                self.supernet if way[0] else supernets.supernet_of(copy.deepcopy(self.plain), 'L1')
+            )
+            data, s = NETWORKS[self.name].data, self.settings
+            self._loops[way] = supernets.search(
+                own, data, way, s.targets, folder, s.images, self.seed
+            )
+        return self._loops[way]
 
     # -- what the rows begin with, made when it is first needed ------------------------
 
@@ -248,8 +278,8 @@ class Unit:
         )
 
     @cached_property
-    def found(self) -> list[nn.Module]:
-        """The subnets of a trained supernet, one per target."""
+    def supernet(self) -> AutoSlim:
+        """A supernet, trained."""
         s = self.settings
         supernet = supernets.supernet_of(build(self.name, s.width, self.seed))
 
@@ -258,8 +288,7 @@ class Unit:
             return train(network, self.train_images, s.epochs, s.lr, self.seed)
 
         self._trained('autoslim', supernet, trained)
-        folder = self.folder / f'{self.name}-seed{self.seed}-search'
-        return supernets.search(supernet, s.targets, folder, s.images)
+        return supernet
 
     @cached_property
     def peer(self) -> Peer:
@@ -298,14 +327,14 @@ def keys(
     if NETWORKS[name].settings.optimizer == 'SGD':
         for method, target in product([m for m in LEARNED if m in methods], settings.targets):
             yield Key(method, '', target, OURS)
-    if NETWORKS[name].data != 'digits':  # the others have trainings of their own
-        return
-    if SLIMMING in methods:
+        for method, target in product([m for m in WAYS if m in methods], settings.targets):
+            if method == EACH and target == NARROW:
+                yield from (Key(method, str(number), target, OURS) for number in range(RANKED))
+            elif method == AUTOSLIM or (target <= NARROW and method != EACH):
+                yield Key(method, '', target, OURS)
+    if SLIMMING in methods and NETWORKS[name].data == 'digits':  # a training of its own
         for target, program in product(settings.targets, programs):
             yield Key(SLIMMING, 'global', target, program)
-    if AUTOSLIM in methods:
-        for target in settings.targets:
-            yield Key(AUTOSLIM, '', target, OURS)
 
 
 def key_of(row: Mapping[str, Any]) -> Key:
