@@ -7,6 +7,7 @@ data except for ``HistoryBuffer``, so a short list of allowed classes is enough
 to read all of it safely.
 """
 
+import logging
 import os
 import re
 import struct
@@ -20,17 +21,21 @@ from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, print_log
 from torch import Tensor, nn
 
 from mmprune.errors import InputError, MissingFileError, UnwritableError
 from mmprune.fileio import atomic_path
-from mmprune.weights import check_weights
+from mmprune.weights import check_weights, unusable
 from mmprune.wrappers import without_wrapper
 
 # How many wrong layers an error message lists.
 _LISTED = 5
-_BROKEN = (OSError, RuntimeError, EOFError, LookupError, ValueError, UnpicklingError, BadZipFile)
+# What torch raises of bytes that it did not write.
+_BROKEN = (
+    *(OSError, RuntimeError, EOFError, LookupError, ValueError, UnpicklingError, BadZipFile),
+    *(AssertionError, AttributeError, TypeError, MemoryError),
+)
 _FOLDER = 0x10
 _FORCE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 _NUMPY_TYPES = ('bool', 'uint8', 'int32', 'int64', 'float16', 'float32', 'float64')
@@ -65,6 +70,13 @@ def read_checkpoint(
         content = torch.load(file, map_location=map_location, weights_only=True)
     except _BROKEN as error:
         raise InputError(f'{path}: {_diagnose(file, error)}') from error
+    if not is_zipfile(file):
+        print_log(
+            f'{file}: is in the format of torch before 1.6, which has no checksums: whether it was '
+            'damaged cannot be seen. Read and saved again, it has some.',
+            'current',
+            logging.WARNING,
+        )
     checkpoint = content if isinstance(content, Mapping) else {}
     weights = checkpoint.get('state_dict')
     if weights is None and checkpoint and all(isinstance(v, Tensor) for v in checkpoint.values()):
@@ -75,10 +87,14 @@ def read_checkpoint(
             f'state dict itself, but this is a {type(content).__name__}'
             + (f' with the keys {sorted(map(str, checkpoint))[:_LISTED]}.' if checkpoint else '.')
         )
-    return {
-        **checkpoint,
-        'state_dict': {re.sub(r'^module\.', '', key): value for key, value in weights.items()},
-    }
+    unnamed = [name for name in weights if not isinstance(name, str)]
+    if unnamed:
+        raise InputError(f'{path}: weights are named by text, and one of them by {unnamed[0]!r}.')
+    state = {name.removeprefix('module.'): value for name, value in weights.items()}
+    if len(state) < len(weights):
+        twice = next(name for name in weights if f'module.{name}' in weights)
+        raise InputError(f'{path}: has both {twice} and module.{twice}: which of the two is meant?')
+    return {**checkpoint, 'state_dict': state}
 
 
 def write_checkpoint(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
@@ -113,17 +129,15 @@ def check_fit(
 
     Raises:
         InputError: Names the file and the first layers that are missing or
-            have another shape, with both shapes, or whose numbers are none.
+            have another shape, with both shapes, or are no dense tensors, or hold no numbers.
     """
     expected = without_wrapper(model).state_dict()
-    wrong = [
-        f'{key}: missing in the file'
-        if key not in weights
-        else f'{key}: shape {tuple(weights[key].shape)} in the file, '
-        f'{tuple(tensor.shape)} in the model'
+    problems = {
+        key: _misfit(weights[key], tensor) if key in weights else 'missing in the file'
         for key, tensor in expected.items()
-        if isinstance(tensor, Tensor) and (key not in weights or weights[key].shape != tensor.shape)
-    ]
+        if isinstance(tensor, Tensor)
+    }
+    wrong = [f'{key}: {problem}' for key, problem in problems.items() if problem]
     if not wrong:
         check_weights(without_wrapper(model), str(path), weights)
         return
@@ -131,11 +145,19 @@ def check_fit(
     listed = '\n  '.join(wrong[:_LISTED])
     raise InputError(
         f'{path}: does not fit the model: {len(wrong)} of its {len(expected)} tensors are missing '
-        f'or have another shape, and {len(unknown)} of {len(weights)} in the file have no place in '
-        f'it{" (such as " + unknown[0] + ")" if unknown else ""}.\n  {listed}'
+        f'or have another shape or kind, and {len(unknown)} of {len(weights)} in the file have no '
+        f'place in it{f" (such as {unknown[0]})" if unknown else ""}.\n  {listed}'
         + (f'\n  ... and {len(wrong) - _LISTED} more' if len(wrong) > _LISTED else '')
         + '\nGive the config that the checkpoint was trained with.'
     )
+
+
+def _misfit(value: Any, own: Tensor) -> str:
+    """Why a value of a file cannot become a tensor of a model; empty if it can."""
+    problem = unusable(value)
+    if problem or value.shape == own.shape:
+        return problem
+    return f'shape {tuple(value.shape)} in the file, {tuple(own.shape)} in the model'
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -237,6 +259,8 @@ def _check_sums(file: Path) -> None:
     if not is_zipfile(file):
         return
     with ZipFile(file) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > file.stat().st_size:
+            raise BadZipFile('holds more than its size, and torch packs nothing')
         try:
             # torch reads nothing of an entry with the mark of a folder, and says nothing.
             folders = [i.filename for i in archive.infolist() if i.external_attr & _FOLDER]

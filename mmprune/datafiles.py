@@ -1,7 +1,8 @@
 """Files of plain data, YAML and JSON: read without running anything, in bounded memory.
 
 A key that stands twice is refused, where parsers take the last one. A small file must not become
-large: YAML may name a part again and again, and nest deeper than a parser's stack.
+large: YAML may name a part again and again, or inside of itself, and nest deeper than a parser's
+stack. What is read can be printed and written again: numbers and texts that cannot are refused.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ MOST_NODES = 10**7
 _LOADER: Any = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
 YAML_DUMPER: Any = getattr(yaml, 'CSafeDumper', yaml.SafeDumper)
 _BROKEN = (ValueError, RecursionError, yaml.YAMLError)
+_MOST_BITS = 64
 
 
 def read_data(path: str | os.PathLike[str], what: str, error: type[InputError] = InputError) -> Any:
@@ -38,30 +40,54 @@ def read_data(path: str | os.PathLike[str], what: str, error: type[InputError] =
     Raises:
         InputError: It is missing, no text, broken, or a trap.
     """
+    text = read_text(path, what, error)
+    try:
+        return parse_json(text) if Path(path).suffix == '.json' else parse_yaml(text)
+    except _BROKEN as reason:
+        where = ' '.join(str(reason).split())
+        raise error(f'{path}: broken or cut off: {where}') from reason
+
+
+def read_text(path: str | os.PathLike[str], what: str, error: type[InputError] = InputError) -> str:
+    """Read a file of text in UTF-8; arguments as of :func:`read_data`.
+
+    Raises:
+        InputError: It is missing, no text, or may not be read.
+    """
     file = Path(path)
     try:
         if not file.is_file():
             raise FileNotFoundError('it is a folder' if file.is_dir() else 'there is no such file')
-        text = file.read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as reason:
+        return file.read_text(encoding='utf-8')
+    except (OSError, ValueError) as reason:
         missing = isinstance(reason, FileNotFoundError) and error is InputError
         kind = MissingFileError if missing else error
         raise kind(f'{path}: cannot be read as {what}: {reason}') from reason
-    try:
-        return parse_json(text) if file.suffix == '.json' else parse_yaml(text)
-    except _BROKEN as reason:
-        where = ' '.join(str(reason).split())
-        raise error(f'{path}: broken or cut off: {where}') from reason
 
 
 def parse_json(text: str) -> Any:
     """JSON in which no key stands twice.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is none, nests too much, or holds what cannot be written again.
         RecursionError: It is nested too deeply.
     """
-    return json.loads(text, object_pairs_hook=_unique)
+    content = json.loads(
+        text, object_pairs_hook=_unique, parse_int=lambda digits: _fit(int(digits))
+    )
+    inside = [content]
+    for _ in range(DEEPEST + 1):
+        inside = [
+            each
+            for part in inside
+            if isinstance(part, dict | list)
+            for each in (part.values() if isinstance(part, dict) else part)
+        ]
+    if inside:
+        raise ValueError(f'it is nested more than {DEEPEST} deep')
+    if '\\u' in text:  # half a character may be escaped, and is no text
+        json.dumps(content, ensure_ascii=False).encode()
+    return content
 
 
 def parse_yaml(text: str) -> Any:
@@ -71,7 +97,10 @@ def parse_yaml(text: str) -> Any:
         ValueError, yaml.YAMLError: It is none, holds objects, or grows beyond all bounds.
     """
     _measure(text)
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f'a value is not what its tag says it is ({error!r})') from error
 
 
 def write_data(content: Any, path: str | os.PathLike[str]) -> None:
@@ -89,6 +118,20 @@ class _Loader(_LOADER):
         _unique((key.value, key.tag) for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Build a whole number."""
+        return _fit(super().construct_yaml_int(node))
+
+
+_Loader.add_constructor('tag:yaml.org,2002:int', _Loader.construct_yaml_int)
+
+
+def _fit(number: int) -> int:
+    """A whole number that can be printed, and computed with."""
+    if number.bit_length() > _MOST_BITS:
+        raise ValueError(f'a whole number has more than {_MOST_BITS} bits')
+    return number
+
 
 def _unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
     found: dict[Any, Any] = {}
@@ -101,24 +144,26 @@ def _unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
 
 def _measure(text: str) -> None:
     """Refuse YAML that nests or grows too much, before anything is made of it."""
-    sizes: dict[str, int] = {}
-    open_nodes: list[tuple[str | None, int]] = [(None, 0)]
+    known: dict[str, tuple[int, int]] = {}
+    # What is open: its anchor, how many values it stands for, how deep they are nested in it.
+    open_nodes: list[tuple[str | None, int, int]] = [(None, 0, 0)]
     for event in yaml.parse(text, _LOADER):
         if isinstance(event, yaml.CollectionStartEvent):
-            open_nodes.append((event.anchor, 1))
-            if len(open_nodes) > DEEPEST:
-                raise ValueError(f'it is nested more than {DEEPEST} deep')
-            continue
-        if isinstance(event, yaml.CollectionEndEvent):
-            anchor, size = open_nodes.pop()
-        elif isinstance(event, yaml.NodeEvent):
-            is_alias = isinstance(event, yaml.AliasEvent)
-            anchor, size = event.anchor, sizes.get(event.anchor, 1) if is_alias else 1
-        else:
-            continue
-        if anchor is not None:
-            sizes[anchor] = size
-        outer, before = open_nodes[-1]
-        open_nodes[-1] = outer, before + size
-        if before + size > MOST_NODES:
-            raise ValueError(f'it stands for more than {MOST_NODES:,} values')
+            open_nodes.append((event.anchor, 1, 1))
+        elif isinstance(event, yaml.CollectionEndEvent | yaml.NodeEvent):
+            if isinstance(event, yaml.CollectionEndEvent):
+                anchor, size, depth = open_nodes.pop()
+            elif isinstance(event, yaml.AliasEvent):
+                if event.anchor not in known:
+                    raise ValueError(f'*{event.anchor} stands where there is no such part yet')
+                anchor, (size, depth) = None, known[event.anchor]
+            else:
+                anchor, size, depth = event.anchor, 1, 0
+            if anchor is not None:
+                known[anchor] = size, depth
+            outer, before, least = open_nodes[-1]
+            open_nodes[-1] = outer, before + size, max(least, depth + 1)
+            if before + size > MOST_NODES:
+                raise ValueError(f'it stands for more than {MOST_NODES:,} values')
+        if len(open_nodes) - 1 + open_nodes[-1][2] > DEEPEST:
+            raise ValueError(f'it is nested more than {DEEPEST} deep')

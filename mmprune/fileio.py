@@ -55,11 +55,10 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
         _remove_abandoned(target)
         with _folder_inside(target) as unfinished:
             yield unfinished
-            files = sorted(unfinished.iterdir())
+            files = {file: _place_of_file(target / file.name) for file in unfinished.iterdir()}
             for file in files:
                 _flush(file)
-            for file in files:
-                place = Path(os.path.realpath(target / file.name))
+            for file, place in sorted(files.items()):
                 if place.exists():
                     shutil.copymode(place, file)
                 os.replace(file, place)
@@ -115,7 +114,7 @@ def check_outputs(
             written there.
     """
     wanted = [(_place_of_file(each).parent, each) for each in files if each is not None]
-    wanted += [(Path(os.path.realpath(each)), each) for each in folders if each is not None]
+    wanted += [(_real(each), each) for each in folders if each is not None]
     names: dict[Path, str | os.PathLike[str]] = {}
     for folder, name in wanted:
         while not folder.exists():
@@ -153,9 +152,22 @@ def writable(name: str | os.PathLike[str]) -> Iterator[None]:
 
 def _place_of_file(path: str | os.PathLike[str]) -> Path:
     """Where a file is written, links followed."""
-    place = Path(os.path.realpath(path))
+    place = _real(path)
     if place.is_dir():
         raise UnwritableError(f'{path} is a folder, not a file: name a file inside it.')
+    if place.exists() and not place.is_file():  # a rename would put a file in its place
+        raise UnwritableError(f'{path} is a device or a pipe, not a file: name a file.')
+    return place
+
+
+def _real(path: str | os.PathLike[str]) -> Path:
+    """A place with all links followed."""
+    with writable(path):
+        try:
+            place = Path(os.path.realpath(path))
+            place.exists()
+        except ValueError as error:
+            raise UnwritableError(f'{path!r}: no name of a file ({error}).') from error
     return place
 
 

@@ -32,14 +32,12 @@ def check_weights(model: nn.Module, source: str, given: Mapping[str, Any] | None
     """
     own = dict(_trained(model))
     tensors = own if given is None else {name: given[name] for name in own if name in given}
-    wrong = [
-        f'{name}: {problem}'
-        for name, problem in ((n, _unusable(t, own[n])) for n, t in tensors.items())
-        if problem
-    ]
-    suspects = {} if wrong else tensors
+    problems = {name: unusable(t) or _of_other_type(t, own[name]) for name, t in tensors.items()}
+    wrong = [f'{name}: {problem}' for name, problem in problems.items() if problem]
+    # A number may be finite in the file, and none in the type of the network.
+    suspects = {} if wrong else {name: t.to(own[name].dtype) for name, t in tensors.items()}
     if suspects and not _sums_are_finite(suspects.values()):
-        wrong += [f'{name}: {text}' for name, t in tensors.items() if (text := _not_finite(t))]
+        wrong += [f'{name}: {text}' for name, t in suspects.items() if (text := _not_finite(t))]
     wrong += [
         f'{name}: {int((tensor < 0).sum())} of {tensor.numel()} variances are negative'
         for name, tensor in suspects.items()
@@ -59,17 +57,22 @@ def _trained(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, buffer
 
 
-def _unusable(value: Any, own: Tensor) -> str:
-    """Why a value cannot stand where ``own`` does, whatever its numbers are."""
+def unusable(value: Any) -> str:
+    """Why a value is no tensor to compute with, whatever its numbers are; empty if it is."""
     if not isinstance(value, Tensor):
         return f'is a {type(value).__name__}, not a tensor'
     if is_lazy(value):
         return 'has no shape yet: run the network once'
     if value.is_meta:
         return 'has no numbers, it is on the device "meta": load or initialise it first'
-    if value.is_quantized or value.layout != torch.strided:
+    if value.is_quantized or value.is_nested or value.layout != torch.strided:
         kind = 'quantised' if value.is_quantized else f'of the layout {value.layout}'
+        kind = 'nested' if value.is_nested else kind
         return f'is {kind}: give dense weights of a floating type'
+    return ''
+
+
+def _of_other_type(value: Tensor, own: Tensor) -> str:
     for what, test in (('floating', torch.is_floating_point), ('complex', torch.is_complex)):
         if test(value) != test(own):
             return f'is of the type {value.dtype}, the network has {own.dtype} ({what} or not)'

@@ -1,8 +1,10 @@
 """Checkpoints: what mmengine writes is read, what could run code or does not fit is refused."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
@@ -94,6 +96,42 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path: Path, model: nn.Module, ke
     size = cut.stat().st_size
     with pytest.raises(InputError, match=rf'cut\.pth: .*cut off: its {size} bytes'):
         read_checkpoint(cut)
+
+
+def test_an_archive_that_unpacks_to_more_than_its_size_is_refused(tmp_path: Path) -> None:
+    file = save({'state_dict': {}}, tmp_path / 'bomb.pth')
+    with ZipFile(file, 'a', ZIP_DEFLATED) as archive:
+        archive.writestr('bomb/data/9', bytes(10**6))
+    with pytest.raises(InputError, match=r'bomb\.pth: cannot be read \(holds more than its size'):
+        read_checkpoint(file)
+
+
+def test_a_file_without_checksums_is_read_with_a_warning(
+    tmp_path: Path, model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr('mmprune.checkpoint.print_log', lambda text, *rest: told.append(text))
+    file = tmp_path / 'old.pth'
+    torch.save(model.state_dict(), file, _use_new_zipfile_serialization=False)
+    assert set(read_checkpoint(file)['state_dict']) == set(model.state_dict())
+    assert 'old.pth: is in the format of torch before 1.6, which has no checksums' in told[0]
+    old = file.read_bytes()
+    for place in range(0, 600, 7):
+        file.write_bytes(old[:place] + bytes([old[place] ^ 4]) + old[place + 1 :])
+        with suppress(InputError):
+            read_checkpoint(file)
+
+
+@pytest.mark.parametrize(
+    ('names', 'said'),
+    [((5,), 'named by text, and one of them by 5'), (('a', 'module.a'), 'both a and module.a')],
+)
+def test_weights_without_a_name_of_their_own_are_refused(
+    names: tuple[object, ...], said: str, tmp_path: Path
+) -> None:
+    file = save({'state_dict': dict.fromkeys(names, torch.ones(1))}, tmp_path / 'x.pth')
+    with pytest.raises(InputError, match=rf'x\.pth: .*{said}'):
+        read_checkpoint(file)
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:

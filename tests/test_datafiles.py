@@ -29,11 +29,20 @@ TRAPS = {
     'merges.yaml': MERGES,
     'itself.yaml': 'a: &a [*a]\nb: [1',
     'digits.json': '1' * DEEP,
+    'digits.yaml': f'0x{"f" * DEEP}',
+    'sixties.yaml': ':'.join(['59'] * 3000),
+    'inside itself.yaml': 'a: &a [1, {b: *a}]',
+    'deep by names.yaml': f'a: &a {"[" * 40}{"]" * 40}\nb: {"[" * 40}*a{"]" * 40}',
+    'deep.json': '[' * 80 + ']' * 80,
+    'half a character.json': '["\\ud800"]',
+    'tags.yaml': 'a: !!bool maybe',
+    'times.yaml': 'a: !!timestamp now',
+    'maps.yaml': 'a: !!map [1]',
 }
 
 
 @pytest.mark.parametrize('name', TRAPS)
-def test_small_files_that_would_become_large_are_refused_at_once(name: str, tmp_path: Path) -> None:
+def test_small_files_that_are_traps_are_refused_at_once(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_text(TRAPS[name])
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()

@@ -102,6 +102,27 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
         pytest.fail('the block must not run')
 
 
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / 'pipe')
+    for place, said in (
+        (tmp_path / 'pipe', 'is a device or a pipe'),
+        (Path('/dev/null'), 'is a device or a pipe'),
+        (tmp_path / 'a\0b', 'no name of a file'),
+        (tmp_path / ('x' * 300), 'File name too long'),
+    ):
+        with pytest.raises(UnwritableError, match=said):
+            check_outputs([place])
+        with pytest.raises(UnwritableError, match=said), atomic_path(place):
+            pytest.fail('the block must not run')
+    with (
+        pytest.raises(UnwritableError, match='is a device or a pipe'),
+        atomic_folder(tmp_path) as unfinished,
+    ):
+        (unfinished / 'a').touch()
+        (unfinished / 'pipe').touch()
+    assert names(tmp_path) == ['pipe']
+
+
 # -- sets of files, and what kills leave --------------------------------------------------
 
 

@@ -178,7 +178,7 @@ def formats(folder: Path) -> dict[str, Format]:
             {'a': 0.5, 'b*': 1.0}, 'ratios.json', lambda path: checked_ratios(path, 1.0)
         ),
         'sensitivities': Format(
-            {'format': FORMAT, 'settings': {}, 'full': 0.9, 'rows': [row, row]},
+            {'format': FORMAT, 'settings': {}, 'full': 0.9, 'rows': [row, {**row, 'channels': 4}]},
             'sensitivity.json',
             lambda path: _File(path, {}).read(),
         ),

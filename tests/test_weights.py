@@ -93,6 +93,9 @@ def test_numbers_that_are_none_are_counted_by_layer(
             lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8),
             r'0\.weight: is quantised',
         ),
+        (lambda weight: torch.nested.nested_tensor([weight]), r'0\.weight: is nested'),
+        (lambda weight: 'none', r'0\.weight: is a str, not a tensor'),
+        (lambda weight: torch.full_like(weight, 1e300, dtype=torch.float64), '36 infinite of 36'),
     ],
 )
 @pytest.mark.filterwarnings('ignore')
@@ -108,6 +111,9 @@ def test_masks_may_be_infinite_and_half_precision_is_real(tmp_path: Path, model)
     model.register_buffer('mask', torch.full((2, 2), float('-inf')))
     path = tmp_path / 'half.pth'
     torch.save({'state_dict': {n: t.half() for n, t in model.state_dict().items()}}, path)
+    load_weights(model, path)
+    state = dict(model.state_dict())
+    torch.save({**state, '0.weight': state['0.weight'].to(torch.float8_e4m3fn)}, path)
     load_weights(model, path)
 
 

@@ -239,6 +239,11 @@ class _Table:
     full: Metric
     rows: list[Row]
 
+    def __post_init__(self) -> None:
+        widths = [(row.group, row.channels) for row in self.rows]
+        if len(set(widths)) < len(widths):
+            raise ValueError('a width of a group stands twice')
+
 
 class _File:
     """The measurements so far, on disk after every one.

@@ -42,6 +42,10 @@ class Row:
     macs: Whole
     params: Whole
 
+    def __post_init__(self) -> None:
+        if self.channels > self.full:
+            raise ValueError(f'keeps {self.channels} channels, but there are only {self.full}')
+
     @property
     def share(self) -> float:
         """The share of its channels that the group kept."""

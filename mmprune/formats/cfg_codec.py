@@ -29,7 +29,10 @@ from mmprune.schema import checked, shown
 from mmprune.supernet.supernet import Supernet
 from mmprune.trace.walk import modules_of
 
-UNIT_NAME = re.compile(r'(?P<layer>.+)_\((?P<start>\d+), ?(?P<stop>\d+)\)_(?P<size>\d+)$')
+_SIZE = r'\d{1,9}'
+UNIT_NAME = re.compile(
+    rf'(?P<layer>.+)_\((?P<start>{_SIZE}), ?(?P<stop>{_SIZE})\)_(?P<size>{_SIZE})$'
+)
 
 
 def write_cfg(supernet: Supernet, alive: BoolArray) -> dict[str, Any]:
@@ -281,7 +284,10 @@ def _chosen(cfg: ChannelCfg, unit: str, entry: Mapping[str, Any], size: int) -> 
     A whole number says how many, and means all of them if it is larger: DMCP writes such
     numbers. A float says which share; MMRazor rounds down, and keeps at least one.
     """
-    choice = entry.get('choice')
+    arguments = checked(dict[str, Any], entry.get('init_args', {}), cfg.source, ChannelCfgError)
+    declared, choice = arguments.get('num_channels', size), entry.get('choice')
+    if type(declared) is not int or declared != size:
+        raise cfg.error(unit, f'num_channels is {shown(declared)}, but its name says {size}')
     if isinstance(choice, float) and 0 < choice <= 1:
         # The share was divided from a whole number, which may come back a hair too small.
         return max(1, int(choice * size + 1e-6))

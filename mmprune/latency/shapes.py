@@ -38,7 +38,7 @@ class LayerShape:
     """
 
     kind: str
-    options: tuple[tuple[str, Any], ...]
+    options: tuple[tuple[str, bool | str | tuple[Whole, ...]], ...]
     inputs: Width
     outputs: Width
     data: tuple[Whole, ...]
@@ -50,9 +50,6 @@ class LayerShape:
             raise ValueError(f'there is no layer {self.kind!r}; {nearest(self.kind, KINDS)}')
         if self.channel_dim >= len(self.data):
             raise ValueError(f'there is no dim {self.channel_dim} of channels in {self.data}')
-        # A file has lists where torch has tuples.
-        options = tuple((name, _tuples(value)) for name, value in self.options)
-        object.__setattr__(self, 'options', options)
 
     @property
     def is_tied(self) -> bool:
@@ -179,7 +176,3 @@ def layer_calls(
                 stack.enter_context(module.register_forward_pre_hook(note(name)))
         run(network)
     return calls
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

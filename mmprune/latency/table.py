@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
+import torch
 from scipy.interpolate import RegularGridInterpolator
 
 from mmprune.datafiles import read_data, write_data
@@ -173,14 +174,18 @@ class _Layer:
     about: str
     shape: LayerShape
     grid: tuple[tuple[Count, ...], ...]
-    milliseconds: list[Any]
+    milliseconds: list[Amount] | list[list[Amount]]
 
     def __post_init__(self) -> None:
         times = np.array(self.milliseconds, np.float64)
         if times.shape != tuple(map(len, self.grid)) or times.ndim != len(self.shape.full_widths):
             raise ValueError(f'times of shape {times.shape} for {self.grid}')
-        if not np.isfinite(times).all() or (times < 0).any():
-            raise ValueError('a time is negative or none')
+        try:
+            with torch.device('meta'):
+                self.shape.build(self.shape.full_widths)
+            str(self.shape)
+        except (TypeError, LookupError, RuntimeError) as error:
+            raise ValueError(f'no {self.shape.kind} is made of {self.shape.options}') from error
         if any(list(points) != sorted(set(points)) for points in self.grid):
             raise ValueError(f'the widths do not ascend: {self.grid}')
 

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mmprune.datafiles import parse_json
-from mmprune.errors import InputError, MissingFileError
+from mmprune.datafiles import parse_json, read_text
+from mmprune.errors import InputError
 from mmprune.execution import MASK_NAMES
 from mmprune.fileio import write_text
 from mmprune.schema import Amount, Count, Metric, Whole, checked
@@ -88,11 +88,9 @@ def read_history(path: Path, settings: dict[str, Any] | None = None) -> list[Eva
         InputError: If the file is missing, no history, broken elsewhere than in its
             last line, or of a search with other settings.
     """
-    if not path.is_file():
-        raise MissingFileError(f'{path}: there is no such file of a search.')
+    # What follows the last line break is a line that was never finished.
+    lines = read_text(path, 'the history of a search').split('\n')[:-1]
     try:
-        # What follows the last line break is a line that was never finished.
-        lines = path.read_text(encoding='utf-8').split('\n')[:-1]
         first, *rest = [parse_json(line) for line in lines]
         header = checked(_Header, first, 'line 1')
         evaluations = [checked(Evaluation, line, f'line {n}') for n, line in enumerate(rest, 2)]

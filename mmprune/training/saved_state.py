@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
 from mmprune.errors import InputError
-from mmprune.schema import Whole, checked
+from mmprune.schema import Whole, checked, shown
+from mmprune.weights import unusable
 
 _ALIKE = ('momentum_buffer', 'exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'square_avg', 'grad_avg')
 """What optimizers keep that has the shape of its parameter."""
@@ -38,6 +40,10 @@ class _Saved:
 class _Optimizer:
     state: dict[int, dict[str, Any]]
     param_groups: list[dict[str, Any]]
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(group.get('params'), list) for group in self.param_groups):
+            raise ValueError('a group of parameters has none')
 
 
 def check_saved(checkpoint: Mapping[str, Any], path: str) -> None:
@@ -99,18 +105,41 @@ def _difference(
         missing, foreign = _kind(mine) - _kind(theirs), _kind(theirs) - _kind(mine)
         if missing or foreign:
             return f'it has no {", ".join(sorted(missing))}, but {", ".join(sorted(foreign))}'
+        for key in mine.keys() & theirs.keys():
+            if _is_number(mine[key]) and not _is_number(theirs[key]):
+                return f'its {key} is {shown(theirs[key])}'
     parameters = [parameter for group in groups for parameter in group['params']]
+    owners = [number for number, group in enumerate(groups) for _ in group['params']]
+    if any(not 0 <= number < len(parameters) for number in state):
+        return f'it is of more than {len(parameters)} parameters'
+    kept = {(owners[number], key) for number, values in state.items() for key in values}
     for number, values in state.items():
-        if not 0 <= number < len(parameters):
-            return f'it is of more than {len(parameters)} parameters'
+        gaps = [key for owner, key in kept if owner == owners[number] and key not in values]
+        if values and gaps:
+            return f'parameter {number} has no {min(gaps)}'
         for key, value in values.items():
-            if not isinstance(value, torch.Tensor):
-                continue
-            if key in _ALIKE and value.shape != parameters[number].shape:
-                shapes = tuple(value.shape), tuple(parameters[number].shape)
-                return f'{key} of parameter {number} is of shape {shapes[0]}, not {shapes[1]}'
-            if not torch.isfinite(value).all() or (key.endswith('_sq') and (value < 0).any()):
-                return f'{key} of parameter {number} has numbers that are none'
+            problem = _misfit(key, value, parameters[number])
+            if problem:
+                return f'{key} of parameter {number} {problem}'
+    return ''
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _misfit(key: str, value: Any, parameter: torch.Tensor) -> str:
+    """Why a value cannot be what an optimizer remembers of a parameter; empty if it can."""
+    if key in _ALIKE and value is not None:
+        problem = unusable(value)
+        if problem:
+            return problem
+        if value.shape != parameter.shape:
+            return f'is of shape {tuple(value.shape)}, not {tuple(parameter.shape)}'
+    if isinstance(value, torch.Tensor) and (
+        not torch.isfinite(value).all() or (key.endswith('_sq') and (value < 0).any())
+    ):
+        return 'has numbers that are none'
     return ''
 
 

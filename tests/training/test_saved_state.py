@@ -56,6 +56,10 @@ def test_a_state_that_is_none_is_told_with_its_place(place: str, value: Any, tra
     [
         ('state.0.momentum_buffer', torch.ones(3), r'of shape \(3,\), not'),
         ('state.0.momentum_buffer', None, 'has numbers that are none'),
+        ('state.0.momentum_buffer', 'x', 'is a str, not a tensor'),
+        ('state.0', {'step': 1}, 'parameter 0 has no momentum_buffer'),
+        ('param_groups.0.lr', 'x', "its lr is 'x'"),
+        ('param_groups.0.momentum', float('nan'), 'its momentum is nan'),
         ('state.999', {}, 'more than .* parameters'),
         ('param_groups.0.params', [0], 'groups of'),
     ],
