@@ -20,11 +20,11 @@ from mmprune.dependencies import require
 from mmprune.fileio import write_text
 
 CLASSES = ('circle', 'square', 'triangle')
-SIZES = {'train': 240, 'val': 80}
+SIZES = {'train': 480, 'val': 80}
 SIDE = 64
 """Height and width of the images, in which each quarter has room for one shape."""
 _CORNERS = {'circle': 24, 'square': 4, 'triangle': 3}
-_SMALLEST, _LARGEST, _EMPTY = 6, 15, 0.3
+_SMALLEST, _LARGEST, _EMPTY = 9, 15, 0.3
 
 
 def write_shapes(root: str | os.PathLike[str], sizes: Mapping[str, int] = SIZES) -> None:

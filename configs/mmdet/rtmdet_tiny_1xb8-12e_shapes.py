@@ -1,6 +1,6 @@
 # RTMDet-tiny on drawn shapes, from random weights: where the road of docs/detectors.md starts.
 #   python -m mmprune.datasets.shapes data/shapes
-#   mim train mmdet configs/mmdet/rtmdet_tiny_1xb8-20e_shapes.py
+#   mim train mmdet configs/mmdet/rtmdet_tiny_1xb8-12e_shapes.py
 _base_ = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
 
 # One process needs no statistics of others.
@@ -55,9 +55,9 @@ test_evaluator = val_evaluator
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=30),
-    dict(type='CosineAnnealingLR', by_epoch=True, end=20, eta_min=0, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', by_epoch=True, end=12, eta_min=0, convert_to_iter_based=True),
 ]
-train_cfg = dict(max_epochs=20, val_interval=5, dynamic_intervals=None)
-default_hooks = dict(checkpoint=dict(interval=20))
+train_cfg = dict(max_epochs=12, val_interval=4, dynamic_intervals=None)
+default_hooks = dict(checkpoint=dict(interval=12))
 # An average of weights that hardly moves in so few steps would be tested, and there is no mosaic.
 custom_hooks = []

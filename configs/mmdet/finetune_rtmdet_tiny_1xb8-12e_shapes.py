@@ -1,7 +1,7 @@
 # What tools/prune.py has left of it, finetuned with the full one as its teacher.
-_base_ = ['./rtmdet_tiny_1xb8-20e_shapes.py', '../_base_/mmprune.py']
+_base_ = ['./rtmdet_tiny_1xb8-12e_shapes.py', '../_base_/mmprune.py']
 
-folder = 'work_dirs/rtmdet_tiny_1xb8-20e_shapes'
+folder = 'work_dirs/rtmdet_tiny_1xb8-12e_shapes'
 model = dict(
     _delete_=True,
     type='mmprune.DistilledModel',
@@ -10,7 +10,7 @@ model = dict(
         model=_base_.model,
         channel_cfg=f'{folder}/pruned/channel_cfg.yaml',
     ),
-    teacher=dict(checkpoint=f'{folder}/epoch_20.pth'),
+    teacher=dict(checkpoint=f'{folder}/epoch_12.pth'),
     distiller=dict(
         type='SelfDistiller',
         components=[
