@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_type_hints
 
-from mmengine.registry import Registry, build_from_cfg
+from mmengine.registry import OPTIMIZERS, Registry, build_from_cfg
 
-from mmprune.errors import InputError, nearest
+from mmprune.errors import InputError, alternatives, nearest
 from mmprune.schema import checked
 
 
@@ -59,12 +60,38 @@ def check_options(target: Callable[..., Any], given: Iterable[str], name: str) -
     unknown = [key for key in given if key not in options]
     if unknown and not takes_any:
         raise InputError(
-            f'{name} has no option {unknown[0]!r}; {nearest(unknown[0], options)} '
-            f'It takes {", ".join(options)}'
+            f'{name} has no option {unknown[0]!r}; {alternatives(unknown[0], options)}'
         )
     missing = [key for key, needed in options.items() if needed and key not in given]
     if missing:
         raise InputError(f'{name} needs {" and ".join(missing)}; it takes {", ".join(options)}')
+
+
+def refuse_options(error: TypeError, source: str) -> None:
+    """Tell that a config gives a class options that it does not have, if that is what an error is.
+
+    Args:
+        error: What was raised while mmengine built something.
+        source: The config, for the message.
+
+    Raises:
+        InputError: It was.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for number, frame in reversed(list(enumerate(frames))):
+        here = frame.f_locals
+        if frame.f_code is build_from_cfg.__code__ and 'obj_cls' in here:
+            # What happens in a class beyond handing options on to its bases is its own matter.
+            if all(each.f_code.co_name == '__init__' for each in frames[number + 1 :]):
+                name = getattr(here['obj_cls'], '__name__', str(here['obj_cls']))
+                check_options(here['obj_cls'], here['args'], f'{source}: {name}')
+            return
+        optimizer = getattr(here.get('self'), 'optimizer_cfg', None)
+        if str(error) == 'None is not a callable object' and optimizer is not None:
+            raise InputError(
+                f'{source}: there is no optimizer {optimizer["type"]!r}; '
+                f'{nearest(optimizer["type"], _entries(OPTIMIZERS))}'
+            ) from error
 
 
 def check_types(target: type, given: Mapping[str, Any], where: str) -> None:

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,10 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import init_default_scope
 
+from mmprune.building import refuse_options
 from mmprune.datafiles import parse_json, parse_yaml
 from mmprune.dependencies import require
-from mmprune.errors import InputError, MissingFileError
+from mmprune.errors import InputError, MissingFileError, nearest
 from mmprune.renamed_configs import RENAMED
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -86,10 +86,9 @@ def find_config(config: str | os.PathLike[str]) -> Path:
             print_log(f'{config} is called {new_name} since 0.2', 'current', logging.WARNING)
             return file
     names = sorted({file.name for file, _ in own})
-    close = get_close_matches(path.name, names, n=3) or names
     raise MissingFileError(
         f'{config}: no such config file, neither from here ({Path.cwd()}) nor among those of '
-        f'mmprune, which has {", ".join(close) or "none here"}.'
+        f'mmprune; {nearest(path.name, names, 4)}'
     )
 
 
@@ -105,7 +104,7 @@ def enter_scope(cfg: Config) -> Iterator[None]:
 
     Raises:
         InputError: The package of that scope is not installed or does not work here, lacks one
-            that it imports, or a name is not known in it.
+            that it imports, or a name is not known in it, or one of its classes has no such option.
     """
     scope = cfg.get('default_scope') or 'mmengine'
     where = f"{cfg.filename or 'the config'}: default_scope='{scope}'"
@@ -123,6 +122,9 @@ def enter_scope(cfg: Config) -> Iterator[None]:
         yield
     except ImportError as error:
         raise InputError(f'{where}: {error}. Install what is missing.') from error
+    except TypeError as error:
+        refuse_options(error, cfg.filename or 'the config')
+        raise
     except KeyError as error:
         unknown = re.search(r'([\w.]+) is not in the [\w. -]+::[\w. -]+ registry', str(error))
         if unknown is None:

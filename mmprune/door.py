@@ -5,27 +5,31 @@ All of it is the pruners', put together for the case that needs no config.
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mmprune.building import options_of
 from mmprune.compensation import CompensationReport, batches_of, run_inputs
 from mmprune.deploy import VerifyReport
-from mmprune.errors import InputError, listed
+from mmprune.errors import InputError, alternatives, listed
 from mmprune.execution import release
 from mmprune.formats import read_one_file, write_one_file
 from mmprune.pruners import ImportancePruner, RatioPruner
-from mmprune.pruners.budget import UNITS
+from mmprune.pruners.budget import UNITS, about_macs
 from mmprune.registry import PRUNERS
 from mmprune.report.findings import Findings, find
 from mmprune.trace.tracer import DemoInput
+from mmprune.wrappers import unwrap
 
 LISTED = 40
 """Groups that a printed result lists before it only counts."""
@@ -130,6 +134,7 @@ def prune(
     """
     limits = dict(macs=macs, params=params, latency=latency)
     budget = {name: limit for name, limit in limits.items() if limit is not None}
+    _refuse_unknown(options, prune, ImportancePruner)
     _check_limits(budget, ratio, latency_of)
     pruner = _prepared(
         ImportancePruner,
@@ -161,7 +166,9 @@ def prune(
         small = pruner.deploy_subnet(pruner.supernet.model, channel_cfg)
         found, after, report = find(pruner.supernet), _costs(pruner), None
         if batches is not None and compensation is not None:
-            report = pruner.compensate(small, batches, compensation, channel_cfg, run_inputs)
+            run = loss_fn or run_inputs
+            with _in_own_words():
+                report = pruner.compensate(small, batches, compensation, channel_cfg, run)
         return Pruned(small, channel_cfg, verified, before, after, found, report)
     finally:
         release(pruner.supernet.model)
@@ -191,6 +198,7 @@ def make_supernet(
     Raises:
         InputError: An option makes no sense.
     """
+    _refuse_unknown(options, make_supernet, RatioPruner)
     return _prepared(
         RatioPruner,
         network,
@@ -207,7 +215,8 @@ def save(result: Pruned, file: str | os.PathLike[str]) -> None:
     """Write a pruned network into one file, all or nothing.
 
     Args:
-        result: What :func:`prune` has returned. Its network may have been trained since.
+        result: What :func:`prune` has returned. Its network may have been trained since, or be
+            another with the same layers: ``dataclasses.replace(result, network=averaged)``.
         file: The file; one that is there is replaced.
 
     Raises:
@@ -218,7 +227,7 @@ def save(result: Pruned, file: str | os.PathLike[str]) -> None:
             f'mmprune.save takes what mmprune.prune returns, not a {type(result).__name__}: the '
             'file says which channels there are, and a network alone does not'
         )
-    write_one_file(file, result.network, result.channel_cfg, result.findings.model)
+    write_one_file(file, unwrap(result.network), result.channel_cfg, result.findings.model)
 
 
 def load(file: str | os.PathLike[str], network: nn.Module) -> nn.Module:
@@ -236,20 +245,18 @@ def load(file: str | os.PathLike[str], network: nn.Module) -> nn.Module:
         MissingFileError: There is no such file.
         InputError: It is broken, or of another network.
     """
-    return read_one_file(file).build(network)
+    return read_one_file(file).build(unwrap(network))
 
 
 def _prepared(
     kind: type, network: nn.Module, demo_input: DemoInput, keep: str | Sequence[str], **options: Any
 ) -> Any:
     """A pruner that has traced the network."""
-    names = [keep] if isinstance(keep, str) else list(keep)
+    names = list(keep) if isinstance(keep, list | tuple | set) else [keep]
     config = dict(options, _scope_='mmprune', type=kind.__name__, except_start_keys=names)
-    try:
+    with _in_own_words():
         pruner = PRUNERS.build(config)
         pruner.prepare_from_supernet(network, demo_input)
-    except InputError as error:
-        raise type(error)(_own_words(str(error))) from error
     if all(layer.outputs is None for layer in pruner.supernet.layers.values()):
         raise InputError(
             f'{type(network).__name__}: has no layer with output channels of its own, such as a '
@@ -258,9 +265,18 @@ def _prepared(
     return pruner
 
 
+@contextmanager
+def _in_own_words() -> Iterator[None]:
+    """Have pruners say what is wrong by the names that options have here."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(_own_words(str(error))) from error
+
+
 def _own_words(text: str) -> str:
     """A message of the pruners, by the names that options have here."""
-    return text.replace('except_start_keys', 'keep')
+    return text.replace('except_start_keys', 'keep').replace('forward=lambda', 'loss_fn=lambda')
 
 
 def _check_limits(budget: Mapping[str, Any], ratio: Any, latency_of: Any) -> None:
@@ -295,19 +311,35 @@ def _costs(pruner: ImportancePruner) -> dict[str, float]:
     return found
 
 
+def _refuse_unknown(options: Mapping[str, Any], function: Callable[..., Any], kind: type) -> None:
+    """Refuse options that neither a function of this module nor its pruner has."""
+    own = list(inspect.signature(function).parameters)[2:-1]
+    others = (*own, 'budget', 'except_start_keys')
+    known = [*own, *(name for name in options_of(kind)[0] if name not in others)]
+    for name in (name for name in options if name not in known):
+        raise InputError(
+            f'mmprune.{function.__name__} has no option {name!r}{about_macs([name])}; '
+            f'{alternatives(name, known)}'
+        )
+
+
 def _default_loss(network: nn.Module, batch: Any) -> torch.Tensor:
     """The loss of a classifier, or the one that the network returns itself."""
     if isinstance(batch, Mapping):
         outputs = network(**batch)
-        return getattr(outputs, 'loss', outputs)
+        is_dict = isinstance(outputs, Mapping) and 'loss' in outputs
+        return outputs['loss'] if is_dict else getattr(outputs, 'loss', outputs)
     if not isinstance(batch, list | tuple):
         return network(batch)
-    inputs, labels = batch
-    outputs = network(inputs)
-    if not isinstance(outputs, torch.Tensor) or labels.is_floating_point():
-        raise InputError(
-            'give loss_fn=<function of (network, batch)>: the default is the cross entropy of a '
-            f'tensor and whole numbers, but the network returns a {type(outputs).__name__} and the '
-            f'labels are {labels.dtype}'
-        )
-    return F.cross_entropy(outputs, labels)
+    _, *labels = batch
+    outputs = run_inputs(network, batch) if len(labels) == 1 else None
+    label = labels[0] if isinstance(outputs, torch.Tensor) else None
+    if isinstance(label, torch.Tensor) and not label.is_floating_point():
+        return F.cross_entropy(cast(torch.Tensor, outputs), label)
+    kinds = [str(getattr(part, 'dtype', type(part).__name__)) for part in labels]
+    raise InputError(
+        'give loss_fn=<function of (network, batch)>: the default is the cross entropy of a tensor '
+        'and whole numbers, of batches (inputs, labels); beside the inputs batches have '
+        f'{listed(kinds, 3) or "nothing"}'
+        + (f', and the network returns a {type(outputs).__name__}' if outputs is not None else '')
+    )

@@ -46,6 +46,14 @@ def nearest(name: str, known: Iterable[str], most: int = 12) -> str:
     return f'there are {", ".join(map(repr, names[:most])) or "none"}{more}.'
 
 
+def alternatives(name: str, options: Iterable[str]) -> str:
+    """What a message offers in the place of an unknown option: the nearest ones, and all."""
+    options = list(options)
+    close = nearest(name, options, 0)
+    start = f'{close} It' if close.startswith('did') else 'it'
+    return f'{start} takes {", ".join(options)}'
+
+
 @contextmanager
 def exit_on_input_error() -> Iterator[None]:
     """End the program with status 2 and one message if an :class:`InputError` is raised.

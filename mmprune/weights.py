@@ -78,9 +78,12 @@ def _unusable(value: Any, own: Tensor) -> str:
 
 def _sums_are_finite(tensors: Any) -> bool:
     """Whether all are finite, by their sums: one pass over the memory."""
-    floats = [t.detach() for t in tensors if t.is_floating_point() or t.is_complex()]
-    sums = [t.sum().to('cpu', torch.complex128) for t in floats if t.numel()]
-    return not sums or bool(torch.isfinite(torch.stack(sums)).all())
+    sums: dict[Any, list[Tensor]] = {}
+    with torch.no_grad():
+        for tensor in tensors:
+            if (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel():
+                sums.setdefault((tensor.device, tensor.dtype), []).append(tensor.sum())
+        return all(bool(torch.isfinite(torch.stack(own)).all()) for own in sums.values())
 
 
 def _not_finite(tensor: Tensor) -> str:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 
 def is_model_wrapper(model: nn.Module) -> bool:
@@ -27,9 +28,9 @@ def without_wrapper(model: nn.Module) -> Any:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The network inside an algorithm, a distributed wrapper or a compiled module."""
+    """The network inside an algorithm, a distributed wrapper, an average or a compiled module."""
     while True:
-        if is_model_wrapper(model):
+        if isinstance(model, AveragedModel) or is_model_wrapper(model):
             model = cast(nn.Module, model.module)
         elif isinstance(getattr(model, '_orig_mod', None), nn.Module):
             model = cast(nn.Module, model._orig_mod)

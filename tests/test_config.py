@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS
+from torch import nn
 
 from mmprune import config as config_module
 from mmprune.config import CONFIG_ROOTS, enter_scope, find_config, load_config
@@ -154,6 +157,49 @@ def test_nothing_falls_back_to_a_model_zoo(tmp_path: Path) -> None:
 def test_an_unknown_name_in_a_scope_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'ResNet_CIFRA' is not known: is it spelled right"):
         built(tmp_path, model=dict(type='ResNet_CIFRA'), default_scope='mmcls')
+
+
+@pytest.mark.parametrize(
+    ('model', 'message'),
+    [
+        (dict(type='ResNet_CIFAR', depth=18, dept=1), r"mine\.py: ResNet_CIFAR .*'dept'.* 'depth'"),
+        (dict(type='ResNet_CIFAR'), r'mine\.py: ResNet_CIFAR needs depth; it takes depth, '),
+        (
+            dict(type='ImageClassifier', backbone=dict(type='ResNet_CIFAR', depth=18, typ=1)),
+            r"mine\.py: ResNet_CIFAR has no option 'typ'; it takes",
+        ),
+        (
+            dict(type='mmprune.AutoSlim', architecture=dict(type='ResNet_CIFAR'), prunner=1),
+            r"mine\.py: AutoSlim has no option 'prunner'; did you mean 'pruner'\?",
+        ),
+    ],
+)
+def test_an_option_that_a_class_does_not_have_is_told(
+    model: dict, message: str, tmp_path: Path
+) -> None:
+    """Of any class, at any depth of the config, and also where it hands options on to its base."""
+    with pytest.raises(InputError, match=message):
+        built(tmp_path, model=model, default_scope='mmcls')
+
+
+def test_an_optimizer_that_there_is_not_is_told() -> None:
+    wrapper = dict(optimizer=dict(type='SGDD', lr=0.1))
+    told = r"the config: there is no optimizer 'SGDD'; did you mean 'SGD'"
+    with pytest.raises(InputError, match=told), enter_scope(Config()):
+        build_optim_wrapper(nn.Linear(1, 1), wrapper)
+
+
+def test_another_type_error_is_not_taken_for_an_option() -> None:
+    class Failing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = self.make()
+
+        def make(self) -> nn.Module:
+            return nn.ReLU(in_place=True)
+
+    with pytest.raises(TypeError, match='in_place'), enter_scope(Config()):
+        MODELS.build(dict(type=Failing))
 
 
 def test_a_scope_that_is_not_installed_is_told(tmp_path: Path) -> None:

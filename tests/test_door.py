@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -136,18 +138,19 @@ LABELS = torch.tensor([3, 7])
         ('TaylorImportance', (DEMO, LABELS)),
         ('ActivationImportance', DEMO),
         ('ActivationImportance', (DEMO, LABELS)),
-        ('TaylorImportance', dict(x=DEMO)),
+        ('TaylorImportance', dict(x=DEMO, kind=SimpleNamespace)),
+        ('TaylorImportance', dict(x=DEMO, kind=dict)),
     ],
 )
 def test_an_importance_sees_batches(importance: str, batch: object) -> None:
     class WithLoss(Net):
-        def forward(self, x: torch.Tensor) -> object:
-            return type('Outputs', (), {'loss': super().forward(x).square().sum()})()
+        def forward(self, x: torch.Tensor, kind: type) -> object:
+            return kind(loss=super().forward(x).square().sum())
 
     net, demo = network(), DEMO
     if isinstance(batch, dict):
         net.__class__ = WithLoss
-        demo = lambda model: model(x=DEMO).loss[None]  # noqa: E731
+        demo = lambda model: Net.forward(model, DEMO)  # noqa: E731
     result = mmprune.prune(net, demo, ratio=0.5, importance=dict(type=importance), data=[batch])
     assert result.verified.ok
 
@@ -160,8 +163,20 @@ def test_a_loss_may_be_given() -> None:
         return net(batch).square().mean()
 
     options = dict(importance=dict(type='TaylorImportance'), loss_fn=loss_fn)
-    mmprune.prune(network(), DEMO, ratio=0.5, data=[DEMO, DEMO], **options)
+    mmprune.prune(network(), DEMO, ratio=0.5, data=[DEMO, DEMO], compensation=None, **options)
     assert len(seen) == 2
+
+
+def test_a_loss_says_how_to_run_a_batch_of_any_form() -> None:
+    """For what makes up for the cut too, which needs no loss."""
+    options = dict(ratio=0.5, data=[dict(image=DEMO, label=LABELS)])
+    with pytest.raises(InputError, match='loss_fn=lambda'):
+        mmprune.prune(network(), DEMO, **options)
+    loss_fn = lambda net, batch: F.cross_entropy(net(batch['image']), batch['label'])  # noqa: E731
+    given = mmprune.prune(network(), DEMO, loss_fn=loss_fn, **options)
+    alone = mmprune.prune(network(), DEMO, **options | dict(data=[DEMO]))
+    assert given.compensation.treated
+    torch.testing.assert_close(given.network(DEMO), alone.network(DEMO))
 
 
 def test_data_that_does_not_fit_is_refused() -> None:
@@ -170,9 +185,14 @@ def test_data_that_does_not_fit_is_refused() -> None:
         mmprune.prune(network(), DEMO, **taylor)
     with pytest.raises(InputError, match='data: there are no batches'):
         mmprune.prune(network(), DEMO, ratio=0.5, data=[])
-    with pytest.raises(InputError, match=r'give loss_fn=.*labels are torch\.float64'):
+    with pytest.raises(
+        InputError,
+        match=r'give loss_fn=.*batches have torch\.float64, and the network returns a Tensor',
+    ):
         mmprune.prune(network(), DEMO, **taylor, data=[(DEMO, LABELS.double())])
-    with pytest.raises(InputError, match='must return a scalar'):
+    with pytest.raises(InputError, match=r'give loss_fn=.*batches have torch\.int64, torch\.int64'):
+        mmprune.prune(network(), DEMO, **taylor, data=[(DEMO, LABELS, LABELS)])
+    with pytest.raises(InputError, match=r'must return a scalar .* shape \(2, 10\) with a grad'):
         mmprune.prune(network(), DEMO, **taylor, data=[DEMO])
 
 
@@ -211,6 +231,10 @@ def test_data_make_up_for_what_was_removed() -> None:
         (dict(ratio=1.5), r'found 1\.5'),
         (dict(ratio=0.5, keep=['blok']), r"^keep: 'blok' .*'block'"),
         (dict(ratio=0.5, keep='block.7'), r"^keep: 'block\.7'"),
+        (dict(ratio=0.5, keep=[nn.ReLU()]), 'keep, names of layers: expected a text, found ReLU'),
+        (dict(macs=50), r'at most 50 MACs.*half of the MACs is macs=0\.5, not 50'),
+        (dict(flops=0.5), "no option 'flops'.* two FLOPs: .*; it takes ratio, macs, params"),
+        (dict(ratio=0.5, except_start_keys=['stem']), "no option 'except_start_keys'; .*keep"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(options: dict, message: str) -> None:
@@ -218,6 +242,24 @@ def test_arguments_that_make_no_sense_are_refused(options: dict, message: str) -
     with pytest.raises(InputError, match=message):
         mmprune.prune(net, DEMO, **options)
     assert not [m for m in net.modules() if 'forward' in vars(m)]
+
+
+@pytest.mark.parametrize(
+    ('given', 'demo', 'message'),
+    [
+        (
+            lambda net: torch.jit.script(nn.Conv2d(3, 4, 1)),
+            DEMO,
+            'a program of torch.jit.*give the module',
+        ),
+        (lambda net: torch.export.export(net, (DEMO,)).module(), DEMO, 'give the module that'),
+        (lambda net: net, DEMO.numpy(), 'demo_input: expected a tensor.*found a ndarray'),
+    ],
+)
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_programs_and_arrays_are_refused(given, demo, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        mmprune.prune(given(network()), demo, ratio=0.5)
 
 
 def test_a_shape_is_no_input() -> None:
@@ -265,6 +307,24 @@ def test_a_file_and_the_original_make_the_small_network(
     content = torch.load(file, weights_only=True)
     assert set(content['mmprune']['versions']) >= {'mmprune', 'torch', 'python', 'mmengine'}
     assert [path.name for path in file.parent.iterdir()] == ['small.pt']
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        nn.DataParallel,
+        torch.optim.swa_utils.AveragedModel,
+        lambda net: torch.compile(net, backend='eager'),
+    ],
+)
+def test_wrappers_are_looked_through(wrap, saved: tuple[mmprune.Pruned, Path]) -> None:
+    """Of the network that is pruned, of the one that is saved, and of the original."""
+    result, path = saved
+    assert mmprune.prune(wrap(network()), DEMO, macs=0.5).channel_cfg == result.channel_cfg
+    mmprune.save(dataclasses.replace(result, network=wrap(result.network)), path)
+    for original in (network(1), wrap(network(1))):
+        again = mmprune.load(path, original).eval()
+        assert torch.equal(again(DEMO), result.network.eval()(DEMO))
 
 
 def test_weights_that_were_trained_since_are_saved(

@@ -291,7 +291,7 @@ def one_pass(
     for node in graph.nodes:
         if node.op == 'parameter':
             name = node.attrs['name']
-            factors = leaves.factors(name, book.canonical)
+            factors = leaves.factors(name, book.canonical, squeeze=not book.is_draft)
             alone = book.fixed(f'needs all channels of {name} at once')
             outputs = [Value(node.shapes[0], factors, alone, name)]
             for factor in factors if name in leaves.groups else ():
@@ -326,6 +326,8 @@ def one_pass(
         if holds_escapes:
             pin_all([values[edge]], book, reason)
     for call in graph.calls:
+        if book.is_draft and not call.is_unreached:
+            continue
         edges = [values[edge] for edge in (*call.inputs, *call.outputs)]
         for value in edges:
             book.add_sizes(call.module, value, own=False)

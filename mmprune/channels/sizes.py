@@ -153,8 +153,10 @@ def unread_attributes(
 
 def _choose(name: str, number: int, candidates: list[Size]) -> Size | None:
     """The dim of channels whose size ``number`` is, if it is named so and there is but one."""
+    if not CHANNELS.search(name):
+        return None
     chosen = [size for size in candidates if size.full == number]
-    if not CHANNELS.search(name) or not all(size.factors for size in chosen):
-        return None  # or something that stays has this size too
+    if not all(size.factors for size in chosen):
+        return None  # something that stays has this size too
     alike = {set_key(size.row()) for size in chosen}
     return chosen[0] if len(alike) == 1 else None

@@ -18,7 +18,7 @@ from mmprune.models.demo_inputs import exported
 from mmprune.report.tables import wide_console
 from mmprune.search import read_candidates
 from mmprune.search.candidates import Candidates
-from mmprune.search.history import Evaluation, subnet_key
+from mmprune.search.history import Evaluation, subnet_key, weights_key
 
 SECONDS = 2.0
 """How long the networks are timed by each backend."""
@@ -46,7 +46,7 @@ def pick_subnet(
     search: dict[str, Any] = cfg.get('search_cfg') or {}
     full, _ = full_and_set_cost(algorithm)
     candidates = Candidates.of(
-        read_candidates(source, study),
+        read_candidates(source, study, weights_key(algorithm.architecture.state_dict())),
         full,
         search.get('metric', 'auto'),
         search.get('rule', 'auto'),

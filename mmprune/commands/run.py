@@ -88,7 +88,7 @@ def train(
             runner.logger.info(f'No checkpoint to resume in {cfg.work_dir}: training starts anew.')
         if not any(isinstance(hook, ExactResume) for hook in runner.hooks):
             runner.register_hook(ExactResume())
-        with data_named(cfg):
+        with enter_scope(cfg), data_named(cfg):
             runner.train()
     return runner
 
@@ -129,7 +129,7 @@ def evaluate(
     follow_checkpoint(runner, content)
     check_fit(runner.model, content['state_dict'], checkpoint)
     del content
-    with data_named(cfg):
+    with enter_scope(cfg), data_named(cfg):
         metrics = {name: float(value) for name, value in runner.test().items()}
     if out is not None and is_main_process():
         write_data(metrics, out)

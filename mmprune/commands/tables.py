@@ -6,7 +6,7 @@ from rich.table import Table
 
 from mmprune.pruners import StructurePruner
 from mmprune.search import SearchResult
-from mmprune.search.search_loop import in_words
+from mmprune.search.progress import in_words
 
 
 def results_table(

@@ -93,7 +93,7 @@ def followers(module: nn.Module) -> list[Follow]:
 
 def detach_hooks(module: nn.Module) -> None:
     """Take the hooks of a supernet off its model."""
-    for hooks in stores_of_hooks(module):
+    for hooks in filter(None, stores_of_hooks(module)):
         for number in [number for number, hook in hooks.items() if _follower(hook) is not None]:
             del hooks[number]
 

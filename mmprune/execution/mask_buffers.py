@@ -113,12 +113,15 @@ class MaskBuffers:
         masks = instrument(module).masks
         while name in masks:
             name += '_'  # a parameter with channels along two dims
-        if hasattr(module, name):
+        try:
+            if name in module._buffers:
+                raise KeyError(name)
+            module.register_buffer(name, mask)
+        except KeyError:
             raise InputError(
                 f"module '{self._places[module][0]}' has an attribute '{name}' of its own, and "
                 'mmprune needs this name for its masks: rename the attribute'
-            )
-        module.register_buffer(name, mask)
+            ) from None
         masks.append(name)
         keys = tuple(f'{p}.{name}' if p else name for p in self._places[module])
         self.buffers.append(MaskBuffer(module, name, keys, labels))

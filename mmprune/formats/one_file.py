@@ -71,7 +71,8 @@ class OneFile:
             raise InputError(
                 f'{error}\n{source} holds a pruned {self.network}, made by mmprune '
                 f'{self.versions.get("mmprune", "?")}, and was given a {found}: give the network '
-                'that was pruned, at its full width.'
+                'that was pruned, at its full width. If it was pruned twice, that is what the '
+                'first file gives: load(second, load(first, network)).'
             ) from error
         return small
 

@@ -225,7 +225,10 @@ def scored(member: Member, values: torch.Tensor) -> MemberScores:
 
 def owner_of(member: Member, model: nn.Module) -> nn.Module:
     """The module that a member's tensor is an attribute of."""
-    return model.get_submodule(member.tensor.rpartition('.')[0])
+    owner = model
+    for local in member.tensor.split('.')[:-1]:
+        owner = owner._modules[local]  # type: ignore[assignment]
+    return owner
 
 
 def places_of(channel: np.ndarray) -> np.ndarray | None:

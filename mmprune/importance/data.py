@@ -107,9 +107,14 @@ class DataImportance(Importance):
         """
         loss = loss_fn(model, batch)
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            is_tensor = isinstance(loss, torch.Tensor)
+            gradient = 'with' if is_tensor and loss.requires_grad else 'without'
+            found = (
+                f'a tensor of shape {(*loss.shape,)} {gradient} a gradient' if is_tensor else loss
+            )
             raise InputError(
                 f'{self.name}: loss_fn(model, batch) must return a scalar that depends on the '
-                f'parameters, not {loss!r:.80}'
+                f'parameters, not {found!s:.80}'
             )
         if not torch.isfinite(loss).all():
             raise InputError(f'{self.name}: the loss of a batch is {loss.item()}')

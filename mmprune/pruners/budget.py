@@ -93,6 +93,11 @@ class Limits:
         """The share of the tightest limit that is used."""
         return max(costs[name] / limit for name, limit in self.limits.items())
 
+    def about_percents(self) -> str:
+        """What to say to limits that look like percents."""
+        percents = [n for n, v in self.limits.items() if 1 < v <= 100 and n != 'latency']
+        return ''.join(f'; half of the {UNITS[name]} is {name}=0.5, not 50' for name in percents)
+
     def describe(self, costs: Costs) -> str:
         """Costs beside limits, for a person."""
         return ', '.join(
@@ -128,6 +133,7 @@ def fewest_removals(
         raise InputError(
             f'the budget cannot be met: with every group as narrow as {floors} allow, the network '
             f'costs {limits.describe(smallest)}. Raise the budget, or lower the floors'
+            f'{limits.about_percents()}'
         )
     low, high = first, last
     while low < high:

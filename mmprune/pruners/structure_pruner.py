@@ -28,11 +28,12 @@ from mmprune.pruners.switching import ChannelCfgLike, Switching
 from mmprune.registry import PRUNERS
 from mmprune.report.picture import draw_groups
 from mmprune.report.report import report
+from mmprune.schema import checked
 from mmprune.supernet.supernet import Subnet, Supernet
 from mmprune.supernet.topology import Restriction, Topology
 from mmprune.supernet.trial import random_alive
 from mmprune.supernet.verification import verify
-from mmprune.trace.demo_images import refuse_shape
+from mmprune.trace.demo_images import check_demo_input
 from mmprune.trace.tracer import DemoInput
 from mmprune.weights import check_weights
 from mmprune.wrappers import unwrap
@@ -84,6 +85,8 @@ class StructurePruner(MMRazorNames, Planning, Searching, Switching):
                 f'{except_start_keys!r}'
             )
         self.except_start_keys = tuple(except_start_keys)
+        for key in self.except_start_keys:
+            checked(str, key, 'except_start_keys, names of layers')
         self.importance = built_importance(importance)
         self.execution = execution
         self.round_to = check_round_to(round_to)
@@ -110,8 +113,13 @@ class StructurePruner(MMRazorNames, Planning, Searching, Switching):
         """
         if not isinstance(supernet, nn.Module):
             raise InputError(f'a network is a torch.nn.Module, found a {type(supernet).__name__}')
-        refuse_shape(demo_input)
+        check_demo_input(demo_input)
         model = unwrap(supernet)
+        if isinstance(model, torch.jit.ScriptModule):
+            raise InputError(
+                f'{type(model).__name__}: a program of torch.jit, whose layers cannot be cut: give '
+                'the module that it was made from, and script what comes back'
+            )
         check_weights(model, type(model).__name__)
         if demo_input is None:
             demo_input = default_input(model)

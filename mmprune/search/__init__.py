@@ -1,9 +1,10 @@
 """Looking for the best subnet under a budget."""
 
 from mmprune.search.evaluate import evaluate_subnet
+from mmprune.search.evolution import EvolutionSearchLoop
 from mmprune.search.greedy import GreedySearchLoop
 from mmprune.search.history import Evaluation
-from mmprune.search.optuna_search import EvolutionSearchLoop, OptunaSearchLoop
+from mmprune.search.optuna_search import OptunaSearchLoop
 from mmprune.search.search_loop import SearchLoop, SearchResult
 from mmprune.search.study import read_candidates
 

@@ -12,7 +12,8 @@ from mmprune.pruners import StructurePruner
 from mmprune.registry import LOOPS
 from mmprune.search.budget import Budget, Cost
 from mmprune.search.history import Evaluation
-from mmprune.search.search_loop import SearchLoop, Subnet, in_words
+from mmprune.search.progress import in_words
+from mmprune.search.search_loop import SearchLoop, Subnet
 
 Bins = dict[str, Tensor]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dist import get_world_size
 from mmengine.runner import ValLoop
 from torch import Tensor
 
@@ -84,16 +85,35 @@ class JudgingLoop(ValLoop):
 
     def _measure(self, subnet: Subnet) -> dict[str, float]:
         """Return what the evaluator says of a subnet, deployed."""
+        return self._judged(subnet, self._metrics)
+
+    def _judged(
+        self, subnet: Subnet, measure: Callable[[Any], dict[str, float]]
+    ) -> dict[str, float]:
+        """Return what is measured of a subnet, deployed and changed as the search says."""
         change = self._change or partial(recalibrate, batches=self.batches)
-        return judged(self.pruner, subnet, self._metrics, change)
+        return judged(self.pruner, subnet, measure, change)
+
+    def _metrics(self, network: Any) -> dict[str, float]:
+        """Return what the evaluator says of a network."""
+        for _ in self._shown(network):
+            pass
+        return self._evaluated(len(self.dataloader.dataset))
 
     @torch.no_grad()
-    def _metrics(self, network: Any) -> dict[str, float]:
+    def _shown(self, network: Any) -> Iterator[int]:
+        """Have the evaluator see batch after batch; yield how many images it has seen."""
+        images = 0
         for batch in self.dataloader:
             with torch.autocast(self._device_type, enabled=self.fp16):
                 samples = network.val_step(batch)
             self.evaluator.process(data_samples=samples, data_batch=batch)
-        metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
+            images += len(samples) * get_world_size()
+            yield images
+
+    def _evaluated(self, images: int) -> dict[str, float]:
+        """Return what the evaluator says of so many images, which it forgets."""
+        metrics = self.evaluator.evaluate(images)
         return {
             name: float(value)
             for name, value in metrics.items()

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import uuid4
 from zlib import crc32
@@ -14,10 +15,13 @@ from mmprune.errors import InputError
 from mmprune.pruners.search_space import Choices, nearest_within
 from mmprune.registry import LOOPS
 from mmprune.search.budget import COSTS, Budget
+from mmprune.search.compared import smaller_is_better
 from mmprune.search.history import Evaluation, subnet_key
+from mmprune.search.hopeless import Hopeless
 from mmprune.search.judging import Subnet
+from mmprune.search.progress import in_words
 from mmprune.search.sampling import Sampling
-from mmprune.search.search_loop import POLL, SearchLoop, in_words
+from mmprune.search.search_loop import POLL, SearchLoop
 from mmprune.search.study import on_main
 
 # How many proposals in a row may be known already before a search ends.
@@ -54,6 +58,9 @@ class OptunaSearchLoop(SearchLoop):
         start: What is evaluated first: ``'uniform'`` (all groups as wide as the budget lets them be
             together), ``'smallest'``, and files of channel configs; each brought within the budget.
         shares: The shares of a group's channels to choose from; the pruner's own if None.
+        hopeless: Leave a candidate that promises nothing after a few batches, as a pruner of
+            Optuna's says: the arguments of :class:`Hopeless`. It is compared with others of its
+            budget, and counts as one that could not be measured.
         kwargs: As in :class:`SearchLoop`.
 
     Raises:
@@ -71,6 +78,7 @@ class OptunaSearchLoop(SearchLoop):
         objectives: str | Sequence[str] = ('metric',),
         start: str | Sequence[str] = ('uniform',),
         shares: Sequence[float] | None = None,
+        hopeless: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -96,6 +104,13 @@ class OptunaSearchLoop(SearchLoop):
         (smallest,) = self.costs([self.space.subnet_at([0] * len(self.space))])
         for budget in self.budgets:
             budget.check_reachable(smallest)
+        if hopeless is not None and self.objectives != ['metric']:
+            raise InputError(
+                'A candidate is hopeless by its metric alone: leave out `hopeless`, or optimise '
+                f"['metric'], not {self.objectives}."
+            )
+        self.hopeless = None if hopeless is None else Hopeless(**hopeless)
+        self._hopeless, self._budget = hopeless, ''
         self.candidates = candidates
         self.sampler, self.sampler_options = sampler, dict(sampler_options or {})
         self.start = [start] if isinstance(start, str) else list(start)
@@ -114,6 +129,7 @@ class OptunaSearchLoop(SearchLoop):
             'start': list(self._starts.values()),
             'space': {space_id: list(widths) for space_id, widths in self.space.items()},
             'budgets': [str(budget) for budget in self.budgets],
+            **({} if self.hopeless is None else {'hopeless': repr(self._hopeless)}),
         }
 
     def expected(self) -> int:
@@ -134,6 +150,7 @@ class OptunaSearchLoop(SearchLoop):
 
     def _search(self, budget: Budget, progress: Progress) -> list[Evaluation]:
         """Evaluate candidates within a budget, together with other workers."""
+        self._budget = budget.label
         task = progress.add_task(f'{self.sampler} {budget.label}', total=self.candidates, note='')
         proposals = _Proposals(self, budget)
         while True:
@@ -156,6 +173,43 @@ class OptunaSearchLoop(SearchLoop):
                 f'{self.sampler} proposes nothing new: {done} candidates for {budget.label}'
             )
         return self._within_budget(budget)
+
+    def _measure(self, subnet: Subnet) -> dict[str, float]:
+        if self.hopeless is None:
+            return super()._measure(subnet)
+        return self._judged(subnet, partial(self._metrics_if_hopeful, self.hopeless))
+
+    def _metrics_if_hopeful(self, hopeless: Hopeless, network: Any) -> dict[str, float]:
+        """What the evaluator says of a network, or what it said when this was enough."""
+        names: dict[int, str] = {}
+        early: dict[str, float] = {}
+
+        def seen(metrics: Mapping[str, float]) -> dict[int, float]:
+            found = {number: metrics.get(name) for number, name in names.items()}
+            return {n: smaller_is_better(v, self.rule) for n, v in found.items() if v is not None}
+
+        for number, images in enumerate(self._shown(network), 1):
+            if number not in hopeless.after or number == len(self.dataloader):
+                continue
+            value = self._compared(self._evaluated_so_far(images))
+            names[number] = f'{self.metric} of {images} images'
+            if value is None:
+                continue
+            early[names[number]] = value
+            known = [e for e in self.study.evaluations.values() if e.budget == self._budget]
+            others = [(seen(each.metrics), self._value(each, 'metric')) for each in known]
+            if hopeless.is_hopeless(seen(early), others):
+                self._evaluated(images)  # which forgets them
+                return early
+        return {**self._evaluated(len(self.dataloader.dataset)), **early}
+
+    def _evaluated_so_far(self, images: int) -> dict[str, float]:
+        """Return what the evaluator says of so many images, which it keeps."""
+        kept = [list(metric.results) for metric in self.evaluator.metrics]
+        found = self._evaluated(images)
+        for metric, results in zip(self.evaluator.metrics, kept, strict=True):
+            metric.results = results
+        return found
 
     def _within_budget(self, budget: Budget) -> list[Evaluation]:
         """Return all that is known within a budget, whatever it was evaluated for."""
@@ -287,76 +341,3 @@ class _Proposals:
             self.idle = 0
         elif self.is_first:
             self._begin(on_main(lambda: crc32(f'{loop.seed} {uuid4()}'.encode())))
-
-
-@LOOPS.register_module()
-class EvolutionSearchLoop(OptunaSearchLoop):
-    """Mutation and crossover of the best subnets within a budget, by NSGA-II with repair.
-
-    Args:
-        args: As in :class:`SearchLoop`.
-        max_epochs: Populations, the first random one included.
-        population_size: Candidates per population.
-        top_k: How many of the best have children, 2 or more; with several objectives as many as
-            a population has.
-        num_mutation: Weight of children of one parent.
-        num_crossover: Weight of children of two parents. Both kinds are mutated.
-        mutate_prob: Probability of each group of a child to be drawn anew.
-        kwargs: As in :class:`OptunaSearchLoop`, ``constraints`` among them.
-
-    Raises:
-        InputError: If a budget cannot be met, or the numbers make no sense.
-    """
-
-    def __init__(
-        self,
-        *args: Any,
-        max_epochs: int = 20,
-        population_size: int = 50,
-        top_k: int = 10,
-        num_mutation: int = 25,
-        num_crossover: int = 25,
-        mutate_prob: float = 0.1,
-        **kwargs: Any,
-    ) -> None:
-        numbers = dict(
-            max_epochs=max_epochs,
-            population_size=population_size,
-            top_k=top_k,
-            num_mutation=num_mutation,
-            num_crossover=num_crossover,
-        )
-        if min(max_epochs, population_size, top_k) < 1 or min(num_mutation, num_crossover) < 0:
-            raise InputError(f'An evolution search cannot run with {numbers}.')
-        if num_mutation + num_crossover > population_size:
-            raise InputError(
-                f'num_mutation + num_crossover is {num_mutation + num_crossover}, more than the '
-                f'population_size of {population_size}.'
-            )
-        if not 0 < mutate_prob <= 1:
-            raise InputError(f'mutate_prob must be in (0, 1], got {mutate_prob}.')
-        options = dict(
-            population_size=max(population_size, 2),
-            crossover_prob=num_crossover / max(num_mutation + num_crossover, 1),
-            mutation_prob=mutate_prob,
-        )
-        self.top_k = max(top_k, 2)
-        super().__init__(
-            *args,
-            sampler='NSGAII',
-            sampler_options=options,
-            candidates=max_epochs * population_size,
-            **kwargs,
-        )
-
-    def settings(self) -> dict[str, Any]:
-        """Return what the course of this search depends on."""
-        return {**super().settings(), 'top_k': self.top_k}
-
-    def _sampling(self, seed: int | None = None, **options: Any) -> Sampling:
-        def best(study: Any, population: list[Any]) -> list[Any]:
-            return sorted(population, key=lambda trial: trial.values)[: self.top_k]
-
-        if len(self.objectives) == 1:
-            options['elite_population_selection_strategy'] = best
-        return super()._sampling(seed, **options)

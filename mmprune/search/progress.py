@@ -1,4 +1,4 @@
-"""A progress bar that lets log lines pass above it."""
+"""What a person sees of a search: a bar that lets log lines pass above it, figures in words."""
 
 import logging
 import sys
@@ -67,3 +67,16 @@ def search_progress(logger: logging.Logger, is_shown: bool = True) -> Iterator[P
         finally:
             for handler, stream in consoles:
                 handler.setStream(stream)
+
+
+def in_words(metric: float | None) -> str:
+    """A metric for a person."""
+    return 'not measured' if metric is None else f'{metric:.4f}'
+
+
+def duration(seconds: float) -> str:
+    """A time for a person: seconds, minutes or hours."""
+    for unit, size in (('h', 3600), ('min', 60)):
+        if seconds >= 2 * size:
+            return f'{seconds / size:.0f} {unit}'
+    return f'{seconds:.0f} s'

@@ -53,7 +53,7 @@ class Sampling:
         self._distributions = {
             name: distributions.IntDistribution(0, size - 1) for name, size in sizes.items()
         }
-        with self._quiet():
+        with quiet():
             self.study = optuna.create_study(
                 sampler=self._built(sampler, dict(options), seed, sizes),
                 directions=['minimize'] * num_objectives,
@@ -64,11 +64,8 @@ class Sampling:
     def _built(
         self, name: str, options: dict[str, Any], seed: int, sizes: Mapping[str, int]
     ) -> Any:
-        known = [each for each in self._optuna.samplers.__all__ if each not in _OTHERS]
-        full = name if name.endswith('Sampler') else f'{name}Sampler'
-        if full not in known:
-            raise InputError(f'optuna.samplers has no {full}; {nearest(full, known, 20)}')
-        kind = getattr(self._optuna.samplers, full)
+        kind = class_of_optuna(self._optuna.samplers, name, 'Sampler', _OTHERS)
+        full = kind.__name__
         if full == 'GridSampler':
             if prod(sizes.values()) > _LARGEST_GRID:
                 raise InputError(
@@ -87,12 +84,12 @@ class Sampling:
 
     def start_from(self, levels: Sequence[int]) -> None:
         """Have ``ask`` propose these levels before any of the sampler's own."""
-        with self._quiet():
+        with quiet():
             self.study.enqueue_trial(dict(zip(self._distributions, levels, strict=True)))
 
     def ask(self) -> tuple[list[int], Mapping[str, Any]]:
         """Levels to try, and what the sampler wants to know again when it is told of them."""
-        with self._quiet():
+        with quiet():
             # Nothing is written into this trial: to do that for each group takes most of the time.
             trial = self.study.ask()
             relative = trial.relative_params  # puts into the trial what the sampler wants to know
@@ -122,7 +119,7 @@ class Sampling:
             values: The objectives, smaller ones better; infinite where nothing could be measured.
             noted: As ``ask`` gave it.
         """
-        with self._quiet():
+        with quiet():
             trial = self._optuna.trial.create_trial(
                 params=dict(zip(self._distributions, levels, strict=True)),
                 distributions=self._distributions,
@@ -131,15 +128,35 @@ class Sampling:
             )
             self.study.add_trial(trial)
 
-    @contextmanager
-    def _quiet(self) -> Iterator[None]:
-        """Without Optuna's words on studies, experimental parts and infinite values."""
-        logger = logging.getLogger('optuna')
-        level = logger.level
-        logger.setLevel(logging.ERROR)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore')
-                yield
-        finally:
-            logger.setLevel(level)
+
+def class_of_optuna(module: Any, name: str, kind: str, left_out: Sequence[str]) -> type:
+    """A class of a module of Optuna's, by its name with or without what it is.
+
+    Args:
+        module: ``optuna.samplers``, ``optuna.pruners``.
+        name: ``'TPE'``, ``'TPESampler'``.
+        kind: ``'Sampler'``.
+        left_out: What else the module has.
+
+    Raises:
+        InputError: There is no such class.
+    """
+    known = [each for each in module.__all__ if each.endswith(kind) and each not in left_out]
+    full = name if name.endswith(kind) else f'{name}{kind}'
+    if full not in known:
+        raise InputError(f'{module.__name__} has no {full}; {nearest(full, known, 20)}')
+    return getattr(module, full)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Optuna's words on studies, experimental parts and infinite values."""
+    logger = logging.getLogger('optuna')
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logger.setLevel(level)

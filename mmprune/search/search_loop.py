@@ -32,9 +32,9 @@ from mmprune.search.identity import configs_of
 from mmprune.search.judging import JudgingLoop, Subnet
 from mmprune.search.page import SearchFiles
 from mmprune.search.picture import SearchPicture
-from mmprune.search.progress import search_progress
-from mmprune.search.storage import JOURNAL, RESULTS, presence
-from mmprune.search.study import Study
+from mmprune.search.progress import duration, in_words, search_progress
+from mmprune.search.storage import JOURNAL, RESULTS, check_own_results, hidden, presence
+from mmprune.search.study import Study, on_main
 from mmprune.training.compensation import compensation_of
 from mmprune.wrappers import without_wrapper
 
@@ -54,6 +54,7 @@ class SearchResult:
         metric: Its value of the metric that the search compares; None where the evaluator found
             nothing to measure, in no candidate.
         again: The same, measured again at the end.
+        study: What it was found in.
     """
 
     budget: str
@@ -62,6 +63,7 @@ class SearchResult:
     params: int
     metric: float | None
     again: float | None = None
+    study: str = ''
 
 
 class SearchLoop(JudgingLoop):
@@ -149,6 +151,8 @@ class SearchLoop(JudgingLoop):
         self.seed = seed
         self.resume, self.storage, self.imported = resume, storage, imported
         self.study_name = study or Path(runner.cfg.filename or 'search').stem
+        elsewhere = '' if storage is None else f' in {hidden(storage)}'
+        self._named_study = f'{self.study_name}{elsewhere}'
         self.latency = None if latency is None else TableLatency(latency)
         self.results: list[SearchResult] = []
         self.chosen: list[tuple[str, Evaluation]] = []
@@ -195,16 +199,18 @@ class SearchLoop(JudgingLoop):
     def _open_study(self) -> Iterator[None]:
         """Have the study, new or with what is known already."""
         journal = self.work_dir / JOURNAL
-        is_here = self.storage is None and is_main_process()
+        is_here = self.storage is None
         with ExitStack() as stack:
-            if is_here:
+            if is_here and is_main_process():
                 stack.enter_context(presence(journal, anew=not self.resume))
+            on_main(lambda: check_own_results(self.work_dir, self._named_study))
             self.study = Study(
                 self.storage or str(journal),
                 self.study_name,
                 self._all_settings(),
                 [self._direction(name) for name in self.objectives],
                 self.work_dir,
+                alone=is_here,
             )
             stack.callback(self.study.close)
             if self.imported is not None:
@@ -335,10 +341,12 @@ class SearchLoop(JudgingLoop):
     def _finish(self, budget: Budget, subnet: Subnet, evaluation: Evaluation) -> None:
         """Measure a result again; write its channel config, and the results so far."""
         path = self.work_dir / f'subnet_{budget.label}.yaml'
-        metric, again = evaluation.metric, super()._measure(subnet).get(self.metric)
-        result = SearchResult(
-            budget.label, str(path), evaluation.macs, evaluation.params, metric, again
-        )
+        metric = evaluation.metric
+        if metric is not None:  # it may be known from an earlier run, and nothing else is
+            self._compared(evaluation.metrics)
+        again = super()._measure(subnet).get(self.metric)
+        cost = evaluation.macs, evaluation.params
+        result = SearchResult(budget.label, str(path), *cost, metric, again, self._named_study)
         self.results.append(result)
         self.chosen.append((budget.label, evaluation))
         self.runner.logger.info(
@@ -379,16 +387,3 @@ def _numbered(evaluation: Evaluation) -> Evaluation:
     number = evaluation.origin.rpartition(' ')[2]
     asked = int(number) + 1 if number.isdecimal() else evaluation.index + 1
     return replace(evaluation, asked=asked)
-
-
-def in_words(metric: float | None) -> str:
-    """A metric for a person."""
-    return 'not measured' if metric is None else f'{metric:.4f}'
-
-
-def duration(seconds: float) -> str:
-    """A time for a person: seconds, minutes or hours."""
-    for unit, size in (('h', 3600), ('min', 60)):
-        if seconds >= 2 * size:
-            return f'{seconds / size:.0f} {unit}'
-    return f'{seconds:.0f} s'

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -149,9 +149,9 @@ def set_aside(journal: Path) -> None:
             that a search which is killed meanwhile can still be gone on with.
     """
     names = [RESULTS, journal.name]
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        listed = json.loads(journal.with_name(RESULTS).read_text(encoding='utf-8'))
-        names = [*(Path(each['channel_cfg']).name for each in listed), *names]
+    with suppress(KeyError, TypeError):
+        found = results_in(journal.parent)
+        names = [*(Path(each['channel_cfg']).name for each in found), *names]
     old = [file for file in map(journal.with_name, names) if file.is_file()]
     if not old:
         return
@@ -161,3 +161,30 @@ def set_aside(journal: Path) -> None:
     place.mkdir()
     for file in old:
         os.replace(file, place / file.name)
+
+
+def results_in(folder: Path) -> list[dict[str, Any]]:
+    """The list of what a search has found, of the folder that it wrote it to; empty without any."""
+    with suppress(OSError, ValueError, TypeError):
+        found = json.loads((folder / RESULTS).read_text(encoding='utf-8'))
+        return [each for each in found if isinstance(each, dict)]
+    return []
+
+
+def check_own_results(folder: Path, study: str, others: Iterable[str] = ()) -> None:
+    """Refuse to write the results of a study over those of another one.
+
+    Args:
+        folder: Where they go.
+        study: The study that is to write there.
+        others: Names of other studies that do.
+
+    Raises:
+        InputError: Names one of them.
+    """
+    written = [each.get('study') or study for each in results_in(folder)]
+    for other in (name for name in [*others, *written] if name != study):
+        raise InputError(
+            f"{folder}: holds the study '{other}', whose results those of '{study}' would "
+            'overwrite: give another folder, --work-dir DIR'
+        )

@@ -25,7 +25,14 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from mmprune.dependencies import require
 from mmprune.errors import InputError, MissingFileError
 from mmprune.search.history import Evaluation, check_settings, read_history, write_history
-from mmprune.search.storage import JOURNAL, StorageError, hidden, open_storage, storage_errors
+from mmprune.search.storage import (
+    JOURNAL,
+    StorageError,
+    check_own_results,
+    hidden,
+    open_storage,
+    storage_errors,
+)
 
 BEAT, GRACE = 10.0, 60.0
 """Seconds between two beats of a heart, and after how many without one a worker is dead."""
@@ -47,6 +54,7 @@ class Study:
         settings: What evaluations depend on: plain data that JSON can hold.
         directions: ``'maximize'`` or ``'minimize'``, for each objective.
         rescue: Folder of a file for what the storage does not take.
+        alone: Whether a storage that has other studies is refused, whose results are in one folder.
 
     Attributes:
         evaluations: What is known, by the keys of subnets.
@@ -63,8 +71,9 @@ class Study:
         settings: dict[str, Any],
         directions: Sequence[str],
         rescue: Path,
+        alone: bool = False,
     ) -> None:
-        self.where, self.name, self.rescue = where, name, rescue
+        self.where, self.name, self.rescue, self.alone = where, name, rescue, alone
         self.evaluations: dict[str, Evaluation] = {}
         self.claims: dict[str, Evaluation] = {}
         self._me = f'{_host()} {os.getpid()} {time.time()}'
@@ -143,7 +152,10 @@ class Study:
         self._storage = self._opened.enter_context(open_storage(self.where))
         with storage_errors(self.where):
             directed = [optuna.study.StudyDirection[each.upper()] for each in directions]
-            if self.name not in [each.study_name for each in self._storage.get_all_studies()]:
+            names = [each.study_name for each in self._storage.get_all_studies()]
+            if self.alone:
+                check_own_results(Path(self.where).parent, self.name, names)
+            if self.name not in names:
                 with suppress(optuna.exceptions.DuplicatedStudyError):  # another worker was faster
                     self._storage.create_new_study(directed, self.name)
             self._id = self._storage.get_study_id_from_name(self.name)
@@ -284,16 +296,19 @@ def on_main(action: Callable[[], T]) -> T:
     return outcome[0]
 
 
-def read_candidates(source: str | os.PathLike[str], study: str | None = None) -> list[Evaluation]:
+def read_candidates(
+    source: str | os.PathLike[str], study: str | None = None, weights: str | None = None
+) -> list[Evaluation]:
     """Return what a search has evaluated, in the order in which it was taken.
 
     Args:
         source: The work directory of a search, its journal, the URL of a database, or a file of an
             earlier version.
         study: The study's name, if the storage has several.
+        weights: The ``weights_key`` of the network that they must be of; None takes any.
 
     Raises:
-        InputError: There is no search, or no such study, or it cannot be read.
+        InputError: There is no search, or no such study, it cannot be read, or is of other weights.
     """
     where = str(source)
     if '://' not in where:
@@ -311,6 +326,12 @@ def read_candidates(source: str | os.PathLike[str], study: str | None = None) ->
                 f'{hidden(where)}: which study? There are {", ".join(found) or "none"}.'
             )
         trials = storage.get_all_trials(found[name], deepcopy=False)
+        settings = storage.get_study_user_attrs(found[name]).get(_SETTINGS, {})
+    if weights and settings.get('weights', weights) != weights:
+        raise InputError(
+            f'{hidden(where)}: its candidates were evaluated with other weights than those of this '
+            'checkpoint: give the checkpoint that was searched'
+        )
     is_done = [each.state.name == 'COMPLETE' and _CANDIDATE in each.user_attrs for each in trials]
     evaluations = map(_evaluation, compress(trials, is_done))
     return list({each.key: each for each in reversed([*evaluations])}.values())[::-1]

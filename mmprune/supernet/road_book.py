@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmprune.channels.sizes import Numbers
 from mmprune.layers import Outputs, keep_outputs, outputs_to_keep, stored_numbers
 from mmprune.trace import Road, TraceGraph, trace
 from mmprune.trace.model_state import Contents
@@ -80,13 +81,18 @@ class RoadBook:
 
 def trace_roads(
     model: nn.Module, roads: list[Road], contents: Contents
-) -> tuple[TraceGraph, Outputs]:
-    """The trace of a model, whose fixed outputs are followed, and the modules that give such."""
-    graph = trace(model, roads, contents, stored_numbers(model))
+) -> tuple[TraceGraph, Outputs, dict[str, Numbers]]:
+    """The trace of a model, whose fixed outputs are followed, and the modules that give such.
+
+    With them comes what its modules store.
+    """
+    numbers = stored_numbers(model)
+    graph = trace(model, roads, contents, numbers)
     outputs = outputs_to_keep(graph.constants)
     if keep_outputs(model, outputs):
-        graph = trace(model, roads, contents, stored_numbers(model))
-    return graph, outputs
+        numbers = stored_numbers(model)
+        graph = trace(model, roads, contents, numbers)
+    return graph, outputs, numbers
 
 
 def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:

@@ -30,7 +30,7 @@ from mmprune.execution import (
     replaced_preparation,
 )
 from mmprune.execution.observed_run import observed_run, restored
-from mmprune.layers import keep_outputs, layers_of, stored_numbers, torchs_attention
+from mmprune.layers import keep_outputs, layers_of, torchs_attention
 from mmprune.supernet.replaced import SubnetError, own_numbers, refuse_others
 from mmprune.supernet.road_book import RoadBook, place_of, trace_roads
 from mmprune.supernet.topology import Restriction
@@ -86,10 +86,9 @@ class Supernet:
         """Label, instrument and try; pin what fails, until a random subnet runs."""
         contents: Contents = {}
         roads = list(self.road_book.roads)
-        self.graph, self.kept_outputs = trace_roads(self.model, roads, contents)
-        self.wishes = replace(self.wishes, numbers=stored_numbers(self.model))
+        self.graph, self.kept_outputs, numbers = trace_roads(self.model, roads, contents)
         unwalked = unwalked_readers(self.model, self.graph)
-        self.wishes = replace(self.wishes, unwalked=unwalked)
+        self.wishes = replace(self.wishes, numbers=numbers, unwalked=unwalked)
         self.road_book.take_note(self.graph)
         kinds = {name: type(module) for name, module in modules_of(self.model).items()}
         broken: dict[tuple[str, str], str] = {}

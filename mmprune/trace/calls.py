@@ -21,6 +21,8 @@ _NO_CONTAINERS = (nn.Module, str, bytes, int, float, type(None))
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
     """Every tensor in nested containers and plain objects (data samples), in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
     found: list[torch.Tensor] = []
     pending, seen = [value], set()
     while pending:
@@ -54,14 +56,14 @@ def _is_free(tensor: torch.Tensor, token: torch.Tensor | None, most: int = 200) 
 
 def _gives_constants(module: nn.Module, output: Any, token: torch.Tensor | None) -> bool:
     """Whether a module of somebody's has no tensors, and has given one all the same."""
+    if type(module).__module__.startswith('torch.') or not isinstance(output, torch.Tensor):
+        return False
     with torch._C.DisableTorchFunction():
         return (
-            isinstance(output, torch.Tensor)
-            and output.is_floating_point()
+            output.is_floating_point()
             and 1 < output.dim() < 6
-            and not type(module).__module__.startswith('torch.')
-            and next(chain(module.parameters(), module.buffers()), None) is None
             and _is_free(output, token)
+            and next(chain(module.parameters(), module.buffers()), None) is None
         )
 
 

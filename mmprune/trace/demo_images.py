@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from mmengine.logging import print_log
 
 from mmprune.errors import InputError
+from mmprune.trace.roads import DEMO_INPUTS_ARE, Road
 
 DEFAULT_SHAPE = (1, 3, 224, 224)
 
@@ -43,12 +44,17 @@ def image_shape(shape: Any, option: str = 'input_shape') -> tuple[int, ...]:
     return (1, *sizes) if len(sizes) == 3 else sizes
 
 
-def refuse_shape(demo_input: Any) -> None:
-    """Refuse a tuple of numbers, which would be given to the network as its arguments.
+def check_demo_input(demo_input: Any) -> None:
+    """Refuse what no network is called with, and a tuple of numbers, which would be arguments.
 
     Raises:
-        InputError: ``demo_input`` looks like a shape.
+        InputError: ``demo_input`` is of another kind, or looks like a shape.
     """
+    kinds = (torch.Tensor, tuple, list, Mapping, Road, type(None))
+    if not isinstance(demo_input, kinds) and not callable(demo_input):
+        raise InputError(
+            f'demo_input: expected {DEMO_INPUTS_ARE}, found a {type(demo_input).__name__}'
+        )
     if _is_listed(demo_input) and len(demo_input) > 1 and all(map(_is_size, demo_input)):
         shape = ', '.join(map(str, demo_input))
         raise InputError(

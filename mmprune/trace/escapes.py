@@ -71,17 +71,18 @@ class EscapeRecorder(FunctionMode):
         if self.numbers is not None and func in SIZES:  # they give no tensors
             return watch(self.numbers, func, args, kwargs, func(*args, **kwargs))
         name, given = _name_of(func), _tensors((args, kwargs) if kwargs else args)
-        if any(shadow_of(tensor) is not None for tensor in given):
+        masks = [t for t in given if shadow_of(t) is not None]
+        if masks:
             func, args, kwargs = as_called(name, func, args, kwargs)
             name, given = _name_of(func), _tensors((args, kwargs))
+            masks = [t for t in given if shadow_of(t) is not None]
         # Other modes are not told of what is asked here.
         with torch._C.DisableTorchFunction():
             # A view made under no_grad claims to require grad, but has no edge.
             in_graph = [t for t in given if t.requires_grad and _has_edge(t)]
             producers = [(t, t.grad_fn, t.output_nr) for t in in_graph]  # may be another afterwards
-            masks = [t for t in given if shadow_of(t) is not None]
-            others = [t for t in given if not t.requires_grad and shadow_of(t) is None]
-            constants = [t for t in others if t.numel() > 1]
+            others = [t for t in given if not t.requires_grad and t.numel() > 1]
+            constants = [t for t in others if shadow_of(t) is None]
             start = torch.autograd._get_sequence_nr()
             for tensor in given if may_write(name, func, args, kwargs) else ():
                 self.keep(tensor)
@@ -94,7 +95,7 @@ class EscapeRecorder(FunctionMode):
         if self.numbers is not None:
             result = watch(self.numbers, func, args, kwargs, result)
         with torch._C.DisableTorchFunction():
-            shown = followed(name, func, args, kwargs, given, result)
+            shown = followed(name, func, args, kwargs, given, masks, result)
             result = result if shown is None else shown
             made = _tensors(result) if result is not None else given[:1]
             self.recipes.note(func, name, args, kwargs, given, made)
@@ -104,12 +105,11 @@ class EscapeRecorder(FunctionMode):
             for tensor in given if self._detached and shown is None else ():
                 self.use(tensor)
             self.writes.note(name, args, result, start)
-            differentiable = [t.requires_grad or shadow_of(t) is not None for t in made]
-            if constants and any(differentiable):
+            if constants and any([t.requires_grad or shadow_of(t) is not None for t in made]):
                 self._starts.append(start)
                 shapes = tuple(tuple(t.shape) for t in constants)
                 self._spans.append((torch.autograd._get_sequence_nr(), shapes))
-            is_seen = all(t.requires_grad for t in made) or self._is_in_function()
+            is_seen = all([t.requires_grad for t in made]) or self._is_in_function()
             if shown is not None and not is_seen:
                 reason = self._reason(name)
                 self._detached[id(result)] = (result, _edges(producers) + masked, reason)

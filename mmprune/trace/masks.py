@@ -81,9 +81,19 @@ def followed(
     args: tuple,
     kwargs: Mapping[str, Any],
     given: list[torch.Tensor],
+    masks: list[torch.Tensor],
     result: Any,
 ) -> Any:
     """The result of a call that makes a mask or was given some, as part of the graph.
+
+    Args:
+        name: The name of the function.
+        function: What was called.
+        args: What it was given.
+        kwargs: What it was given by name.
+        given: The tensors in both.
+        masks: Those of them that have shadows.
+        result: What it has returned.
 
     Returns:
         It, or None where the graph cannot show what the call does with a mask.
@@ -91,7 +101,7 @@ def followed(
     if not isinstance(result, torch.Tensor):
         return None
     name = name.strip('_')
-    shadows = [shadow for shadow in map(shadow_of, given) if shadow is not None]
+    shadows = [shadow for shadow in map(shadow_of, masks) if shadow is not None]
     if name in COMPARING and result.dtype is torch.bool:
         sources = shadows + [tensor for tensor in given if tensor.requires_grad]
         if sources:

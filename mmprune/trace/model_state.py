@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from mmprune.errors import InputError
 from mmprune.trace.copies import Contents, Copies
 from mmprune.trace.walk import forget_walks, modules_of, parameters_of
 
@@ -73,11 +74,7 @@ class _Snapshot:
         pending: list[Any] = [root]
         while pending:
             value = pending.pop()
-            kind = type(value)
-            if kind is OrderedDict and not value:  # most are, the hooks of modules
-                self.empty.append(value)
-                continue
-            if kind in _PLAIN or id(value) in self.seen:
+            if id(value) in self.seen:
                 continue
             if isinstance(value, _CONTAINERS):
                 if not value:
@@ -85,12 +82,14 @@ class _Snapshot:
                     continue
                 keys, values = _entries(value)
                 self.containers.append((value, keys, values))
-                inside = [v for v in values if type(v) not in _PLAIN]
-                # Most of what a module holds are the empty dicts of its hooks.
-                self.empty += [v for v in inside if type(v) is OrderedDict and not v]
-                pending += [v for v in inside if type(v) is not OrderedDict or v]
+                for inside in values:
+                    kind = type(inside)
+                    if kind is OrderedDict and not inside:  # most are, the hooks of modules
+                        self.empty.append(inside)
+                    elif kind not in _PLAIN and not isinstance(inside, nn.Module):
+                        pending.append(inside)
             elif isinstance(value, tuple):
-                pending.extend(value)
+                pending += [part for part in value if type(part) not in _PLAIN]
             elif isinstance(value, torch.Tensor):
                 if not _has_contents(value):
                     continue
@@ -170,7 +169,7 @@ class ModelState:
             # What compiled code writes to, nobody sees.
             is_seen = not any(isinstance(module, torch.jit.ScriptModule) for module in modules)
             for tensor in held:
-                if contents is None or not (is_seen and isinstance(tensor, nn.Parameter)):
+                if contents is None or not is_seen or not isinstance(tensor, nn.Parameter):
                     self._copies.keep(tensor)
 
     def is_written(self, tensor: torch.Tensor) -> bool:
@@ -227,9 +226,19 @@ def held_tensors(module: nn.Module) -> list[torch.Tensor]:
 
 
 def set_mode(model: nn.Module, training: bool) -> None:
-    """Put a model into a mode, unless all of its modules are in it."""
+    """Put a model into a mode, unless all of its modules are in it.
+
+    Raises:
+        InputError: It has no modes, as a program of ``torch.export``.
+    """
     if any([module.training is not training for module in modules_of(model).values()]):
-        model.train(training)
+        try:
+            model.train(training)
+        except NotImplementedError as error:
+            raise InputError(
+                f'{type(model).__name__}: cannot be put into training mode ({error}): give the '
+                'module that it was made from'
+            ) from error
         forget_walks()
 
 

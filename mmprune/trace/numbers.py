@@ -178,7 +178,8 @@ class NumberLog:
                     module.__dict__[attribute] = Number(size, place, self)
         for name, attributes in stored.items():
             own = modules[name]
-            store(own, {n: self._stored(stored_in(own, n), Attribute(name, n)) for n in attributes})
+            held = {n: v if type(v) is int else stored_in(own, n) for n, v in attributes.items()}
+            store(own, {n: self._stored(value, Attribute(name, n)) for n, value in held.items()})
         with _without_memory_of_sizes():
             try:
                 yield

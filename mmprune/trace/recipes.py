@@ -189,14 +189,14 @@ def _only_reads(name: str, args: tuple, kwargs: Mapping[str, Any]) -> bool:
 
 def flat_tensors(value: Any) -> list[torch.Tensor]:
     """The tensors in the arguments or results of a torch function, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
     found: list[torch.Tensor] = []
-    pending = [value]
-    while pending:
-        item = pending.pop()
+    if not isinstance(value, (tuple, list, dict)):
+        return found
+    for item in value.values() if isinstance(value, dict) else value:
         if isinstance(item, torch.Tensor):
             found.append(item)
-        elif isinstance(item, (tuple, list)):
-            pending += item[::-1]
-        elif isinstance(item, dict):
-            pending += reversed(item.values())
+        elif isinstance(item, (tuple, list, dict)):
+            found += flat_tensors(item)
     return found

@@ -21,6 +21,7 @@ from mmprune.trace.walk import forget_walks
 from mmprune.trace.walking import walking
 
 DemoInput = torch.Tensor | tuple | list | Mapping | Callable[[nn.Module], Any]
+DEMO_INPUTS_ARE = 'a tensor, a tuple of arguments, a dict of keywords or a callable(model)'
 Pack = Callable[[nn.Module, Any], DemoInput]
 """From a model and the input of a road to what the model is called with."""
 
@@ -97,10 +98,7 @@ def run_model(model: nn.Module, demo_input: DemoInput) -> Any:
         return model(**demo_input)
     if callable(demo_input):
         return demo_input(model)
-    raise TypeError(
-        'demo_input must be a tensor, a tuple of arguments, a dict of keywords or a '
-        f'callable(model), not {type(demo_input).__name__}'
-    )
+    raise TypeError(f'expected {DEMO_INPUTS_ARE}, found a {type(demo_input).__name__}')
 
 
 def describe_input(demo_input: DemoInput) -> str:

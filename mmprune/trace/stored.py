@@ -12,24 +12,24 @@ from typing import Any
 from torch import Tensor, nn
 
 _CONFIG = re.compile(r'conf|cfg|args|param|option|setting|namespace', re.IGNORECASE)
+_PLAIN = frozenset({bool, int, float, str, type(None), tuple, list})
 _DEPTH = 3
 """Names in the longest path: ``config.text.hidden_size``."""
 
 
 def stored_values(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """What a module stores, by name; what a config that it holds stores, by a path with dots."""
-    pending: list[tuple[tuple[str, ...], Any]] = [
-        ((name,), value) for name, value in reversed(module.__dict__.items())
-    ]
-    while pending:
-        path, value = pending.pop()
-        if path[-1].startswith('_'):
+    return _values(module.__dict__, '', _DEPTH)
+
+
+def _values(fields: dict[Any, Any], prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+    for name, value in fields.items():
+        if not isinstance(name, str) or name[:1] == '_' or (prefix and '.' in name):
             continue
-        if not _is_config(value):
-            yield '.'.join(path), value
-        elif len(path) < _DEPTH:
-            inside = [(n, v) for n, v in _fields(value).items() if isinstance(n, str)]
-            pending += [((*path, n), v) for n, v in reversed(inside) if '.' not in n]
+        if type(value) in _PLAIN or not _is_config(value):
+            yield prefix + name, value
+        elif depth > 1:
+            yield from _values(_fields(value), f'{prefix}{name}.', depth - 1)
 
 
 def stored(module: nn.Module, path: str) -> Any:

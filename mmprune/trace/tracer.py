@@ -351,18 +351,18 @@ class _GraphReader:
 
     def _calls(self, reached: set[str]) -> Iterable[ModuleCall]:
         def edges(tensors: list[torch.Tensor]) -> tuple[Edge, ...]:
-            return tuple(
-                self._edge(t.grad_fn, t.output_nr)
-                for t in tensors
-                if t.grad_fn in self.ids or t.grad_fn in self.session.known
-            )
+            made = [(t.grad_fn, t.output_nr) for t in tensors]
+            return tuple([self._edge(*key) for key in made if key[0] in ids or key[0] in known])
 
+        ids, known = self.ids, self.session.known
         owners: dict[str, bool] = {}
         for name in self.parameter_shapes:
-            owner = name
+            owner, is_reached = name, name in reached
             while owner:
                 owner = owner.rpartition('.')[0]
-                owners[owner] = owners.get(owner, False) or name in reached
+                if owners.get(owner, False) >= is_reached and owner in owners:
+                    break  # and so is what it is in
+                owners[owner] = is_reached
         for name, inputs, outputs in self.recorder.calls:
             yield ModuleCall(name, edges(inputs), edges(outputs), not owners.get(name, True))
 

@@ -6,6 +6,7 @@ Norms and dropout of torch do not count: they differ in numbers, not in channels
 from __future__ import annotations
 
 import contextlib
+import operator
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -118,7 +119,7 @@ def train(model: nn.Module) -> set[nn.Module]:
         model.train()
         return set()
     before = [
-        (module, store, dict(store))
+        (module, store, {**store, 'training': True} if 'training' in store else dict(store))
         for module in modules
         for store in (vars(module), module._parameters, module._buffers, module._modules)
         if store
@@ -132,6 +133,8 @@ def _is_changed(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
     """Whether a module holds other objects under some names, but for its mode."""
     if now.keys() != before.keys():
         return True
+    if all(map(operator.is_, now.values(), before.values())):
+        return False
     pairs = zip(now.items(), before.values(), strict=True)
     return any([name != 'training' for (name, value), old in pairs if value is not old])
 

@@ -14,9 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-_walked: ContextVar[dict[nn.Module, dict[str, nn.Module]] | None] = ContextVar(
-    '_walked', default=None
-)
+_walked: ContextVar[dict[Any, dict[str, Any]] | None] = ContextVar('_walked', default=None)
 
 
 @contextmanager
@@ -81,7 +79,13 @@ def places_of_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters of a model by their first name, in the order of ``named_parameters``."""
-    return _tensors_of(model, '_parameters')
+    known = _walked.get()
+    if known is None:
+        return _tensors_of(model, '_parameters')
+    key = model, '_parameters'
+    if key not in known:
+        known[key] = _tensors_of(model, '_parameters')
+    return dict(known[key])
 
 
 def buffers_of(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -103,7 +107,7 @@ def names_of_parameters(model: nn.Module) -> dict[int, tuple[nn.Parameter, list[
 def _tensors_of(model: nn.Module, store: str) -> dict[str, Any]:
     found: dict[int, tuple[str, Any]] = {}
     for name, module in modules_of(model).items():
-        for local, tensor in getattr(module, store).items():
+        for local, tensor in module.__dict__[store].items():
             if tensor is not None and id(tensor) not in found:
                 found[id(tensor)] = (f'{name}.{local}' if name else local, tensor)
     return dict(found.values())

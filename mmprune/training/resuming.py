@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from mmengine.dist import get_rank
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.logging import print_log
-from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, find_latest_checkpoint
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmprune.checkpoint import read_checkpoint
@@ -25,6 +25,9 @@ GRADIENTS_KEY = 'mmprune_gradients'
 """Where a checkpoint holds gradients that wait for the other batches of their step."""
 DONE_KEY = 'mmprune_batches_done'
 """Where a checkpoint says how many batches of its epoch are done."""
+PATIENCE_KEY = 'mmprune_patience'
+"""Where a checkpoint holds what each ``EarlyStoppingHook`` has counted."""
+_PATIENCE = ('wait_count', 'best_score')
 _NEEDED = ('meta', 'optimizer', 'message_hub')
 
 
@@ -35,7 +38,8 @@ class ExactResume(Hook):
     What an iteration draws at random (widths, dropout, mixing) depends on the seed and on its
     number alone; what a batch draws (which images, their transforms, in whichever worker), on the
     seed and on the number of the batch. An epoch in whose middle a checkpoint was written goes on
-    there. Gradients that wait for more batches are kept in the checkpoint.
+    there. Gradients that wait for more batches are kept in the checkpoint, and so is the patience
+    of ``EarlyStoppingHook``; a validation that followed a checkpoint is made once more.
 
     Checkpoints are written under a temporary name and renamed, and an old one is removed only when
     the new one is there.
@@ -56,6 +60,7 @@ class ExactResume(Hook):
     def before_run(self, runner: Runner) -> None:
         """Let mmengine write files as a whole."""
         register_backend('local', AtomicBackend, force=True, prefixes='')
+        runner.register_hook(_DueValidation(), 'LOWEST')
 
     def before_train(self, runner: Runner) -> None:
         """Number the batches; give back the gradients that wait."""
@@ -100,6 +105,9 @@ class ExactResume(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Keep how far the epoch is, and gradients that wait for other batches of their step."""
         checkpoint[DONE_KEY] = self._done
+        checkpoint[PATIENCE_KEY] = [
+            {name: getattr(hook, name) for name in _PATIENCE} for hook in _early_stopping(runner)
+        ]
         if getattr(runner.optim_wrapper, '_accumulative_counts', 1) > 1:
             checkpoint[GRADIENTS_KEY] = {
                 name: parameter.grad.cpu()
@@ -108,9 +116,13 @@ class ExactResume(Hook):
             }
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Take both, if the training goes on."""
+        """Take all of it, if the training goes on."""
         if runner._resume:
             self._done = checkpoint.get(DONE_KEY, 0)
+            for hook, counted in zip(
+                _early_stopping(runner), checkpoint.get(PATIENCE_KEY, ()), strict=False
+            ):
+                vars(hook).update(counted)
             self._gradients = checkpoint.get(GRADIENTS_KEY, {})
 
     def _draw(self, runner: Runner, what: str) -> None:
@@ -125,6 +137,28 @@ class ExactResume(Hook):
                     {hook.last_ckpt, getattr(hook, 'best_ckpt_path', None)}
                     | set(getattr(hook, 'best_ckpt_path_dict', {}).values())
                 )
+
+
+class _DueValidation(Hook):
+    """Makes the validation that followed the checkpoint which a training goes on from."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Validate, where all other hooks are ready for it."""
+        loop: Any = runner.train_loop
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        if not by_epoch and not isinstance(loop, IterBasedTrainLoop):
+            return
+        now, last = (loop._epoch, loop._max_epochs) if by_epoch else (loop._iter, loop._max_iters)
+        within = by_epoch and loop._iter % len(loop.dataloader)
+        if not runner._resume or runner.val_loop is None or within or now < max(loop.val_begin, 1):
+            return
+        loop._decide_current_val_interval()
+        if now % loop.val_interval == 0 or now == last:
+            runner.val_loop.run()
+
+
+def _early_stopping(runner: Runner) -> list[EarlyStoppingHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
 
 
 # -- what a batch draws --------------------------------------------------------------------

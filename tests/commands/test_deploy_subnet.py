@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmprune.checkpoint import read_checkpoint
 from mmprune.commands.deploy_subnet import VerificationError, deploy_subnet
 from mmprune.commands.export_subnet import export_subnet, set_from_file
 from mmprune.commands.predict import predict_dataset
@@ -330,6 +331,13 @@ def test_a_candidate_of_another_network_is_refused(
     options = {'model.pruner.importance': dict(type='RandomImportance', seed=1)}
     with pytest.raises(InputError, match='search: candidate 1 is no subnet of this network'):
         deploy_subnet(CONFIG, trained, study=study, pick='1', cfg_options=options)
+    content = read_checkpoint(trained)
+    next(iter(content['state_dict'].values())).add_(1)
+    torch.save(content, tmp_path / 'other.pth')
+    with pytest.raises(
+        InputError, match=r'study.journal: its candidates .* the checkpoint that was'
+    ):
+        deploy_subnet(CONFIG, tmp_path / 'other.pth', study=study, pick='1')
     for given in ({}, {'study': study, 'channel_cfg': 'subnet.yaml'}):
         with pytest.raises(InputError, match='the channel config of a subnet, or the study'):
             deploy_subnet(CONFIG, trained, **given)

@@ -27,7 +27,7 @@ from mmprune.trace.demo_images import image_shape
         (dict(type='ImportancePruner', buget=1), "no option 'buget'; did you mean 'budget'"),
         (
             dict(type='ImportancePruner', colour=1),
-            "no option 'colour'; there are 'ratio',",
+            "no option 'colour'; it takes ratio, budget,",
         ),
         (dict(type='NetworkSlimming', ratio=0.5), 'NetworkSlimming sets ratio by itself'),
         (dict(type='RatoPruner', ratios=[1]), "no pruner 'RatoPruner'; did you mean 'RatioPruner'"),

@@ -26,7 +26,7 @@ from mmprune.search import (
     SearchLoop,
     read_candidates,
 )
-from mmprune.search.search_loop import duration
+from mmprune.search.progress import duration
 
 Search = Callable[..., Any]
 CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'

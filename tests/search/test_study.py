@@ -13,7 +13,7 @@ import pytest
 from mmprune.errors import InputError, MissingFileError
 from mmprune.search import Evaluation, read_candidates, study
 from mmprune.search.history import read_history
-from mmprune.search.storage import StorageError, presence
+from mmprune.search.storage import RESULTS, StorageError, check_own_results, presence
 from mmprune.search.study import Study
 
 SETTINGS = {'seed': 0, 'bins': (1, 2)}
@@ -191,6 +191,29 @@ def test_a_storage_of_several_studies_asks_which(where: str, tmp_path: Path) -> 
     with pytest.raises(InputError, match=r'which study. There are one, two'):
         read_candidates(where)
     assert len(read_candidates(where, 'one')) == 1
+
+
+def test_two_studies_do_not_overwrite_each_others_results(where: str, tmp_path: Path) -> None:
+    """Those of a work directory's own journal, and those whose storage is elsewhere."""
+    evaluate(opened(where), 0)
+    with pytest.raises(InputError, match=r"holds the study 'one', whose results those of 'two'"):
+        Study(where, 'two', SETTINGS, ['maximize'], tmp_path, alone=True)
+    assert len(read_candidates(where)) == 1
+    check_own_results(tmp_path, 'one')
+    (tmp_path / RESULTS).write_text(json.dumps([{'budget': '0.5', 'study': 'one'}]))
+    check_own_results(tmp_path, 'one')
+    with pytest.raises(InputError, match=r"'one in db', .*--work-dir DIR"):
+        check_own_results(tmp_path, 'one', ['one in db'])
+    with pytest.raises(InputError, match="holds the study 'one'"):
+        check_own_results(tmp_path, 'one in db')
+
+
+def test_candidates_are_of_the_weights_that_were_searched(where: str, tmp_path: Path) -> None:
+    worker = Study(where, 'one', {'weights': 'abc'}, ['maximize'], tmp_path)
+    evaluate(worker, 0)
+    assert len(read_candidates(where, weights='abc')) == len(read_candidates(where)) == 1
+    with pytest.raises(InputError, match='other weights than those of this checkpoint'):
+        read_candidates(where, weights='def')
 
 
 def test_a_new_study_begins_only_where_nobody_is_at_work(tmp_path: Path) -> None:

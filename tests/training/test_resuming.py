@@ -124,6 +124,13 @@ KINDS: dict[str, tuple[Callable[[], Config], str]] = {
         lambda: iterations(small(), type='DefaultSampler', shuffle=True),
         'iter_4',
     ),
+    'patience': (
+        lambda: hooked(
+            small(**{'train_cfg.max_epochs': 5}),
+            dict(type='EarlyStoppingHook', monitor='accuracy/top1', min_delta=1000, patience=2),
+        ),
+        'epoch_2',
+    ),
     'gradients that wait': (
         lambda: small(**{'optim_wrapper.accumulative_counts': 2}),
         'epoch_1',
@@ -146,6 +153,7 @@ def test_a_resumed_training_ends_like_one_that_ran_through(
     if cfg.train_dataloader.num_workers:
         cfg.train_dataloader.num_workers = 1  # how many there are does not matter
     train(cfg, tmp_path / 'stopped', 'auto')
+    assert (tmp_path / 'stopped' / 'last_checkpoint').read_text().endswith(f'/{last}')
     before = read_checkpoint(tmp_path / 'whole' / f'{stopped}.pth')
     whole, resumed = (read_checkpoint(tmp_path / f / last) for f in ('whole', 'stopped'))
     for key in whole.keys() & {'state_dict', 'ema_state_dict', 'optimizer', 'mmprune_gradients'}:

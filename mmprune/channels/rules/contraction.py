@@ -7,15 +7,7 @@ from math import prod
 
 import numpy as np
 
-from mmprune.channels.labels import (
-    KERNEL,
-    IntArray,
-    LabelBook,
-    Statistic,
-    Value,
-    axes_of,
-    pin_all,
-)
+from mmprune.channels.labels import KERNEL, IntArray, LabelBook, Statistic, Value, axes_of, pin_all
 from mmprune.channels.meet import decide_blocks, meet
 from mmprune.channels.rules.arithmetic import constants_of, per_channel
 from mmprune.registry import CHANNEL_RULES
@@ -58,18 +50,7 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
         pin_all(inputs, book, f'{node.where}: its weight or its input is a constant')
         return Value(node.shapes[0], [], book.fixed(f'comes from {node.where}'))
     groups, transposed = node.attrs['groups'], node.attrs['transposed']
-    data, summed = _summed_with_kernel(node, data, weight, book)
-    space = set(range(2, len(data.shape)))
-    for factor in [f for dim in space - summed.keys() for f in weight.along(dim)]:
-        book.pin(factor, KERNEL)
-    along = f'{node.where} convolves along the channels'
-    apart = {dim for dim in space if not transposed and _is_pointwise(node, data, weight, dim)}
-    data = replace(data, factors=per_channel(data, space - apart, book, along))
-    data = _blocks_apart(data, book)
-    beside = {(0,), *((dim,) for dim in apart)}
-    for factor in data.factors:
-        if axes_of(factor) not in {(1,), *beside}:
-            book.pin(factor, along)
+    data, summed, factors = _data_of(node, data, weight, book)
     inside = channels_along(data, 1, book)
     if weight.parameter is None:
         # A function of a masked weight need not be 0 where the weight is.
@@ -85,7 +66,6 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     for read in (inside, *summed.values()):
         book.add_site(layer, 'in', read, node.id)
     book.add_site(layer, 'out', out, node.id)
-    factors = [f for f in data.factors if axes_of(f) in beside]
     fixed = book.fixed('has positions there, not channels')
     if groups > 1 and len(inside) == groups and inside.max() < 0:
         fixed = data.fixed  # depthwise: what comes out is as fixed as what goes in
@@ -94,6 +74,34 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     result = Value(node.shapes[0], factors, fixed)
     _count_conv(node, data, weight, inside, result, layer, book, list(summed.values()))
     return result
+
+
+def _data_of(
+    node: TraceNode, data: Value, weight: Value, book: LabelBook
+) -> tuple[Value, dict[int, IntArray], list[IntArray]]:
+    """What a convolution reads: its data, channels that the kernel sums, those beside the channels.
+
+    What it does with positions in space is noted.
+    """
+    summed: dict[int, IntArray] = {}
+    is_plain = all([axes_of(factor) == (1,) for factor in data.factors])  # as most are
+    if not is_plain:
+        data, summed = _summed_with_kernel(node, data, weight, book)
+    space = set(range(2, len(data.shape)))
+    for factor in [f for dim in space - summed.keys() for f in weight.along(dim)]:
+        book.pin(factor, KERNEL)
+    if is_plain:
+        return data, summed, []
+    along = f'{node.where} convolves along the channels'
+    is_moved = node.attrs['transposed']
+    apart = {dim for dim in space if not is_moved and _is_pointwise(node, data, weight, dim)}
+    data = replace(data, factors=per_channel(data, space - apart, book, along))
+    data = _blocks_apart(data, book)
+    beside = {(0,), *((dim,) for dim in apart)}
+    for factor in data.factors:
+        if axes_of(factor) not in {(1,), *beside}:
+            book.pin(factor, along)
+    return data, summed, [factor for factor in data.factors if axes_of(factor) in beside]
 
 
 def _summed_with_kernel(
