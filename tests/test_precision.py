@@ -21,10 +21,21 @@ class Choices(nn.Module):
         return self.head(x * sign)
 
 
-@pytest.fixture
-def prepared():
+class Chaos(Choices):
+    """Doubles a difference at each of many steps, that of rounding too."""
+
+    def forward(self, x):
+        x = self.b(torch.relu(self.a(x)))
+        gate = x.sum(1, keepdim=True).sigmoid()
+        for _ in range(22):
+            gate = 4 * gate * (1 - gate)
+        return self.head(x * gate)
+
+
+@pytest.fixture(params=[Choices])
+def prepared(request):
     torch.manual_seed(0)
-    model = Choices().eval()
+    model = request.param().eval()
     pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5]))
     pruner.prepare_from_supernet(model, torch.randn(4, 3, 48, 48))
     return model, pruner
@@ -43,6 +54,18 @@ def test_choices_that_rounding_tips_are_no_reason_to_refuse_a_network(prepared):
     assert 'in float64. In its own type they differ by' in str(report)
 
 
+@pytest.mark.parametrize('prepared', [Chaos], indirect=True)
+def test_what_shrinks_as_rounding_does_is_rounding(prepared):
+    _, pruner = prepared
+    assert all(pruner.channel_groups[name].prunable for name in ('a', 'b'))
+    reports = [pruner.verify_subnet() for _ in range(5)]
+    assert all(report.ok for report in reports)
+    report = max(reports, key=lambda report: report.rounding)
+    assert report.rounding > 1e-3
+    assert 1e-10 < report.max_rel_err <= report.tolerance == 1e-6 * report.rounding
+    assert 'a mistake would be as large in float64' in str(report)
+
+
 def test_the_supernet_stays_in_its_own_type(prepared):
     model, pruner = prepared
     weight, numbers = model.a.weight, model.a.weight.detach().clone()
@@ -52,6 +75,7 @@ def test_the_supernet_stays_in_its_own_type(prepared):
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
 
 
+@pytest.mark.parametrize('prepared', [Choices, Chaos], indirect=True)
 def test_a_mistake_is_still_found(prepared, monkeypatch):
     model, pruner = prepared
     deploy = pruner.deploy_subnet

@@ -353,6 +353,23 @@ class TimesAConstantVector(Toy):
         return self.head(self.b(self.a(x) * gate[:, None, None]).mean((2, 3)))
 
 
+class Expectation(Toy):
+    """Linear products with a vector in the place of a matrix, as the mean of a distribution."""
+
+    GROUPS = {'a': (8, {'a'}, {'b'})}
+    PINNED = frozenset({'b', 'places', 'a.weight'})
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.weight = conv(3, 8), conv(8, 6), nn.Parameter(torch.rand(8))
+        self.register_buffer('places', torch.arange(6.0))
+
+    def forward(self, x):
+        x = self.a(x)
+        shares = self.b(x).permute(0, 2, 3, 1).softmax(-1)
+        return F.linear(shares, self.places) + F.linear(x.permute(0, 2, 3, 1), self.weight)
+
+
 class UnfoldByMethod(Toy):
     """Windows by ``Tensor.unfold``, of which the mean is taken."""
 

@@ -52,7 +52,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file='data/shapes/annotations/val.json')
 test_evaluator = val_evaluator
 
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=30),
     dict(type='CosineAnnealingLR', by_epoch=True, end=12, eta_min=0, convert_to_iter_based=True),

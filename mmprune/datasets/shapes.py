@@ -1,4 +1,4 @@
-"""Circles, squares and triangles drawn on noise, with boxes, outlines and maps of classes.
+"""Bright circles, squares and triangles on dark noise, with boxes, outlines and maps of classes.
 
 A small data set for trying detectors and segmenters out, made in a second:
 
@@ -20,11 +20,11 @@ from mmprune.dependencies import require
 from mmprune.fileio import write_text
 
 CLASSES = ('circle', 'square', 'triangle')
-SIZES = {'train': 240, 'val': 80}
+SIZES = {'train': 480, 'val': 80}
 SIDE = 64
 """Height and width of the images, in which each quarter has room for one shape."""
 _CORNERS = {'circle': 24, 'square': 4, 'triangle': 3}
-_SMALLEST, _LARGEST, _EMPTY = 6, 15, 0.3
+_SMALLEST, _LARGEST, _EMPTY = 9, 15, 0.3
 
 
 def write_shapes(root: str | os.PathLike[str], sizes: Mapping[str, int] = SIZES) -> None:
@@ -48,12 +48,11 @@ def write_shapes(root: str | os.PathLike[str], sizes: Mapping[str, int] = SIZES)
         images: list[dict[str, object]] = []
         annotations: list[dict[str, object]] = []
         for image_id in range(size):
-            background = random.randint(0, 256, 3)
+            background = random.randint(0, 100, 3)
             image = background + random.normal(0, 20, (SIDE, SIDE, 3))
             classes = np.zeros((SIDE, SIDE), np.uint8)
             for label, outline in _outlines(random):
-                # As far from the background as a colour can be, give or take a third of that.
-                colour = (background + 128 + random.randint(-42, 43, 3)) % 256
+                colour = random.randint(156, 256, 3)
                 mask = cv2.fillPoly(np.zeros_like(classes), [outline], 1).astype(bool)
                 image[mask] = colour + random.normal(0, 20, (int(mask.sum()), 3))
                 classes[mask] = label + 1

@@ -26,6 +26,17 @@ def tolerance_of(model: nn.Module, types: Iterable[torch.dtype] = ()) -> float:
     return max(TOLERANCE.get(kind, 0.0) for kind in (own, torch.float64, *types))
 
 
+def tolerance_in_float64(single: float) -> float:
+    """Allowed relative error in float64 where float32 shows ``single``.
+
+    A network that magnifies rounding at every layer, as norms over a channel's two numbers in a
+    small batch do, differs in float64 too, by as much less as that is more precise (2e-9). A
+    mistake does not shrink to a millionth.
+    """
+    precise = TOLERANCE[torch.float64]
+    return max(precise, 1e-6 * single) if single < float('inf') else precise
+
+
 @dataclass(frozen=True)
 class VerifyReport:
     """Whether a subnet behaves the same wherever it runs.
@@ -65,7 +76,8 @@ class VerifyReport:
             return (
                 f'{agree} in float64. In its own type they differ by {self.rounding:.1e}: rounding '
                 'tips choices that the network takes, such as which neighbours are nearest, or is '
-                'magnified by the statistics of a small batch'
+                'magnified by the statistics of a small batch; a mistake would be as large in '
+                'float64'
             )
         where = self.first_diverging_module or 'the output'
         return (

@@ -16,7 +16,7 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.channels.held import is_child, is_inside
 from mmprune.channels.labels import Size
 from mmprune.channels.propagate import ESCAPES, ORDERS
-from mmprune.deploy.verify import TOLERANCE, tolerance_of
+from mmprune.deploy.verify import tolerance_in_float64, tolerance_of
 from mmprune.execution.observed_run import (
     first_difference,
     observed_run,
@@ -35,13 +35,13 @@ class Failure:
     Attributes:
         module: The innermost module that failed, or the first whose output differs.
         problem: What happened.
-        is_difference: Whether it ran, and only gave other numbers.
+        error: By how much its outputs differ, if it ran and only gave other numbers; else 0.
         road: The road that it happened on.
     """
 
     module: str
     problem: str
-    is_difference: bool = False
+    error: float = 0.0
     road: str = ''
 
 
@@ -87,7 +87,7 @@ def compare_executions(
     """Run the subnet that is set sliced and masked; the two computations share little.
 
     They run on smaller images first, and on the demo input if that does not work. A difference
-    that float64 does not show is rounding, which tipped a choice.
+    that float64 does not show, or that shrinks in it as rounding does, is rounding.
 
     Args:
         model: The supernet.
@@ -104,9 +104,9 @@ def compare_executions(
     failure = run(road, tolerance=tolerance, observe=False)
     if failure is None:
         return None
-    if failure.is_difference and is_rounded(model):
+    if failure.error and is_rounded(model):
         with in_float64(model):
-            precise = TOLERANCE[torch.float64]
+            precise = tolerance_in_float64(failure.error)
             if run(float64_input(road), tolerance=precise, observe=False, contents=None) is None:
                 return None
     # Hooks may switch a fused kernel off that has failed; the failure is one all the same.
@@ -143,7 +143,7 @@ def _runs(
         return None
     where = first_difference(first, second, tolerance)
     problem = f'sliced and masked outputs differ by {max(errors):.1e}'
-    return Failure(where, problem, True, road.name)
+    return Failure(where, problem, max(errors), road.name)
 
 
 def blame(
@@ -174,7 +174,7 @@ def blame(
         chain.append(chain[-1].rpartition('.')[0])
     search = partial(_sizes_to_hold, failure, labelling, prunable, kinds)
     # Shapes that do not fit say more of sizes than of values that leave the graph.
-    found = {} if failure.is_difference else search(chain, ('unknown',))
+    found = {} if failure.error else search(chain, ('unknown',))
     if found:
         return found
     if labelling.has_escapes and ESCAPES not in tried:

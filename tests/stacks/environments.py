@@ -104,7 +104,8 @@ STACKS = (
         (
             *('mmengine==0.11.0rc3', 'mmpretrain==1.2.0'),
             *('pycocotools', 'shapely', 'terminaltables', 'six', 'tqdm', 'prettytable'),
-            *('json-tricks', 'munkres', 'pillow', 'ftfy', 'regex', 'onnx', 'onnxruntime'),
+            *('json-tricks', 'munkres', 'pillow', 'ftfy', 'regex'),
+            *('onnx', 'onnxruntime', 'onnxscript'),
             *('pytest', 'pytest-xdist', 'openmim', 'setuptools>=77,<81', 'cython', CV2),
         ),
         without=(

@@ -1,4 +1,4 @@
-# 12 epochs of 30 steps: minutes on two cores.
+# 12 epochs of 60 steps: minutes on a core.
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=30),

@@ -39,7 +39,9 @@ register('pixel_unshuffle', 'PixelUnshuffleBackward', factor='downscale_factor')
 
 @parser('TBackward')
 def _t(grad_fn: Any) -> Parsed:
-    return 'transpose', {'dim0': -1, 'dim1': -2}
+    # A vector, such as the weight of a linear product, is what it was.
+    is_matrix = len(grad_fn._input_metadata[0].shape) == 2
+    return ('transpose', {'dim0': -1, 'dim1': -2}) if is_matrix else ('view', {})
 
 
 @parser('TrilBackward', 'TriuBackward')

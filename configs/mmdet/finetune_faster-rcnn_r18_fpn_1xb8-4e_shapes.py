@@ -1,7 +1,7 @@
 # What tools/prune.py has left of it, finetuned with the full one as its teacher.
-_base_ = ['./rtmdet_tiny_1xb8-12e_shapes.py', '../_base_/mmprune.py']
+_base_ = ['./faster-rcnn_r18_fpn_1xb8-12e_shapes.py', '../_base_/mmprune.py']
 
-folder = 'work_dirs/rtmdet_tiny_1xb8-12e_shapes'
+folder = 'work_dirs/faster-rcnn_r18_fpn_1xb8-12e_shapes'
 model = dict(
     _delete_=True,
     type='mmprune.DistilledModel',
@@ -19,7 +19,18 @@ model = dict(
                 teacher_module='neck',
                 losses=[dict(type='L2Loss', loss_weight=1, normalise=True)],
             ),
+            dict(
+                student_module='rpn_head.rpn_cls',
+                teacher_module='rpn_head.rpn_cls',
+                losses=[dict(type='ChannelWiseDivergence', loss_weight=1, tau=4)],
+            ),
         ],
     ),
 )
 load_from = f'{folder}/pruned/deployed.pth'
+
+param_scheduler = [
+    dict(type='CosineAnnealingLR', by_epoch=True, end=4, eta_min=0, convert_to_iter_based=True)
+]
+train_cfg = dict(max_epochs=4)
+default_hooks = dict(checkpoint=dict(interval=4))

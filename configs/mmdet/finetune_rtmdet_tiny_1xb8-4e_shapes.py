@@ -1,7 +1,7 @@
 # What tools/prune.py has left of it, finetuned with the full one as its teacher.
-_base_ = ['./pspnet_r18-d8_1xb8-12e_shapes.py', '../_base_/mmprune.py']
+_base_ = ['./rtmdet_tiny_1xb8-12e_shapes.py', '../_base_/mmprune.py']
 
-folder = 'work_dirs/pspnet_r18-d8_1xb8-12e_shapes'
+folder = 'work_dirs/rtmdet_tiny_1xb8-12e_shapes'
 model = dict(
     _delete_=True,
     type='mmprune.DistilledModel',
@@ -15,11 +15,17 @@ model = dict(
         type='SelfDistiller',
         components=[
             dict(
-                student_module='decode_head.conv_seg',
-                teacher_module='decode_head.conv_seg',
-                losses=[dict(type='ChannelWiseDivergence', loss_weight=1, tau=4)],
+                student_module='neck',
+                teacher_module='neck',
+                losses=[dict(type='L2Loss', loss_weight=1, normalise=True)],
             ),
         ],
     ),
 )
 load_from = f'{folder}/pruned/deployed.pth'
+
+param_scheduler = [
+    dict(type='CosineAnnealingLR', by_epoch=True, end=4, eta_min=0, convert_to_iter_based=True)
+]
+train_cfg = dict(max_epochs=4)
+default_hooks = dict(checkpoint=dict(interval=4))
