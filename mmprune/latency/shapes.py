@@ -70,7 +70,7 @@ class LayerShape:
         """Such a layer with other widths, in eval mode."""
         inputs = widths[0]
         outputs = widths[-1] if not self.is_tied else inputs * self.outputs // self.inputs
-        options = dict(self.options)
+        options: dict[str, Any] = dict(self.options)
         module: nn.Module
         if self.kind == 'Linear':
             module = nn.Linear(inputs, outputs, **options)
@@ -92,7 +92,7 @@ class LayerShape:
         return torch.rand(shape)
 
     def __str__(self) -> str:
-        options = dict(self.options)
+        options: dict[str, Any] = dict(self.options)
         kernel = 'x'.join(map(str, options.get('kernel_size', ())))
         stride = options.get('stride', (1,))[0]
         words = [self.kind, kernel, f'stride {stride}' if stride != 1 else '']

@@ -148,7 +148,7 @@ def search(
     data = DATA[name]
     is_trained, sampler = way
     if sampler == 'greedy':
-        loop = dict(type='mmprune.GreedySearchLoop', targets=list(targets))
+        loop: dict[str, Any] = dict(type='mmprune.GreedySearchLoop', targets=list(targets))
         loop.update(max_channel_bins=8, min_channel_bins=2)
     else:
         limits = [dict(macs=target) for target in targets if target <= NARROW]
