@@ -27,7 +27,7 @@ class Chaos(Choices):
     def forward(self, x):
         x = self.b(torch.relu(self.a(x)))
         gate = x.sum(1, keepdim=True).sigmoid()
-        for _ in range(26):
+        for _ in range(18):
             gate = 4 * gate * (1 - gate)
         return self.head(x * gate)
 
