@@ -147,6 +147,7 @@ def search(
     """
     data = DATA[name]
     is_trained, sampler = way
+    loop: dict[str, Any]
     if sampler == 'greedy':
         loop: dict[str, Any] = dict(type='mmprune.GreedySearchLoop', targets=list(targets))
         loop.update(max_channel_bins=8, min_channel_bins=2)
