@@ -266,7 +266,8 @@ def newest_checkpoint(work_dir: str) -> str | None:
     Raises:
         InputError: There are some, and none is whole.
     """
-    named, given = None, []
+    named: str | None = None
+    given: list[Path] = []
     with suppress(OSError, ValueError):  # a crash may have left anything there
         named = find_latest_checkpoint(work_dir)
         places = [Path(named), Path(work_dir) / Path(named).name] if named else []
