@@ -24,7 +24,7 @@ UNFINISHED = '.mmprune-unfinished-'
 _LEAST_FREE = 2**20
 _OF_WRITING = (
     *(errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG, errno.ENOSPC),
-    *(errno.ENOTDIR, errno.EPERM, errno.EROFS, errno.EEXIST),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EPERM, errno.EROFS, errno.EEXIST),
 )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from mmprune.errors import InputError
+from mmprune.fileio import writable
 
 try:
     import fcntl
@@ -48,13 +49,15 @@ def only_run_in(
 
     Raises:
         InputError: Another run holds the folder; the message has its process and its start.
+        UnwritableError: Nothing may be written there.
     """
     if fcntl is None:
         yield
         return
     path = Path(folder) / NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     _held.add(handle)
     try:
         if _locked(handle, fcntl.LOCK_EX):

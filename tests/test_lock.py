@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mmprune.errors import InputError
+from mmprune.errors import InputError, UnwritableError
 from mmprune.lock import only_run_in
 
 # Takes the folder, and has a forked child that outlives it, as workers of a data loader do.
@@ -50,6 +50,15 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert begun == [1]
         with only_run_in(tmp_path, 'training'):
             pass
+
+
+def test_a_place_without_room_for_a_lock(tmp_path: Path) -> None:
+    (tmp_path / '.mmprune_lock').mkdir()
+    with (
+        pytest.raises(UnwritableError, match=r'mmprune_lock: cannot be written'),
+        only_run_in(tmp_path, 'a test'),
+    ):
+        pytest.fail('the block must not run')
 
 
 def test_a_lock_that_says_nothing_yet(tmp_path: Path) -> None:

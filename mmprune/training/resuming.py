@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -299,12 +300,16 @@ def newest_checkpoint(work_dir: str) -> str | None:
     Raises:
         InputError: There are some, and none is whole.
     """
-    named = find_latest_checkpoint(work_dir)
-    given = [Path(named), Path(work_dir) / Path(named).name] if named else []
+    named: str | None = None
+    given: list[Path] = []
+    with suppress(OSError, ValueError):  # a crash may have left anything there
+        named = find_latest_checkpoint(work_dir)
+        places = [Path(named), Path(work_dir) / Path(named).name] if named else []
+        given = [file for file in places if file.is_file()]
     saved = [*Path(work_dir).glob('epoch_*.pth'), *Path(work_dir).glob('iter_*.pth')]
     others = sorted(saved, key=lambda file: -file.stat().st_mtime_ns)
     problems: list[InputError] = []
-    for path in dict.fromkeys([file for file in given if file.is_file()][:1] + others):
+    for path in dict.fromkeys(given[:1] + others):
         try:
             check_resumable(read_checkpoint(path), path)
         except InputError as error:

@@ -198,6 +198,10 @@ def test_of_several_checkpoints_the_newest_whole_one_is_taken(tmp_path: Path) ->
     assert newest_checkpoint(folder) == str(tmp_path / 'iter_2.pth')
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
     assert newest_checkpoint(folder) == str(tmp_path / 'epoch_1.pth')
+    for junk in (b'\xff\xfe', b'\0' * 64, b'x' * 9000):
+        (tmp_path / 'last_checkpoint').write_bytes(junk)
+        assert newest_checkpoint(folder) == str(tmp_path / 'iter_2.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
     (tmp_path / 'iter_2.pth').unlink()
     (tmp_path / 'epoch_1.pth').unlink()
     with pytest.raises(InputError, match=r'epoch_3\.pth: not a checkpoint, or cut off'):
