@@ -214,6 +214,8 @@ def test_mixed_precision_needs_an_accelerator(
     monkeypatch.setattr(run, '_has_accelerator', lambda: False)
     with pytest.raises(InputError, match='--amp needs an accelerator'):
         train(CONFIG, tmp_path, amp=True, cfg_options=SHORT)
+    with pytest.raises(InputError, match=r'digits\.py: optim_wrapper is an AmpOptimWrapper, which'):
+        train(CONFIG, tmp_path, cfg_options={'optim_wrapper.type': 'AmpOptimWrapper'})
 
 
 @pytest.mark.parametrize('kind', [None, 'OptimWrapper', 'AmpOptimWrapper'])

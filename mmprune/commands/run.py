@@ -62,6 +62,11 @@ def train(
     _set_work_dir(cfg, work_dir)
     if amp:
         _set_amp(cfg)
+    elif _AMP_TYPE in str(cfg.optim_wrapper.get('type')) and not _has_accelerator():
+        raise InputError(
+            f'{cfg.filename}: optim_wrapper is an {_AMP_TYPE}, which needs an accelerator, and '
+            'torch sees none here: leave out its options, and set optim_wrapper.type=OptimWrapper'
+        )
     if resume is not None:
         cfg.load_from = newest_checkpoint(cfg.work_dir) if resume == 'auto' else str(resume)
         # Without a checkpoint, mmengine would look for one itself, and find none.
