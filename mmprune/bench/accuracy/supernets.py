@@ -149,7 +149,7 @@ def search(
     is_trained, sampler = way
     loop: dict[str, Any]
     if sampler == 'greedy':
-        loop: dict[str, Any] = dict(type='mmprune.GreedySearchLoop', targets=list(targets))
+        loop = dict(type='mmprune.GreedySearchLoop', targets=list(targets))
         loop.update(max_channel_bins=8, min_channel_bins=2)
     else:
         limits = [dict(macs=target) for target in targets if target <= NARROW]
