@@ -21,8 +21,8 @@ def without_joined(factors: list[IntArray]) -> tuple[list[IntArray], list[IntArr
     chosen: dict[Axes, IntArray] = {}
     for factor in sorted(factors, key=lambda own: -len(np.unique(own))):
         chosen.setdefault(axes_of(factor), factor)
-    found = list(chosen.values())
-    return found, [own for own in factors if not any(own is factor for factor in found)]
+    others = [own for own in factors if not np.array_equal(own, chosen[axes_of(own)])]
+    return list(chosen.values()), others
 
 
 def unjoined(factors: list[IntArray], book: LabelBook, where: str) -> list[IntArray]:
