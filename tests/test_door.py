@@ -253,7 +253,7 @@ def test_arguments_that_make_no_sense_are_refused(options: dict, message: str) -
             'a program of torch.jit.*give the module',
         ),
         (lambda net: torch.export.export(net, (DEMO,)).module(), DEMO, 'give the module that'),
-        (lambda net: net, DEMO.numpy(), 'demo_input: expected a tensor.*found a ndarray'),
+        (lambda net: net, DEMO.numpy(), 'demo_input: expected a tensor.*found ndarray'),
     ],
 )
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')

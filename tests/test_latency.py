@@ -230,7 +230,7 @@ def test_a_table_of_something_else_is_refused(fake, tmp_path):
         (lambda text: text.replace('"stem",\n   0', '"stem",\n   99'), 'a layer that is not there'),
         (
             lambda text: text.replace('"milliseconds": [', '"milliseconds": [1,', 1),
-            r'layers\[0\]: (times of shape|setting an array)',
+            r'layers\[0\].milliseconds\[1\]: expected a number from 0',
         ),
         (lambda text: text.replace('"threads": ', '"threads": -'), 'threads: expected a whole'),
         (

@@ -140,7 +140,7 @@ def test_any_kind_of_demo_input(data):
 
 
 def test_a_demo_input_of_another_kind_is_refused():
-    with pytest.raises(TypeError, match=r'a tensor, a tuple .* or a callable\(model\), not int'):
+    with pytest.raises(TypeError, match=r'a tensor, a tuple .* or a callable\(model\), found int'):
         run_model(TwoInputs(), 3)
 
 

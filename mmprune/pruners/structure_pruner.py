@@ -112,7 +112,7 @@ class StructurePruner(MMRazorNames, Planning, Searching, Switching):
             InputError: The demo input is a shape, or a name or option fits no layer.
         """
         if not isinstance(supernet, nn.Module):
-            raise InputError(f'a network is a torch.nn.Module, found a {type(supernet).__name__}')
+            raise InputError(f'a network is a torch.nn.Module, found {type(supernet).__name__}')
         check_demo_input(demo_input)
         model = unwrap(supernet)
         if isinstance(model, torch.jit.ScriptModule):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
+import torch
 from torch import nn
 
 from mmprune.channels.constraints import BoolArray
 from mmprune.deploy import VerifyReport, compare, deploy
 from mmprune.deploy.channel_cfg import ChannelCfg
-from mmprune.deploy.verify import tolerance_in_float64
+from mmprune.deploy.verify import TOLERANCE, tolerance_in_float64
 from mmprune.execution.precision import float64_input, in_float64, is_rounded
 from mmprune.supernet.supernet import Supernet
 
@@ -32,13 +33,18 @@ def verify(prepared: Supernet, alive: BoolArray, cfg: ChannelCfg) -> VerifyRepor
     deployed = deploy(prepared.model, cfg)
     try:
         reports = _reports(prepared, alive, deployed, cfg)
-        report, wrong = _worst(reports), {found.road for found in reports if not found.ok}
+        report = _worst(reports)
+        wrong: dict[str, float] = {}
+        for found in reports:
+            if not found.ok:
+                wrong[found.road] = max(found.max_rel_err, wrong.get(found.road, 0.0))
         if wrong and report.max_rel_err < float('inf') and is_rounded(prepared.model):
             with in_float64(prepared.model, deployed):
-                again = _reports(prepared, alive, deployed, cfg, only=wrong)
-            precise = _worst(_shrunk(found, reports) for found in again)
+                precise = _worst(_reports(prepared, alive, deployed, cfg, only=wrong))
             if precise.ok:
-                report = replace(precise, rounding=report.max_rel_err)
+                usual = TOLERANCE[torch.float64]
+                allowed = usual if precise.max_rel_err <= usual else precise.tolerance
+                report = replace(precise, tolerance=allowed, rounding=report.max_rel_err)
             elif not precise.max_rel_err < float('inf'):
                 why = f'Float64 would tell rounding from a mistake, but: {precise.problem}'
                 report = replace(report, problem=f'{report.problem} {why}')
@@ -54,11 +60,11 @@ def _reports(
     alive: BoolArray,
     deployed: nn.Module,
     cfg: ChannelCfg,
-    only: Container[str] | None = None,
+    only: Mapping[str, float] | None = None,
 ) -> list[VerifyReport]:
     """The reports about the sliced and the masked supernet on all roads, or ``only`` on these.
 
-    These are walked in float64, in which the models are then.
+    These are walked in float64, in which the models are then; float32's errors on them are given.
     """
     reports = []
     cut = partial(deploy, prepared.model, cfg)
@@ -73,19 +79,12 @@ def _reports(
                 continue
             given = road if only is None else float64_input(road)
             types = prepared.graph.types if only is None else ()
-            found = compare(prepared.model, deployed, given, cut, types)
+            tolerance = None if only is None else tolerance_in_float64(only[road.name])
+            found = compare(prepared.model, deployed, given, cut, types, tolerance)
             if found.ok or only is not None or not prepared.doubts(road):
                 reports.append(found)
                 del pending[0]
     return reports
-
-
-def _shrunk(precise: VerifyReport, reports: Iterable[VerifyReport]) -> VerifyReport:
-    """What float64 shows of a road; right, too, if float32's difference shrank as rounding does."""
-    tolerance = tolerance_in_float64(max(f.max_rel_err for f in reports if f.road == precise.road))
-    if precise.ok or not precise.max_rel_err <= tolerance:
-        return precise
-    return replace(precise, ok=True, tolerance=tolerance, first_diverging_module='', problem='')
 
 
 def _worst(reports: Iterable[VerifyReport]) -> VerifyReport:

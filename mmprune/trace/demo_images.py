@@ -53,7 +53,7 @@ def check_demo_input(demo_input: Any) -> None:
     kinds = (torch.Tensor, tuple, list, Mapping, Road, type(None))
     if not isinstance(demo_input, kinds) and not callable(demo_input):
         raise InputError(
-            f'demo_input: expected {DEMO_INPUTS_ARE}, found a {type(demo_input).__name__}'
+            f'demo_input: expected {DEMO_INPUTS_ARE}, found {type(demo_input).__name__}'
         )
     if _is_listed(demo_input) and len(demo_input) > 1 and all(map(_is_size, demo_input)):
         shape = ', '.join(map(str, demo_input))

@@ -98,7 +98,7 @@ def run_model(model: nn.Module, demo_input: DemoInput) -> Any:
         return model(**demo_input)
     if callable(demo_input):
         return demo_input(model)
-    raise TypeError(f'expected {DEMO_INPUTS_ARE}, found a {type(demo_input).__name__}')
+    raise TypeError(f'expected {DEMO_INPUTS_ARE}, found {type(demo_input).__name__}')
 
 
 def describe_input(demo_input: DemoInput) -> str:

@@ -150,7 +150,7 @@ def test_other_budgets_are_told_what_there_is():
 @pytest.mark.parametrize(
     ('network', 'data', 'limit', 'message'),
     [
-        (None, IMAGE, {'ratio': 0.5}, r'a network is a torch\.nn\.Module, found a NoneType'),
+        (None, IMAGE, {'ratio': 0.5}, r'a network is a torch\.nn\.Module, found NoneType'),
         (nn.PReLU(3), IMAGE, {'ratio': 0.5}, 'PReLU: has no layer with output channels'),
         (nn.BatchNorm2d(3), IMAGE, {'ratio': 0.5}, 'BatchNorm2d: has no layer with output'),
         (nn.Conv2d(3, 8, 3), IMAGE, {'macs': float('nan')}, 'macs=nan: up to 1 a limit is'),

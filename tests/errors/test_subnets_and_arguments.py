@@ -113,7 +113,7 @@ class Silent(SmallNetwork):
         (SmallNetwork, images().float(), 'cannot be run on a demo input of .*float32'),
         (SmallNetwork, (images(), images()), 'cannot be run on a demo input of'),
         (SmallNetwork, {'image': images()}, "cannot be run .*'image'"),
-        (SmallNetwork, 5, 'cannot be run .*demo_input must be a tensor.*not int'),
+        (SmallNetwork, 5, 'demo_input: expected a tensor.*found int'),
         (SmallNetwork, lambda model: model(), 'cannot be run on the given callable'),
         (Unrunnable, images(), 'Unrunnable cannot be run on .*no more'),
         (Silent, images(), 'does not depend on any of its parameters'),
