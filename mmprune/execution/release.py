@@ -77,7 +77,7 @@ def _copied_modules(model: nn.Module, plain: list[nn.Module], memo: dict[int, An
     """The model's copy; those in ``plain`` have one in ``memo``, still empty."""
     for module in reversed(plain):  # a module that copies itself may look at those in it
         state = {}
-        for name, value in module.__dict__.items():
+        for name, value in module.__getstate__().items():
             kind = type(value)
             if kind in _ATOMS:
                 state[name] = value
