@@ -16,7 +16,7 @@ from mmprune.trace.masks import as_called, followed, shadow_of
 from mmprune.trace.numbers import NumberLog
 from mmprune.trace.recipes import Recipes
 from mmprune.trace.recipes import flat_tensors as _tensors
-from mmprune.trace.size_arguments import SIZES, filters_shown, watch
+from mmprune.trace.size_arguments import LIKE, SIZES, alike, filters_shown, watch
 from mmprune.trace.stand_ins import FAITHFUL, StandIns
 from mmprune.trace.writes import Writes
 
@@ -104,7 +104,10 @@ class EscapeRecorder(FunctionMode):
                 target.copy_(part)
             result = out
         if self.numbers is not None:
-            result = watch(self.numbers, func, args, kwargs, result)
+            if func not in LIKE:
+                result = watch(self.numbers, func, args, kwargs, result)
+            elif self._sees_through:
+                result = alike(self.numbers, given[0], result)
         with torch._C.DisableTorchFunction():
             shown = followed(name, func, args, kwargs, given, masks, result)
             result = result if shown is None else shown
@@ -135,8 +138,13 @@ class EscapeRecorder(FunctionMode):
 
         Nobody else has turned gradients off, if a trace keeps them on.
         """
-        keeps_on = torch._C._set_grad_enabled in self.stand_ins
-        return keeps_on and not (torch.is_grad_enabled() or torch.is_inference_mode_enabled())
+        is_on = torch.is_grad_enabled() or torch.is_inference_mode_enabled()
+        return self._sees_through and not is_on
+
+    @property
+    def _sees_through(self) -> bool:
+        """Whether the graph shows what has no gradients."""
+        return torch._C._set_grad_enabled in self.stand_ins
 
     def _note_detached(
         self,

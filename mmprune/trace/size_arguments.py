@@ -225,11 +225,6 @@ def watch(log: NumberLog, func: Any, args: tuple, kwargs: Kwargs, result: Any) -
         return _size(log, args, kwargs, result)
     if func in FILLERS:
         return _filled(log, func, args[FILLERS[func] :], kwargs, result)
-    if func in LIKE:
-        source = args[0]
-        is_part = source.requires_grad and result.is_floating_point()
-        is_part = is_part and result.device == source.device
-        return log.constants.show(result, source) if is_part else result
     reader = READERS.get(func)
     if reader is not None:
         reader(log, args, kwargs, result)
@@ -246,6 +241,12 @@ def _by_place(kwargs: Kwargs) -> tuple[tuple, Kwargs]:
     if name is None:
         return (), kwargs
     return (kwargs[name],), {key: value for key, value in kwargs.items() if key != name}
+
+
+def alike(log: NumberLog, source: Tensor, made: Tensor) -> Tensor:
+    """A tensor that was made in the likeness of another one, with the channels of that."""
+    is_part = source.requires_grad and made.is_floating_point() and made.device == source.device
+    return log.constants.show(made, source) if is_part else made
 
 
 def _size(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> Any:
