@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmprune.deploy.onnx_export import PACKAGES, export_onnx
+from mmprune.deploy.onnx_export import export_onnx, missing_packages
 from mmprune.errors import InputError
 from mmprune.latency.timing import Times, interleaved
 
@@ -41,7 +40,7 @@ def check_backend(backend: str, device: torch.device | str = 'cpu') -> None:
             f'torch.compile needs a C++ compiler for the CPU, and there is none of '
             f'{", ".join(compilers)}: install one (Debian: apt install g++), or name it in CXX'
         )
-    missing = [name for name in PACKAGES if not importlib.util.find_spec(name)]
+    missing = missing_packages()
     if backend == 'onnxruntime' and missing:
         raise UnavailableError(
             f'onnxruntime: {", ".join(missing)} missing; pip install "mmprune[onnx]"'

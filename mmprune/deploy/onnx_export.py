@@ -22,13 +22,18 @@ _TOLERANCE = 1e-4
 PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 
 
+def missing_packages() -> list[str]:
+    """What of ``PACKAGES`` is not installed."""
+    return [name for name in PACKAGES if not importlib.util.find_spec(name)]
+
+
 def check_onnx() -> None:
     """Refuse to begin what ends in an ONNX file where none can be written.
 
     Raises:
         InputError: One of ``PACKAGES`` is not installed.
     """
-    missing = [name for name in PACKAGES if not importlib.util.find_spec(name)]
+    missing = missing_packages()
     if missing:
         raise InputError(
             f'Writing ONNX needs {", ".join(missing)}: pip install "mmprune[onnx]", or leave out '

@@ -3,12 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mmprune.building import check_options
 from mmprune.dependencies import require
 from mmprune.errors import InputError
-from mmprune.search.sampling import class_of_optuna, quiet
-
-_BASE = 'BasePruner'
+from mmprune.search.sampling import built_by_optuna, class_of_optuna, quiet
 
 
 class Hopeless:
@@ -32,12 +29,8 @@ class Hopeless:
         self.after = [after] if isinstance(after, int) else list(after)
         if not self.after or any(not isinstance(n, int) or n < 1 for n in self.after):
             raise InputError(f'hopeless.after must be 1 batch or more, or several, not {after!r}')
-        kind = class_of_optuna(self._optuna.pruners, type, 'Pruner', (_BASE,))
-        check_options(kind, options, f'hopeless ({kind.__name__})')
-        try:
-            self._pruner = kind(**options)
-        except (TypeError, ValueError) as error:
-            raise InputError(f'hopeless ({kind.__name__}): {error}') from error
+        kind = class_of_optuna(self._optuna.pruners, type, 'Pruner', ('BasePruner',))
+        self._pruner = built_by_optuna(kind, options, 'hopeless')
 
     def is_hopeless(
         self, seen: Mapping[int, float], others: Iterable[tuple[Mapping[int, float], float]]

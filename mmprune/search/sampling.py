@@ -76,11 +76,7 @@ class Sampling:
         if full == 'CmaEsSampler':
             require('cmaes', 'CmaEsSampler')
         options.setdefault('seed', seed)
-        check_options(kind, options, f'sampler_options ({full})')
-        try:
-            return kind(**options)
-        except (TypeError, ValueError) as error:
-            raise InputError(f'sampler_options ({full}): {error}') from error
+        return built_by_optuna(kind, options, 'sampler_options')
 
     def start_from(self, levels: Sequence[int]) -> None:
         """Have ``ask`` propose these levels before any of the sampler's own."""
@@ -146,6 +142,25 @@ def class_of_optuna(module: Any, name: str, kind: str, left_out: Sequence[str]) 
     if full not in known:
         raise InputError(f'{module.__name__} has no {full}; {nearest(full, known, 20)}')
     return getattr(module, full)
+
+
+def built_by_optuna(kind: type, options: Mapping[str, Any], key: str) -> Any:
+    """An object of a class of Optuna's.
+
+    Args:
+        kind: The class.
+        options: Its arguments.
+        key: What the config calls them.
+
+    Raises:
+        InputError: It does not take such options.
+    """
+    where = f'{key} ({kind.__name__})'
+    check_options(kind, options, where)
+    try:
+        return kind(**options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f'{where}: {error}') from error
 
 
 @contextmanager

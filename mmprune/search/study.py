@@ -73,7 +73,7 @@ class Study:
         rescue: Path,
         alone: bool = False,
     ) -> None:
-        self.where, self.name, self.rescue, self.alone = where, name, rescue, alone
+        self.where, self.name, self.rescue = where, name, rescue
         self.evaluations: dict[str, Evaluation] = {}
         self.claims: dict[str, Evaluation] = {}
         self._me = f'{_host()} {os.getpid()} {time.time()}'
@@ -84,7 +84,7 @@ class Study:
         self._mine: int | None = None
         self._opened = ExitStack()
         self._quiet = Event()
-        on_main(lambda: self._open(settings, directions))
+        on_main(lambda: self._open(settings, directions, alone))
         self.refresh()
 
     def __str__(self) -> str:
@@ -146,14 +146,14 @@ class Study:
 
     # -- in the main process ----------------------------------------------------------------
 
-    def _open(self, settings: dict[str, Any], directions: Sequence[str]) -> None:
+    def _open(self, settings: dict[str, Any], directions: Sequence[str], alone: bool) -> None:
         self._optuna = optuna = require('optuna', 'a search')
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._storage = self._opened.enter_context(open_storage(self.where))
         with storage_errors(self.where):
             directed = [optuna.study.StudyDirection[each.upper()] for each in directions]
             names = [each.study_name for each in self._storage.get_all_studies()]
-            if self.alone:
+            if alone:
                 check_own_results(Path(self.where).parent, self.name, names)
             if self.name not in names:
                 with suppress(optuna.exceptions.DuplicatedStudyError):  # another worker was faster

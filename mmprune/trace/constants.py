@@ -35,8 +35,9 @@ class Constants:
 
     def write(self, name: str, func: Callable[..., Any], args: tuple, kwargs: Mapping) -> bool:
         """Whether a call only writes constants into one of these, which is done then."""
-        is_write = name == '__setitem__' or (name.endswith('_') and not name.endswith('__'))
-        if not is_write or not args or id(args[0]) not in self._open:
+        if not args or id(args[0]) not in self._open:
+            return False
+        if name != '__setitem__' and (not name.endswith('_') or name.endswith('__')):
             return False
         target, attrs = self._open[id(args[0])]
         if any(isinstance(own, Tensor) and own.requires_grad for own in args[1:]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import nn
@@ -24,10 +24,16 @@ def requiring_grad(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
             tensor.requires_grad_(required)
 
 
-def constant_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Float buffers that a forward may use as it uses parameters: fixed position embeddings."""
-    statistics = running_statistics(model).values()
-    apart = {id(buffer) for buffer in statistics}
+def constant_buffers(
+    model: nn.Module, statistics: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Float buffers that a forward may use as it uses parameters: fixed position embeddings.
+
+    Args:
+        model: The model.
+        statistics: Those that are none of them.
+    """
+    apart = {id(buffer) for buffer in statistics.values()}
     return {
         f'{owner}.{local}' if owner else local: buffer
         for owner, module in modules_of(model).items()

@@ -182,6 +182,8 @@ LIKE = frozenset(
 )
 """Functions that make a tensor with the channels of another one."""
 
+_REPEATING = frozenset({Tensor.repeat, Tensor.expand})
+
 ARITHMETIC = frozenset(
     _both(
         'add', 'sub', 'mul', 'div', 'true_divide', 'pow', 'rsub', 'multiply', 'divide', 'subtract',
@@ -207,7 +209,7 @@ def filters_shown(log: NumberLog, func: Any, args: tuple) -> tuple:
 
     A depthwise convolution has the same filter, or filters, for each of its channels.
     """
-    if func not in (Tensor.repeat, Tensor.expand):
+    if func not in _REPEATING:
         return args
     source, numbers = args[0], _sequence(args[1:])
     is_filter = 2 < source.dim() < 6 and source.shape[1] == 1 and len(numbers) == source.dim()

@@ -65,7 +65,8 @@ def trace_road(model: nn.Module, road: Road, session: Session) -> TraceGraph:
         TraceError: The model fails on the road, or, on the first one, returns no tensor that
             depends on a parameter.
     """
-    buffers, statistics = constant_buffers(model), running_statistics(model)
+    statistics = running_statistics(model)
+    buffers = constant_buffers(model, statistics)
     # Some code wants no gradients where it says so: the last attempt shows why.
     attempts = [(ALL, buffers), (FAITHFUL, buffers)]
     for stand_ins, leaves in attempts + ([(ALL, {}), (FAITHFUL, {})] if buffers else []):
@@ -73,8 +74,7 @@ def trace_road(model: nn.Module, road: Road, session: Session) -> TraceGraph:
             try:
                 return _trace(model, road, leaves, session, stand_ins, statistics)
             except _MissedLeavesError as missed:
-                (found,) = missed.args
-                leaves, statistics = {**leaves, **found}, {}
+                leaves, statistics = {**leaves, **missed.args[0]}, {}
                 continue
             except TraceError as error:
                 failure, cause = error, error.__cause__

@@ -1,5 +1,6 @@
 """tools/latency.py on a tiny network, and searching under a limit of latency."""
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -137,7 +138,7 @@ def test_a_network_that_a_backend_cannot_run_is_named() -> None:
 
 
 def test_what_a_backend_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends.importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(
         UnavailableError, match=r'onnx, onnxscript, onnxruntime missing; pip install'
     ):

@@ -159,9 +159,9 @@ def markdown(contents: Contents) -> str:
     for own in _by_data(contents).values():
         shown = columns(own)
         parts.append(about(own))
-        if own[0]['settings']['with_peer']:
-            parts.append('\n'.join(f'- {line}.' for line in verdict(own)))
-        parts += ['\n'.join(f'- {line}.' for line in drawn(own))] if any(drawn(own)) else []
+        lines = [*(verdict(own) if own[0]['settings']['with_peer'] else ()), *drawn(own)]
+        if lines:
+            parts.append('\n'.join(f'- {line}.' for line in lines))
         for title, rows in tables(own):
             table = markdown_table(headings(shown), (cells(row, shown, '**') for row in rows))
             parts.append(f'**{title}**\n\n{table}')
