@@ -177,6 +177,29 @@ class LossHeadOfMmengine(Toy, BaseModel):
 
 
 @toy
+class WeightedLoss(Toy):
+    """A head for a loss in training, whose weights comparisons have made: they have no gradient."""
+
+    GROUPS = {'a': (16, {'a'}, {'b'}), 'b': (24, {'b'}, {'head', 'edges'})}
+    PINNED = {'head', 'a.weight'}
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head, self.edges = conv(3, 16), conv(16, 24), conv(24, 2), conv(24, 1)
+
+    def forward(self, x):
+        features = self.b(self.a(x).relu()).relu()
+        if not self.training:
+            return self.head(features)
+        found = self.edges(features)
+        edges = (x.mean(1, keepdim=True) > 0).to(found)
+        weight = torch.zeros_like(found)
+        weight[edges == 1], weight[edges == 0] = 3.0, 1.0
+        loss = F.binary_cross_entropy_with_logits(found, edges, weight)
+        return self.head(features), loss
+
+
+@toy
 class MomentumEncoder(Toy):
     """A copy of the encoder that follows it (BYOL): both have the same channels."""
 

@@ -222,6 +222,17 @@ class ComparedFeatures(Toy):
         return scores, *losses
 
 
+class MeanByNumberOfElements(ComparedFeatures):
+    """The same by a sum over all elements, and a view by how many there are."""
+
+    def forward(self, x):
+        y, z = self.b(F.relu(self.a(x))), self.d(F.relu(self.c(x)))
+        scores = self.head(F.relu(y).mean((2, 3)))
+        apart = (y - z).abs()
+        rows = apart.view(len(x), apart.numel() // len(x))
+        return scores, apart.sum() / apart.numel(), rows.sum() / torch.numel(rows)
+
+
 @torch.jit.script
 def mish(x):
     return x * torch.tanh(F.softplus(x))

@@ -19,7 +19,7 @@ from torch.compiler import is_compiling
 from mmprune.execution.masked_moments import masked_variance, number_of_elements, standardised
 from mmprune.execution.masked_sizes import MaskedSize
 from mmprune.trace.function_mode import FunctionMode
-from mmprune.trace.size_arguments import ARITHMETIC, SIZES
+from mmprune.trace.size_arguments import ARITHMETIC, NUMELS, SIZES
 from mmprune.trace.traced_int import scale_of
 
 # Function of torch -> (kind of statistic, position of its dims, dims if there are none given).
@@ -180,7 +180,7 @@ class KeptStatistics(FunctionMode):
 
     def _sizes(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The sizes of a tensor, some of which know how much is kept."""
-        data: torch.Tensor = args[0]
+        data: torch.Tensor = args[0] if args else kwargs['input']
         with torch._C.DisableTorchFunction():
             sizes: list[int] = list(data.shape)
             for element in self.elements:
@@ -188,8 +188,10 @@ class KeptStatistics(FunctionMode):
                     (dim,) = element.dims
                     kept = int(element.kept.sum(dim).max())
                     sizes[dim] = MaskedSize(sizes[dim], kept)
+        if func in NUMELS:
+            return math.prod(sizes)
         asked = args[1] if len(args) > 1 else kwargs.get('dim')
-        return torch.Size(sizes) if asked is None or func is not SIZES[1] else sizes[asked]
+        return torch.Size(sizes) if asked is None or func is not torch.Tensor.size else sizes[asked]
 
     def _kept(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         if func in _REDUCTIONS:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import bisect
+import inspect
+import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -22,6 +24,7 @@ from mmprune.trace.writes import Writes
 
 # They read the type and device of what they are given second, if that is a tensor, and no more.
 _ALIKE = frozenset({'to', 'type_as'})
+_NO_DERIVATIVE = re.compile(r"not differentiable with respect to argument '(\w+)'")
 # They give a tensor's numbers to Python.
 _TO_PYTHON = frozenset(
     {'item', 'tolist', 'numpy', '__array__', '__float__', '__int__', '__bool__', '__index__'}
@@ -98,7 +101,7 @@ class EscapeRecorder(FunctionMode):
             return args[0]
         args = args if self.numbers is None else filters_shown(self.numbers, func, args)
         out = kwargs.pop('out', None) if in_graph else None
-        result = self.stand_ins.get(func, func)(*args, **kwargs)
+        result = self._result(func, args, kwargs)
         if out is not None:  # which autograd refuses, and the code's own run need not
             for target, part in zip(_tensors(out), _tensors(result), strict=True):
                 target.copy_(part)
@@ -132,6 +135,27 @@ class EscapeRecorder(FunctionMode):
             elif producers and (name in _TO_PYTHON or not is_seen):
                 self._note_detached(name, given, made, _edges(producers))
         return result
+
+    def _result(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """What a call gives; arguments that must not require grad escape into it.
+
+        In the code's own run they do not: weights of a loss that comparisons have made.
+        """
+        try:
+            return self.stand_ins.get(func, func)(*args, **kwargs)
+        except RuntimeError as error:
+            refused = _NO_DERIVATIVE.search(str(error))
+            if refused is None or not inspect.isfunction(func):
+                raise
+            given = inspect.signature(func).bind(*args, **kwargs).arguments
+            tensor = given.get(refused[1])
+            if not isinstance(tensor, torch.Tensor):
+                raise
+        with torch._C.DisableTorchFunction():
+            edges = _edges([(tensor, tensor.grad_fn, tensor.output_nr)])
+            self.escapes.extend((edge, self._reason(_name_of(func))) for edge in edges)
+            plain = tensor.detach()
+        return self._result(func, (), {**given, refused[1]: plain})
 
     def _is_in_function(self) -> bool:
         """Whether a function of autograd is running, which is a node of the graph by itself.

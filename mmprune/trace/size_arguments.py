@@ -6,6 +6,7 @@ log what it was given: ``log.read(tensor, dim, number, function, start, stop)``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -200,8 +201,10 @@ ARITHMETIC = frozenset(
 )  # fmt: skip
 """Functions of tensors and numbers in which a number is a quantity."""
 
-SIZES = (Tensor.shape.__get__, Tensor.size)  # type: ignore[attr-defined]
-"""The functions that give the sizes of a tensor."""
+NUMELS = (Tensor.numel, Tensor.nelement, torch.numel)
+"""The functions that give the number of a tensor's elements."""
+SIZES = frozenset({Tensor.shape.__get__, Tensor.size, *NUMELS})  # type: ignore[attr-defined]
+"""The functions that give the sizes of a tensor, or their product."""
 
 
 def filters_shown(log: NumberLog, func: Any, args: tuple) -> tuple:
@@ -224,7 +227,7 @@ def watch(log: NumberLog, func: Any, args: tuple, kwargs: Kwargs, result: Any) -
     if not args:
         args, kwargs = _by_place(kwargs)
     if func in SIZES:
-        return _size(log, args, kwargs, result)
+        return _size(log, func, args, kwargs)
     if func in FILLERS:
         return _filled(log, func, args[FILLERS[func] :], kwargs, result)
     reader = READERS.get(func)
@@ -251,8 +254,10 @@ def alike(log: NumberLog, source: Tensor, made: Tensor) -> Tensor:
     return log.constants.show(made, source) if is_part else made
 
 
-def _size(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> Any:
+def _size(log: NumberLog, func: Any, args: tuple, kwargs: Kwargs) -> Any:
     sizes = log.size(args[0], args[0].shape)
+    if func in NUMELS:
+        return math.prod(sizes)
     dim = args[1] if len(args) > 1 else kwargs.get('dim')
     return sizes if dim is None else sizes[dim]
 
