@@ -166,8 +166,9 @@ class GroupFisherImportance(DataImportance):
 
         def hear(reader: Reader, data: torch.Tensor) -> None:
             if torch.is_grad_enabled() and data.is_floating_point():
+                seen = data.detach()  # a hook that held on to its own tensor would be kept by it
                 data.requires_grad_()
-                data.register_hook(lambda slope: gradients.add(reader, data, slope))
+                data.register_hook(lambda slope: gradients.add(reader, seen, slope))
 
         with gradients.watching(model, prunable, hear):
             yield

@@ -1,5 +1,6 @@
 """Criteria that look at batches, against values worked out by hand."""
 
+import gc
 import itertools
 
 import numpy as np
@@ -286,6 +287,20 @@ def test_images_are_told_apart_in_windows_or_not_at_all():
     with heard.listening(model, pruner.channel_groups):
         mean_square(model, data).backward()
     assert heard.num_batches == 0
+
+
+def test_listening_leaves_no_tensors_behind():
+    model = randomise(Coupled().double())
+    data = torch.randn(4, 1, 4, 4, dtype=torch.float64)
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5, 1.0]))
+    pruner.prepare_from_supernet(model, data)
+    heard, alive = GroupFisherImportance(), []
+    for _ in range(4):
+        with heard.listening(model, pruner.channel_groups):
+            mean_square(model, data).backward()
+        gc.collect()
+        alive.append(sum(issubclass(type(held), torch.Tensor) for held in gc.get_objects()))
+    assert alive[1:] == alive[1:2] * 3
 
 
 def test_frozen_layers_are_heard_too():
