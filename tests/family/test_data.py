@@ -103,6 +103,20 @@ def test_a_detector_of_two_stages_is_recalibrated_and_has_a_loss() -> None:
     assert not model.training
 
 
+def test_a_detector_of_two_stages_is_compensated_with_several_batches() -> None:
+    """Passes of several batches wait for each other at every layer, in the second stage too."""
+    model, pruner, (road, *_) = prepared('Faster R-CNN')
+    pruner.set_subnet(pruner.sample_subnet())
+    small = pruner.deploy_subnet(model)
+    data = [torch.randn(count, 3, 64, 64, dtype=torch.float64) for count in (2, 1)]
+    report = pruner.compensate(small, data, forward=road.run)
+    second_stage = 'roi_head.bbox_head.shared_fcs.1'
+    assert second_stage in report.treated
+    assert report.treated[second_stage].after < report.treated[second_stage].before
+    assert 'predict_by_feat' not in vars(model.rpn_head)
+    assert 'predict_by_feat' not in vars(small.rpn_head)
+
+
 def test_a_collate_function_is_found_that_the_dataset_brings() -> None:
     FUNCTIONS.module_dict.pop('yolov5_collate', None)
     with pytest.raises(InputError, match="there is no function 'yolov5_collate'"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,20 @@ from mmprune.trace.roads import Road
 
 _OBJECTS, _PROPOSALS = 3, 8
 _FINDER = 'rpn_head'
+_proposing: ContextVar[Callable[..., list[Any]]] = ContextVar('_proposing')
+
+
+class _Proposer:
+    """In the place of a first stage's ``predict_by_feat``: what this context proposes.
+
+    Several passes through a network may wait for each other, each with images of its own.
+    """
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def __call__(self, *outputs: Any, **_: Any) -> list[Any]:
+        return _proposing.get()(*outputs)
 
 
 @DEMO_INPUTS.register_module(name='BaseDetector')
@@ -73,7 +88,7 @@ def fixed_proposals(model: nn.Module, images: torch.Tensor) -> Iterator[list[Any
 
     found: list[Any] = []
 
-    def propose(*outputs: Any, **_: Any) -> list[Any]:
+    def propose(*outputs: Any) -> list[Any]:
         found.append(outputs)
         proposals = []
         for number in range(len(images)):
@@ -83,12 +98,26 @@ def fixed_proposals(model: nn.Module, images: torch.Tensor) -> Iterator[list[Any
             proposals.append(InstanceData(bboxes=boxes, scores=scores, labels=labels))
         return proposals
 
+    token = _proposing.set(propose)
     with ExitStack() as stack:
+        stack.callback(_proposing.reset, token)
         for part in _finders(model):
             if hasattr(part, 'predict_by_feat'):
-                vars(part)['predict_by_feat'] = propose
-                stack.callback(delattr, part, 'predict_by_feat')
+                stack.enter_context(_replaced(vars(part)))
         yield found
+
+
+@contextmanager
+def _replaced(own: dict[str, Any]) -> Iterator[None]:
+    """Context in which a part's ``predict_by_feat`` proposes; the last one out puts it back."""
+    proposer = own.setdefault('predict_by_feat', _Proposer())
+    proposer.passes += 1
+    try:
+        yield
+    finally:
+        proposer.passes -= 1
+        if not proposer.passes:
+            own.pop('predict_by_feat', None)
 
 
 def _finders(model: nn.Module) -> list[nn.Module]:
