@@ -21,8 +21,8 @@ the exit status is 2. Otherwise the output directory gets
 Printed are the channels of every group before and after, costs, and the metrics of the config's
 evaluator, if it has one.
 
-With prune_cfg=dict(compensation='LeastSquares') the norms keep the full network's statistics, and
-after the comparison the weights make up for what was removed: docs/compensation.md.
+With --compensate (or the config's prune_cfg.compensation) the norms keep the full network's
+statistics, and after the comparison the weights are solved anew: docs/compensation.md.
 
 examples:
   python tools/prune.py CONFIG CHECKPOINT --budget macs=0.4 --importance Taylor --out-dir pruned
@@ -68,6 +68,11 @@ def parse_args() -> argparse.Namespace:
         metavar='N',
         help="shape of the input, N C H W or C H W (default: AutoSlim's or the first test image's)",
     )
+    parser.add_argument(
+        '--compensate',
+        action='store_true',
+        help='solve weights that make up for what was removed, instead of new norm statistics',
+    )
     parser.add_argument('--no-metric', action='store_true', help='measure no metric')
     parser.add_argument('--out-dir', help='where to write (default: pruned, by the checkpoint)')
     parser.add_argument('--onnx', action='store_true', help='write an ONNX file too')
@@ -91,6 +96,7 @@ def main() -> None:
         args.scope,
         args.keep,
         args.input_shape,
+        args.compensate,
     )
     with exit_on_input_error():
         prune(

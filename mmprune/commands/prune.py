@@ -68,7 +68,8 @@ def prune(
             budget cannot be met, or a plan cannot be carried out.
         VerificationError: The small network computes something else.
     """
-    cfg = prunable_config(load_config(config, cfg_options), options or PruneOptions())
+    options = options or PruneOptions()
+    cfg = prunable_config(load_config(config, cfg_options), options)
     folder = Path(out_dir or Path(checkpoint).parent / 'pruned')
     check_place(folder, checkpoint, onnx or onnx_batch is not None)
     algorithm = build_algorithm(cfg, checkpoint)
@@ -80,7 +81,8 @@ def prune(
     else:
         let_importance_see(algorithm.pruner, cfg)
         algorithm.pruner.prune()
-    change = compensation_of(algorithm, cfg)
+    default = 'LeastSquares' if options.compensate else None
+    change = compensation_of(algorithm, cfg, default)
     recalibrate_unless(change, algorithm, cfg)
     widths = widths_table(algorithm.pruner)
     files = write_deployed(algorithm, cfg, folder, str(cfg.filename), onnx, onnx_batch, change)

@@ -35,6 +35,8 @@ class PruneOptions:
         keep: Layers whose outputs stay, added to the config's ``except_start_keys``.
         input_shape: (N, C, H, W) or (C, H, W), for a config of a plain network; that of the
             first image of the config's test data if None.
+        compensate: Whether the weights make up for what was removed, by least squares if the
+            config names no other way.
     """
 
     budget: Mapping[str, float] | None = None
@@ -43,6 +45,7 @@ class PruneOptions:
     scope: str | None = None
     keep: Sequence[str] = ()
     input_shape: Sequence[int] | None = None
+    compensate: bool = False
 
     @property
     def has_target(self) -> bool:

@@ -10,6 +10,7 @@ from mmprune.commands.deploy_subnet import deploy_subnet
 from mmprune.commands.export_subnet import export_subnet, set_from_file
 from mmprune.commands.predict import predict_dataset
 from mmprune.commands.prune import prune
+from mmprune.commands.prune_options import PruneOptions
 from mmprune.config import load_config
 from mmprune.errors import InputError
 from mmprune.models import Recalibration
@@ -57,12 +58,12 @@ def test_deploying_compensates_if_asked(trained: Path, narrow: Path, tmp_path: P
 
 
 def test_a_compensated_network_is_closer_to_the_full_one(trained: Path, tmp_path: Path) -> None:
-    cfg = config(compensation='LeastSquares')
+    cfg = config()
     full = predict_dataset(build_algorithm(cfg, trained), cfg.test_dataloader).scores
     distances = []
-    for number, prune_cfg in enumerate((cfg.prune_cfg, {})):
-        cfg.prune_cfg = prune_cfg
-        files = prune(cfg, trained, tmp_path / str(number))
+    for wanted in (True, False):
+        options = PruneOptions(compensate=wanted)
+        files = prune(cfg, trained, tmp_path / str(wanted), options=options)
         network = load_network(files.config, files.checkpoint)
         scores = predict_dataset(network, cfg.test_dataloader).scores
         distances.append(float((scores - full).square().mean()))
