@@ -11,7 +11,6 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.channels.facts import IntArray, Ways
 from mmprune.channels.labels import LabelBook
 
-
 PATIENCE = 8
 """After as many tries, more than one of the nodes that decide about the same channels give in."""
 
