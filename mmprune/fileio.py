@@ -145,8 +145,9 @@ def writable(name: str | os.PathLike[str]) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _OF_WRITING:
             raise
+        place = Path(*(part for part in Path(name).parts if not part.startswith(UNFINISHED)))
         raise UnwritableError(
-            f'{name}: cannot be written: {error.strerror}. Name another place.'
+            f'{place}: cannot be written: {error.strerror}. Name another place.'
         ) from error
 
 
