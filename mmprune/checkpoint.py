@@ -107,10 +107,12 @@ def write_checkpoint(content: Mapping[str, Any], path: str | os.PathLike[str]) -
     """
     with atomic_path(path) as unfinished:
         try:
-            torch.save(dict(content), unfinished)
+            with open(unfinished, 'wb') as file:
+                torch.save(dict(content), file)
             read_checkpoint(unfinished)
         except (RuntimeError, InputError) as error:
-            # torch does not say why a file could not be written.
+            if isinstance(error.__context__, OSError):  # what torch met with, and does not say
+                raise error.__context__ from None
             raise UnwritableError(f'{path}: cannot be written: {error}') from error
 
 

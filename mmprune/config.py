@@ -82,6 +82,21 @@ def load_config(
     return cfg
 
 
+def files_of(cfg: Config, *others: str | os.PathLike[str]) -> list[str | os.PathLike[str]]:
+    """The config's file, all that its model may name, and others, which must not be lost."""
+    found: list[str | os.PathLike[str]] = []
+    left: list[Any] = [cfg.get('model')]
+    while left:
+        part = left.pop()
+        if isinstance(part, Mapping):
+            left += part.values()
+        elif isinstance(part, list | tuple):
+            left += part
+        elif isinstance(part, str):
+            found.append(part)
+    return [*filter(None, [cfg.filename]), *others, *found]
+
+
 def about_mmrazor(kind: Any, key: str = '') -> str:
     """What to write in the place of a type, or key, of MMRazor's; empty for others."""
     name = str(kind).rpartition('.')[2]

@@ -1,11 +1,16 @@
 """Errors about what a person gave: told in one message, without a traceback."""
 
+import errno
+import logging
 import signal
 import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What the system says where nothing more can be written, whoever tried."""
 
 
 class InputError(ValueError):
@@ -58,20 +63,33 @@ def alternatives(name: str, options: Iterable[str]) -> str:
 def exit_on_input_error() -> Iterator[None]:
     """End the program with status 2 and one message if an :class:`InputError` is raised.
 
-    For the ``main`` of a command-line tool. Any other error keeps its
-    traceback, since it is a fault of mmprune and not of its input. A first SIGTERM ends the
-    program as an exception does, so that what is unfinished is removed.
+    For the ``main`` of a command-line tool. So is a disk that fills up meanwhile, whoever writes to
+    it. Any other error keeps its traceback, since it is a fault of mmprune and not of its input. A
+    first SIGTERM or SIGHUP ends the program as an exception does, so that what is unfinished is
+    removed.
     """
     is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, _end) if is_main else None
+    ends = [getattr(signal, name) for name in ('SIGTERM', 'SIGHUP') if hasattr(signal, name)]
+    # What nohup has set to be ignored stays so.
+    ends = [end for end in ends if is_main and signal.getsignal(end) == signal.SIG_DFL]
+    for end in ends:
+        signal.signal(end, _end)
+    # A log that cannot be written is no reason for a traceback for each of its lines.
+    told, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         yield
     except InputError as error:
         print(f'error: {error}', file=sys.stderr)
         raise SystemExit(2) from error
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f'error: {error.filename or "the disk"}: {error.strerror}.', file=sys.stderr)
+        raise SystemExit(2) from error
     finally:
-        if is_main:
-            signal.signal(signal.SIGTERM, before)
+        logging.raiseExceptions = told
+        for end in ends:
+            signal.signal(end, signal.SIG_DFL)
 
 
 def _end(number: int, _: object) -> None:

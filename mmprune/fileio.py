@@ -101,6 +101,7 @@ def check_outputs(
     files: Iterable[str | os.PathLike[str] | None] = (),
     folders: Iterable[str | os.PathLike[str] | None] = (),
     size: int = 0,
+    inputs: Iterable[str | os.PathLike[str] | None] = (),
 ) -> None:
     """Refuse places that cannot be written to, before the work that is to be written there.
 
@@ -108,12 +109,27 @@ def check_outputs(
         files: Files to be written; None is passed over. They may exist, their folders need not.
         folders: Folders that files are to be written into.
         size: How many bytes will be written there at least.
+        inputs: What is read, and must not be lost.
 
     Raises:
         UnwritableError: One is a folder and should be a file, or the reverse, or nothing can be
-            written there.
+            written there; or a file is an input, or another output too.
     """
-    wanted = [(_place_of_file(each).parent, each) for each in files if each is not None]
+    taken: dict[str, str] = {}
+    for given in inputs:
+        with suppress(ValueError):  # no name of a file
+            taken[os.path.realpath(given or '')] = f'is read, as {given}'
+    wanted = []
+    for each in files:
+        if each is None:
+            continue
+        place = _place_of_file(each)
+        if str(place) in taken:
+            raise UnwritableError(
+                f'{each}: {taken[str(place)]}, and would be overwritten: name another place.'
+            )
+        taken[str(place)] = 'is the place of another output'
+        wanted.append((place.parent, each))
     wanted += [(_real(each), each) for each in folders if each is not None]
     names: dict[Path, str | os.PathLike[str]] = {}
     for folder, name in wanted:
@@ -145,8 +161,9 @@ def writable(name: str | os.PathLike[str]) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _OF_WRITING:
             raise
+        place = Path(*(part for part in Path(name).parts if not part.startswith(UNFINISHED)))
         raise UnwritableError(
-            f'{name}: cannot be written: {error.strerror}. Name another place.'
+            f'{place}: cannot be written: {error.strerror}. Name another place.'
         ) from error
 
 
@@ -166,6 +183,7 @@ def _real(path: str | os.PathLike[str]) -> Path:
         try:
             place = Path(os.path.realpath(path))
             place.exists()
+            str(place).encode()  # logs and configs have the name
         except ValueError as error:
             raise UnwritableError(f'{path!r}: no name of a file ({error}).') from error
     return place

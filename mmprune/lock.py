@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from mmprune.errors import InputError
+from mmprune.errors import FULL, InputError
 from mmprune.fileio import writable
 
 try:
@@ -76,6 +76,10 @@ def only_run_in(
                 'Wait until it ends, end it, or choose another folder: --work-dir DIR.'
             )
         yield
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:
+            error.filename = str(folder)
+        raise
     finally:
         _held.discard(handle)
         os.close(handle)

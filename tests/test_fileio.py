@@ -1,6 +1,8 @@
 """Atomic writes: all of a file or none of it."""
 
 import errno
+import io
+import logging
 import os
 import resource
 import stat
@@ -14,8 +16,9 @@ import torch
 from mmprune import fileio
 from mmprune.checkpoint import write_checkpoint
 from mmprune.datafiles import write_data
-from mmprune.errors import UnwritableError
+from mmprune.errors import UnwritableError, exit_on_input_error
 from mmprune.fileio import atomic_folder, atomic_path, check_outputs
+from mmprune.lock import only_run_in
 
 
 def names(folder: Path) -> list[str]:
@@ -167,10 +170,11 @@ def test_what_a_kill_has_left_is_removed_by_the_next_run(tmp_path: Path) -> None
     assert names(tmp_path) == ['another.txt', 'other.txt']
 
 
-def test_a_sigterm_cleans_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize(('by', 'status'), [('SIGTERM', 143), ('SIGHUP', 129)])
+def test_a_signal_that_asks_to_end_cleans_up(by: str, status: int, tmp_path: Path) -> None:
     target = tmp_path / 'x.txt'
     target.write_text('old')
-    assert killed(target, 'SIGTERM') == 143
+    assert killed(target, by) == status
     assert (names(tmp_path), target.read_text()) == (['x.txt'], 'old')
 
 
@@ -216,10 +220,37 @@ def test_a_file_that_is_cut_off_by_the_system_is_told(tmp_path: Path) -> None:
     before, limits = (tmp_path / 'w.pth').read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, limits[1]))
     try:
-        with pytest.raises(UnwritableError, match=r'w\.pth: cannot be written: '):
+        with pytest.raises(UnwritableError, match='cannot be written: File too large'):
             write_checkpoint({'state_dict': {'w': torch.ones(10**6)}}, tmp_path / 'w.pth')
+        with (
+            pytest.raises(UnwritableError, match=f'^{tmp_path}: cannot be written: File too'),
+            atomic_folder(tmp_path) as unfinished,
+        ):
+            write_data(['x' * 10**6], unfinished / 'x.json')
         with pytest.raises(UnwritableError, match='File too large'):
             write_data(['x' * 10**6], tmp_path / 'x.json')
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (names(tmp_path), (tmp_path / 'w.pth').read_bytes()) == (['w.pth'], before)
+
+
+def test_a_disk_that_fills_up_under_somebody_elses_hands_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """mmengine's logs and configs, say; a log that cannot be written is passed over."""
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    record = logging.makeLogRecord({'msg': 'one'})
+    with (
+        pytest.raises(SystemExit, match='2'),
+        exit_on_input_error(),
+        only_run_in(tmp_path, 'a training'),
+    ):
+        logging.StreamHandler(Full()).handle(record)
+        Full().write('x')
+    assert capsys.readouterr().err == f'error: {tmp_path}: No space left on device.\n'
+    with pytest.raises(OSError, match='output'), exit_on_input_error():
+        raise OSError(errno.EIO, os.strerror(errno.EIO))

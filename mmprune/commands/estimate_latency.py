@@ -23,7 +23,7 @@ from mmprune.commands.latency_report import (
 from mmprune.commands.subnet_times import SECONDS_PER_SUBNET, SubnetTimes, measure_backends
 from mmprune.config import load_config
 from mmprune.datafiles import write_data
-from mmprune.errors import InputError
+from mmprune.errors import InputError, check_choice
 from mmprune.fileio import check_outputs
 from mmprune.latency import Device, data_of
 from mmprune.latency.rounding import rounding_rows
@@ -89,8 +89,10 @@ def estimate_latency(
     cfg = load_config(config, cfg_options)
     if options.subnets == 1 or options.subnets < 0:
         raise InputError(f'a rank correlation needs 2 subnets or more, not {options.subnets}')
+    if options.plot is not None:
+        check_choice('the suffix of --plot', Path(options.plot).suffix, ('.png', '.svg', '.pdf'))
     path = Path(options.table or Path(_work_dir(cfg)) / 'latency.json')
-    check_outputs([path, options.plot, options.json])
+    check_outputs([path, options.plot, options.json], inputs=[cfg.filename, options.channel_cfg])
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = Device.of(options.device)

@@ -6,7 +6,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmprune.config import load_config
+from mmprune.config import files_of, load_config
 from mmprune.deploy.channel_cfg import load_channel_cfg, save_channel_cfg
 from mmprune.fileio import check_outputs
 from mmprune.formats.mmrazor_files import VERSIONS
@@ -48,7 +48,8 @@ def export_subnet(
             fit the network, or MMRazor's format cannot say it. Nothing is written then.
     """
     cfg = load_config(config, cfg_options)
-    check_outputs([out], [Path(checkpoint).parent] if out is None else [])
+    folders = [Path(checkpoint).parent] if out is None else []
+    check_outputs([out], folders, inputs=files_of(cfg, checkpoint))
     algorithm = build_algorithm(cfg, checkpoint)
     name = select_subnet(algorithm, subnet)
     path = Path(out) if out is not None else Path(checkpoint).parent / f'{name}.yaml'

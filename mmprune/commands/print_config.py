@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from mmprune.config import load_config
-from mmprune.fileio import write_text
+from mmprune.fileio import check_outputs, write_text
 
 
 def print_config(
@@ -28,6 +28,7 @@ def print_config(
         InputError: The config cannot be read.
     """
     cfg = load_config(config, cfg_options)
+    check_outputs([out], inputs=[cfg.filename])
     text = cfg.pretty_text
     print(f'# {cfg.filename}', text, sep='\n')
     if out is not None:

@@ -71,7 +71,7 @@ def prune(
     options = options or PruneOptions()
     cfg = prunable_config(load_config(config, cfg_options), options)
     folder = Path(out_dir or Path(checkpoint).parent / 'pruned')
-    check_place(folder, checkpoint, onnx or onnx_batch is not None)
+    check_place(folder, cfg, checkpoint, onnx or onnx_batch is not None)
     algorithm = build_algorithm(cfg, checkpoint)
     algorithm.pruner.set_max_channel()
     before = metrics_of(algorithm, cfg) if measure else {}

@@ -1,7 +1,8 @@
 """What tools/train.py and tools/test.py do: a config, an mmengine Runner, and clear errors."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmprune.checkpoint import check_fit, make_mmengine_load_safely, read_checkpoint
-from mmprune.config import enter_scope, load_config
+from mmprune.config import enter_scope, files_of, load_config
 from mmprune.datafiles import write_data
 from mmprune.errors import InputError
 from mmprune.fileio import check_outputs
@@ -126,7 +127,7 @@ def evaluate(
     cfg = load_config(config, cfg_options)
     _require(cfg, 'test', ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'))
     _set_work_dir(cfg, work_dir)
-    check_outputs([out], [cfg.work_dir])
+    check_outputs([out], [cfg.work_dir], inputs=files_of(cfg, checkpoint))
     content = read_checkpoint(checkpoint)
     check_belongs(cfg, content, checkpoint)
     cfg.load_from, cfg.resume = str(checkpoint), False
@@ -158,8 +159,27 @@ def build_runner(cfg: Config, launcher: str = 'none') -> Runner:
     _check_launcher(launcher)
     if launcher == 'pytorch' and not _has_accelerator():
         _prepare_cpu_processes(cfg)
-    with enter_scope(cfg):
-        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    with enter_scope(cfg), _own_file_kept(cfg) as own:
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        vars(runner.cfg)['_filename'] = own
+        return runner
+
+
+@contextmanager
+def _own_file_kept(cfg: Config) -> Iterator[str | None]:
+    """Let mmengine write what it runs beside a config that lies in its work directory, not over it.
+
+    Yields:
+        The config's file.
+    """
+    own = cfg.filename
+    place = Path(own or '').resolve()
+    if own and place.parent == Path(cfg.work_dir).resolve():
+        vars(cfg)['_filename'] = str(place.with_name(f'{place.stem}_as_run{place.suffix}'))
+    try:
+        yield own
+    finally:
+        vars(cfg)['_filename'] = own
 
 
 def alone_in(

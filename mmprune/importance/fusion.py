@@ -56,6 +56,14 @@ class FusionImportance(Importance):
         mean = distances.sum() / max(1, distances.numel() - len(rows))
         return (-distances / (mean.clamp(min=1e-30) * self.temperature)).log_softmax(1)
 
+    def all_shares(
+        self, groups: Mapping[str, ChannelGroup], model: nn.Module
+    ) -> dict[str, torch.Tensor]:
+        """The shares of all prunable groups that have some."""
+        prunable = {name: group for name, group in groups.items() if group.prunable}
+        found = {name: self.shares(group, model) for name, group in prunable.items()}
+        return {name: logs for name, logs in found.items() if logs is not None}
+
     def member_scores(self, group: ChannelGroup, model: nn.Module) -> list[MemberScores]:
         """The only scores, which are those of all members together."""
         logs = self.shares(group, model)
@@ -69,8 +77,9 @@ class FusionImportance(Importance):
         groups: Mapping[str, ChannelGroup],
         model: nn.Module,
         subnet: Mapping[str, torch.Tensor] | None = None,
+        shares: Mapping[str, torch.Tensor] | None = None,
     ) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-        """By name of a parameter, what makes the mixtures of its filters, by the weights of now.
+        """By name of a parameter, what makes the mixtures of its filters.
 
         A filter's bias goes with it. A layer that makes some of the channels mixes these. Scales
         and shifts of norms stay, and so do filters that are computed from others, and those of
@@ -80,13 +89,13 @@ class FusionImportance(Importance):
             groups: The channel groups; pinned ones are left out.
             model: The network that they belong to.
             subnet: The filters that it lacks are left as they are.
+            shares: By group, what :meth:`shares` gave; by the weights of now if None.
         """
         found: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
         parameters = dict(model.named_parameters())
-        for group in groups.values():
-            logs = self.shares(group, model) if group.prunable else None
-            if logs is None:
-                continue
+        logs_of = self.all_shares(groups, model) if shares is None else shares
+        for space_id, logs in logs_of.items():
+            group = groups[space_id]
             weights = [m for m, _ in self.weights(group, model) if m.computed is None]
             layers = {id(owner_of(member, model)) for member in weights}
             biases = [

@@ -13,8 +13,8 @@ from mmprune.pruners import StructurePruner
 from mmprune.registry import HOOKS
 from mmprune.training.iterative_pruning import IterativePruning
 
-TEMPERATURE_KEY = 'mmprune_temperature'
-"""Where a checkpoint has the temperature at which its filters were mixed last."""
+SHARES_KEY = 'mmprune_shares'
+"""Where a checkpoint has the shares in which its filters are mixed."""
 
 
 @HOOKS.register_module()
@@ -67,7 +67,7 @@ class DCFF(IterativePruning):
             )
         self.temperatures = temperatures
         self._mixings: Mapping[str, Any] = {}
-        self._left_off: float | None = None
+        self._shares: dict[str, torch.Tensor] = {}
 
     def progress(self, now: int) -> float:
         """The small network trains from ``begin`` on."""
@@ -97,8 +97,11 @@ class DCFF(IterativePruning):
 
     def _step(self, runner: Runner, now: int) -> bool:
         """Choose the channels anew and mix filters; at the end the mixtures are the weights."""
-        self.target.importance.temperature = self.temperature(now)
+        importance, supernet = self.target.importance, self.pruner.supernet
+        importance.temperature = self.temperature(now)
         super()._step(runner, now)
+        shares = importance.all_shares(supernet.groups, supernet.model)
+        self._shares = {name: logs.float() for name, logs in shares.items()}
         self._mix()
         if now >= self.end:
             self._settle()
@@ -107,7 +110,7 @@ class DCFF(IterativePruning):
     def _mix(self) -> None:
         supernet, importance = self.pruner.supernet, self.target.importance
         subnet = self.pruner.current_subnet()
-        self._mixings = importance.mixings(supernet.groups, supernet.model, subnet)
+        self._mixings = importance.mixings(supernet.groups, supernet.model, subnet, self._shares)
         supernet.execution.mix(self._mixings)
         supernet.set_alive(supernet.alive)
 
@@ -118,37 +121,49 @@ class DCFF(IterativePruning):
         for name, mixed in self._mixings.items():
             parameter = supernet.model.get_parameter(name)
             parameter.copy_(mixed(parameter))
-        self._mixings = {}
+        self._mixings, self._shares = {}, {}
         supernet.execution.mix(self._mixings)
         supernet.set_alive(supernet.alive)
 
     # -- checkpoints -------------------------------------------------------------------
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Write down which channels a deployed model has, or the temperature of the mixtures."""
+        """Write down which channels a deployed model has, or the shares of the mixtures."""
         super().before_save_checkpoint(runner, checkpoint)
         if self._mixings:
-            checkpoint[TEMPERATURE_KEY] = self.target.importance.temperature
+            checkpoint[SHARES_KEY] = self._shares
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Deploy the model, or remember at which temperature its filters were mixed."""
-        super().after_load_checkpoint(runner, checkpoint)
-        self._left_off = checkpoint.get(TEMPERATURE_KEY)
+        """Deploy the model, or remember in which shares its filters were mixed.
 
-    def _mix_again(self, runner: Runner) -> None:
-        if self._left_off is not None and not self.is_deployed:
-            self.target.importance.temperature, self._left_off = self._left_off, None
+        Raises:
+            InputError: They are those of another network.
+        """
+        super().after_load_checkpoint(runner, checkpoint)
+        if self.is_deployed:
+            return
+        self._shares = checkpoint.get(SHARES_KEY, {})
+        for name, logs in self._shares.items():
+            group = self.pruner.channel_groups.get(name)
+            if group is None or logs.shape != (group.num_channels, group.num_channels):
+                raise InputError(
+                    f'{runner._load_from}: mixes {len(logs)} filters of {name}, of which the '
+                    f'network has {getattr(group, "num_channels", "none")}'
+                )
+
+    def _mix_again(self) -> None:
+        if self._shares and not self._mixings and not self.is_deployed:
             self._mix()
 
     def before_train(self, runner: Runner) -> None:
-        """Mix filters as before, by the weights that were loaded."""
+        """Mix filters as before."""
         super().before_train(runner)
-        self._mix_again(runner)
+        self._mix_again()
 
     def before_test(self, runner: Runner) -> None:
         """Mix filters as in training."""
-        self._mix_again(runner)
+        self._mix_again()
 
     def before_val(self, runner: Runner) -> None:
         """Mix filters as in training."""
-        self._mix_again(runner)
+        self._mix_again()

@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from torch import nn
 
 from mmprune.checkpoint import read_checkpoint, write_checkpoint
-from mmprune.config import load_config
+from mmprune.config import files_of, load_config
 from mmprune.deploy import VerifyReport
 from mmprune.deploy.channel_cfg import digest_of, save_channel_cfg
 from mmprune.deploy.onnx_contract import describe_onnx
@@ -226,8 +226,14 @@ def check_rebuilds(config: Path, checkpoint: Path | None, network: nn.Module) ->
         ) from error
 
 
-def check_place(folder: Path, checkpoint: str | os.PathLike[str], onnx: bool) -> None:
+def check_place(folder: Path, cfg: Config, checkpoint: str | os.PathLike[str], onnx: bool) -> None:
     """Refuse a folder that a deployed network cannot be written to, before it is computed.
+
+    Args:
+        folder: For the files.
+        cfg: What is deployed, read from other files than those.
+        checkpoint: Its weights.
+        onnx: Whether ``deployed.onnx`` is written.
 
     Raises:
         InputError: Nothing can be written there, or a config there could not be read; or what
@@ -236,12 +242,13 @@ def check_place(folder: Path, checkpoint: str | os.PathLike[str], onnx: bool) ->
     if onnx:
         check_onnx()
     size = Path(checkpoint).stat().st_size if Path(checkpoint).is_file() else 0
-    check_outputs([folder / name for name in _names(onnx)], size=size)
+    files = [folder / name for name in _names(onnx)]
+    check_outputs(files, size=size, inputs=files_of(cfg, checkpoint))
     path = Path(os.path.abspath(folder)).as_posix()
-    if any(part in path for part in ('\\', '"""', '{{', '}}')):
+    if any(part in path for part in ('\\', '\r', '"""', '{{', '}}')):
         raise UnwritableError(
-            f'{folder}: a config in a folder with a backslash, three quotes or double braces in '
-            'its name cannot be read: name another.'
+            f'{str(folder)!r}: a config in a folder with a backslash, a carriage return, three '
+            'quotes or double braces in its name cannot be read: name another.'
         )
 
 

@@ -91,11 +91,18 @@ class PrunerHook(Hook):
         """Prepare the runner's model, or find the pruner that has.
 
         Raises:
-            InputError: There is no pruner.
+            InputError: There is no pruner, or another hook has one too.
         """
         if self.found is not None:
             return
         if self.own is not None:
+            for hook in runner.hooks:
+                if getattr(hook, 'found', None) not in (None, self.own):
+                    raise InputError(
+                        f'{type(self).__name__} and {type(hook).__name__} have a pruner each, and '
+                        'the model can have one: leave out that of the second hook, which then '
+                        "takes the first one's"
+                    )
             model = runner.model
             network, settings = unwrap(model), self.demo_input or runner.cfg.get('demo_input')
             given = ConfiguredInput.of(network, settings, self.input_shape)

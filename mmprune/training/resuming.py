@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,6 +22,7 @@ from mmprune.errors import InputError, MissingFileError
 from mmprune.fileio import atomic_path
 from mmprune.randomness import draw_by
 from mmprune.registry import HOOKS
+from mmprune.training.saved_state import OPTIMIZER_KEY
 
 GRADIENTS_KEY = 'mmprune_gradients'
 """Where a checkpoint holds gradients that wait for the other batches of their step."""
@@ -109,6 +111,13 @@ class ExactResume(Hook):
         checkpoint[PATIENCE_KEY] = [
             {name: getattr(hook, name) for name in _PATIENCE} for hook in _early_stopping(runner)
         ]
+        saved = checkpoint.get('param_schedulers', [])
+        for state in itertools.chain(*(saved.values() if isinstance(saved, dict) else [saved])):
+            # OneCycleLR keeps a function, which would be code in the checkpoint; it has it anyway.
+            for key in [key for key, value in state.items() if callable(value)]:
+                del state[key]
+        if hasattr(runner.optim_wrapper, 'optimizer'):  # not several by name
+            checkpoint[OPTIMIZER_KEY] = type(runner.optim_wrapper.optimizer).__name__
         if getattr(runner.optim_wrapper, '_accumulative_counts', 1) > 1:
             checkpoint[GRADIENTS_KEY] = {
                 name: parameter.grad.cpu()

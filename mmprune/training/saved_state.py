@@ -18,6 +18,8 @@ from mmprune.weights import unusable
 _ALIKE = ('momentum_buffer', 'exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'square_avg', 'grad_avg')
 """What optimizers keep that has the shape of its parameter."""
 _NOT_OF_THE_KIND = ('params', 'lr', 'initial_lr')
+OPTIMIZER_KEY = 'mmprune_optimizer'
+"""Where a checkpoint names the class of its optimizer."""
 _NONE: Any = ()
 
 
@@ -82,7 +84,10 @@ def check_optimizer(runner: Runner, checkpoint: Mapping[str, Any], path: str) ->
     if not isinstance(wrapper, OptimWrapper) or saved is None:
         return
     kind = type(wrapper.optimizer).__name__
+    named = checkpoint.get(OPTIMIZER_KEY, kind)
     problem = _difference(wrapper.optimizer, saved, checkpoint['optimizer']['state'])
+    if not problem and named != kind:  # some keep other things under the same options
+        problem = f'it is that of a {shown(named)}'
     if problem:
         raise InputError(
             f'{path}: optim_wrapper.optimizer (a {kind}) cannot go on from its state: {problem}. '
@@ -103,7 +108,7 @@ def _difference(
         return f'it has groups of {sizes[1]} parameters, the model {sizes[0]}'
     for mine, theirs in zip(groups, saved, strict=True):
         missing, foreign = _kind(mine) - _kind(theirs), _kind(theirs) - _kind(mine)
-        if missing or foreign:
+        if missing:  # schedulers put more into a group
             return f'it has no {", ".join(sorted(missing))}, but {", ".join(sorted(foreign))}'
         for key in mine.keys() & theirs.keys():
             if _is_number(mine[key]) and not _is_number(theirs[key]):

@@ -1,6 +1,7 @@
 """Every tool says before it begins that it could not write what it is asked for."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import pytest
 from mmprune.commands import demo, diagnose, estimate_latency, export_subnet, sensitivity
 from mmprune.commands.deploy_subnet import deploy_subnet
 from mmprune.commands.estimate_latency import LatencyOptions
+from mmprune.commands.print_config import print_config
 from mmprune.commands.prune import prune
 from mmprune.commands.prune_options import PruneOptions
 from mmprune.commands.run import evaluate, train
 from mmprune.commands.search_subnet import search_subnet
 from mmprune.commands.sensitivity import SensitivityOptions
-from mmprune.errors import UnwritableError
+from mmprune.config import find_config
+from mmprune.errors import InputError, UnwritableError
 from mmprune.zoo.check import Plan
 from mmprune.zoo.table import run_zoo
 
@@ -57,3 +60,47 @@ def test_a_file_where_a_folder_should_be(
     with pytest.raises(UnwritableError, match='is a file, where a folder should be'):
         TOOLS[tool](weights, tmp_path / 'file')
     assert {path.name for path in tmp_path.rglob('*')} == {'file', 'weights', 'supernet.pth'}
+
+
+def test_what_is_read_is_not_written_over(
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(untrained, tmp_path / 'deployed.pth')
+    os.symlink('deployed.pth', 'link.pth')
+    config = Path('deployed.py')
+    config.write_text(f'_base_ = [{str(find_config(CONFIG))!r}]\n# mine\n')
+    own = config.read_bytes()
+    export_subnet.export_subnet(config, 'link.pth', 'min', 'channel_cfg.yaml')
+    json = LatencyOptions(table='t.json', json='t.json')
+    calls: list[Callable[[], Any]] = [
+        lambda: export_subnet.export_subnet(config, 'link.pth', 'max', 'deployed.pth'),
+        lambda: export_subnet.export_subnet(config, 'link.pth', 'max', config),
+        lambda: evaluate(config, 'link.pth', 'work', tmp_path / 'deployed.pth'),
+        lambda: deploy_subnet(config, 'link.pth', 'channel_cfg.yaml', tmp_path),
+        lambda: prune(config, untrained, '.', options=HALF),
+        lambda: estimate_latency.estimate_latency(config, json),
+        lambda: print_config(config, out='deployed.py'),
+    ]
+    for call in calls:
+        with pytest.raises(UnwritableError, match=r'(is read|another output).* name another place'):
+            call()
+    # A config in the work directory stays too; mmengine writes one of the same name there.
+    evaluate(config, 'link.pth', '.', cfg_options={'log_level': 'ERROR'})
+    assert (config.read_bytes(), Path('deployed_as_run.py').is_file()) == (own, True)
+    # Nor is what a config's model names: the network that was deployed here.
+    files = deploy_subnet(config, 'link.pth', 'channel_cfg.yaml', 'small')
+    mine = Path('small/mine.py')
+    shutil.copy(files.config, mine)
+    with pytest.raises(UnwritableError, match=r'channel_cfg\.yaml: is read'):
+        prune(mine, shutil.copy(files.checkpoint, 'x.pth'), 'small', options=HALF)
+    assert evaluate(mine, files.checkpoint, 'work')
+
+
+def test_names_that_could_not_be_used_are_told_first(untrained: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnwritableError, match='no name of a file'):
+        train(CONFIG, tmp_path / '\udcff')
+    with pytest.raises(UnwritableError, match='a carriage return'):
+        deploy_subnet(CONFIG, untrained, 'subnet.yaml', tmp_path / 'a\rb')
+    with pytest.raises(InputError, match='suffix of --plot must be one of'):
+        estimate_latency.estimate_latency(CONFIG, LatencyOptions(plot=tmp_path / 'x.txt'))

@@ -1,6 +1,5 @@
 """Filters that are mixtures while they train: what is computed, deployed, resumed, refused."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from mmprune.errors import InputError
 from mmprune.importance import FusionImportance
 from mmprune.registry import PRUNERS
 from mmprune.training import DCFF
-from mmprune.training.dcff import TEMPERATURE_KEY
+from mmprune.training.dcff import SHARES_KEY
 
 PRUNER = dict(type='ImportancePruner', budget=dict(macs=0.5), scope='local', importance='Fusion')
 
@@ -146,39 +145,43 @@ def test_temperatures_fall_by_equal_factors() -> None:
     assert [round(hook.temperature(now), 8) for now in (1, 2, 5, 9)] == [1, 0.1, 1e-4, 1e-4]
 
 
-@pytest.mark.parametrize('epoch', [2, 3])
-def test_a_resumed_training_ends_like_one_that_ran_through(
-    trained: tuple[Runner, Path], tmp_path: Path, epoch: int
+def test_a_training_stopped_between_two_looks_goes_on_with_the_same_mixtures(
+    tmp_path: Path,
 ) -> None:
-    _, folder = trained
-    shutil.copy(folder / f'epoch_{epoch}.pth', tmp_path / 'start.pth')
-    train(small(), tmp_path, resume=tmp_path / 'start.pth')
-    expected, found = (read_checkpoint(path / 'epoch_4.pth') for path in (folder, tmp_path))
-    for name, tensor in expected['state_dict'].items():
-        torch.testing.assert_close(found['state_dict'][name], tensor, rtol=1e-4, atol=1e-6)
+    cfg = small(end=9, interval=3, by_epoch=False)
+    cfg.default_hooks.checkpoint.by_epoch = False
+    train(cfg.copy(), tmp_path / 'whole')
+    train(cfg, tmp_path / 'resumed', resume=tmp_path / 'whole' / 'iter_8.pth')
+    whole, resumed = (read_checkpoint(tmp_path / f / 'iter_12.pth') for f in ('whole', 'resumed'))
+    torch.testing.assert_close(resumed['state_dict'], whole['state_dict'], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize('epoch', [1, 2])
 def test_a_checkpoint_is_tested_as_it_was_trained(
     trained: tuple[Runner, Path], monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> None:
-    """Of the mixtures, at the temperature of its time."""
+    """By the mixtures of its time, not those that its weights would give now."""
     _, folder = trained
-    temperatures = []
+    shares = []
     mix = DCFF._mix
-
-    def record(self: DCFF) -> None:
-        temperatures.append(self.target.importance.temperature)
-        mix(self)
-
-    monkeypatch.setattr(DCFF, '_mix', record)
+    monkeypatch.setattr(DCFF, '_mix', lambda hook: (shares.append(hook._shares), mix(hook)))
     evaluate(small(), folder / f'epoch_{epoch}.pth', folder / 'test')
-    assert temperatures == [DCFF(end=3).temperature(epoch - 1)]
+    kept = read_checkpoint(folder / f'epoch_{epoch}.pth')[SHARES_KEY]
+    torch.testing.assert_close(shares, [kept], rtol=0, atol=0)
+
+
+def test_mixtures_of_another_network(trained: tuple[Runner, Path], tmp_path: Path) -> None:
+    content = read_checkpoint(trained[1] / 'epoch_1.pth')
+    shares = content[SHARES_KEY]
+    shares[next(iter(shares))] = torch.zeros(3, 3)
+    torch.save(content, tmp_path / 'x.pth')
+    with pytest.raises(InputError, match=r'mixes 3 filters of .* of which the network has 8'):
+        evaluate(small(), tmp_path / 'x.pth', tmp_path)
 
 
 def test_mixtures_that_have_become_the_weights_are_mixed_no_more(tmp_path: Path) -> None:
     train(small(deploy=False, end=2), tmp_path)
-    told = [TEMPERATURE_KEY in read_checkpoint(tmp_path / f'epoch_{n}.pth') for n in (1, 2, 3)]
+    told = [SHARES_KEY in read_checkpoint(tmp_path / f'epoch_{n}.pth') for n in (1, 2, 3)]
     assert told == [True, True, False]
 
 

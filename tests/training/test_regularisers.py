@@ -287,3 +287,11 @@ def test_a_growing_penalty_needs_a_target() -> None:
     runner = started(hook, ByHand())
     with pytest.raises(InputError, match='GrowingPenalty needs an ImportancePruner, not a Ratio'):
         hook.before_train_iter(runner, 0)
+
+
+def test_two_hooks_with_a_pruner_each() -> None:
+    first, second = (hook_for(kind) for kind in (GroupLasso, ScaleL1))
+    runner = started(first, ByHand())
+    runner.hooks.append(second)
+    with pytest.raises(InputError, match='ScaleL1 and GroupLasso have a pruner each'):
+        second.before_run(runner)

@@ -85,6 +85,25 @@ def test_another_optimizer_in_the_config_is_refused(trained: Path, tmp_path: Pat
         train(cfg, tmp_path, resume=trained)
 
 
+def test_what_schedulers_keep_is_no_hindrance_and_another_optimizer_with_the_same_options_is(
+    tmp_path: Path,
+) -> None:
+    """A schedule of momentum adds options to groups, and OneCycleLR has a function."""
+    cfg = load_config(CONFIG)
+    cfg.train_cfg.max_epochs = 1
+    cfg.optim_wrapper = dict(optimizer=dict(type='Adam', lr=0.001))
+    cfg.param_scheduler = [
+        dict(type='LinearMomentum', start_factor=0.5, end=2),
+        dict(type='OneCycleLR', eta_max=0.1, total_steps=9, by_epoch=False),
+    ]
+    train(cfg.copy(), tmp_path)
+    cfg.train_cfg.max_epochs = 2
+    train(cfg.copy(), tmp_path, resume='auto')
+    cfg.optim_wrapper.optimizer.type = 'Adamax'
+    with pytest.raises(InputError, match=r"\(a Adamax\) .* it is that of a 'Adam'"):
+        train(cfg, tmp_path, resume='auto')
+
+
 def test_a_config_in_a_checkpoint_is_not_run(trained: Path, tmp_path: Path) -> None:
     """mmengine runs what stands under this key."""
     content, touched = read_checkpoint(trained), tmp_path / 'touched'
