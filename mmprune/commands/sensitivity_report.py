@@ -17,6 +17,7 @@ from mmprune.pruners import ImportancePruner
 from mmprune.pruners.allocation import allocate
 from mmprune.pruners.budget import Limits
 from mmprune.pruners.subnet_costs import SubnetCosts
+from mmprune.report.tables import numbers
 from mmprune.schema import Count, Metric, Whole
 
 
@@ -122,10 +123,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
 
 def rows_table(rows: Sequence[Row], ratios: Mapping[str, float], title: str) -> Table:
     """A row per group: what it loses at each width, and the share that it gets."""
-    table = Table(title=title)
-    table.add_column('group')
-    for heading in ('channels', 'loses, at channels kept', 'ratio'):
-        table.add_column(heading, justify='right')
+    table = Table('group', *numbers('channels', 'loses, at channels kept', 'ratio'), title=title)
     for space_id, ratio in ratios.items():
         own = sorted((r for r in rows if r.group == space_id), key=lambda row: -row.channels)
         losses = ', '.join(f'{row.loss:.2f} at {row.channels}' for row in own)
