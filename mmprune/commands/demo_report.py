@@ -83,12 +83,10 @@ def report_table(report: DemoReport) -> Table:
 
 def plot_report(report: DemoReport, path: Path) -> None:
     """Draw accuracy over MACs as a PNG: uniform widths, found subnets, finetuned ones."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # Without pyplot there is no global state, and no display is looked for.
     figure = Figure(figsize=(7, 4.5), layout='constrained')
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     _points(axes, report.uniform, 'o--', 'all layers equally narrow', color='tab:gray')
     subnets = report.rows[1:]

@@ -69,12 +69,10 @@ def rounding_table(report: RoundingReport) -> Table:
 
 def draw_comparison(found: Comparison, device: Device, path: Path) -> None:
     """Draw predicted over measured times as a picture."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # Without pyplot there is no global state, and no display is looked for.
     figure = Figure(figsize=(5.5, 5), layout='constrained')
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     measured, predicted = 1e3 * np.array(found.measured), 1e3 * np.array(found.predicted)
     ends = [min(measured.min(), predicted.min()), max(measured.max(), predicted.max())]

@@ -133,13 +133,11 @@ def rows_table(rows: Sequence[Row], ratios: Mapping[str, float], title: str) -> 
 
 def draw_rows(rows: Sequence[Row], groups: Sequence[str], title: str, path: Path) -> None:
     """Draw the losses: a row per group in order of execution, a line through its widths."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     measured = [name for name in groups if any(row.group == name for row in rows)]
     worst = max([row.loss for row in rows if np.isfinite(row.loss)], default=0) or 1
     figure = Figure(figsize=(7.5, 1.2 + 0.28 * len(measured)), layout='constrained')
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     x = [row.share for row in rows]
     y = [measured.index(row.group) for row in rows]

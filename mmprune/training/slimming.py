@@ -170,7 +170,6 @@ def plot_scales(
         InputError: No scale was recorded.
     """
     # Imported here, because nothing else needs it.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -181,7 +180,6 @@ def plot_scales(
     edges = np.linspace(0, highest, bins + 1)
     counts = np.stack([np.histogram(scales.numpy(), edges)[0] for scales in history], axis=1)
     figure = Figure(figsize=(7, 4.5), layout='constrained')
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     epochs = np.arange(len(history) + 1) - 0.5
     shown = np.ma.masked_equal(counts, 0)
