@@ -112,8 +112,9 @@ def measure_rounding(
         for width in widths:
             each = tuple(width if a == axis else full for a, full in enumerate(shape.full_widths))
             module, data = shape.build(each).to(device), shape.example(each).to(device)
-            calls[str(width)] = partial(_run, module, data)
-        times = interleaved(calls, seconds, device, least_rounds=5)
+            calls[str(width)] = partial(module, data)
+        with torch.no_grad():
+            times = interleaved(calls, seconds, device, least_rounds=5)
         fastest = tuple(times[str(width)].fastest for width in widths)
         layers.append(WidthTimes(shape, axis, tuple(widths), fastest))
     return RoundingReport(tuple(layers), tuple(multiples))
@@ -123,11 +124,6 @@ def neighbours(full: int, step: int = 1) -> list[int]:
     """``SPAN`` widths from the middle of a layer's on, that it can have, or all of them."""
     start = min(full // 2 // SPAN * SPAN, max(0, full - SPAN))
     return list(range(start + step, min(start + SPAN, full) + 1, step))
-
-
-def _run(module: torch.nn.Module, data: torch.Tensor) -> None:
-    with torch.no_grad():
-        module(data)
 
 
 def rounding_rows(report: RoundingReport) -> list[Mapping[str, object]]:
