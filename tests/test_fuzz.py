@@ -133,9 +133,8 @@ class Format:
 def table() -> LatencyTable:
     shape = shape_of(torch.nn.Conv2d(3, 8, 3), (1, 3, 8, 8))
     assert shape is not None
-    seconds = torch.rand(2, 2).double().numpy()
-    layers = (MeasuredLayer(shape, ((1, 3), (4, 8)), seconds),)
-    return LatencyTable(Device.of(), 'Net', '1x3x8x8', {'a': 8}, layers, (('a', 0),))
+    layers = [MeasuredLayer('a', shape, ((1, 3), (4, 8)), torch.rand(2, 2).tolist())]
+    return LatencyTable(Device.of(), 'Net', '1x3x8x8', {'a': 8}, [('a', 0)], layers)
 
 
 def formats(folder: Path) -> dict[str, Format]:
