@@ -39,22 +39,20 @@ class RatioPruner(StructurePruner):
     def subnet_of_ratio(self, ratio: float) -> Subnet:
         """The subnet in which every group keeps ``ratio`` of its channels, at least one."""
         ratio = checked(Share, ratio, 'ratio')
-        return self.subnet_of_counts(
-            {
-                space_id: max(1, round_half_up(group.num_channels * ratio))
-                for space_id, group in self.supernet.prunable_groups.items()
-            }
-        )
+        return self._subnet_of_ratios([ratio] * len(self.supernet.prunable_groups))
 
     def sample_subnet(self) -> Subnet:
         """A ratio drawn anew for every group, by numpy's global random state."""
-        drawn = np.random.choice(self.ratios, len(self.supernet.prunable_groups))
+        return self._subnet_of_ratios(
+            np.random.choice(self.ratios, len(self.supernet.prunable_groups))
+        )
+
+    def _subnet_of_ratios(self, ratios: Iterable[float]) -> Subnet:
+        groups = self.supernet.prunable_groups.items()
         return self.subnet_of_counts(
             {
                 space_id: max(1, round_half_up(group.num_channels * ratio))
-                for (space_id, group), ratio in zip(
-                    self.supernet.prunable_groups.items(), drawn, strict=True
-                )
+                for (space_id, group), ratio in zip(groups, ratios, strict=True)
             }
         )
 
