@@ -27,14 +27,10 @@ class RatioPruner(StructurePruner):
     def __init__(self, ratios: Sequence[float], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         several = isinstance(ratios, Iterable) and not isinstance(ratios, str)
-        values = list(ratios) if several else []
-        numbers = [r for r in values if isinstance(r, int | float) and 0 < r <= 1]
-        if not values or len(numbers) < len(values):
-            raise InputError(
-                f'ratios must be a list of numbers above 0 and at most 1; found {ratios!r}'
-            )
-        ratios = sorted(float(ratio) for ratio in numbers)
-        self.ratios = self.shares = tuple(ratios)
+        shares = checked(list[Share], list(ratios) if several else ratios, 'ratios')
+        if not shares:
+            raise InputError('ratios: expected numbers above 0 up to 1, found none')
+        self.ratios = self.shares = tuple(sorted(shares))
 
     def subnet_of_ratio(self, ratio: float) -> Subnet:
         """The subnet in which every group keeps ``ratio`` of its channels, at least one."""
