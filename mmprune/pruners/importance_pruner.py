@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -308,13 +309,7 @@ class ImportancePruner(StructurePruner):
             f'min_channels={self.min_channels} and max_removed={self.max_removed:g}',
         )
         most, least = order.counts(first), order.counts(len(order))
-
-        def wider(counts: dict[str, int], space_id: str) -> dict[str, int] | None:
-            return costs.wider(counts, space_id, most[space_id])
-
-        def narrower(counts: dict[str, int], space_id: str) -> dict[str, int] | None:
-            return costs.narrower(counts, space_id, least[space_id])
-
+        wider, narrower = (partial(costs.towards, ends=ends) for ends in (most, least))
         if removals == first:
             return order.counts(first)
         wanted = (order.names[number] for number in order.group_of[first:removals][::-1])

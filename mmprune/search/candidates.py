@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmprune.errors import InputError
-from mmprune.search.budget import COSTS, Budget, Cost, absolute_limit
+from mmprune.search.budget import Budget, Cost
 from mmprune.search.compared import Rule, main_metric, rule_of, smaller_is_better
 from mmprune.search.history import Evaluation
 
@@ -127,12 +127,4 @@ class Candidates:
                 limits[name] = float(value)
         except ValueError:
             raise InputError(f'{text!r} is no budget: give {_UNDER}macs=0.5,params=1e6') from None
-        if limits.keys() - set(COSTS):
-            raise InputError(f'{text!r}: limits are of macs, params and latency')
-        return Budget(
-            text,
-            **{
-                name: limit if name == 'latency' else absolute_limit(limit, self.full[name], name)
-                for name, limit in limits.items()
-            },
-        )
+        return Budget.of(limits, {**self.full, 'latency': 1.0})  # of which no share is meant
