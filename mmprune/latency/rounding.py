@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -95,7 +95,6 @@ def measure_rounding(
     shapes: Iterable[tuple[LayerShape, int]],
     device: torch.device | str = 'cpu',
     seconds: float = 1.0,
-    multiples: Sequence[int] = MULTIPLES,
 ) -> RoundingReport:
     """Time layers at neighbouring widths, around the middle of what they can have.
 
@@ -103,7 +102,6 @@ def measure_rounding(
         shapes: Layers, and which of their widths varies.
         device: Where to measure.
         seconds: How long each layer is measured.
-        multiples: The multiples in question.
     """
     layers = []
     for shape, axis in shapes:
@@ -117,7 +115,7 @@ def measure_rounding(
             times = interleaved(calls, seconds, device, least_rounds=5)
         fastest = tuple(times[str(width)].fastest for width in widths)
         layers.append(WidthTimes(shape, axis, tuple(widths), fastest))
-    return RoundingReport(tuple(layers), tuple(multiples))
+    return RoundingReport(tuple(layers))
 
 
 def neighbours(full: int, step: int = 1) -> list[int]:
