@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from small_network import images, prepared, small_network
 
 from mmprune.checkpoint import read_checkpoint, write_checkpoint
-from mmprune.commands.sensitivity import FORMAT, _File
+from mmprune.commands.sensitivity import FORMAT, _read
 from mmprune.config import load_config
 from mmprune.errors import InputError
 from mmprune.execution import release
@@ -179,7 +179,7 @@ def formats(folder: Path) -> dict[str, Format]:
         'sensitivities': Format(
             {'format': FORMAT, 'settings': {}, 'full': 0.9, 'rows': [row, {**row, 'channels': 4}]},
             'sensitivity.json',
-            lambda path: _File(path, {}).read(),
+            lambda path: _read(path, {}),
         ),
         'history': Format(
             [{'format': 'mmprune search history 1', 'settings': {}}, evaluation, evaluation],

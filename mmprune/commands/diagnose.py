@@ -17,7 +17,7 @@ from torch import nn
 
 from mmprune.checkpoint import check_fit, read_checkpoint
 from mmprune.commands.graph_break import where_gradients_end
-from mmprune.config import load_config
+from mmprune.config import load_config, work_dir_of
 from mmprune.datafiles import write_data
 from mmprune.deploy import VerifyReport
 from mmprune.errors import InputError
@@ -73,7 +73,7 @@ def diagnose(
     cfg = load_config(config, cfg_options)
     if subnets < 1:
         raise InputError(f'at least 1 subnet must be verified, not {subnets}')
-    folder = _folder(cfg, out_dir)
+    folder = Path(out_dir or work_dir_of(cfg) / 'diagnosis')
     check_outputs([folder / name for name in FILES])
     with seeded(seed):
         network, pruner = network_and_pruner(cfg)
@@ -208,11 +208,6 @@ def _verify(pruner: StructurePruner, subnets: int, seed: int) -> Iterable[Verifi
 def _place(network: nn.Module, name: str) -> str:
     kind = type(network.get_submodule(name)).__name__
     return f'{name or "the root module"} ({kind})'
-
-
-def _folder(cfg: Config, out_dir: str | os.PathLike[str] | None) -> Path:
-    work_dir = cfg.get('work_dir') or Path('work_dirs') / Path(cfg.filename or 'config').stem
-    return Path(out_dir) if out_dir is not None else Path(work_dir) / 'diagnosis'
 
 
 def _write(found: Diagnosis, pruner: StructurePruner, folder: Path) -> list[Path]:
