@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from mmprune.channels.groups import ChannelGroup
 from mmprune.channels.labels import IntArray
-from mmprune.cost import CostModel, CostTable, Memory
+from mmprune.cost import CostModel, CostTable
 from mmprune.cost.forms import LinearForm
 from mmprune.latency.device import Device
 from mmprune.latency.table import Correction, LatencyTable
@@ -74,14 +74,10 @@ class LatencyEstimator:
         self._costs = network.cost_table.mean
         self._forms = [layer_forms(network, name) for name, _ in table.calls]
         tabled = {name for name, _ in table.calls}
-        rest = [work for work in self._memory.work if work.module not in tabled]
+        rest = [work for work in self._costs.memory.work if work.module not in tabled]
         self._rest_bytes = self._costs.polynomials([t for work in rest for t in work.tensors])
         products = [term for term in network.cost_model.products if term.what not in tabled]
         self._rest_macs = self._costs.polynomials(products)
-
-    @property
-    def _memory(self) -> Memory:
-        return self._costs.memory
 
     def features(self, widths: IntArray) -> np.ndarray:
         """What the time is a sum of: seconds of the table, bytes and MACs of the rest, 1.

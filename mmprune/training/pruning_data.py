@@ -39,7 +39,8 @@ def _in_training_but_for_layers(model: nn.Module) -> Iterator[None]:
     Layers, which are torch's or have no parts, stay in the mode that they are in: nothing is
     written to norms, and nothing is dropped.
     """
-    parts = [m for m in model.modules() if list(m.children()) and not _is_of_torch(m)]
+    own = (m for m in model.modules() if not type(m).__module__.startswith('torch.'))
+    parts = [module for module in own if list(module.children())]
     before = [(part, part.training) for part in parts]
     try:
         for part in parts:
@@ -48,7 +49,3 @@ def _in_training_but_for_layers(model: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in before:
             part.training = mode
-
-
-def _is_of_torch(module: nn.Module) -> bool:
-    return type(module).__module__.startswith('torch.')
