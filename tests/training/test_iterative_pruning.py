@@ -115,7 +115,7 @@ def run(
     def record(self: IterativePruning, runner: Runner, subnet: Any) -> None:
         of_hook(self, runner, subnet)
         now = runner.epoch if self.by_epoch else runner.iter
-        costs[now] = self.pruner.cost()['macs'] / self._full_cost()['macs']
+        costs[now] = self.pruner.cost()['macs'] / self.pruner.cost(self.pruner.full_subnet())['macs']
 
     def run(**hook: Any) -> tuple[IterativePruning, dict[int, float]]:
         monkeypatch.setattr(IterativePruning, '_set', record)
