@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -18,10 +20,11 @@ Counts = Mapping[str, int]
 Select = Callable[[ChannelGroup, np.ndarray, int], BoolArray]
 
 
+@dataclass(eq=False)
 class SubnetCosts:
     """Costs of counts of channels, the kept ones being those with the highest scores.
 
-    Args:
+    Attributes:
         supernet: The prepared network.
         scores: One per channel of every prunable group.
         names: Which costs: ``macs``, ``params``, ``latency``.
@@ -30,24 +33,19 @@ class SubnetCosts:
         latencies: Predicts the times of many, by their widths.
     """
 
-    def __init__(
-        self,
-        supernet: Supernet,
-        scores: Mapping[str, np.ndarray],
-        names: Iterable[str],
-        select: Select,
-        latency: Callable[[Subnet], float],
-        latencies: Callable[[IntArray], np.ndarray] | None = None,
-    ) -> None:
-        self.supernet = supernet
-        self.groups = supernet.prunable_groups
-        self.scores = scores
-        self.names = tuple(names)
-        self.select = select
-        self.latency = latency
-        self.latencies = latencies
-        self._masks: dict[tuple[str, int], BoolArray] = {}
-        self._costs: dict[tuple[int, ...], dict[str, float]] = {}
+    supernet: Supernet
+    scores: Mapping[str, np.ndarray]
+    names: Collection[str]
+    select: Select
+    latency: Callable[[Subnet], float]
+    latencies: Callable[[IntArray], np.ndarray] | None = None
+    _masks: dict[tuple[str, int], BoolArray] = field(default_factory=dict)
+    _costs: dict[tuple[int, ...], dict[str, float]] = field(default_factory=dict)
+
+    @cached_property
+    def groups(self) -> dict[str, ChannelGroup]:
+        """The groups that are counted."""
+        return self.supernet.prunable_groups
 
     def mask(self, space_id: str, count: int) -> BoolArray:
         """The valid mask of about ``count`` channels of a group."""
