@@ -3,9 +3,8 @@
 import argparse
 
 from mmprune.commands.command_line import add_cfg_options
-from mmprune.commands.export_subnet import export_subnet
+from mmprune.commands.export_subnet import MMRAZOR_VERSIONS, export_subnet
 from mmprune.errors import exit_on_input_error
-from mmprune.formats.mmrazor_files import VERSIONS
 
 EPILOG = """\
 examples:
@@ -38,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--mmrazor',
-        choices=VERSIONS,
+        choices=MMRAZOR_VERSIONS,
         help='write a file of this version of MMRazor, which can say that the first channels of a '
         'layer are kept, and nothing else',
     )

@@ -9,9 +9,13 @@ from mmengine.config import Config
 from mmprune.config import load_config
 from mmprune.deploy.channel_cfg import load_channel_cfg, save_channel_cfg
 from mmprune.fileio import check_outputs
+from mmprune.formats.mmrazor_files import VERSIONS
 from mmprune.models import AutoSlim
 from mmprune.models.algorithm import build_algorithm, full_and_set_cost
 from mmprune.report.tables import before_and_after_table, show
+
+MMRAZOR_VERSIONS = VERSIONS
+"""Whose files can be written."""
 
 
 def export_subnet(
