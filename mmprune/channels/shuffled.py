@@ -159,9 +159,8 @@ def _held(
     for name, factors in tensors.items():
         for factor in factors:
             owners = owner_of[np.maximum(factor, -1)]
-            if owners.max() >= 0:
-                for owner in np.unique(owners[owners >= 0]).tolist():
-                    found.setdefault(owner, []).append((name, factor))
+            for owner in np.flatnonzero(np.bincount(owners[owners >= 0])).tolist():
+                found.setdefault(owner, []).append((name, factor))
     return found
 
 

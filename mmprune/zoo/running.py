@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmprune.trace.calls import tensors_in
+from mmprune.trace.model_state import modes_kept
 from mmprune.trace.roads import roads_of
 
 
@@ -30,7 +31,11 @@ def counted_run(model: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, in
     # Full mmcv convolves by them where data are read at offsets; torch counts those that make a
     # tensor only.
     in_place = {torch.ops.aten.addmm_: _product_flops}
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+    with (
+        modes_kept(model), torch.no_grad(),
+        FlopCounterMode(display=False, custom_mapping=in_place) as counter,
+    ):  # fmt: skip
+        model.requires_grad_(False)  # the counter wants the graph of whatever requires grad
         parts = tensors_in(road.run(model))
     flops = int(counter.get_total_flops())
     return torch.cat([part.reshape(len(batch), -1) for part in parts], dim=1), flops // 2
