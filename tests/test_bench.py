@@ -31,7 +31,7 @@ from mmprune.bench import (
     tracing,
 )
 from mmprune.bench.costs import cost_rows
-from mmprune.bench.input_mask import with_input_masks
+from mmprune.bench.execution import with_input_masks
 from mmprune.bench.networks import Pass, half, prepared
 from mmprune.commands import subnet_times
 from mmprune.errors import InputError

@@ -18,12 +18,12 @@ from mmprune.config import load_config
 from mmprune.errors import InputError
 from mmprune.models import Recalibration
 from mmprune.models.algorithm import build_algorithm, calibration_batches, load_network
+from mmprune.models.training_data import training_loss
 from mmprune.pruners import ImportancePruner, StructurePruner
 from mmprune.report.tables import show
 from mmprune.schema import checked
 from mmprune.training.compensation import compensation_of, recalibrate_unless
 from mmprune.training.deployed_files import DeployedFiles, check_place, write_deployed
-from mmprune.training.pruning_data import training_loss
 
 
 def prune(
