@@ -16,7 +16,7 @@ from mmprune.commands.backends import measure_networks
 from mmprune.commands.demo_report import DemoReport, Row, plot_report, report_table
 from mmprune.commands.deploy_subnet import DeployedFiles, deploy_subnet
 from mmprune.commands.export_subnet import export_subnet, set_from_file
-from mmprune.commands.predict import Predictions, predict_dataset
+from mmprune.commands.metrics import Predictions, predict_dataset
 from mmprune.commands.run import train
 from mmprune.commands.search_subnet import search_subnet
 from mmprune.config import load_config
