@@ -205,7 +205,7 @@ def test_the_table_tells_why_groups_are_pinned():
 
 @pytest.mark.parametrize(
     ('name', 'message'),
-    [('resnet1', 'similar ones: .*resnet18'), ('nothing-like-it', 'they are in .*_base_')],
+    [('resnet1', 'did you mean .*resnet18'), ('nothing-like-it', 'in .*_base_')],
     ids=['similar', 'unlike'],
 )
 def test_an_unknown_network_is_refused_before_anything_runs(name, message, capsys):
