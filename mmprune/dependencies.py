@@ -7,7 +7,8 @@ over the other, so mmprune's setup.py may not require any.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -130,15 +131,20 @@ OPTIONAL = (
 """Parts of mmprune use these; they are looked for when such a part is used."""
 
 
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of distributions, of those that are installed."""
+    found = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 def find_version(dependency: Dependency) -> str | None:
     """Version of a dependency as it is installed, or None if it is not."""
-    for distribution in dependency.distributions:
-        try:
-            return version(distribution)
-        except PackageNotFoundError:
-            continue
-    if find_spec(dependency.module) is None:
-        return None
+    found = next(iter(installed_versions(dependency.distributions).values()), None)
+    if found is not None or find_spec(dependency.module) is None:
+        return found
     # Somebody put a source tree on the path.
     return str(import_module(dependency.module).__version__)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,6 @@ def insert_between(page: Path, begin: str, end: str, text: str) -> None:
     before, _, rest = found.partition(begin)
     after = rest.partition(end)[2]
     write_text(f'{before}{begin}\n\n{text}\n{end}{after}', page)
-
-
-def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Versions of packages, where they are installed."""
-    installed = {each.metadata['Name'].lower(): each.version for each in metadata.distributions()}
-    return {name: installed[name] for name in packages if name in installed}
 
 
 def check_chosen(what: str, chosen: Sequence[str], known: Collection[str]) -> None:

@@ -24,12 +24,13 @@ from mmprune.bench.job import job_steps
 from mmprune.bench.latencies import latency_steps
 from mmprune.bench.learned import learned_steps
 from mmprune.bench.options import SECTIONS, BenchOptions
-from mmprune.bench.pages import check_chosen, installed_versions, read_rows
+from mmprune.bench.pages import check_chosen, read_rows
 from mmprune.bench.report import about, insert_into_docs, markdown, tables
 from mmprune.bench.rows import Row, Step
 from mmprune.bench.searching import search_steps
 from mmprune.bench.tracing import tracing_steps
 from mmprune.datafiles import write_data
+from mmprune.dependencies import installed_versions
 from mmprune.errors import MissingFileError
 from mmprune.fileio import check_outputs, write_text
 from mmprune.latency import Device

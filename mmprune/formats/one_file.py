@@ -11,13 +11,13 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from mmprune.checkpoint import check_fit, read_checkpoint, write_checkpoint
+from mmprune.dependencies import installed_versions
 from mmprune.deploy import deploy
 from mmprune.deploy.channel_cfg import as_channel_cfg
 from mmprune.deploy.entries import ChannelCfg
@@ -136,9 +136,4 @@ def _versions() -> dict[str, str]:
     """What a reader may want to know when something does not fit."""
     found = {'mmprune': __version__, 'torch': str(torch.__version__)}
     found['python'] = platform.python_version()
-    for name in ('mmengine', 'mmengine-lite', 'onedl-mmengine'):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return found | installed_versions(('mmengine', 'mmengine-lite', 'onedl-mmengine'))

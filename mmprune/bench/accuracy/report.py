@@ -21,7 +21,8 @@ from mmprune.bench.accuracy.criteria import MEASURES, OF_DIGITS, OURS, THEIRS
 from mmprune.bench.accuracy.networks import NETWORKS, TITLES
 from mmprune.bench.accuracy.plot import TALK, write_plot, write_talk_plot
 from mmprune.bench.accuracy.supernets import AUTOSLIM, EACH
-from mmprune.bench.pages import insert_between, installed_versions, markdown_table
+from mmprune.bench.pages import insert_between, markdown_table
+from mmprune.dependencies import installed_versions
 from mmprune.report.tables import long
 from mmprune.version import __version__
 
