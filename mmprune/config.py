@@ -139,6 +139,12 @@ def find_config(config: str | os.PathLike[str]) -> Path:
     )
 
 
+def work_dir_of(cfg: Config, given: str | os.PathLike[str] | None = None, more: str = '') -> Path:
+    """Where a tool writes: as given, as the config says, or ``work_dirs/<config><more>``."""
+    default = Path('work_dirs') / f'{Path(cfg.filename or "config").stem}{more}'
+    return Path(given or cfg.get('work_dir') or default)
+
+
 @contextmanager
 def enter_scope(cfg: Config) -> Iterator[None]:
     """Let the names of a config mean what its ``default_scope`` says, from here on.

@@ -32,10 +32,15 @@ def check_weights(model: nn.Module, source: str, given: Mapping[str, Any] | None
     """
     own = dict(_trained(model))
     tensors = own if given is None else {name: given[name] for name in own if name in given}
-    problems = {name: unusable(t) or _of_other_type(t, own[name]) for name, t in tensors.items()}
+    problems = {
+        name: unusable(t) or (_of_other_type(t, own[name]) if given is not None else '')
+        for name, t in tensors.items()
+    }
     wrong = [f'{name}: {problem}' for name, problem in problems.items() if problem]
     # A number may be finite in the file, and none in the type of the network.
-    suspects = {} if wrong else {name: t.to(own[name].dtype) for name, t in tensors.items()}
+    suspects = {} if wrong else tensors
+    if given is not None:
+        suspects = {name: t.to(own[name].dtype) for name, t in suspects.items()}
     if suspects and not _sums_are_finite(suspects.values()):
         wrong += [f'{name}: {text}' for name, t in suspects.items() if (text := _not_finite(t))]
     wrong += [

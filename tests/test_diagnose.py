@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmprune.commands.diagnose import diagnose
-from mmprune.commands.graph_break import where_gradients_end
+from mmprune.commands.diagnose import diagnose, where_gradients_end
 from mmprune.config import load_config
 from mmprune.errors import InputError
 from mmprune.models.algorithm import build_model

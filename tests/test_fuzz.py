@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from small_network import images, prepared, small_network
 
 from mmprune.checkpoint import read_checkpoint, write_checkpoint
-from mmprune.commands.sensitivity import FORMAT, _File
+from mmprune.commands.sensitivity import FORMAT, _read
 from mmprune.config import load_config
 from mmprune.errors import InputError
 from mmprune.execution import release
@@ -133,9 +133,8 @@ class Format:
 def table() -> LatencyTable:
     shape = shape_of(torch.nn.Conv2d(3, 8, 3), (1, 3, 8, 8))
     assert shape is not None
-    seconds = torch.rand(2, 2).double().numpy()
-    layers = (MeasuredLayer(shape, ((1, 3), (4, 8)), seconds),)
-    return LatencyTable(Device.of(), 'Net', '1x3x8x8', {'a': 8}, layers, (('a', 0),))
+    layers = [MeasuredLayer('a', shape, ((1, 3), (4, 8)), torch.rand(2, 2).tolist())]
+    return LatencyTable(Device.of(), 'Net', '1x3x8x8', {'a': 8}, [('a', 0)], layers)
 
 
 def formats(folder: Path) -> dict[str, Format]:
@@ -180,7 +179,7 @@ def formats(folder: Path) -> dict[str, Format]:
         'sensitivities': Format(
             {'format': FORMAT, 'settings': {}, 'full': 0.9, 'rows': [row, {**row, 'channels': 4}]},
             'sensitivity.json',
-            lambda path: _File(path, {}).read(),
+            lambda path: _read(path, {}),
         ),
         'history': Format(
             [{'format': 'mmprune search history 1', 'settings': {}}, evaluation, evaluation],

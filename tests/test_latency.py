@@ -196,7 +196,7 @@ def test_a_table_is_the_same_when_read_again(fake, tmp_path):
 
 def test_a_table_of_something_else_is_refused(fake, tmp_path):
     pruner, table = built()
-    here, data, groups = table.device, table.data, table.groups
+    here, data, groups = table.device, table.input, table.groups
     for device, other, widths, message in (
         (DEVICE, data, groups, r"name: '.*', now 'a test'; .*threads|torch_version"),
         (here, '1x3x8x8 float32', groups, r"input: '2x3x8x8 float32', now '1x3x8x8 float32'"),

@@ -10,8 +10,10 @@ from torch import nn
 from toy_checks import assert_exact, prepared
 from toys_shuffles import (
     NormOfShuffled,
+    ShuffledBesideOthers,
     ShuffleOfFourGroups,
     StageOfShuffleNetV2,
+    StreamsThatWeighEachOther,
     UnevenChunkOfShuffled,
     UnitOfShuffleNetV1,
     shuffled,
@@ -30,6 +32,8 @@ SHUFFLED = [
     (ShuffleOfFourGroups, 'a'),
     (UnevenChunkOfShuffled, 'a'),
     (NormOfShuffled, 'a'),
+    (ShuffledBesideOthers, 'a'),
+    (StreamsThatWeighEachOther, 'c'),
 ]
 
 

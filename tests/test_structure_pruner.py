@@ -203,7 +203,7 @@ def test_sampling_sets_nothing():
 
 @pytest.mark.parametrize('ratios', [[0.0, 1.0], [1.01], [-0.5], [], [float('nan')], 0.5, '0.5'])
 def test_ratios_that_make_no_sense_are_refused(ratios):
-    with pytest.raises(InputError, match='above 0 and at most 1'):
+    with pytest.raises(InputError, match='ratios: '):
         RatioPruner(ratios=ratios)
 
 

@@ -156,4 +156,62 @@ class SumOfShuffled(Toy):
         return self.head(self.b(F.relu(x + shuffled(x, 2))).mean((2, 3)))
 
 
+class ShuffledBesideOthers(Toy):
+    """A decoder joins shuffled channels of an encoder with its own, normalises and reads both."""
+
+    GROUPS = {
+        'a': (16, {'a', 'b', 'norm'}, {'c', 'e'}),
+        'c': (6, {'c', 'norm'}, {'e'}),
+        'e': (8, {'e'}, {'head'}),
+    }
+    PINNED = frozenset({'head', 'a.weight', 'b.weight'})
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = conv(3, 8), conv(3, 8), conv(16, 6)
+        self.norm, self.e, self.head = nn.BatchNorm2d(22), conv(22, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = shuffled(F.relu(torch.cat([self.a(x), self.b(x)], 1)), 2)
+        x = F.relu(self.norm(torch.cat([x, self.c(x)], 1)))
+        return self.head(F.relu(self.e(x)).mean((2, 3)))
+
+
+class StreamsThatWeighEachOther(Toy):
+    """LiteHRNet (Yu et al., 2021, section 3.2): one layer weighs the shuffled channels of all.
+
+    Each stream is added to in place, through the view that a shuffle ends on.
+    """
+
+    GROUPS = {
+        'a': (16, {'a', 'b', 'more', 'weigh'}, {'squeeze', 'left'}),
+        'c': (24, {'c', 'd', 'weigh'}, {'squeeze', 'right'}),
+        'squeeze': (6, {'squeeze'}, {'weigh'}),
+        'left': (6, {'left', 'right'}, {'head'}),
+    }
+    PINNED = frozenset({'head', 'a.weight', 'b.weight', 'c.weight', 'd.weight', 'more.weight'})
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.more = conv(3, 8), conv(3, 8), conv(3, 16)
+        self.c, self.d, self.widths = conv(3, 12), conv(3, 12), [16, 24]
+        self.squeeze, self.weigh = conv(40, 6, 1), conv(6, 40, 1)
+        self.left, self.right, self.head = conv(16, 6), conv(24, 6), nn.Linear(6, 4)
+
+    @staticmethod
+    def shuffled(x):
+        n, c, h, w = x.shape
+        return x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
+
+    def forward(self, x):
+        a = self.shuffled(F.relu(torch.cat([self.a(x), self.b(x)], 1)))
+        c = self.shuffled(F.relu(torch.cat([self.c(x), self.d(x)], 1)))
+        a += self.more(x)
+        pooled = torch.cat([a, c], 1).mean((2, 3), keepdim=True)
+        weights = self.weigh(F.relu(self.squeeze(pooled))).sigmoid()
+        first, second = torch.split(weights, self.widths, 1)
+        x = self.left(a * F.interpolate(first, a.shape[2:])) + self.right(c * second)
+        return self.head(F.relu(x).mean((2, 3)))
+
+
 TOYS = toys_of(globals())

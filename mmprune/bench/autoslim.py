@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from itertools import cycle
 from typing import Any
@@ -19,7 +19,6 @@ from mmprune.bench.options import BenchOptions
 from mmprune.bench.rows import Row, Step
 from mmprune.latency.timing import Call, interleaved
 from mmprune.models import AutoSlim
-from mmprune.pruners import Subnet
 from mmprune.pruners.ratio_pruner import RatioPruner
 
 TARGET = 1.15
@@ -33,20 +32,6 @@ DISTILLER = dict(
         )
     ],
 )
-
-
-class Replay(RatioPruner):
-    """Draws the same random subnets again and again, so that they can be deployed beside it."""
-
-    drawn: Iterator[Subnet] | None = None
-
-    def replay(self, subnets: Sequence[Subnet]) -> None:
-        """Draw these from now on."""
-        self.drawn = cycle(subnets)
-
-    def sample_subnet(self) -> Subnet:
-        """The next of them."""
-        return super().sample_subnet() if self.drawn is None else next(self.drawn)
 
 
 def training_step(model: BaseModel, data: dict[str, Any]) -> Call:
@@ -70,7 +55,7 @@ def autoslim_row(name: str, options: BenchOptions) -> Iterator[Row]:
     algorithm = slimmable(network_of(name, 'cpu'), options)
     pruner = algorithm.pruner
     subnets = [pruner.sample_subnet() for _ in range(2)]
-    pruner.replay(subnets)
+    pruner.sample_subnet = cycle(subnets).__next__  # the same again and again
     steps = []
     for set_width in (
         pruner.set_max_channel, pruner.set_min_channel,
@@ -98,10 +83,9 @@ def autoslim_row(name: str, options: BenchOptions) -> Iterator[Row]:
 
 def slimmable(network: nn.Module, options: BenchOptions) -> AutoSlim:
     """The supernet that the configs of AutoSlim make."""
-    pruner = Replay(RATIOS)
     algorithm = AutoSlim(
         network,
-        pruner,
+        RatioPruner(RATIOS),
         distiller=copy.deepcopy(DISTILLER),
         input_shape=(1, 3, options.size, options.size),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import resource
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing import get_context
@@ -47,16 +46,6 @@ def allocated_peak(call: Callable[[], Any], device: torch.device | str = 'cpu') 
     return int(np.cumsum(changes).max(initial=0))
 
 
-def resident_bytes() -> int:
-    """Bytes of memory that this process has now."""
-    return _status('VmRSS') or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def resident_peak() -> int:
-    """Bytes of memory that this process had at most, since ``forget_peak``."""
-    return _status('VmHWM') or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def forget_peak() -> None:
     """Give free memory back to the system, and look for the peak anew, where there are ways to."""
     gc.collect()
@@ -66,8 +55,12 @@ def forget_peak() -> None:
         RESET.write_text('5')
 
 
-def _status(key: str) -> int:
-    """A line of Linux's account of this process, in bytes; 0 where there is none."""
+def resident(key: str) -> int:
+    """Bytes of memory of this process, from Linux's account of it; 0 where there is none.
+
+    Args:
+        key: ``'VmRSS'`` for what it has now, ``'VmHWM'`` for the most since ``forget_peak``.
+    """
     if not STATUS.is_file():
         return 0
     lines = dict(line.split(':', 1) for line in STATUS.read_text().splitlines() if ':' in line)
@@ -89,7 +82,7 @@ def peak_of(what: str, name: str, size: int, threads: int) -> int:
     with torch.no_grad():
         network(data)  # what the libraries allocate once
     forget_peak()
-    before = resident_bytes()
+    before = resident('VmRSS')
     if what == 'forward':
         loss = loss_of(network(data))
         assert loss.requires_grad
@@ -97,7 +90,7 @@ def peak_of(what: str, name: str, size: int, threads: int) -> int:
         trace(network, data)
     else:
         prepared(network, data)
-    return resident_peak() - before
+    return resident('VmHWM') - before
 
 
 def measured_apart(what: str, name: str, size: int, threads: int) -> int:

@@ -9,7 +9,7 @@ stand in any order, as long as its weights stand in the same one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from math import gcd
@@ -38,6 +38,29 @@ class Dealt:
 
 
 @dataclass(frozen=True, eq=False)
+class Mixed:
+    """Labels along a dim of a tensor, of which some runs are shuffled.
+
+    Attributes:
+        labels: All of them, (n,).
+        bounds: Where the runs begin and end, from 0 to n.
+    """
+
+    labels: IntArray
+    bounds: tuple[int, ...]
+
+    def places(self, found: Mapping[bytes, IntArray], alive: BoolArray) -> IntArray:
+        """The kept positions, given those of shuffled runs, and which labels are kept."""
+        kept = []
+        for start, stop in zip(self.bounds, self.bounds[1:], strict=False):
+            run = self.labels[start:stop]
+            order = found.get(row_key(run))
+            is_kept = alive[np.maximum(run, 0)] | (run < 0)
+            kept.append(start + (np.flatnonzero(is_kept) if order is None else order))
+        return np.concatenate(kept)
+
+
+@dataclass(frozen=True, eq=False)
 class Arrangement:
     """Channels of one or several layers, which shuffles mix.
 
@@ -51,6 +74,7 @@ class Arrangement:
             groups of equal size.
         rows: Bytes of the labels along a dim of a tensor -> the step that has them.
         reason: Where they are shuffled.
+        mixed: Rows that have channels of others too.
     """
 
     labels: IntArray
@@ -59,6 +83,7 @@ class Arrangement:
     sites: tuple[tuple[int, int], ...]
     rows: Mapping[bytes, int]
     reason: str
+    mixed: tuple[Mixed, ...] = ()
     _dealt: dict[int, Dealt | None] = field(default_factory=dict)
 
     @property
@@ -201,7 +226,7 @@ def row_key(labels: IntArray) -> bytes:
     return np.ascontiguousarray(labels, dtype=np.int64).tobytes()
 
 
-def places_of(arrangements: Iterable[Arrangement], alive: BoolArray) -> dict[bytes, IntArray]:
+def places_of(arrangements: Collection[Arrangement], alive: BoolArray) -> dict[bytes, IntArray]:
     """The order of everything that a subnet keeps in another one than the full network's.
 
     Args:
@@ -216,4 +241,6 @@ def places_of(arrangements: Iterable[Arrangement], alive: BoolArray) -> dict[byt
         mask = alive[arrangement.labels]
         if not mask.all():
             found.update(arrangement.places(mask))
+    rows = [row for arrangement in arrangements for row in arrangement.mixed] if found else []
+    found.update({row_key(row.labels): row.places(found, alive) for row in rows})
     return found

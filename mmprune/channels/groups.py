@@ -220,7 +220,7 @@ def _parts(
         if factor.size >= size or factor.min() < 0:
             continue
         if (group_of[factor] == group).all():
-            channels = np.unique(channel_of[factor])
+            channels = np.flatnonzero(np.bincount(channel_of[factor].ravel()))
             if len(channels) < size:
                 found.setdefault(channels.tobytes(), (name, channels))
     return tuple(found.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 import numpy as np
 
@@ -155,9 +156,9 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
     by_heads = frozenset(node.id for node in graph.nodes if node.module in torchs)
     ways = Ways(by_heads=by_heads, loose=loose)
     before: dict[str, BoolArray] = {}
-    while True:
+    for tries in count():
         rest = _to_rest(graph, leaves, wishes, ways)
-        changed = other_ways(rest.book, leaves.num_labels)
+        changed = other_ways(rest.book, leaves.num_labels, tries)
         if changed is not None:
             ways = changed
             before = {**pinned_by_reason(rest.book, rest.canonical), **before}

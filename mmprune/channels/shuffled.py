@@ -8,12 +8,13 @@ then stay in the order of the full network, and live or die as the rules for ``v
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from mmprune.channels.arrangement import Arrangement, row_key
+from mmprune.channels.arrangement import Arrangement, Mixed, row_key
 from mmprune.channels.labels import (
     EqualCounts,
     IntArray,
@@ -23,7 +24,7 @@ from mmprune.channels.labels import (
     inputs_by_group,
 )
 from mmprune.channels.steps import run_steps
-from mmprune.channels.walk import Program, UnknownMoveError, Walk, turned_dims
+from mmprune.channels.walk import Program, UnknownMoveError, Walk, parts_of, turned_dims
 from mmprune.trace.trace_graph import Edge, TraceGraph, TraceNode
 
 SMALLEST = 0.25
@@ -117,7 +118,22 @@ def arrange(
     failed = frozenset(node for node, owner in owners.items() if owner not in found)
     if not failed:
         book.constraints[:] = [c for i, c in enumerate(book.constraints) if i not in spare]
-    return list(found.values()), failed
+    arrangements = list(found.values())
+    if arrangements:
+        arrangements[0] = replace(arrangements[0], mixed=tuple(_mixed(tensors, owner_of)))
+    return arrangements, failed
+
+
+def _mixed(tensors: Mapping[str, list[IntArray]], owner_of: IntArray) -> list[Mixed]:
+    """The rows of tensors in which channels of several shuffles, or others, stand side by side."""
+    rows: dict[bytes, Mixed] = {}
+    for factor in (factor for factors in tensors.values() for factor in factors):
+        parts = parts_of(factor, owner_of) or []
+        if not all(part.is_whole for part in parts):
+            ends = {end for p in parts for end in (p.start, p.start + p.factor.size)}
+            labels = factor.ravel()
+            rows[row_key(labels)] = Mixed(labels, tuple(sorted({0, *ends, labels.size})))
+    return list(rows.values())
 
 
 def _owners(
@@ -158,10 +174,13 @@ def _held(
     found: dict[int, list[tuple[str, IntArray]]] = {}
     for name, factors in tensors.items():
         for factor in factors:
-            owners = owner_of[np.maximum(factor, -1)]
-            if owners.max() >= 0:
-                for owner in np.unique(owners[owners >= 0]).tolist():
-                    found.setdefault(owner, []).append((name, factor))
+            parts = parts_of(factor, owner_of)
+            own = [(part.owner, part.factor) for part in parts or ()]
+            if parts is None:  # of which no row is known
+                owners = owner_of[np.maximum(factor, -1)]
+                own = [(owner, factor) for owner in np.unique(owners[owners >= 0]).tolist()]
+            for owner, labels in own:
+                found.setdefault(owner, []).append((name, labels))
     return found
 
 

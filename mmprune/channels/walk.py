@@ -7,7 +7,7 @@ does at full width is refused.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -23,6 +23,9 @@ SAME = frozenset(
 """Operations that leave channels as they are if they do so at full width."""
 MEETINGS = frozenset({'elementwise', 'batch_norm', 'group_norm', 'layer_norm', 'rms_norm'})
 """Operations whose inputs have the same channels at the same places."""
+
+MOVES = frozenset({'view', 'as_strided', 'transpose', 'permute', 'channel_shuffle'})
+"""Operations that cut dims, join them, or let them change places."""
 
 
 class UnknownMoveError(Exception):
@@ -46,7 +49,7 @@ class Program:
     steps: list[Step] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     labels: list[IntArray] = field(default_factory=list)
-    sources: dict[bytes, int] = field(default_factory=dict)
+    made: dict[bytes, int] = field(default_factory=dict)
     sites: dict[tuple[int, int], None] = field(default_factory=dict)
     reason: str = ''
     problem: str = ''
@@ -60,22 +63,63 @@ class Program:
         return len(self.steps) - 1
 
     def source(self, labels: IntArray) -> int:
-        """The step that makes the channels of a layer."""
+        """The step that makes the channels of a layer, or has those that it makes again."""
         key = row_key(labels)
-        if key not in self.sources:
-            self.sources[key] = self.add('source', (len(self.sizes),))
+        if key not in self.made:
+            self.made[key] = self.add('source', (len(self.sizes),))
             self.sizes.append(len(labels))
             self.labels.append(labels)
-        return self.sources[key]
+        return self.made[key]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Labels of one owner that a tensor has: all of a factor, or a run of one along one dim.
+
+    Attributes:
+        owner: Whose they are.
+        factor: The labels, of the rank of the tensor.
+        start: Where they begin along the dim.
+        axes: The dims that have them.
+        is_whole: Whether nothing stands beside them.
+    """
+
+    owner: int
+    factor: IntArray
+    start: int
+    axes: tuple[int, ...]
+    is_whole: bool = True
+
+
+def parts_of(factor: IntArray, owner_of: IntArray) -> list[Part] | None:
+    """The parts of a factor that somebody owns, in order; None where others stand between them."""
+    owners = owner_of[np.maximum(factor, -1)]
+    if owners.max() < 0:
+        return []
+    axes = axes_of(factor)
+    if owners.min() == owners.max():
+        return [Part(int(owners.max()), factor, 0, axes)]
+    if len(axes) != 1:
+        return None
+    (axis,) = axes
+    bounds = [0, *(np.flatnonzero(np.diff(owners.ravel())) + 1).tolist(), owners.size]
+    return [
+        Part(int(owners.ravel()[start]), run, start, axes, is_whole=False)
+        for start, run in zip(bounds, np.split(factor, bounds[1:-1], axis), strict=False)
+        if owners.ravel()[start] >= 0
+    ]
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tensor has shuffled channels: whose, of which step, along which dims."""
+    """Where a tensor has shuffled channels: whose, of which step, along which dims, from where."""
 
     owner: int
     step: int
     axes: tuple[int, ...]
+    start: int
+    size: int
+    is_whole: bool
 
 
 class Walk:
@@ -94,7 +138,7 @@ class Walk:
         self.values = values
         self.owner_of = owner_of
         self.programs = [Program() for _ in range(count)]
-        self.places: dict[Edge, _Place] = {}
+        self.places: dict[Edge, list[_Place]] = {}
 
     def run(self) -> None:
         """Walk over the graph; a program that cannot be written gets its ``problem``."""
@@ -103,76 +147,79 @@ class Walk:
                 continue
             data = [edge for edge in node.inputs if edge is not None and edge in self.places]
             outputs = [self._owned(self.values[node.id, i]) for i in range(len(node.shapes))]
-            if not data and all(found is None for found in outputs):
+            if not data and not any(outputs):
                 continue
             try:
                 self._visit(node, data, outputs)
             except Exception as error:  # the shuffle keeps its order then
                 is_known = isinstance(error, UnknownMoveError)
                 problem = f'{node.where}: {error}' if is_known else failed(node, error)
-                touched = {self.places[edge].owner for edge in data}
-                for owner in touched | {found[0] for found in outputs if found is not None}:
-                    self.programs[owner].problem = problem
+                touched = {place.owner for edge in data for place in self.places[edge]}
+                for owner in touched | {part.owner for parts in outputs for part in parts}:
+                    self.programs[owner].problem = self.programs[owner].problem or problem
 
-    def _owned(self, value: Value) -> tuple[int, IntArray] | None:
-        """Whose channels a tensor has, and its factor of them."""
-        found = None
+    def _owned(self, value: Value) -> list[Part]:
+        """Whose channels a tensor has along which dims, beside whichever others."""
+        found: list[Part] = []
         for factor in value.factors:
-            owners = self.owner_of[np.maximum(factor, -1)]
-            owner = int(owners.max())
-            if owner < 0:
-                continue
-            if owner > owners.min() or found is not None:
-                for other in {*owners[owners >= 0].tolist(), *([found[0]] if found else [])}:
+            own = parts_of(factor, self.owner_of)
+            if own is None or (own and found):
+                owners = self.owner_of[np.maximum(factor, -1)]
+                for other in {*owners[owners >= 0].tolist(), *(part.owner for part in found)}:
                     self.programs[other].problem = 'they are joined with other channels'
-            found = owner, factor
+            found = own or found
         return found
 
-    def _visit(
-        self, node: TraceNode, data: list[Edge], outputs: list[tuple[int, IntArray] | None]
-    ) -> None:
+    def _visit(self, node: TraceNode, data: list[Edge], outputs: list[list[Part]]) -> None:
         if node.op in ('conv', 'matmul', 'addmm'):
             self._layer(node, outputs[0])
             return
-        places = [self.places[edge] for edge in data]
-        if not places or len({place.owner for place in places}) > 1:
-            raise UnknownMoveError('they meet or come from something else')
-        program = self.programs[places[0].owner]
-        if node.op in ('cat', 'split', 'slice'):
-            self._along(node, data, program, outputs)
-            return
-        if node.op not in SAME | MEETINGS | {'view', 'transpose', 'permute', 'channel_shuffle'}:
+        places = [place for edge in data for place in self.places[edge]]
+        if not places:
+            raise UnknownMoveError('they come from something else')
+        if node.op == 'cat':
+            self._joined(node, data, outputs[0])
+        elif node.op == 'copy_slices':
+            self._written(node, data, outputs[0])
+        elif node.op in ('split', 'slice'):
+            self._cut(node, self.places[data[0]], self.values[data[0]], outputs)
+        elif node.op not in SAME | MEETINGS | MOVES:
             raise UnknownMoveError('what it does at other widths is not known')
-        if outputs[0] is None:
-            if node.op == 'reduce':
-                return
-            raise UnknownMoveError('it loses them')
-        if node.op in MEETINGS:
-            self._meeting(node, data, program, outputs[0])
+        elif not outputs[0]:
+            if node.op != 'reduce':
+                raise UnknownMoveError('it loses them')
+        elif node.op in MEETINGS:
+            for part in outputs[0]:
+                self._meeting(node, data, part)
+        elif all(place.is_whole for place in places):
+            (place,), (part,) = places, outputs[0]
+            self._put(node, 0, self._moved(node, place, part.factor), part, place.owner)
+        elif node.op in SAME:
+            self._same(node, 0, places, outputs[0])
         else:
-            (place,) = places
-            self._put(
-                node, 0, program, self._moved(node, place, program, outputs[0][1]), outputs[0]
-            )
+            raise UnknownMoveError('it moves them in a way of its own')
 
-    def _put(
-        self,
-        node: TraceNode,
-        index: int,
-        program: Program,
-        step: int,
-        found: tuple[int, IntArray] | None,
-    ) -> None:
-        """Note the step of a node's output."""
-        if found is None or self.programs[found[0]] is not program:
+    def _same(self, node: TraceNode, index: int, places: list[_Place], parts: list[Part]) -> None:
+        """What stands beside each other stays as it is."""
+        if [(p.start, p.size) for p in places] != [(p.start, p.factor.size) for p in parts]:
+            raise UnknownMoveError('it moves them in a way of its own')
+        for place, part in zip(places, parts, strict=True):
+            self._put(node, index, place.step, part, place.owner)
+
+    def _put(self, node: TraceNode, index: int, step: int, part: Part, owner: int) -> None:
+        """Note the step of a part of a node's output."""
+        if part.owner != owner:
             raise UnknownMoveError('it loses them')
-        self.places[node.id, index] = _Place(found[0], step, axes_of(found[1]))
+        place = _Place(owner, step, part.axes, part.start, part.factor.size, part.is_whole)
+        self.places.setdefault((node.id, index), []).append(place)
+        if len(part.axes) == 1:
+            self.programs[owner].made.setdefault(row_key(part.factor.ravel()), step)
 
-    def _layer(self, node: TraceNode, found: tuple[int, IntArray] | None) -> None:
+    def _layer(self, node: TraceNode, parts: list[Part]) -> None:
         """A convolution or a product with a weight: it reads channels, makes others, or both."""
         is_conv = node.op == 'conv'
         edge = node.inputs[0] if is_conv else node.inputs[-2]
-        place = self.places.get(edge) if edge is not None else None
+        places = self.places.get(edge, []) if edge is not None else []
         if any(other in self.places for other in node.inputs if other not in (None, edge)):
             raise UnknownMoveError('its weight is no parameter')
         groups = node.attrs['groups'] if is_conv else 1
@@ -183,91 +230,141 @@ class Walk:
         outputs = node.shapes[0][dim]
         if groups > 1 and groups in (inputs, outputs) and inputs != outputs:
             raise UnknownMoveError('each of its groups has one channel')
-        if place is not None:
-            program = self.programs[place.owner]
+        is_deep = groups > 1 and groups == inputs
+        are_whole = all(p.is_whole for p in places) and all(p.is_whole for p in parts)
+        if groups > 1 and not (is_deep or are_whole):
+            raise UnknownMoveError('its groups have them beside others')
+        for place in places:
             if place.axes != (1 if is_conv else len(self.values[edge].shape) - 1,):  # type: ignore[index]
                 raise UnknownMoveError('it reads them along several dims')
-            if groups > 1 and groups == inputs:
-                program.sites[place.step, 1] = None
-                self._put(node, 0, program, place.step, found)
-                return
-            program.sites[place.step, groups] = None
-        if found is not None:
-            owner, factor = found
-            if axes_of(factor) != (dim,) or (groups > 1 and groups == outputs):
+            self.programs[place.owner].sites[place.step, 1 if is_deep else groups] = None
+        if is_deep and places:
+            self._same(node, 0, places, parts)
+            return
+        for part in parts:
+            if part.axes != (dim,) or (groups > 1 and groups == outputs):
                 raise UnknownMoveError('what it makes is not along its outputs')
-            program = self.programs[owner]
-            step = program.source(factor.ravel())
+            program = self.programs[part.owner]
+            step = program.source(part.factor.ravel())
             program.sites[step, groups] = None
-            self._put(node, 0, program, step, found)
+            self._put(node, 0, step, part, part.owner)
 
-    def _meeting(
-        self, node: TraceNode, data: list[Edge], program: Program, found: tuple[int, IntArray]
-    ) -> None:
-        rank = len(node.shapes[0])
+    def _meeting(self, node: TraceNode, data: list[Edge], part: Part) -> None:
+        rank, program = len(node.shapes[0]), self.programs[part.owner]
+        steps: dict[int, None] = {}
         for edge in data:
             lead = rank - len(self.values[edge].shape)
-            if tuple(axis + lead for axis in self.places[edge].axes) != axes_of(found[1]):
+            own = [p for p in self.places[edge] if (p.owner, p.start) == (part.owner, part.start)]
+            if any(tuple(axis + lead for axis in p.axes) != part.axes for p in own):
                 raise UnknownMoveError('they meet along other dims')
-        steps = list(dict.fromkeys(self.places[edge].step for edge in data))
-        step = steps[0] if len(steps) == 1 else program.add('alike', (), steps)
+            steps.update((place.step, None) for place in own)
+        if not steps:
+            raise UnknownMoveError('they meet or come from something else')
+        step = next(iter(steps)) if len(steps) == 1 else program.add('alike', (), steps)
         weights = [e for e in node.inputs if e is not None and e not in self.places]
-        if any(self._owned(self.values[edge]) is not None for edge in weights) or (
-            node.op in MEETINGS - {'elementwise'}
-        ):
-            if len(axes_of(found[1])) > 1:
+        of_weights = [own for edge in weights for own in self._owned(self.values[edge])]
+        if any(own.owner == part.owner for own in of_weights) or node.op != 'elementwise':
+            if len(part.axes) > 1:
                 raise UnknownMoveError('a weight meets blocks of them')
-            program.sites[step, node.attrs.get('groups', 1)] = None
-        self._put(node, 0, program, step, found)
+            groups = node.attrs.get('groups', 1)
+            if groups > 1 and not part.is_whole:
+                raise UnknownMoveError('its groups have them beside others')
+            program.sites[step, groups] = None
+        self._put(node, 0, step, part, part.owner)
 
-    def _along(
-        self,
-        node: TraceNode,
-        data: list[Edge],
-        program: Program,
-        outputs: list[tuple[int, IntArray] | None],
-    ) -> None:
-        """Join or cut tensors along a dim."""
+    def _written(self, node: TraceNode, data: list[Edge], parts: list[Part]) -> None:
+        """A write into all of a tensor, through a view: it meets what was there."""
+        base = node.inputs[0]
+        placed = [place for edge in data for place in self.places[edge]]
+        if len(parts) != 1 or base not in data or len(placed) != len(data):
+            raise UnknownMoveError('it is written among others')
+        (part,), (place,) = parts, self.places[base]
+        for edge in data:
+            (own,) = self._owned(self.values[edge])
+            if not np.array_equal(own.factor.ravel(), part.factor.ravel()):
+                raise UnknownMoveError('it is written in another order')
+        program = self.programs[place.owner]
+        flat = [
+            each.step if len(each.axes) == 1 else program.add('flat', (), [each.step])
+            for each in placed
+        ]
+        program.add('alike', (), flat)
+        self._put(node, 0, place.step, part, place.owner)
+
+    def _joined(self, node: TraceNode, data: list[Edge], parts: list[Part]) -> None:
+        """Tensors along a dim, one behind the other."""
         dim = node.attrs['dim'] % len(node.shapes[0])
-        places = [self.places[edge] for edge in data]
+        if any(place.axes != (dim,) for edge in data for place in self.places[edge]):
+            raise UnknownMoveError('it joins blocks of them, or along another dim')
+        begin, runs = 0, list[list[_Place]]()
+        for edge in node.inputs:
+            assert edge is not None
+            for place in self.places.get(edge, ()):
+                moved = replace(place, start=begin + place.start)
+                last = runs[-1][-1] if runs else None
+                if last and last.owner == place.owner and last.start + last.size == moved.start:
+                    runs[-1].append(moved)
+                else:
+                    runs.append([moved])
+            begin += self.values[edge].shape[dim]
+        if [(run[0].owner, run[0].start) for run in runs] != [(p.owner, p.start) for p in parts]:
+            raise UnknownMoveError('it joins them with something else')
+        for run, part in zip(runs, parts, strict=True):
+            program = self.programs[part.owner]
+            steps = [place.step for place in run]
+            step = program.add('cat', (), steps) if len(steps) > 1 else steps[0]
+            self._put(node, 0, step, part, part.owner)
+
+    def _cut(
+        self, node: TraceNode, places: list[_Place], value: Value, outputs: list[list[Part]]
+    ) -> None:
+        """Parts of a tensor along a dim."""
+        dim = node.attrs['dim'] % len(node.shapes[0])
         if any(place.axes != (dim,) for place in places):
-            if any(dim in place.axes for place in places):
-                raise UnknownMoveError('it cuts or joins blocks of them')
-            if node.op == 'cat':
-                raise UnknownMoveError('it joins tensors along another dim')
-            for index, found in enumerate(outputs):
-                self._put(node, index, program, places[0].step, found)
+            if any(dim in place.axes for place in places) or not places[0].is_whole:
+                raise UnknownMoveError('it cuts blocks of them')
+            for index, parts in enumerate(outputs):
+                for part in parts:
+                    self._put(node, index, places[0].step, part, places[0].owner)
             return
-        if node.op == 'cat':
-            if len(data) < len(node.inputs):
-                raise UnknownMoveError('it joins them with something else')
-            step = program.add('cat', (), [place.step for place in places])
-            self._put(node, 0, program, step, outputs[0])
-            return
-        full = self.values[data[0]].shape[dim]
+        full = value.shape[dim]
         sizes = [shape[dim] for shape in node.shapes]
-        for index, found in enumerate(outputs):
+        begin = slice(node.attrs['start'], None).indices(full)[0] if node.op == 'slice' else 0
+        if not places[0].is_whole:
+            if node.op == 'slice' and node.attrs['step'] != 1:
+                raise UnknownMoveError('it takes no whole part of them')
+            for index, parts in enumerate(outputs):
+                inside = [p for p in places if begin <= p.start < begin + sizes[index]]
+                inside = [replace(place, start=place.start - begin) for place in inside]
+                if any(place.start + place.size > sizes[index] for place in inside):
+                    raise UnknownMoveError('it cuts them where others begin')
+                self._same(node, index, inside, parts)
+                begin += sizes[index]
+            return
+        place = places[0]
+        program = self.programs[place.owner]
+        for index, parts in enumerate(outputs):
             if node.op == 'slice':
-                start, size = slice(node.attrs['start'], None).indices(full)[0], sizes[0]
-                if node.attrs['step'] != 1 or full % size or start % size:
+                size = sizes[0]
+                if node.attrs['step'] != 1 or full % size or begin % size:
                     raise UnknownMoveError('it takes no equal part of them')
-                kind, numbers = 'part', (start // size, full // size)
+                kind, numbers = 'part', (begin // size, full // size)
             elif len(set(sizes)) == 1:
                 kind, numbers = 'part', (index, len(sizes))
             elif sizes[:-1] == [-(-full // len(sizes))] * (len(sizes) - 1):
                 kind, numbers = 'chunk', (index, len(sizes))
             else:
                 raise UnknownMoveError('it cuts them into parts of other sizes')
-            step = program.add(kind, numbers, [places[0].step])
-            self._put(node, index, program, step, found)
+            step = program.add(kind, numbers, [place.step])
+            (part,) = parts
+            self._put(node, index, step, part, place.owner)
 
-    def _moved(self, node: TraceNode, place: _Place, program: Program, factor: IntArray) -> int:
+    def _moved(self, node: TraceNode, place: _Place, factor: IntArray) -> int:
         """The step of a tensor whose dims were cut, joined or turned."""
-        step = place.step
+        step, program = place.step, self.programs[place.owner]
         (edge,) = (edge for edge in node.inputs if edge in self.places)
-        before = self._owned(self.values[edge])
-        assert before is not None  # it has a place
-        old = before[1].reshape([before[1].shape[axis] for axis in place.axes])
+        (before,) = self._owned(self.values[edge])
+        old = before.factor.reshape([before.factor.shape[axis] for axis in place.axes])
         axes = axes_of(factor)
         new = factor.reshape([factor.shape[axis] for axis in axes])
         if node.op == 'channel_shuffle':
@@ -283,7 +380,11 @@ class Walk:
             return program.add('turn', order, [step])
         if new.shape == old.shape and (new == old).all():
             return step
-        if node.op == 'view' and new.size == old.size and (new.ravel() == old.ravel()).all():
+        if (
+            node.op in ('view', 'as_strided')
+            and new.size == old.size
+            and (new.ravel() == old.ravel()).all()
+        ):
             if old.ndim == 1:
                 return program.add('cut', new.shape[:-1], [step])
             if new.ndim == 1:

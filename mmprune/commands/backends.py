@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -50,11 +51,7 @@ def check_backend(backend: str, device: torch.device | str = 'cpu') -> None:
 
 
 def measure_networks(
-    networks: Mapping[str, nn.Module],
-    data: torch.Tensor,
-    backend: str,
-    seconds: float,
-    track: Callable[[str], None] = lambda name: None,
+    networks: Mapping[str, nn.Module], data: torch.Tensor, backend: str, seconds: float
 ) -> dict[str, Times]:
     """Times of networks that take turns, all by one backend.
 
@@ -63,20 +60,17 @@ def measure_networks(
         data: The input.
         backend: One of ``BACKENDS``.
         seconds: How long to measure, making ready left out.
-        track: Told the name of each network that is made ready.
 
     Raises:
         UnavailableError: The backend cannot run here, or not these networks.
     """
     check_backend(backend, data.device)
-    make = {'torch': _by_torch, 'compile': _compiled, 'onnxruntime': _by_onnxruntime}[backend]
-    with TemporaryDirectory() as folder:
-        calls = {}
-        for number, (name, network) in enumerate(networks.items()):
-            track(name)
+    calls: dict[str, Callable[[], Any]] = {}
+    with TemporaryDirectory() as folder, torch.no_grad():
+        for name, network in networks.items():
             try:
-                call = make(network, data, Path(folder) / f'{number}.onnx')
-                call()
+                calls[name] = _call(network, data, backend, Path(folder) / f'{len(calls)}.onnx')
+                calls[name]()
             except Exception as error:  # a compiler or exporter may fail in many ways
                 if backend == 'torch':
                     raise
@@ -84,28 +78,19 @@ def measure_networks(
                 raise UnavailableError(
                     f'{name} does not run by {backend}: {type(error).__name__}: {reason}'
                 ) from error
-            calls[name] = call
         return interleaved(calls, seconds, data.device)
 
 
-def _by_torch(network: Callable[..., Any], data: torch.Tensor, file: Path) -> Callable[[], Any]:
-    def call() -> Any:
-        with torch.no_grad():
-            return network(data)
-
-    return call
-
-
-def _compiled(network: nn.Module, data: torch.Tensor, file: Path) -> Callable[[], Any]:
-    return _by_torch(torch.compile(network, dynamic=False), data, file)
-
-
-def _by_onnxruntime(network: nn.Module, data: torch.Tensor, file: Path) -> Callable[[], Any]:
+def _call(network: nn.Module, data: torch.Tensor, backend: str, file: Path) -> Callable[[], Any]:
+    """One pass of a network, made ready for a backend that may need a file."""
+    if backend == 'torch':
+        return partial(network, data)
+    if backend == 'compile':
+        return partial(torch.compile(network, dynamic=False), data)
     import onnxruntime  # optional, and slow to import
 
     export_onnx(network, data, file)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(file), options, providers=['CPUExecutionProvider'])
-    inputs = {'input': data.numpy()}
-    return lambda: session.run(None, inputs)
+    return partial(session.run, None, {'input': data.numpy()})

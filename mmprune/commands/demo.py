@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from mmengine.model import BaseModel
 
+from mmprune.commands.backends import measure_networks
 from mmprune.commands.demo_report import DemoReport, Row, plot_report, report_table
 from mmprune.commands.deploy_subnet import DeployedFiles, deploy_subnet
 from mmprune.commands.export_subnet import export_subnet, set_from_file
-from mmprune.commands.latency import latencies_ms
-from mmprune.commands.predict import Predictions, predict_dataset
+from mmprune.commands.metrics import Predictions, predict_dataset
 from mmprune.commands.run import train
 from mmprune.commands.search_subnet import search_subnet
 from mmprune.config import load_config
@@ -34,7 +34,7 @@ _FINETUNE_RATE = 0.001
 _FINETUNE_EPOCHS = 15
 # In the folder that a demo has made, and may make anew.
 _MARKER = '.mmprune_demo'
-_LATENCY_BATCH = 32
+_LATENCY_BATCH, _LATENCY_SECONDS = 32, 1.0
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,9 @@ class Demo:
         pruner = algorithm.pruner
         pruner.set_max_channel()
         plain = pruner.deploy_subnet(algorithm.architecture, pruner.export_subnet()).eval()
-        latencies = latencies_ms([plain, *(each.network for each in deployed)], self._images())
+        networks = {'': plain, **{each.found.budget: each.network for each in deployed}}
+        times = measure_networks(networks, self._images(), 'torch', _LATENCY_SECONDS)
+        latencies = [1e3 * each.median for each in times.values()]
         inside = predict_dataset(algorithm, self.cfg.test_dataloader)
         outside = predict_dataset(plain, self.cfg.test_dataloader)
         full_cost = pruner.cost(pruner.current_subnet())

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from mmprune.fileio import atomic_path
+from mmprune.report.tables import numbers
 
 
 @dataclass(frozen=True)
@@ -56,24 +57,14 @@ def report_table(report: DemoReport) -> Table:
     """Return the demo's table: a row per network."""
     full = report.rows[0]
     table = Table(
+        Column(no_wrap=True),
+        *numbers('MACs', '%', 'parameters', '%', 'in supernet', 'deployed', 'differ', 'finetuned'),
+        *numbers(f'ms / {report.latency_batch}'),
         title=f'Accuracy in percent on {full.num_images} test images',
         caption=f'One image is {100 / full.num_images:.2f} %. differ: images that supernet and '
         f'deployed network call by different names. ms / {report.latency_batch}: median time '
         f'of a batch of {report.latency_batch} on one CPU thread.',
     )
-    table.add_column('', no_wrap=True)
-    for heading in (
-        'MACs',
-        '%',
-        'parameters',
-        '%',
-        'in supernet',
-        'deployed',
-        'differ',
-        'finetuned',
-        f'ms / {report.latency_batch}',
-    ):
-        table.add_column(heading, justify='right')
     for row in report.rows:
         table.add_row(
             row.name,
@@ -92,12 +83,10 @@ def report_table(report: DemoReport) -> Table:
 
 def plot_report(report: DemoReport, path: Path) -> None:
     """Draw accuracy over MACs as a PNG: uniform widths, found subnets, finetuned ones."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # Without pyplot there is no global state, and no display is looked for.
     figure = Figure(figsize=(7, 4.5), layout='constrained')
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     _points(axes, report.uniform, 'o--', 'all layers equally narrow', color='tab:gray')
     subnets = report.rows[1:]

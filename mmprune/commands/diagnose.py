@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from rich.console import Console
 from rich.progress import track
 from torch import nn
 
 from mmprune.checkpoint import check_fit, read_checkpoint
-from mmprune.commands.graph_break import where_gradients_end
-from mmprune.config import load_config
+from mmprune.config import load_config, work_dir_of
 from mmprune.datafiles import write_data
 from mmprune.deploy import VerifyReport
 from mmprune.errors import InputError
@@ -35,6 +35,9 @@ from mmprune.report.picture import draw_groups
 from mmprune.report.tables import wide_console
 from mmprune.supernet.trial import random_alive
 from mmprune.trace import TraceError
+from mmprune.trace.model_state import untouched
+from mmprune.trace.roads import DemoInput, Road, as_road
+from mmprune.trace.tracer import tensors_in
 from mmprune.wrappers import unwrap
 
 DEFAULT_PRUNER = dict(type='RatioPruner', ratios=[0.5])
@@ -73,7 +76,7 @@ def diagnose(
     cfg = load_config(config, cfg_options)
     if subnets < 1:
         raise InputError(f'at least 1 subnet must be verified, not {subnets}')
-    folder = _folder(cfg, out_dir)
+    folder = Path(out_dir or work_dir_of(cfg) / 'diagnosis')
     check_outputs([folder / name for name in FILES])
     with seeded(seed):
         network, pruner = network_and_pruner(cfg)
@@ -210,11 +213,6 @@ def _place(network: nn.Module, name: str) -> str:
     return f'{name or "the root module"} ({kind})'
 
 
-def _folder(cfg: Config, out_dir: str | os.PathLike[str] | None) -> Path:
-    work_dir = cfg.get('work_dir') or Path('work_dirs') / Path(cfg.filename or 'config').stem
-    return Path(out_dir) if out_dir is not None else Path(work_dir) / 'diagnosis'
-
-
 def _write(found: Diagnosis, pruner: StructurePruner, folder: Path) -> list[Path]:
     """Write the report, and the picture if there is anything to draw; return the files."""
     text, data, picture = (folder / n for n in FILES)
@@ -226,3 +224,36 @@ def _write(found: Diagnosis, pruner: StructurePruner, folder: Path) -> list[Path
     title = f'{Path(found.config).stem}: {found.model}'
     draw_groups(pruner.supernet, picture, title, found.findings)
     return [text, data, picture]
+
+
+def where_gradients_end(model: nn.Module, demo_input: DemoInput | Road) -> str | None:
+    """Name of the first module whose outputs have lost the gradients of what went in.
+
+    That is a module with parameters, or with an input that requires grad, none of whose
+    outputs does: it runs under ``torch.no_grad``, detaches its result, or leaves torch.
+
+    Returns:
+        The module's name ('' for the root), or None if there is none, or the model fails.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    found: list[str] = []
+
+    def leave(module: nn.Module, args: tuple, output: Any) -> None:
+        floats = [t for t in tensors_in(output) if t.is_floating_point()]
+        begins = any(t.requires_grad for t in (*tensors_in(args), *module.parameters()))
+        if begins and floats and not any(t.requires_grad for t in floats):
+            found.append(names[module])
+
+    with untouched(model), torch.enable_grad():
+        model.eval()
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        handles = [module.register_forward_hook(leave) for module in names]
+        try:
+            as_road(demo_input).run(model)
+        except Exception:  # whatever a user's model raises: its failure is told elsewhere
+            return None
+        finally:
+            for handle in handles:
+                handle.remove()
+    return found[0] if found else None

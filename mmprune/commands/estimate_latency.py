@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from mmprune.commands.latency_report import (
     rounding_table,
 )
 from mmprune.commands.subnet_times import SECONDS_PER_SUBNET, SubnetTimes, measure_backends
-from mmprune.config import load_config
+from mmprune.config import load_config, work_dir_of
 from mmprune.datafiles import write_data
 from mmprune.errors import InputError, check_choice
 from mmprune.fileio import check_outputs
@@ -91,7 +90,7 @@ def estimate_latency(
         raise InputError(f'a rank correlation needs 2 subnets or more, not {options.subnets}')
     if options.plot is not None:
         check_choice('the suffix of --plot', Path(options.plot).suffix, ('.png', '.svg', '.pdf'))
-    path = Path(options.table or Path(_work_dir(cfg)) / 'latency.json')
+    path = Path(options.table or work_dir_of(cfg) / 'latency.json')
     check_outputs([path, options.plot, options.json], inputs=[cfg.filename, options.channel_cfg])
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -140,9 +139,3 @@ def _prepared(cfg: Config, options: LatencyOptions) -> SubnetTimes:
     roads = input_of(cfg, network, options.input_shape).roads(network)
     pruner.prepare_from_supernet(network, demo_input=roads)
     return SubnetTimes(network, pruner, roads[0], SECONDS_PER_SUBNET)
-
-
-def _work_dir(cfg: Config) -> str:
-    with suppress(AttributeError):
-        return str(cfg.work_dir)
-    return f'work_dirs/{Path(cfg.filename or "config").stem}'

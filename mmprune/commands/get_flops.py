@@ -17,7 +17,7 @@ from mmprune.config import load_config
 from mmprune.cost import CostModel
 from mmprune.errors import InputError
 from mmprune.randomness import seeded
-from mmprune.report.tables import show
+from mmprune.report.tables import numbers, show
 from mmprune.trace import trace
 
 
@@ -65,10 +65,7 @@ def _part(name: str, depth: int) -> str:
 
 
 def _table(title: str, macs: Counter[str], params: Counter[str]) -> Table:
-    table = Table(title=title)
-    table.add_column('part')
-    for heading in ('MACs', 'FLOPs (two a MAC)', 'parameters'):
-        table.add_column(heading, justify='right')
+    table = Table('part', *numbers('MACs', 'FLOPs (two a MAC)', 'parameters'), title=title)
     for part in {**params, **macs}:
         table.add_row(
             part or '(the root)', f'{macs[part]:,}', f'{2 * macs[part]:,}', f'{params[part]:,}'

@@ -2,57 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from rich.table import Table
 
+from mmprune.commands.subnet_times import Comparison
 from mmprune.fileio import atomic_path
 from mmprune.latency import Device, Times
 from mmprune.latency.rounding import FREE, RoundingReport
+from mmprune.report.tables import long, numbers
 
 
-class Compared(Protocol):
-    """Predictions beside measurements."""
-
-    @property
-    def macs(self) -> Sequence[int]:
-        """MACs of each subnet."""
-
-    @property
-    def predicted(self) -> Sequence[float]:
-        """Predicted seconds."""
-
-    @property
-    def measured(self) -> Sequence[float]:
-        """Measured seconds."""
-
-    @property
-    def errors(self) -> np.ndarray:
-        """Relative errors."""
-
-    @property
-    def rank_correlation(self) -> float:
-        """Of predictions and measurements."""
-
-    @property
-    def rank_correlation_of_macs(self) -> float:
-        """Of MACs and measurements."""
-
-
-def comparison_table(found: Compared) -> Table:
+def comparison_table(found: Comparison) -> Table:
     """A row per random subnet, fastest first."""
     errors = np.abs(found.errors)
     table = Table(
+        *numbers('MACs', 'predicted, ms', 'measured, ms', 'error'),
         title=f'{len(found.measured)} random subnets, predicted and measured',
         caption=f'rank correlation {found.rank_correlation:.3f} (of MACs and measured times: '
         f'{found.rank_correlation_of_macs:.3f}); relative error {errors.mean():.1%} on '
         f'average, {errors.max():.1%} at most',
     )
-    for heading in ('MACs', 'predicted, ms', 'measured, ms', 'error'):
-        table.add_column(heading, justify='right')
     for row in np.argsort(found.measured):
         table.add_row(
             f'{found.macs[row]:,}',
@@ -65,10 +37,8 @@ def comparison_table(found: Compared) -> Table:
 
 def backends_table(times: Mapping[str, Mapping[str, Times]]) -> Table:
     """A row per network, a column per backend."""
-    table = Table(title='Deployed networks, median ms of a forward pass')
-    table.add_column('network', overflow='fold')
-    for backend in times:
-        table.add_column(backend, justify='right')
+    title = 'Deployed networks, median ms of a forward pass'
+    table = Table(long('network'), *numbers(*times), title=title)
     for name in next(iter(times.values()), {}):
         table.add_row(name, *(f'{1e3 * by_name[name].median:.3f}' for by_name in times.values()))
     return table
@@ -77,16 +47,13 @@ def backends_table(times: Mapping[str, Mapping[str, Times]]) -> Table:
 def rounding_table(report: RoundingReport) -> Table:
     """A row per layer: what rounding its width up to multiples costs."""
     table = Table(
+        *(long('layer'), *numbers('varies', 'widths', 'ms')),
+        *numbers(*(f'to {multiple}' for multiple in report.multiples)),
         title='Time at a width rounded up over the time at that width, mean over neighbouring '
         'widths',
         caption=f'round_to={report.suggestion} costs nothing (at most {FREE - 1:.0%} more time '
         'over these layers)',
     )
-    table.add_column('layer', overflow='fold')
-    for heading in ('varies', 'widths', 'ms'):
-        table.add_column(heading, justify='right')
-    for multiple in report.multiples:
-        table.add_column(f'to {multiple}', justify='right')
     for layer in report.layers:
         table.add_row(
             str(layer.shape),
@@ -100,14 +67,12 @@ def rounding_table(report: RoundingReport) -> Table:
     return table
 
 
-def draw_comparison(found: Compared, device: Device, path: Path) -> None:
+def draw_comparison(found: Comparison, device: Device, path: Path) -> None:
     """Draw predicted over measured times as a picture."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # Without pyplot there is no global state, and no display is looked for.
     figure = Figure(figsize=(5.5, 5), layout='constrained')
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     measured, predicted = 1e3 * np.array(found.measured), 1e3 * np.array(found.predicted)
     ends = [min(measured.min(), predicted.min()), max(measured.max(), predicted.max())]

@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from mmprune.building import check_options
 from mmprune.commands.metrics import metrics_of
 from mmprune.commands.prune_options import PruneOptions, prunable_config
 from mmprune.commands.tables import metrics_table, widths_table
@@ -17,11 +18,12 @@ from mmprune.config import load_config
 from mmprune.errors import InputError
 from mmprune.models import Recalibration
 from mmprune.models.algorithm import build_algorithm, calibration_batches, load_network
+from mmprune.models.training_data import training_loss
 from mmprune.pruners import ImportancePruner, StructurePruner
 from mmprune.report.tables import show
+from mmprune.schema import checked
 from mmprune.training.compensation import compensation_of, recalibrate_unless
 from mmprune.training.deployed_files import DeployedFiles, check_place, write_deployed
-from mmprune.training.pruning_data import training_loss
 
 
 def prune(
@@ -111,14 +113,7 @@ def carry_out(pruner: StructurePruner, plans: str | Sequence[Mapping[str, Any]],
     made = []
     for number, arguments in enumerate(plans):
         where = f'{name}: prune_cfg.plans[{number}]'
-        if not isinstance(arguments, Mapping) or not {'layer', 'channels'} <= arguments.keys():
-            raise InputError(
-                f"{where}: needs dict(layer='<name>', channels=[...]), and side or complete if "
-                f'wanted, not {arguments!r}'
-            )
-        unknown = arguments.keys() - {'layer', 'channels', 'side', 'complete'}
-        if unknown:
-            raise InputError(f'{where}: plans have no option {sorted(unknown)[0]!r}')
+        check_options(pruner.plan, checked(dict[str, Any], arguments, where), where)
         try:
             made.append(pruner.plan(**arguments))
         except InputError as error:

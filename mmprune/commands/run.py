@@ -14,7 +14,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmprune.checkpoint import check_fit, make_mmengine_load_safely, read_checkpoint
-from mmprune.config import enter_scope, files_of, load_config
+from mmprune.config import enter_scope, files_of, load_config, work_dir_of
 from mmprune.datafiles import write_data
 from mmprune.errors import InputError
 from mmprune.fileio import check_outputs
@@ -60,7 +60,7 @@ def train(
     """
     cfg = load_config(config, cfg_options)
     _require(cfg, 'train', ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'))
-    _set_work_dir(cfg, work_dir)
+    cfg.work_dir = absolute(work_dir_of(cfg, work_dir))
     if amp:
         _set_amp(cfg)
     elif _AMP_TYPE in str(cfg.optim_wrapper.get('type')) and not _has_accelerator():
@@ -126,7 +126,7 @@ def evaluate(
     """
     cfg = load_config(config, cfg_options)
     _require(cfg, 'test', ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'))
-    _set_work_dir(cfg, work_dir)
+    cfg.work_dir = absolute(work_dir_of(cfg, work_dir))
     check_outputs([out], [cfg.work_dir], inputs=files_of(cfg, checkpoint))
     content = read_checkpoint(checkpoint)
     check_belongs(cfg, content, checkpoint)
@@ -236,10 +236,9 @@ def _require(cfg: Config, purpose: str, keys: tuple[str, ...]) -> None:
         )
 
 
-def _set_work_dir(cfg: Config, work_dir: str | os.PathLike[str] | None) -> None:
-    """Make the work directory absolute: a checkpoint's path is stored, to resume from."""
-    chosen = work_dir or cfg.get('work_dir') or Path('work_dirs') / Path(cfg.filename or 'run').stem
-    cfg.work_dir = str(Path(chosen).expanduser().resolve())
+def absolute(folder: Path) -> str:
+    """A work directory that stays the same: a checkpoint's path is stored, to resume from."""
+    return str(folder.expanduser().resolve())
 
 
 def _set_amp(cfg: Config) -> None:

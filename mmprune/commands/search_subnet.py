@@ -1,7 +1,6 @@
 """What tools/search_subnet.py does."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -10,9 +9,9 @@ from mmengine.dist import is_main_process
 from mmprune.building import check_options, check_types
 from mmprune.checkpoint import read_checkpoint
 from mmprune.commands.prune_options import searchable_config
-from mmprune.commands.run import build_runner
+from mmprune.commands.run import absolute, build_runner
 from mmprune.commands.tables import results_table
-from mmprune.config import about_mmrazor, load_config
+from mmprune.config import about_mmrazor, load_config, work_dir_of
 from mmprune.errors import InputError, nearest
 from mmprune.fileio import check_outputs
 from mmprune.missing_data import data_named
@@ -85,8 +84,7 @@ def search_subnet(
     where = dict(storage=storage, study=study, imported=imported)
     where = {key: str(value) for key, value in where.items() if value is not None}
     cfg.val_cfg = dict(cfg.search_cfg, resume=resume, **where)
-    chosen = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}_search'
-    cfg.work_dir = str(Path(chosen).expanduser().resolve())
+    cfg.work_dir = absolute(work_dir_of(cfg, work_dir, '_search'))
     check_outputs(folders=[cfg.work_dir])
     cfg.load_from, cfg.resume = None, False
     if cfg.get('train_dataloader'):  # without the others a Runner refuses its images

@@ -119,13 +119,13 @@ def sensitivity(
     metric = _metric(full, options.metric, str(cfg.filename))
     let_importance_see(algorithm.pruner, cfg)
     change = _change(algorithm, cfg, options.after)
-    file = _File(folder / 'sensitivity.json', _settings(algorithm, cfg, metric, options))
-    rows = [] if options.restart else file.read()
+    file, settings = folder / 'sensitivity.json', _settings(algorithm, cfg, metric, options)
+    rows = [] if options.restart or not file.is_file() else _read(file, settings)
     known = {(row.group, row.channels) for row in rows}
     wanted = list(_widths(algorithm.pruner, options.shares))
     left = [each for each in wanted if each[:2] not in known]
     if len(left) < len(wanted):
-        print_log(f'{file.path}: {len(wanted) - len(left)} of {len(wanted)} widths are known')
+        print_log(f'{file}: {len(wanted) - len(left)} of {len(wanted)} widths are known')
     with progress_bar() as stage:
         tick = stage('widths', len(left))
         for space_id, channels, subnet in left:
@@ -133,7 +133,7 @@ def sensitivity(
             loss = (found - full[metric]) * (1 if options.lower_is_better else -1) + 0.0  # no -0
             size, cost = subnet[space_id].numel(), algorithm.pruner.cost(subnet)
             rows.append(Row(space_id, channels, size, found, loss, cost['macs'], cost['params']))
-            file.write(full[metric], rows)
+            write_data(asdict(_Table(FORMAT, settings, full[metric], rows)), file)
             tick()
     algorithm.pruner.set_max_channel()
     return _report(algorithm.pruner, rows, full[metric], metric, folder, options)
@@ -245,38 +245,21 @@ class _Table:
             raise ValueError('a width of a group stands twice')
 
 
-class _File:
-    """The measurements so far, on disk after every one.
+def _read(path: Path, settings: Mapping[str, Any]) -> list[Row]:
+    """What is known already.
 
-    Args:
-        path: The file.
-        settings: What they depend on.
+    Raises:
+        InputError: The file is none of these, or of other settings.
     """
-
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        self.path, self.settings = path, dict(settings)
-
-    def read(self) -> list[Row]:
-        """What is known already.
-
-        Raises:
-            InputError: The file is none of these, or of other settings.
-        """
-        if not self.path.is_file():
-            return []
-        anew = 'Measure anew by --restart, or give another --out-dir'
-        content = read_data(self.path, 'a table of sensitivities')
-        table = checked(_Table, content, f'{self.path}: is no table of sensitivities. {anew}')
-        found = table.settings
-        changed = [key for key, value in self.settings.items() if found.get(key) != value]
-        if changed:
-            key = changed[0]
-            raise InputError(
-                f'{self.path}: was measured with other {", ".join(changed)} ({key} was '
-                f'{found.get(key)}, is {self.settings[key]}). {anew}'
-            )
-        return table.rows
-
-    def write(self, full: float, rows: Sequence[Row]) -> None:
-        """Replace the file by one with these rows."""
-        write_data(asdict(_Table(FORMAT, self.settings, full, list(rows))), self.path)
+    anew = 'Measure anew by --restart, or give another --out-dir'
+    content = read_data(path, 'a table of sensitivities')
+    table = checked(_Table, content, f'{path}: is no table of sensitivities. {anew}')
+    found = table.settings
+    changed = [key for key, value in settings.items() if found.get(key) != value]
+    if changed:
+        key = changed[0]
+        raise InputError(
+            f'{path}: was measured with other {", ".join(changed)} ({key} was {found.get(key)}, is '
+            f'{settings[key]}). {anew}'
+        )
+    return table.rows

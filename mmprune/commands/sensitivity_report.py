@@ -17,6 +17,7 @@ from mmprune.pruners import ImportancePruner
 from mmprune.pruners.allocation import allocate
 from mmprune.pruners.budget import Limits
 from mmprune.pruners.subnet_costs import SubnetCosts
+from mmprune.report.tables import numbers
 from mmprune.schema import Count, Metric, Whole
 
 
@@ -122,10 +123,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
 
 def rows_table(rows: Sequence[Row], ratios: Mapping[str, float], title: str) -> Table:
     """A row per group: what it loses at each width, and the share that it gets."""
-    table = Table(title=title)
-    table.add_column('group')
-    for heading in ('channels', 'loses, at channels kept', 'ratio'):
-        table.add_column(heading, justify='right')
+    table = Table('group', *numbers('channels', 'loses, at channels kept', 'ratio'), title=title)
     for space_id, ratio in ratios.items():
         own = sorted((r for r in rows if r.group == space_id), key=lambda row: -row.channels)
         losses = ', '.join(f'{row.loss:.2f} at {row.channels}' for row in own)
@@ -135,13 +133,11 @@ def rows_table(rows: Sequence[Row], ratios: Mapping[str, float], title: str) -> 
 
 def draw_rows(rows: Sequence[Row], groups: Sequence[str], title: str, path: Path) -> None:
     """Draw the losses: a row per group in order of execution, a line through its widths."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     measured = [name for name in groups if any(row.group == name for row in rows)]
     worst = max([row.loss for row in rows if np.isfinite(row.loss)], default=0) or 1
     figure = Figure(figsize=(7.5, 1.2 + 0.28 * len(measured)), layout='constrained')
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     x = [row.share for row in rows]
     y = [measured.index(row.group) for row in rows]

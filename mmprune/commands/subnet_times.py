@@ -103,8 +103,8 @@ class SubnetTimes:
             return table
         plain = self.deployed(self.pruner.full_subnet())
         steps = partial(self._progress, 'layers by width')
-        run = partial(_run, road=self.road)
-        table = build_table(plain, self.pruner.supernet, run, self.data.device, track=steps)
+        network, where = self.pruner.supernet, self.data.device
+        table = build_table(plain, network, self.road.run, where, track=steps)
         estimator = LatencyEstimator(table, self.pruner.supernet)
         ends = [self.pruner.full_subnet(), self.pruner.smallest_subnet()]
         subnets = [*ends, *self.random_subnets(FITTED, seed=0)]
@@ -145,8 +145,9 @@ class SubnetTimes:
         machine did on each of them.
         """
         networks = [self.deployed(subnet) for subnet in self._progress(what, subnets, len(subnets))]
-        calls = {str(n): partial(_run, each, road=self.road) for n, each in enumerate(networks)}
-        times = interleaved(calls, self.seconds * len(calls), self.data.device)
+        calls = {str(n): partial(self.road.run, each) for n, each in enumerate(networks)}
+        with torch.no_grad():
+            times = interleaved(calls, self.seconds * len(calls), self.data.device)
         return [times[name].fastest for name in calls]
 
     def networks(self, channel_cfg: str | os.PathLike[str] | None) -> dict[str, nn.Module]:
@@ -209,8 +210,3 @@ def measure_backends(
         except UnavailableError as error:
             missing.append(str(error))
     return found, missing
-
-
-def _run(network: nn.Module, road: Road) -> Any:
-    with torch.no_grad():
-        return road.run(network)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from mmprune.pruners import StructurePruner
+from mmprune.report.tables import long, numbers
 from mmprune.search import SearchResult
 from mmprune.search.progress import in_words
 
@@ -19,10 +20,8 @@ def results_table(
         results: What was found.
         metric: Name of the metric that was compared.
     """
-    table = Table(title='Subnets found')
-    for heading in ('budget', 'MACs', 'of full', 'parameters', 'of full', metric):
-        table.add_column(heading, justify='right')
-    table.add_column('channel config', overflow='fold')
+    columns = numbers('budget', 'MACs', 'of full', 'parameters', 'of full', metric)
+    table = Table(*columns, long('channel config'), title='Subnets found')
     for result in results:
         table.add_row(
             result.budget,
@@ -38,11 +37,8 @@ def results_table(
 
 def widths_table(pruner: StructurePruner) -> Table:
     """Return the channels of every prunable group in full and in the subnet that is set."""
-    table = Table(title='Channels before and after')
-    table.add_column('group')
-    table.add_column('layers that make them', overflow='fold')
-    for heading in ('before', 'after', 'kept'):
-        table.add_column(heading, justify='right')
+    columns = long('layers that make them'), *numbers('before', 'after', 'kept')
+    table = Table('group', *columns, title='Channels before and after')
     for space_id, mask in pruner.channel_spaces.items():
         layers = pruner.channel_groups[space_id].layers
         named = ', '.join(layers[:3]) + (f' and {len(layers) - 3} more' if len(layers) > 3 else '')
@@ -53,10 +49,8 @@ def widths_table(pruner: StructurePruner) -> Table:
 
 def metrics_table(before: Mapping[str, float], after: Mapping[str, float]) -> Table:
     """Return metrics of the full network and of the small one, as it is before any finetuning."""
-    table = Table(title='On the test images, not finetuned')
-    table.add_column('')
-    for heading in ('full network', 'subnet'):
-        table.add_column(heading, justify='right')
+    columns = numbers('full network', 'subnet')
+    table = Table('', *columns, title='On the test images, not finetuned')
     for name, value in before.items():
         table.add_row(name, f'{value:.4f}', f'{after[name]:.4f}')
     return table

@@ -13,15 +13,16 @@ from torch.nn import functional as F
 _LINEAR = ('input', 'weight', 'bias')
 _CONV = (*_LINEAR, 'stride', 'padding', 'dilation', 'groups')
 _TRANSPOSED = (*_LINEAR, 'stride', 'padding', 'output_padding', 'groups', 'dilation')
-_KINDS: dict[Callable[..., Any], tuple[str, tuple[str, ...]]] = {
-    F.linear: ('linear', _LINEAR),
-    **{f: ('conv', _CONV) for f in (F.conv1d, F.conv2d, F.conv3d)},
+_FUNCTIONS: dict[tuple[str, int], tuple[Callable[..., Any], tuple[str, ...]]] = {
+    ('linear', 0): (F.linear, _LINEAR),
+    **{('conv', rank): (getattr(F, f'conv{rank}d'), _CONV) for rank in (1, 2, 3)},
     **{
-        f: ('transposed', _TRANSPOSED)
-        for f in (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+        ('transposed', rank): (getattr(F, f'conv_transpose{rank}d'), _TRANSPOSED)
+        for rank in (1, 2, 3)
     },
 }
-"""torch's function -> what it is, and the names of its arguments in their order."""
+"""Kind and rank of a call -> torch's function, and the names of its arguments in their order."""
+_KINDS = {function: (kind, names) for (kind, _), (function, names) in _FUNCTIONS.items()}
 
 
 @dataclass(eq=False)
@@ -137,16 +138,6 @@ class LayerCall:
                 *[own * d for own, d in zip(steps[2:], dilation, strict=True)],
             ),
         )
-
-
-_FUNCTIONS = {
-    ('linear', 0): (F.linear, _LINEAR),
-    **{('conv', rank): (getattr(F, f'conv{rank}d'), _CONV) for rank in (1, 2, 3)},
-    **{
-        ('transposed', rank): (getattr(F, f'conv_transpose{rank}d'), _TRANSPOSED)
-        for rank in (1, 2, 3)
-    },
-}
 
 
 def layer_call(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> LayerCall | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -145,9 +145,3 @@ class _BatchObserver(Observer):
         self.uses[unit] += 1
         if self.run.visit(unit, use, call):
             self.lock.wait(self.run.points[unit])
-
-    def after(self, call: LayerCall, output: torch.Tensor) -> None:
-        """See ``Observer``."""
-
-    def read(self, function: Callable[..., Any], arguments: Mapping[Any, Any]) -> None:
-        """See ``Observer``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from inspect import signature
 from typing import Any
@@ -16,18 +15,15 @@ from mmprune.trace.function_mode import FunctionMode
 _ATTENTION = signature(F.multi_head_attention_forward)
 
 
-class Observer(abc.ABC):
-    """What wants to know of the calls of one forward pass."""
+class Observer:
+    """What wants to know of the calls of one forward pass; it may leave out some of these."""
 
-    @abc.abstractmethod
     def before(self, call: LayerCall) -> None:
         """A call is about to be made; its weight may be changed in place now."""
 
-    @abc.abstractmethod
     def after(self, call: LayerCall, output: torch.Tensor) -> None:
         """A call was made."""
 
-    @abc.abstractmethod
     def read(self, function: Callable[..., Any], arguments: Mapping[Any, Any]) -> None:
         """Another function of torch is about to be called; its arguments by place or name."""
 

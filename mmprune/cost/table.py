@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from math import lcm
@@ -52,7 +51,7 @@ class CostTable:
         self._widths = WidthForms(groups, num_labels, mean)
         self._book = FormBook(self._widths)
         self._model, self._make_memory = model, memory
-        self._compiled: dict[tuple[str, ...], _Compiled] = {}
+        self._compiled: dict[tuple[str, ...], tuple[Polynomials, dict[str, slice]]] = {}
 
     @property
     def group_names(self) -> tuple[str, ...]:
@@ -160,12 +159,12 @@ class CostTable:
             InputError: ``widths`` is of another shape or type, or a column is unknown.
         """
         widths = np.asarray(widths)
-        compiled = self._compiled_for(columns)
+        polynomials, rows_of = self._compiled_for(columns)
         self.check(widths)
         found = {column: np.empty(len(widths), np.int64) for column in columns}
         for start in range(0, len(widths), CHUNK):
-            values = compiled.polynomials.batch(widths[start : start + CHUNK].T)
-            for column, rows in compiled.rows.items():
+            values = polynomials.batch(widths[start : start + CHUNK].T)
+            for column, rows in rows_of.items():
                 found[column][start : start + CHUNK] = values[rows].max(axis=0)
         return found
 
@@ -197,9 +196,9 @@ class CostTable:
                 f'widths: expected {len(self.group_names)} numbers along the last dim, one per '
                 f'group, found the shape {tuple(widths.shape)}'
             )
-        compiled = self._compiled_for(columns)
-        values = compiled.polynomials.differentiable(widths.double())
-        return {column: values[..., rows].amax(dim=-1) for column, rows in compiled.rows.items()}
+        polynomials, rows_of = self._compiled_for(columns)
+        values = polynomials.differentiable(widths.double())
+        return {column: values[..., rows].amax(dim=-1) for column, rows in rows_of.items()}
 
     def expected(
         self,
@@ -234,11 +233,12 @@ class CostTable:
                 "expected: 'peak' is the largest of several numbers, whose expectation has no "
                 'closed form: leave it out of the columns'
             )
-        compiled = self._compiled_for(columns)
-        values = compiled.polynomials.expected(widths.double(), chances.double())
-        return {column: values[rows][0] for column, rows in compiled.rows.items()}
+        polynomials, rows_of = self._compiled_for(columns)
+        values = polynomials.expected(widths.double(), chances.double())
+        return {column: values[rows][0] for column, rows in rows_of.items()}
 
-    def _compiled_for(self, columns: Sequence[str]) -> _Compiled:
+    def _compiled_for(self, columns: Sequence[str]) -> tuple[Polynomials, dict[str, slice]]:
+        """Polynomials, and which of them each column is the largest of."""
         key = tuple(columns)
         if key not in self._compiled:
             _check_columns(key)
@@ -248,7 +248,7 @@ class CostTable:
                 found = self._polynomials(column)
                 rows[column] = slice(len(polynomials), len(polynomials) + len(found))
                 polynomials += found
-            self._compiled[key] = _Compiled(Polynomials.of(self._book, polynomials), rows)
+            self._compiled[key] = Polynomials.of(self._book, polynomials), rows
         return self._compiled[key]
 
     def _polynomials(self, column: str) -> list[Polynomial]:
@@ -283,14 +283,6 @@ class CostTable:
 def _check_columns(columns: Sequence[str]) -> None:
     if isinstance(columns, str) or not columns or set(columns) - set(COLUMNS):
         raise InputError(f'columns of a cost are a list of {", ".join(COLUMNS)}, not {columns!r}')
-
-
-@dataclass(frozen=True)
-class _Compiled:
-    """Polynomials, and which of them each column is the largest of."""
-
-    polynomials: Polynomials
-    rows: dict[str, slice]
 
 
 def _largest(rows: IntArray) -> list[IntArray]:

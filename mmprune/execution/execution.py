@@ -205,7 +205,10 @@ class Execution:
             if self._arranged != self.mode:
                 self._arrange()
             reference = self._reference()
-            if self.mode == 'slice':
+            if self.mode == 'slice' and alive.all():
+                self._slice({})
+                self._attributes.set(self._slow)
+            elif self.mode == 'slice':
                 places = places_of(self.arrangements, alive)
                 found = self._lookup.at(alive, reference.device, places)
                 cuts = self._cuts(found)

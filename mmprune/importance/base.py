@@ -111,6 +111,8 @@ class Importance(abc.ABC):
         InputError: An option has none of these values.
     """
 
+    fallback: Importance | None = None
+    """What scores groups in which the criterion has nothing to go by; None: they are refused."""
     between_groups: ClassVar[str] = 'mean'
     """How scores are normalised that are compared between groups, where ``normalise`` is None."""
 
@@ -141,6 +143,8 @@ class Importance(abc.ABC):
             InputError: A score is NaN or infinite, or the criterion has nothing to go by.
         """
         found = self.member_scores(group, model)
+        if not found and self.fallback is not None:
+            return self.fallback.scores(group, model)
         if not found:
             tensors = listed((member.tensor for member in group.members), 3)
             raise InputError(

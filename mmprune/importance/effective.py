@@ -12,6 +12,7 @@ from torch import nn
 from mmprune.channels import ChannelGroup, Member
 from mmprune.errors import InputError
 from mmprune.trace.function_mode import FunctionMode
+from mmprune.trace.kinds import TRANSPOSED_CONVS
 from mmprune.trace.recipes import Key, flat_tensors
 from mmprune.trace.trace_graph import ComputedWeight
 
@@ -208,7 +209,8 @@ def in_full(values: torch.Tensor, weight: ComputedWeight, module: nn.Module) -> 
     if tuple(values.shape) == weight.shape:
         return values
     outputs, inputs = (_kept(module, name) for name in ('out_mask', 'in_mask'))
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+    is_turned = isinstance(module, TRANSPOSED_CONVS)
+    if is_turned:
         outputs, inputs = inputs, outputs
     rows = np.arange(weight.shape[0]) if values.shape[0] == weight.shape[0] else outputs
     if rows is None or len(rows) != values.shape[0] or values.dim() < 2:
@@ -220,7 +222,7 @@ def in_full(values: torch.Tensor, weight: ComputedWeight, module: nn.Module) -> 
         return full
     if inputs is None:
         return None
-    blocks = len(_mask(module, 'in_mask')) // weight.shape[1] if not _is_turned(module) else 1
+    blocks = 1 if is_turned else module.get_buffer('in_mask').numel() // weight.shape[1]
     columns = inputs.reshape(blocks, -1) if len(inputs) % blocks == 0 else inputs[:0, None]
     if columns.shape[-1] != values.shape[1]:
         return None
@@ -229,15 +231,6 @@ def in_full(values: torch.Tensor, weight: ComputedWeight, module: nn.Module) -> 
     return full
 
 
-def _is_turned(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.conv._ConvTransposeNd)
-
-
-def _mask(module: nn.Module, name: str) -> torch.Tensor:
-    return module._buffers[name].detach().flatten()  # type: ignore[union-attr]
-
-
 def _kept(module: nn.Module, name: str) -> np.ndarray | None:
-    if module._buffers.get(name) is None:
-        return None
-    return _mask(module, name).cpu().numpy().nonzero()[0]
+    mask = module._buffers.get(name)
+    return None if mask is None else mask.detach().flatten().cpu().numpy().nonzero()[0]

@@ -204,8 +204,7 @@ class BNScaleImportance(Importance):
 
     def __init__(self, fallback: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        built = IMPORTANCE.build(fallback) if isinstance(fallback, Mapping) else fallback
-        self.fallback: Importance | None = built
+        self.fallback = IMPORTANCE.build(fallback) if isinstance(fallback, Mapping) else fallback
 
     def member_scores(self, group: ChannelGroup, model: nn.Module) -> list[MemberScores]:
         """The scales of every norm of the group."""
@@ -213,9 +212,3 @@ class BNScaleImportance(Importance):
             scored(member, channel_sums(scale.detach().abs(), member, group.num_channels))
             for member, scale in norm_scales(group, model)
         ]
-
-    def scores(self, group: ChannelGroup, model: nn.Module) -> np.ndarray:
-        """One finite float per channel, (C,), of the fallback for a group without norms."""
-        if self.fallback is not None and not self.member_scores(group, model):
-            return self.fallback.scores(group, model)
-        return super().scores(group, model)

@@ -16,7 +16,7 @@ from mmprune.channels import ChannelGroup, Member
 from mmprune.channels.member_values import channel_rows
 from mmprune.errors import InputError
 from mmprune.importance.activation import Reader, input_channels, readers
-from mmprune.importance.base import Importance, MemberScores, owner_of, places_of
+from mmprune.importance.base import MemberScores, owner_of, places_of
 from mmprune.importance.data import DataImportance, Groups, Key, LossFunction, key_of
 from mmprune.registry import IMPORTANCE
 from mmprune.trace.kinds import CONVS
@@ -152,8 +152,8 @@ class ResidualImportance(DataImportance):
         if not 0 < ridge < float('inf'):
             raise InputError(f'{self.name}: ridge must be a finite number above 0, not {ridge!r}')
         self.ridge = ridge
-        built = IMPORTANCE.build(dict(fallback)) if isinstance(fallback, Mapping) else fallback
-        self.fallback: Importance | None = built
+        is_config = isinstance(fallback, Mapping)
+        self.fallback = IMPORTANCE.build(dict(fallback)) if is_config else fallback
 
     def watch(
         self, model: nn.Module, groups: Groups, loss_fn: LossFunction, batch: Any
@@ -193,12 +193,6 @@ class ResidualImportance(DataImportance):
             alike = blocks[:, None] == blocks
             uses.append(Use(reads / self.num_batches * alike, rows @ rows.T * alike))
         return uses
-
-    def scores(self, group: ChannelGroup, model: nn.Module) -> np.ndarray:
-        """One finite float per channel, (C,), of the fallback for a group that no layer mixes."""
-        if self.fallback is not None and self.num_batches and not self._uses(group, model):
-            return self.fallback.scores(group, model)
-        return super().scores(group, model)
 
 
 def _mixers(model: nn.Module, groups: Groups) -> Iterator[tuple[Key, _Mixer]]:

@@ -65,18 +65,19 @@ def build_table(
             for shape, seconds in zip(grids, times, strict=True):
                 if seconds is not None:
                     found[shape].append(seconds)
-    layers = tuple(
-        MeasuredLayer(shape, grid, np.array(found[shape]).reshape([len(axis) for axis in grid]))
+    fastest = {shape: (1e3 * np.array(each)).round(6) for shape, each in found.items()}
+    layers = [
+        MeasuredLayer(str(shape), shape, grid, fastest[shape].reshape([*map(len, grid)]).tolist())
         for shape, grid in grids.items()
-    )
+    ]
     place = {shape: number for number, shape in enumerate(grids)}
     return LatencyTable(
         device=Device.of(device),
         network=type(plain).__name__,
-        data=data_of(network.demo_input),
+        input=data_of(network.demo_input),
         groups=widths_of_groups(network),
+        calls=[(name, place[shape]) for name, shape in calls],
         layers=layers,
-        calls=tuple((name, place[shape]) for name, shape in calls),
     )
 
 

@@ -13,9 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from mmprune.channels.groups import ChannelGroup
 from mmprune.channels.labels import IntArray
-from mmprune.cost import CostModel, CostTable, Memory
+from mmprune.cost import CostModel, CostTable
 from mmprune.cost.forms import LinearForm
-from mmprune.latency.device import Device
 from mmprune.latency.table import Correction, LatencyTable
 from mmprune.layers import Layer
 
@@ -74,14 +73,10 @@ class LatencyEstimator:
         self._costs = network.cost_table.mean
         self._forms = [layer_forms(network, name) for name, _ in table.calls]
         tabled = {name for name, _ in table.calls}
-        rest = [work for work in self._memory.work if work.module not in tabled]
+        rest = [work for work in self._costs.memory.work if work.module not in tabled]
         self._rest_bytes = self._costs.polynomials([t for work in rest for t in work.tensors])
         products = [term for term in network.cost_model.products if term.what not in tabled]
         self._rest_macs = self._costs.polynomials(products)
-
-    @property
-    def _memory(self) -> Memory:
-        return self._costs.memory
 
     def features(self, widths: IntArray) -> np.ndarray:
         """What the time is a sum of: seconds of the table, bytes and MACs of the rest, 1.
@@ -157,29 +152,24 @@ class TableLatency:
     The table is read, and compared with the network, when it is first used.
 
     Args:
-        path: A file that ``tools/latency.py`` has written.
-        device: If given, the table must have been measured on this device, with as many
-            threads and the same version of torch. A table of another machine tells what
+        path: A file that ``tools/latency.py`` has written. A table of another machine tells what
             subnets take there.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], device: torch.device | str | None = None
-    ) -> None:
-        self.path, self.device = path, device
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = path
         self._for: tuple[Prepared, LatencyEstimator] | None = None
 
     def estimator(self, network: Prepared) -> LatencyEstimator:
         """The estimator for a prepared network.
 
         Raises:
-            LatencyError: The table is broken, or of another network, input or device.
+            LatencyError: The table is broken, or of another network or input.
         """
         if self._for is None or self._for[0] is not network:
             table = LatencyTable.load(self.path)
             data = data_of(network.demo_input)
-            device = None if self.device is None else Device.of(self.device)
-            table.check(self.path, device, data, widths_of_groups(network))
+            table.check(self.path, None, data, widths_of_groups(network))
             self._for = network, LatencyEstimator(table, network)
         return self._for[1]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -95,7 +95,6 @@ def measure_rounding(
     shapes: Iterable[tuple[LayerShape, int]],
     device: torch.device | str = 'cpu',
     seconds: float = 1.0,
-    multiples: Sequence[int] = MULTIPLES,
 ) -> RoundingReport:
     """Time layers at neighbouring widths, around the middle of what they can have.
 
@@ -103,7 +102,6 @@ def measure_rounding(
         shapes: Layers, and which of their widths varies.
         device: Where to measure.
         seconds: How long each layer is measured.
-        multiples: The multiples in question.
     """
     layers = []
     for shape, axis in shapes:
@@ -112,22 +110,18 @@ def measure_rounding(
         for width in widths:
             each = tuple(width if a == axis else full for a, full in enumerate(shape.full_widths))
             module, data = shape.build(each).to(device), shape.example(each).to(device)
-            calls[str(width)] = partial(_run, module, data)
-        times = interleaved(calls, seconds, device, least_rounds=5)
+            calls[str(width)] = partial(module, data)
+        with torch.no_grad():
+            times = interleaved(calls, seconds, device, least_rounds=5)
         fastest = tuple(times[str(width)].fastest for width in widths)
         layers.append(WidthTimes(shape, axis, tuple(widths), fastest))
-    return RoundingReport(tuple(layers), tuple(multiples))
+    return RoundingReport(tuple(layers))
 
 
 def neighbours(full: int, step: int = 1) -> list[int]:
     """``SPAN`` widths from the middle of a layer's on, that it can have, or all of them."""
     start = min(full // 2 // SPAN * SPAN, max(0, full - SPAN))
     return list(range(start + step, min(start + SPAN, full) + 1, step))
-
-
-def _run(module: torch.nn.Module, data: torch.Tensor) -> None:
-    with torch.no_grad():
-        module(data)
 
 
 def rounding_rows(report: RoundingReport) -> list[Mapping[str, object]]:

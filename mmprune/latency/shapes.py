@@ -18,9 +18,18 @@ from mmprune.trace.kinds import CONVS, TRANSPOSED_CONVS
 Width = Annotated[int, Range(1, 2**24)]
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_OTHERS = (nn.Linear, nn.GroupNorm, nn.LayerNorm)
-KINDS = [kind.__name__ for kind in (*CONVS, *TRANSPOSED_CONVS, *BATCH_NORMS, *_OTHERS)]
-CONV_OPTIONS = ('kernel_size', 'stride', 'padding', 'dilation')
+_CONV_OPTIONS = ('kernel_size', 'stride', 'padding', 'dilation', 'bias')
+_CHANNELS, _FEATURES = ('in_channels', 'out_channels'), ('in_features', 'out_features')
+_LAYERS: tuple[tuple[Any, ...], ...] = (
+    (CONVS, _CONV_OPTIONS, _CHANNELS, 'groups', 1),
+    (TRANSPOSED_CONVS, (*_CONV_OPTIONS, 'output_padding'), _CHANNELS, 'groups', 1),
+    ((nn.Linear,), ('bias',), _FEATURES, '', -1),
+    (BATCH_NORMS, ('affine', 'track_running_stats'), ['num_features'] * 2, '', 1),
+    ((nn.GroupNorm,), ('affine',), ['num_channels'] * 2, 'num_groups', 1),
+    ((nn.LayerNorm,), ('elementwise_affine',), ['normalized_shape'] * 2, '', -1),
+)
+"""Classes, arguments, what they call inputs, outputs and groups, and the dim of channels."""
+KINDS = [kind.__name__ for kinds, *_ in _LAYERS for kind in kinds]
 
 
 @dataclass(frozen=True)
@@ -71,19 +80,13 @@ class LayerShape:
         inputs = widths[0]
         outputs = widths[-1] if not self.is_tied else inputs * self.outputs // self.inputs
         options: dict[str, Any] = dict(self.options)
-        module: nn.Module
-        if self.kind == 'Linear':
-            module = nn.Linear(inputs, outputs, **options)
-        elif self.kind == 'LayerNorm':
-            module = nn.LayerNorm(inputs, **options)
-        elif self.kind == 'GroupNorm':
-            module = nn.GroupNorm(min(self.groups, inputs), inputs, **options)
-        elif 'Norm' in self.kind:
-            module = getattr(nn, self.kind)(inputs, **options)
-        else:
-            groups = inputs if self.is_tied else self.groups
-            module = getattr(nn, self.kind)(inputs, outputs, groups=groups, **options)
-        return module.eval()
+        sizes = [inputs] if 'Norm' in self.kind else [inputs, outputs]
+        if self.kind == 'GroupNorm':
+            sizes = [min(self.groups, inputs), inputs]
+        elif 'Conv' in self.kind:
+            options['groups'] = inputs if self.is_tied else self.groups
+        made: nn.Module = getattr(nn, self.kind)(*sizes, **options)
+        return made.eval()
 
     def example(self, widths: tuple[int, ...]) -> torch.Tensor:
         """An input of such a layer: uniform noise."""
@@ -104,49 +107,24 @@ class LayerShape:
 
 def shape_of(module: nn.Module, data: tuple[int, ...]) -> LayerShape | None:
     """The shape of a layer that gets such an input; None if it is of no known type."""
-    known: Any = module
-    for kind in (*CONVS, *TRANSPOSED_CONVS):
-        if isinstance(module, kind):
-            options = {name: getattr(known, name) for name in CONV_OPTIONS}
-            options['bias'] = known.bias is not None
-            if kind in TRANSPOSED_CONVS:
-                options['output_padding'] = known.output_padding
-            return _shape(
-                kind, options, known.in_channels, known.out_channels, data, 1, known.groups
-            )
-    if isinstance(module, nn.Linear):
-        options = {'bias': known.bias is not None}
-        last = len(data) - 1
-        return _shape(nn.Linear, options, known.in_features, known.out_features, data, last)
-    for norm in BATCH_NORMS:
-        if isinstance(module, norm):
-            options = {
-                'affine': bool(known.affine),
-                'track_running_stats': bool(known.track_running_stats),
-            }
-            return _shape(norm, options, known.num_features, known.num_features, data, 1)
-    if isinstance(module, nn.GroupNorm):
-        options = {'affine': bool(known.affine)}
-        channels = known.num_channels
-        return _shape(nn.GroupNorm, options, channels, channels, data, 1, known.num_groups)
-    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
-        options = {'elementwise_affine': bool(known.elementwise_affine)}
-        channels, last = module.normalized_shape[0], len(data) - 1
-        return _shape(nn.LayerNorm, options, channels, channels, data, last)
+    for kinds, arguments, widths, groups, channel_dim in _LAYERS:
+        kind = next((kind for kind in kinds if isinstance(module, kind)), None)
+        if kind is None:
+            continue
+        own = [getattr(module, name) for name in widths]
+        if kind is nn.LayerNorm:
+            if len(own[0]) > 1:
+                return None
+            own = [*own[0], *own[1]]
+        found = {name: getattr(module, name) for name in arguments}
+        options = {
+            name: value if isinstance(value, bool | str | tuple) else value is not None
+            for name, value in sorted(found.items())
+        }
+        number = getattr(module, groups) if groups else 1
+        dim = channel_dim % len(data)
+        return LayerShape(kind.__name__, tuple(options.items()), own[0], own[1], data, dim, number)
     return None
-
-
-def _shape(
-    kind: type[nn.Module],
-    options: Mapping[str, Any],
-    inputs: int,
-    outputs: int,
-    data: tuple[int, ...],
-    channel_dim: int,
-    groups: int = 1,
-) -> LayerShape:
-    listed = tuple(sorted(options.items()))
-    return LayerShape(kind.__name__, listed, inputs, outputs, data, channel_dim, groups)
 
 
 def layer_calls(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Final, Literal
 
 import numpy as np
@@ -29,14 +30,34 @@ class MeasuredLayer:
     """Times of one layer.
 
     Attributes:
+        about: The layer in words, for people who read the file.
         shape: The layer at full width.
         grid: The widths that were measured, per axis: inputs and outputs, or only inputs.
-        seconds: Time of the fastest round at every point of the grid, of the grid's shape.
+        milliseconds: Time of the fastest round at every point of the grid, of the grid's shape.
     """
 
+    about: str
     shape: LayerShape
-    grid: tuple[tuple[int, ...], ...]
-    seconds: np.ndarray
+    grid: tuple[tuple[Count, ...], ...]
+    milliseconds: list[Amount] | list[list[Amount]]
+
+    def __post_init__(self) -> None:
+        times = self.seconds
+        if times.shape != tuple(map(len, self.grid)) or times.ndim != len(self.shape.full_widths):
+            raise ValueError(f'times of shape {times.shape} for {self.grid}')
+        try:
+            with torch.device('meta'):
+                self.shape.build(self.shape.full_widths)
+            str(self.shape)
+        except (TypeError, LookupError, RuntimeError) as error:
+            raise ValueError(f'no {self.shape.kind} is made of {self.shape.options}') from error
+        if any(list(points) != sorted(set(points)) for points in self.grid):
+            raise ValueError(f'the widths do not ascend: {self.grid}')
+
+    @cached_property
+    def seconds(self) -> np.ndarray:
+        """The times as an array."""
+        return np.array(self.milliseconds, np.float64) / 1e3
 
     def at(self, widths: np.ndarray) -> np.ndarray:
         """Times between the measured ones, linearly; beyond them, as the nearest ones go on.
@@ -87,20 +108,26 @@ class LatencyTable:
     Attributes:
         device: Where they were measured.
         network: Class of the network.
-        data: Shapes of its demo input.
+        input: Shapes of its demo input.
         groups: Channels of its prunable groups.
-        layers: Distinct layers.
-        calls: (name of a layer, number in ``layers``), once per call in a forward pass.
         correction: Fitted to whole subnets.
+        calls: (name of a layer, number in ``layers``), once per call in a forward pass.
+        layers: Distinct layers.
+        format: Of the file.
     """
 
+    format: Literal['mmprune latency table 1'] = field(default=FORMAT, kw_only=True)
     device: Device
     network: str
-    data: str
-    groups: Mapping[str, int]
-    layers: tuple[MeasuredLayer, ...]
-    calls: tuple[tuple[str, int], ...]
-    correction: Correction = Correction()
+    input: str
+    groups: dict[str, Count]
+    correction: Correction = field(default=Correction(), kw_only=True)
+    calls: list[tuple[str, Whole]]
+    layers: list[MeasuredLayer]
+
+    def __post_init__(self) -> None:
+        if max((number for _, number in self.calls), default=0) >= max(1, len(self.layers)):
+            raise ValueError('a call names a layer that is not there')
 
     def corrected(self, correction: Correction) -> LatencyTable:
         """The same table with another correction."""
@@ -108,13 +135,7 @@ class LatencyTable:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table as JSON."""
-        layers = [
-            _Layer(str(e.shape), e.shape, e.grid, (e.seconds * 1e3).round(6).tolist())
-            for e in self.layers
-        ]
-        groups, about = dict(self.groups), (self.device, self.network, self.data)
-        file = _File(FORMAT, *about, groups, self.correction, list(self.calls), layers)
-        write_data(asdict(file), path)
+        write_data(asdict(self), path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LatencyTable:
@@ -124,15 +145,7 @@ class LatencyTable:
             LatencyError: There is no such file, or it is no such table.
         """
         what = 'a latency table, which tools/latency.py builds'
-        file = checked(_File, read_data(path, what, LatencyError), str(path), LatencyError)
-        layers = (
-            MeasuredLayer(layer.shape, layer.grid, np.array(layer.milliseconds, np.float64) / 1e3)
-            for layer in file.layers
-        )
-        return cls(
-            *(file.device, file.network, file.input, file.groups, tuple(layers)),
-            *(tuple(file.calls), file.correction),
-        )
+        return checked(cls, read_data(path, what, LatencyError), str(path), LatencyError)
 
     def check(
         self,
@@ -153,8 +166,8 @@ class LatencyTable:
             LatencyError: Device, versions, threads or network are others.
         """
         found = [] if device is None else self.device.differences(device)
-        if self.data != data:
-            found.append(f'input: {self.data!r}, now {data!r}')
+        if self.input != data:
+            found.append(f'input: {self.input!r}, now {data!r}')
         for name in sorted(self.groups.keys() | groups.keys()):
             before, now = self.groups.get(name, 0), groups.get(name, 0)
             if before != now:
@@ -165,44 +178,3 @@ class LatencyTable:
                 f'{path}: was measured for something else: {"; ".join(found[:3])}{more}. '
                 'Build it anew with --rebuild, or name another file.'
             )
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """One layer in a file: ``about`` is for people."""
-
-    about: str
-    shape: LayerShape
-    grid: tuple[tuple[Count, ...], ...]
-    milliseconds: list[Amount] | list[list[Amount]]
-
-    def __post_init__(self) -> None:
-        times = np.array(self.milliseconds, np.float64)
-        if times.shape != tuple(map(len, self.grid)) or times.ndim != len(self.shape.full_widths):
-            raise ValueError(f'times of shape {times.shape} for {self.grid}')
-        try:
-            with torch.device('meta'):
-                self.shape.build(self.shape.full_widths)
-            str(self.shape)
-        except (TypeError, LookupError, RuntimeError) as error:
-            raise ValueError(f'no {self.shape.kind} is made of {self.shape.options}') from error
-        if any(list(points) != sorted(set(points)) for points in self.grid):
-            raise ValueError(f'the widths do not ascend: {self.grid}')
-
-
-@dataclass(frozen=True)
-class _File:
-    """What a file of a table holds."""
-
-    format: Literal['mmprune latency table 1']
-    device: Device
-    network: str
-    input: str
-    groups: dict[str, Count]
-    correction: Correction
-    calls: list[tuple[str, Whole]]
-    layers: list[_Layer]
-
-    def __post_init__(self) -> None:
-        if max((number for _, number in self.calls), default=0) >= max(1, len(self.layers)):
-            raise ValueError('a call names a layer that is not there')

@@ -71,7 +71,6 @@ def interleaved(
     device: torch.device | str = 'cpu',
     least_rounds: int = 3,
     most_rounds: int = 200,
-    warm_up: int = 1,
     before: Mapping[str, Call] | None = None,
     clock: Clock = time.perf_counter,
 ) -> dict[str, Times]:
@@ -83,15 +82,13 @@ def interleaved(
         device: Where the calls compute.
         least_rounds: Rounds that are done in any case.
         most_rounds: Rounds that are enough.
-        warm_up: Rounds before, which are not counted.
         before: What is done before a call of this name, untimed.
         clock: Gives seconds: ``time.process_time`` those that the process has computed.
     """
     ready = dict(before or {})
-    for _ in range(warm_up):
-        for name, call in calls.items():
-            ready.get(name, _nothing)()
-            call()
+    for name, call in calls.items():  # a round that warms up
+        ready.get(name, _nothing)()
+        call()
     found: dict[str, list[float]] = {name: [] for name in calls}
     start = time.perf_counter()
     gc.collect()

@@ -2,8 +2,7 @@
 
 from mmprune.models.autoslim import AutoSlim, Recalibration
 from mmprune.models.autoslim_ddp import AutoSlimDDP
-from mmprune.models.channel_list_model import channel_list_model
-from mmprune.models.deployed import deployed_model
+from mmprune.models.deployed import channel_list_model, deployed_model
 from mmprune.models.distilled import distilled_model
 from mmprune.models.distillers import SelfDistiller
 from mmprune.models.kept_channels import kept_by_config

@@ -1,4 +1,4 @@
-"""A deployed network, built from a config."""
+"""A deployed network, or one of given widths, built from a config."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -55,13 +55,8 @@ def deployed_model(
         FileNotFoundError, ValueError: If the channel config cannot be read or
             does not fit the network; the message names the file and the layer.
     """
-    config = without_pretrained(deepcopy(dict(model)))
-    if data_preprocessor is not None:
-        config.setdefault('data_preprocessor', data_preprocessor)
-    network = MODELS.build(config)
+    network, pruner = _original(model, data_preprocessor)
     cfg = as_channel_cfg(channel_cfg)
-    # Deploying needs no trace, so any pruner will do.
-    pruner = PRUNERS.build(dict(_scope_='mmprune', type='RatioPruner', ratios=[1.0]))
     if digest is not None and digest_of(cfg) != digest:
         raise InputError(f'{cfg.source}: {_OTHER.format(digest, digest_of(cfg))}')
     if cfg.is_unit_file:
@@ -86,6 +81,56 @@ def check_belongs(cfg: Config, checkpoint: Mapping[str, Any], path: str | os.Pat
 
 
 MODELS.register_module(name='DeployedModel', module=deployed_model)
+
+
+def channel_list_model(
+    model: dict[str, Any],
+    channels: Sequence[int],
+    input_shape: Sequence[int],
+    demo_input: dict[str, Any] | None = None,
+    residual: str = 'union',
+    seed: int = 0,
+    data_preprocessor: dict[str, Any] | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Build the plain network that a list of widths describes.
+
+    In a config: ``model=dict(type='mmprune.ChannelListModel', model=<the original network>,
+    channels=[32, 64, ...], input_shape=(1, 3, 224, 224))``. The original is built and traced, which
+    needs no weights of value; what comes back has its classes and the list's widths.
+
+    Args:
+        model: Config of the original network in MODELS.
+        channels: See ``StructurePruner.channel_list_cfg``, as the next three.
+        residual: ``'union'`` or ``'sample'``.
+        seed: What shortcuts are sampled with.
+        options: ``skip``, ``has_input`` and ``unused``.
+        input_shape: Shape of an input to trace with; a small image will do.
+        demo_input: As in ``AutoSlim``.
+        data_preprocessor: For a ``model`` that brings none of its own.
+
+    Raises:
+        InputError: The list does not fit the network.
+    """
+    network, pruner = _original(model, data_preprocessor)
+    roads = ConfiguredInput.of(network, demo_input, input_shape).roads(network)
+    pruner.prepare_from_supernet(network, roads)
+    cfg = pruner.channel_list_cfg(list(channels), residual, seed, **options)
+    return pruner.deploy_subnet(network, cfg)
+
+
+MODELS.register_module(name='ChannelListModel', module=channel_list_model)
+
+
+def _original(
+    model: dict[str, Any], data_preprocessor: dict[str, Any] | None
+) -> tuple[nn.Module, Any]:
+    """The network of a config with random weights, and a pruner, of which any will do."""
+    config = without_pretrained(deepcopy(dict(model)))
+    if data_preprocessor is not None:
+        config.setdefault('data_preprocessor', data_preprocessor)
+    pruner = PRUNERS.build(dict(_scope_='mmprune', type='RatioPruner', ratios=[1.0]))
+    return MODELS.build(config), pruner
 
 
 def without_pretrained(config: Any) -> Any:

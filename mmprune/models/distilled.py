@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,23 +118,23 @@ class Taught(nn.Module):
         return self.teaching.losses(self, run, inputs, data_samples)
 
 
+@dataclass(eq=False)
 class Teaching:
     """A student's teacher, and what the two are compared by.
 
-    Args: See :func:`distilled_model`; the ``teacher`` that is not loaded yet has a ``config``.
+    Attributes:
+        source: The teacher, or what ``_load_teacher`` takes to load it.
+        distiller: See :func:`distilled_model`, as the others.
+        channel_cfg: See there.
+        mode: The ``teacher_mode``.
     """
 
-    def __init__(
-        self,
-        teacher: Mapping[str, Any] | nn.Module,
-        distiller: SelfDistiller,
-        channel_cfg: str | Path | Mapping[str, Any] | None,
-        mode: str,
-    ) -> None:
-        self.distiller, self.channel_cfg, self.mode = distiller, channel_cfg, mode
-        self._source = teacher
-        self._teacher: nn.Module | None = None
-        self._kept: Kept | None = None
+    source: Mapping[str, Any] | nn.Module
+    distiller: SelfDistiller
+    channel_cfg: str | Path | Mapping[str, Any] | None
+    mode: str
+    _teacher: nn.Module | None = None
+    _kept: Kept | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teaching:
         """A copy of the student, such as an average of its weights, has the same teacher."""
@@ -142,7 +143,7 @@ class Teaching:
     def teacher(self, device: torch.device) -> nn.Module:
         """The teacher on a device, frozen and in eval mode."""
         if self._teacher is None:
-            source = self._source
+            source = self.source
             teacher = source if isinstance(source, nn.Module) else _load_teacher(**source)
             self.distiller.check(teacher, ['teacher'])
             teacher.requires_grad_(False).train(False)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -92,18 +92,14 @@ class SelfDistiller(nn.Module):
                         f'{_offered(name, [key for key in known if key])}'
                     )
 
-    @contextmanager
-    def teacher(self, network: nn.Module) -> Iterator[None]:
+    def teacher(self, network: nn.Module) -> AbstractContextManager[None]:
         """Record what the teacher's modules put out inside the ``with`` block."""
         self._outputs.clear()
-        with self._recording(network, 'teacher'):
-            yield
+        return self._recording(network, 'teacher')
 
-    @contextmanager
-    def student(self, network: nn.Module) -> Iterator[None]:
+    def student(self, network: nn.Module) -> AbstractContextManager[None]:
         """Record what the student's modules put out inside the ``with`` block."""
-        with self._recording(network, 'student'):
-            yield
+        return self._recording(network, 'student')
 
     @contextmanager
     def _recording(self, network: nn.Module, role: str) -> Iterator[None]:

@@ -49,13 +49,7 @@ class KLDivergence(nn.Module):
             student: Logits, shape (N, num_classes).
             teacher: Logits of the same shape; no gradient flows into them.
         """
-        divergence = F.kl_div(
-            F.log_softmax(student.float() / self.tau, dim=1),
-            F.log_softmax(teacher.detach().float() / self.tau, dim=1),
-            reduction=self.reduction,
-            log_target=True,
-        )
-        return self.loss_weight * self.tau**2 * divergence
+        return self.loss_weight * _divergence(student, teacher, self.tau, self.reduction)
 
 
 @MODELS.register_module()
@@ -97,14 +91,16 @@ class ChannelWiseDivergence(nn.Module):
                 'ChannelWiseDivergence compares positions, as in (N, C, H, W), but was given '
                 f'{tuple(student.shape)}; use KLDivergence for the scores of whole images'
             )
-        divergence = F.kl_div(
-            F.log_softmax(student.float().flatten(2) / self.tau, dim=2),
-            F.log_softmax(teacher.detach().float().flatten(2) / self.tau, dim=2),
-            reduction='sum',
-            log_target=True,
-        )
-        channels = student.shape[0] * student.shape[1]
-        return self.loss_weight * self.tau**2 * divergence / channels
+        rows, wanted = (each.flatten(2).flatten(0, 1) for each in (student, teacher))
+        return self.loss_weight * _divergence(rows, wanted, self.tau, 'batchmean')
+
+
+def _divergence(student: Tensor, teacher: Tensor, tau: float, reduction: str) -> Tensor:
+    """``tau ** 2 * KL(softmax(teacher / tau) || softmax(student / tau))`` along dim 1."""
+    logits, wanted = student.float() / tau, teacher.detach().float() / tau
+    return tau**2 * F.kl_div(
+        logits.log_softmax(1), wanted.log_softmax(1), reduction=reduction, log_target=True
+    )
 
 
 @MODELS.register_module()

@@ -18,13 +18,6 @@ from mmprune.models.norm_statistics import kept_norm_statistics
 LABELLED = 'labelled'
 
 
-class Sampler(Protocol):
-    """What is needed of a pruner to draw a width."""
-
-    def sample_subnet(self) -> dict[str, Tensor]:
-        """Return a random subnet."""
-
-
 class Slimmable(Protocol):
     """What a step needs of an algorithm: a model of mmengine's with these (AutoSlim)."""
 
@@ -146,7 +139,7 @@ def _set_width(algorithm: Slimmable, width: str, device: torch.device) -> None:
     elif width == 'min_subnet':
         algorithm.pruner.set_min_channel()
     else:
-        algorithm.pruner.set_subnet(shared_random_subnet(algorithm.pruner, device))
+        algorithm.pruner.set_subnet(shared_subnet(algorithm.pruner.sample_subnet(), device))
 
 
 def _losses(
@@ -182,16 +175,6 @@ def _accumulate(optim_wrapper: OptimWrapper, loss: Tensor) -> None:
     count = optim_wrapper._inner_count
     optim_wrapper.backward(optim_wrapper.scale_loss(loss))
     optim_wrapper._inner_count = count
-
-
-def shared_random_subnet(pruner: Sampler, device: torch.device) -> dict[str, Tensor]:
-    """Return a random subnet, the same in every process: the first one's.
-
-    Args:
-        pruner: Draws the subnet.
-        device: Where the processes exchange tensors.
-    """
-    return shared_subnet(pruner.sample_subnet(), device)
 
 
 def shared_subnet(subnet: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -12,9 +12,8 @@ from mmprune.channels import ChannelGroup
 from mmprune.channels.constraints import BoolArray
 from mmprune.errors import InputError
 from mmprune.layers.surgery import kept_after
-from mmprune.plans.connections import connections
+from mmprune.plans.connections import Touch, connections, touches_of
 from mmprune.plans.plan_record import PlanRecord
-from mmprune.plans.plan_touches import Touch, touches_of
 from mmprune.plans.removals import PlanError, Removal, labels_of, side_of
 from mmprune.supernet.supernet import Subnet, Supernet
 

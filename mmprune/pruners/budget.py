@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -135,14 +136,7 @@ def fewest_removals(
             f'costs {limits.describe(smallest)}. Raise the budget, or lower the floors'
             f'{limits.about_percents()}'
         )
-    low, high = first, last
-    while low < high:
-        middle = (low + high) // 2
-        if limits.fit(costs_of(middle)):
-            high = middle
-        else:
-            low = middle + 1
-    return high
+    return bisect_left(range(last), True, first, key=lambda number: limits.fit(costs_of(number)))
 
 
 def use_up(

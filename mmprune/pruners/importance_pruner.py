@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from mmprune.pruners.rounding import select_rounded
 from mmprune.pruners.structure_pruner import StructurePruner
 from mmprune.pruners.subnet_costs import SubnetCosts
 from mmprune.registry import PRUNERS
+from mmprune.schema import Count, checked
 from mmprune.supernet.supernet import Subnet
 from mmprune.trace.tracer import DemoInput
 
@@ -110,14 +112,12 @@ class ImportancePruner(StructurePruner):
                 f'compares groups; found {score_per!r} with scope={scope!r}'
             )
         _check_allocation(allocation, budget, scope, score_per, latency)
-        if isinstance(min_channels, bool) or not isinstance(min_channels, int) or min_channels < 1:
-            raise InputError(f'min_channels must be a whole number above 0, not {min_channels!r}')
         if not 0 <= max_removed <= 1:
             raise InputError(f'max_removed must be a share from 0 to 1, not {max_removed!r}')
         self.ratios = None if ratio is None else checked_ratios(ratio, max_removed)
         self.budget = None if budget is None else check_budget(budget, latency is not None)
         self.scope, self.score_per, self.allocation = scope, score_per, allocation
-        self.min_channels = min_channels
+        self.min_channels = checked(Count, min_channels, 'min_channels')
         self.max_removed = max_removed
         self.latency: Latency | None = (
             TableLatency(latency) if isinstance(latency, str | os.PathLike) else latency
@@ -309,13 +309,7 @@ class ImportancePruner(StructurePruner):
             f'min_channels={self.min_channels} and max_removed={self.max_removed:g}',
         )
         most, least = order.counts(first), order.counts(len(order))
-
-        def wider(counts: dict[str, int], space_id: str) -> dict[str, int] | None:
-            return costs.wider(counts, space_id, most[space_id])
-
-        def narrower(counts: dict[str, int], space_id: str) -> dict[str, int] | None:
-            return costs.narrower(counts, space_id, least[space_id])
-
+        wider, narrower = (partial(costs.towards, ends=ends) for ends in (most, least))
         if removals == first:
             return order.counts(first)
         wanted = (order.names[number] for number in order.group_of[first:removals][::-1])

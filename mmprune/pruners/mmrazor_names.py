@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ordered_set import OrderedSet
 from torch import nn
 
@@ -41,7 +39,7 @@ class MMRazorNames(Prepared):
         flattened; one that reads the network's input only has none.
         """
         found: dict[str, list[Parent]] = {}
-        for name, entries in _links(self.supernet).parents.items():
+        for name, entries in _links(self.supernet)[0].items():
             found[name] = [e if isinstance(e, str) else {'concat': list(e)} for e in entries]
         return found
 
@@ -62,31 +60,29 @@ class MMRazorNames(Prepared):
     @property
     def modules_have_child(self) -> OrderedSet[str]:
         """Non-pass modules whose outputs some non-pass module reads, in order of execution."""
-        parents = _links(self.supernet).parents
+        parents, _ = _links(self.supernet)
         read = {name for entries in parents.values() for e in entries for name in _names(e)}
         return OrderedSet(name for name in parents if name in read)
 
     @property
     def modules_have_ancest(self) -> OrderedSet[str]:
         """Non-pass modules that read outputs of some non-pass module, in order of execution."""
-        parents = _links(self.supernet).parents
+        parents, _ = _links(self.supernet)
         return OrderedSet(name for name, entries in parents.items() if entries)
 
     @property
     def bn_conv_links(self) -> dict[str, str]:
         """Norm -> the non-pass module that it normalises the outputs of, where that is one."""
-        links = _links(self.supernet).normalised
-        return {n: es[0] for n, es in links.items() if len(es) == 1 and isinstance(es[0], str)}
+        _, normalised = _links(self.supernet)
+        return {n: es[0] for n, es in normalised.items() if len(es) == 1 and isinstance(es[0], str)}
 
 
 _Entry = str | tuple[str, ...]
 """A layer, or the layers of a concatenation."""
 
 
-@dataclass(frozen=True)
-class _Links:
-    parents: dict[str, tuple[_Entry, ...]]
-    normalised: dict[str, tuple[_Entry, ...]]
+_Links = dict[str, tuple[_Entry, ...]]
+"""Module -> what it reads."""
 
 
 def _names(entry: _Entry) -> tuple[str, ...]:
@@ -97,13 +93,17 @@ def _non_pass_layers(supernet: Supernet) -> set[str]:
     return {name for name, layer in supernet.layers.items() if layer.inputs is not None}
 
 
-def _links(supernet: Supernet) -> _Links:
-    """Carry the names of non-pass modules through the traced graph to those that read them."""
+def _links(supernet: Supernet) -> tuple[_Links, _Links]:
+    """Carry the names of non-pass modules through the traced graph to those that read them.
+
+    Returns:
+        What non-pass modules read, and what norms do.
+    """
     layers = _non_pass_layers(supernet)
     sites = supernet.labelling.sites
     makers = {s.node: s.layer for s in sites if s.role == 'out' and s.layer in layers}
     norms = {s.node: s.layer for s in sites if s.role == 'norm'}
-    links = _Links({}, {})
+    parents, normalised = _Links(), _Links()
     entries: list[tuple[_Entry, ...]] = []
     for node in supernet.graph.nodes:
         read = [entries[edge[0]] for edge in node.inputs if edge is not None]
@@ -112,14 +112,14 @@ def _links(supernet: Supernet) -> _Links:
             flat = dict.fromkeys(name for entry in merged for name in _names(entry))
             merged = (tuple(flat),)
         if node.id in norms:
-            _extend(links.normalised, norms[node.id], merged)
+            _extend(normalised, norms[node.id], merged)
         if node.id in makers:
-            _extend(links.parents, makers[node.id], merged)
+            _extend(parents, makers[node.id], merged)
             merged = (makers[node.id],)
         entries.append(merged)
-    return links
+    return parents, normalised
 
 
-def _extend(found: dict[str, tuple[_Entry, ...]], name: str, entries: tuple[_Entry, ...]) -> None:
+def _extend(found: _Links, name: str, entries: tuple[_Entry, ...]) -> None:
     """Add entries; a module that is called several times has those of all its calls."""
     found[name] = tuple(dict.fromkeys((*found.get(name, ()), *entries)))

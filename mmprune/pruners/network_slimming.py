@@ -21,6 +21,7 @@ from mmprune.pruners.importance_pruner import ImportancePruner
 from mmprune.pruners.shift_folding import Folding, find_folding
 from mmprune.pruners.subnet_costs import SubnetCosts
 from mmprune.registry import PRUNERS
+from mmprune.report.tables import long, numbers
 from mmprune.supernet.supernet import Subnet
 from mmprune.trace.kinds import NORMS
 from mmprune.trace.tracer import DemoInput
@@ -285,10 +286,7 @@ class NetworkSlimming(ImportancePruner):
 
     def layer_table(self) -> str:
         """The norms with their channels before and after, as a table; and what stays whole."""
-        table = Table()
-        table.add_column('layer', overflow='fold')
-        for title in ('origin channels', 'remaining channels'):
-            table.add_column(title, justify='right')
+        table = Table(long('layer'), *numbers('origin channels', 'remaining channels'))
         for name, before, after in self.remaining_channels():
             table.add_row(name, str(before), str(after))
         stream = io.StringIO()

@@ -27,34 +27,28 @@ class RatioPruner(StructurePruner):
     def __init__(self, ratios: Sequence[float], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         several = isinstance(ratios, Iterable) and not isinstance(ratios, str)
-        values = list(ratios) if several else []
-        numbers = [r for r in values if isinstance(r, int | float) and 0 < r <= 1]
-        if not values or len(numbers) < len(values):
-            raise InputError(
-                f'ratios must be a list of numbers above 0 and at most 1; found {ratios!r}'
-            )
-        ratios = sorted(float(ratio) for ratio in numbers)
-        self.ratios = self.shares = tuple(ratios)
+        shares = checked(list[Share], list(ratios) if several else ratios, 'ratios')
+        if not shares:
+            raise InputError('ratios: expected numbers above 0 up to 1, found none')
+        self.ratios = self.shares = tuple(sorted(shares))
 
     def subnet_of_ratio(self, ratio: float) -> Subnet:
         """The subnet in which every group keeps ``ratio`` of its channels, at least one."""
         ratio = checked(Share, ratio, 'ratio')
-        return self.subnet_of_counts(
-            {
-                space_id: max(1, round_half_up(group.num_channels * ratio))
-                for space_id, group in self.supernet.prunable_groups.items()
-            }
-        )
+        return self._subnet_of_ratios([ratio] * len(self.supernet.prunable_groups))
 
     def sample_subnet(self) -> Subnet:
         """A ratio drawn anew for every group, by numpy's global random state."""
-        drawn = np.random.choice(self.ratios, len(self.supernet.prunable_groups))
+        return self._subnet_of_ratios(
+            np.random.choice(self.ratios, len(self.supernet.prunable_groups))
+        )
+
+    def _subnet_of_ratios(self, ratios: Iterable[float]) -> Subnet:
+        groups = self.supernet.prunable_groups.items()
         return self.subnet_of_counts(
             {
                 space_id: max(1, round_half_up(group.num_channels * ratio))
-                for (space_id, group), ratio in zip(
-                    self.supernet.prunable_groups.items(), drawn, strict=True
-                )
+                for (space_id, group), ratio in zip(groups, ratios, strict=True)
             }
         )
 

@@ -8,18 +8,6 @@ import numpy as np
 
 from mmprune.channels import ChannelGroup
 from mmprune.channels.constraints import BoolArray
-from mmprune.errors import InputError
-
-
-def check_round_to(round_to: int) -> int:
-    """Return a multiple that widths may be rounded to.
-
-    Raises:
-        InputError: It is no whole number above 0.
-    """
-    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
-        raise InputError(f'round_to must be a whole number above 0, not {round_to!r}')
-    return round_to
 
 
 def select_rounded(

@@ -22,13 +22,12 @@ from mmprune.formats.cfg_codec import read_cfg, write_cfg
 from mmprune.pruners.arguments import built_importance, default_input, refuse_subnet
 from mmprune.pruners.mmrazor_names import MMRazorNames
 from mmprune.pruners.planning import Planning
-from mmprune.pruners.rounding import check_round_to
 from mmprune.pruners.searching import Searching
 from mmprune.pruners.switching import ChannelCfgLike, Switching
 from mmprune.registry import PRUNERS
 from mmprune.report.picture import draw_groups
 from mmprune.report.report import report
-from mmprune.schema import checked
+from mmprune.schema import Count, checked
 from mmprune.supernet.supernet import Subnet, Supernet
 from mmprune.supernet.topology import Restriction, Topology
 from mmprune.supernet.trial import random_alive
@@ -89,7 +88,7 @@ class StructurePruner(MMRazorNames, Planning, Searching, Switching):
             checked(str, key, 'except_start_keys, names of layers')
         self.importance = built_importance(importance)
         self.execution = execution
-        self.round_to = check_round_to(round_to)
+        self.round_to = checked(Count, round_to, 'round_to')
         self.restriction = Restriction(topology, leave_out)
         self.ties = [(first, second) for first, second in ties]
 

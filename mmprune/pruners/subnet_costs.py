@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -18,10 +20,11 @@ Counts = Mapping[str, int]
 Select = Callable[[ChannelGroup, np.ndarray, int], BoolArray]
 
 
+@dataclass(eq=False)
 class SubnetCosts:
     """Costs of counts of channels, the kept ones being those with the highest scores.
 
-    Args:
+    Attributes:
         supernet: The prepared network.
         scores: One per channel of every prunable group.
         names: Which costs: ``macs``, ``params``, ``latency``.
@@ -30,24 +33,19 @@ class SubnetCosts:
         latencies: Predicts the times of many, by their widths.
     """
 
-    def __init__(
-        self,
-        supernet: Supernet,
-        scores: Mapping[str, np.ndarray],
-        names: Iterable[str],
-        select: Select,
-        latency: Callable[[Subnet], float],
-        latencies: Callable[[IntArray], np.ndarray] | None = None,
-    ) -> None:
-        self.supernet = supernet
-        self.groups = supernet.prunable_groups
-        self.scores = scores
-        self.names = tuple(names)
-        self.select = select
-        self.latency = latency
-        self.latencies = latencies
-        self._masks: dict[tuple[str, int], BoolArray] = {}
-        self._costs: dict[tuple[int, ...], dict[str, float]] = {}
+    supernet: Supernet
+    scores: Mapping[str, np.ndarray]
+    names: Collection[str]
+    select: Select
+    latency: Callable[[Subnet], float]
+    latencies: Callable[[IntArray], np.ndarray] | None = None
+    _masks: dict[tuple[str, int], BoolArray] = field(default_factory=dict)
+    _costs: dict[tuple[int, ...], dict[str, float]] = field(default_factory=dict)
+
+    @cached_property
+    def groups(self) -> dict[str, ChannelGroup]:
+        """The groups that are counted."""
+        return self.supernet.prunable_groups
 
     def mask(self, space_id: str, count: int) -> BoolArray:
         """The valid mask of about ``count`` channels of a group."""
@@ -122,32 +120,18 @@ class SubnetCosts:
             raise InputError(f'latency(pruner, subnet) gave {found}, which is no time')
         return found
 
-    def wider(self, counts: dict[str, int], space_id: str, most: int) -> dict[str, int] | None:
-        """Counts with the fewest further channels that a group can have.
+    def towards(self, counts: dict[str, int], space_id: str, ends: Counts) -> dict[str, int] | None:
+        """Counts in which a group is another width, the next one on the way to an end.
 
         Args:
             counts: Channels of every group.
             space_id: The group.
-            most: Channels of it that may be kept; None is returned if it has no more.
+            ends: The most channels of every group, or the fewest; None is returned if the group
+                has no other width on the way.
         """
-        return self._next(counts, space_id, range(counts[space_id] + 1, most + 1))
-
-    def narrower(self, counts: dict[str, int], space_id: str, least: int) -> dict[str, int] | None:
-        """Counts with the fewest channels less that a group can have.
-
-        Args:
-            counts: Channels of every group.
-            space_id: The group.
-            least: Channels of it that must be kept; None is returned if it has no fewer.
-        """
-        return self._next(counts, space_id, range(counts[space_id] - 1, least - 1, -1))
-
-    def _next(
-        self, counts: dict[str, int], space_id: str, numbers: Iterable[int]
-    ) -> dict[str, int] | None:
-        """Counts with the first number that gives another width."""
-        now = int(self.mask(space_id, counts[space_id]).sum())
-        for number in numbers:
-            if int(self.mask(space_id, number).sum()) != now:
+        now, end = counts[space_id], ends[space_id]
+        step, width = 1 if end > now else -1, int(self.mask(space_id, now).sum())
+        for number in range(now + step, end + step, step):
+            if int(self.mask(space_id, number).sum()) != width:
                 return {**counts, space_id: number}
         return None

@@ -11,6 +11,7 @@ from rich.table import Table
 from mmprune.channels import ChannelGroup, Member
 from mmprune.errors import listed
 from mmprune.report.findings import Cost, Findings, Pinned, find
+from mmprune.report.tables import long, numbers
 from mmprune.supernet.supernet import Supernet
 
 LISTED = 8
@@ -95,11 +96,8 @@ def _traced(findings: Findings) -> Iterable[str]:
 
 
 def _groups(findings: Findings) -> Table:
-    table = Table(title='channel groups')
-    table.add_column('group', overflow='fold')
-    for title in ('channels', 'layers', 'members'):
-        table.add_column(title, justify='right')
-    table.add_column('prunable, or why not', overflow='fold')
+    columns = long('group'), *numbers('channels', 'layers', 'members'), long('prunable, or why not')
+    table = Table(*columns, title='channel groups')
     for group, kept in zip(findings.groups, findings.kept, strict=True):
         full = group.num_channels
         shuffled = [] if group.arrangement is None else [group.arrangement.reason]
@@ -118,10 +116,7 @@ def _groups(findings: Findings) -> Table:
 def _costs(findings: Findings) -> Table:
     """Parameters and MACs at some widths."""
     full = findings.full
-    table = Table(title='cost')
-    table.add_column('')
-    table.add_column('parameters', justify='right')
-    table.add_column('MACs', justify='right')
+    table = Table('', *numbers('parameters', 'MACs'), title='cost')
     current = findings.current
     is_full = (current.params, current.macs) == (full.params, full.macs)
     for cost in (full, *(() if is_full else (current,)), findings.half):

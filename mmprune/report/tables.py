@@ -3,7 +3,7 @@
 from typing import TextIO
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 
 def wide_console(file: TextIO | None = None) -> Console:
@@ -14,6 +14,16 @@ def wide_console(file: TextIO | None = None) -> Console:
     """
     console = Console(file=file)
     return console if console.is_terminal else Console(file=file, width=120)
+
+
+def numbers(*headings: str) -> list[Column]:
+    """Columns of numbers, for a new table."""
+    return [Column(heading, justify='right') for heading in headings]
+
+
+def long(heading: str) -> Column:
+    """A column of texts that go on in the next line."""
+    return Column(heading, overflow='fold')
 
 
 def show(table: Table) -> None:
@@ -28,10 +38,7 @@ def before_and_after_table(title: str, rows: dict[str, tuple[int, int]]) -> Tabl
         title: Of the table.
         rows: By name of the quantity: its value before and after.
     """
-    table = Table(title=title)
-    table.add_column('')
-    for heading in ('full network', 'subnet', 'kept'):
-        table.add_column(heading, justify='right')
+    table = Table('', *numbers('full network', 'subnet', 'kept'), title=title)
     for name, (before, after) in rows.items():
         table.add_row(name, f'{before:,}', f'{after:,}', f'{after / before:.1%}')
     return table

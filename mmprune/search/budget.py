@@ -4,28 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mmprune.errors import InputError
-from mmprune.pruners.budget import about_macs
+from mmprune.pruners.budget import check_budget
 
 COSTS = ('macs', 'params', 'latency')
 Cost = Mapping[str, float]
 """``macs`` and ``params``, and ``latency`` in milliseconds where a table predicts it."""
-
-
-def absolute_limit(limit: float, full: float, name: str) -> float:
-    """Return a limit as a number of MACs, of parameters or of milliseconds.
-
-    Args:
-        limit: A fraction of the full network (0 < limit <= 1), or a number above 1.
-        full: What the full network has.
-        name: 'macs', 'params' or 'latency', for the message.
-
-    Raises:
-        InputError: If the limit is not above 0.
-    """
-    if limit <= 0:
-        raise InputError(f'A limit of {name} must be above 0, got {limit}.')
-    absolute = limit * full if limit <= 1 else limit
-    return absolute if name == 'latency' else round(absolute)
 
 
 def limit_label(limit: float) -> str:
@@ -68,19 +51,15 @@ class Budget:
             InputError: If a limit has another name or is not above 0, or the latency is
                 limited and no table predicts it.
         """
-        if limits.keys() - set(COSTS) or not limits:
-            raise InputError(
-                'A budget has the keys macs and/or params, and latency where there is a table, '
-                f'got {sorted(limits) or "none"}{about_macs(limits)}.'
-            )
+        check_budget(limits, has_latency=True)
         if limits.keys() - full.keys():
             raise InputError(
                 'A limit of latency needs a table that predicts it: make one by tools/latency.py '
                 'and name its file, latency=<file>, in search_cfg.'
             )
         label = '_'.join(_label(name, limit) for name, limit in sorted(limits.items()))
-        absolute = {name: absolute_limit(limit, full[name], name) for name, limit in limits.items()}
-        return cls(label, **absolute)
+        absolute = {n: limit * full[n] if limit <= 1 else limit for n, limit in limits.items()}
+        return cls(label, **{n: v if n == 'latency' else round(v) for n, v in absolute.items()})
 
     @property
     def limits(self) -> Cost:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from mmprune.errors import InputError
-from mmprune.search.budget import COSTS, Budget, Cost, absolute_limit
-from mmprune.search.compared import Rule, main_metric, rule_of, smaller_is_better
+from mmprune.search.budget import Budget, Cost
 from mmprune.search.history import Evaluation
 
+Rule = Literal['greater', 'less']
+# What the metrics of OpenMMLab's code bases are mainly known by, in the last part of a name.
+_PREFERRED = ('top1', 'bbox_mAP', 'mAP', 'mIoU', 'AP')
+_ERRORS = {'loss', 'error', 'err', 'mae', 'mse', 'rmse', 'epe', 'nme'}
 _UNDER = 'best-under:'
 WAYS = f"'knee', 'best', '{_UNDER}macs=0.5,params=1e6', or the number of a candidate"
 
@@ -127,12 +132,26 @@ class Candidates:
                 limits[name] = float(value)
         except ValueError:
             raise InputError(f'{text!r} is no budget: give {_UNDER}macs=0.5,params=1e6') from None
-        if limits.keys() - set(COSTS):
-            raise InputError(f'{text!r}: limits are of macs, params and latency')
-        return Budget(
-            text,
-            **{
-                name: limit if name == 'latency' else absolute_limit(limit, self.full[name], name)
-                for name, limit in limits.items()
-            },
-        )
+        return Budget.of(limits, {**self.full, 'latency': 1.0})  # of which no share is meant
+
+
+def main_metric(metrics: Mapping[str, float]) -> str:
+    """The metric to compare where nobody has said one: the best known, else the first.
+
+    Args:
+        metrics: What the evaluator gives, not empty: ``{'coco/bbox_mAP': 0.3, ...}``.
+    """
+    last = {name.rpartition('/')[2]: name for name in reversed(list(metrics))}
+    return next((last[each] for each in _PREFERRED if each in last), next(iter(metrics)))
+
+
+def rule_of(name: str) -> Rule:
+    """Whether more of a metric is better: not of losses and errors."""
+    return 'less' if set(re.split(r'[^a-z]+', name.lower())) & _ERRORS else 'greater'
+
+
+def smaller_is_better(value: float | None, rule: Rule) -> float:
+    """A value to minimise; infinity where nothing was measured."""
+    if value is None or math.isnan(value):
+        return math.inf
+    return value if rule == 'less' else -value

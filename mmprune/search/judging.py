@@ -24,7 +24,7 @@ from mmprune.models.training_data import TrainingData
 from mmprune.pruners import StructurePruner
 from mmprune.randomness import seeded
 from mmprune.search.budget import COSTS, Cost
-from mmprune.search.compared import Rule, main_metric, rule_of, smaller_is_better
+from mmprune.search.candidates import Rule, main_metric, rule_of, smaller_is_better
 from mmprune.search.evaluate import judged, recalibrate
 from mmprune.search.history import Evaluation
 from mmprune.training.compensation import Change

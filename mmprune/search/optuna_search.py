@@ -15,12 +15,11 @@ from mmprune.errors import InputError
 from mmprune.pruners.search_space import Choices, nearest_within
 from mmprune.registry import LOOPS
 from mmprune.search.budget import COSTS, Budget
-from mmprune.search.compared import smaller_is_better
+from mmprune.search.candidates import smaller_is_better
 from mmprune.search.history import Evaluation, subnet_key
-from mmprune.search.hopeless import Hopeless
 from mmprune.search.judging import Subnet
 from mmprune.search.progress import in_words
-from mmprune.search.sampling import Sampling
+from mmprune.search.sampling import Hopeless, Sampling
 from mmprune.search.search_loop import POLL, SearchLoop
 from mmprune.search.study import on_main
 

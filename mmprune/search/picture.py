@@ -88,13 +88,11 @@ def draw_search(picture: SearchPicture) -> Any:
     In an SVG file the points of candidates are the elements of the groups ``front`` and
     ``history``, in the order of ``picture.candidates``.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # Without pyplot there is no global state, and no display is looked for.
     width = min(max(11.0, 1.5 + 0.22 * len(picture.groups)), 30.0)
     figure = Figure(figsize=(width, 9), layout='constrained')
-    FigureCanvasAgg(figure)
     figure.suptitle(picture.heading, fontsize=12, fontweight='bold', x=0.01, ha='left')
     rows = figure.add_gridspec(3, 2, height_ratios=(1.5, 1.15, 0.45), width_ratios=(1.15, 1))
     _draw_front(figure.add_subplot(rows[0, 0]), picture)

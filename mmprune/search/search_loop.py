@@ -25,10 +25,14 @@ from mmprune.models import AutoSlim, Recalibration, kept_norm_statistics
 from mmprune.models.algorithm import calibration_batches, check_is_supernet
 from mmprune.models.training_data import TrainingData
 from mmprune.search.budget import Budget, Cost
-from mmprune.search.candidates import Candidates
-from mmprune.search.compared import Rule
-from mmprune.search.history import Evaluation, read_history, subnet_key, weights_key
-from mmprune.search.identity import configs_of
+from mmprune.search.candidates import Candidates, Rule
+from mmprune.search.history import (
+    Evaluation,
+    configs_of,
+    read_history,
+    subnet_key,
+    weights_key,
+)
 from mmprune.search.judging import JudgingLoop, Subnet
 from mmprune.search.page import SearchFiles
 from mmprune.search.picture import SearchPicture

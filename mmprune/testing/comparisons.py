@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from mmprune.deploy import ChannelCfg, deploy
 from mmprune.layers import KeptOutputs
@@ -157,12 +158,10 @@ def train_step(model: nn.Module, data: Any, learning_rate: float = 1e-2) -> torc
     with without_chance():
         outputs = tensors_in(run_model(model, data))
         loss = torch.stack([(out - 0.3).square().mean() for out in outputs]).sum()
-        model.zero_grad()
+        optimizer = torch.optim.SGD(model.parameters(), learning_rate)
+        optimizer.zero_grad()
         loss.backward()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.grad is not None and parameter.requires_grad:
-                parameter.sub_(learning_rate * parameter.grad)
+        optimizer.step()
     return loss.detach()
 
 
@@ -203,13 +202,10 @@ class Probe(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def _in_double(data: Any) -> Any:
-    """An input with its floats in float64; what is no tensor or container of some stays."""
-    if isinstance(data, torch.Tensor):
-        return data.double() if data.is_floating_point() else data
-    if isinstance(data, Mapping):
-        return {key: _in_double(value) for key, value in data.items()}
-    return type(data)(map(_in_double, data)) if type(data) in (list, tuple) else data
+def _in_double(leaf: Any) -> Any:
+    """A part of an input, in float64 if it is a tensor of floats."""
+    is_float = isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
+    return leaf.double() if is_float else leaf
 
 
 def prepare(
@@ -223,7 +219,7 @@ def prepare(
         pruner: A pruner or its config; one that halves every group if left out.
     """
     model = randomise(copy.deepcopy(network).double()).eval()
-    data = _in_double(demo_input)
+    data = tree_map(_in_double, demo_input)
     made = pruner or dict(type='RatioPruner', ratios=[0.5, 1.0])
     if isinstance(made, Mapping):
         made = PRUNERS.build({'_scope_': 'mmprune', **made})

@@ -204,7 +204,7 @@ class IterativePruning(PrunerHook):
         found = shared_subnet(found, device)
         is_reached = bool(found.pop(''))
         self._set(runner, found)
-        cost, full = pruner.cost(), self._full_cost()
+        cost, full = pruner.cost(), pruner.cost(pruner.full_subnet())
         way = (
             f'{progress:.1%} of the way'
             if self.channels is None
@@ -232,9 +232,6 @@ class IterativePruning(PrunerHook):
         self.pruner.set_subnet(subnet)
         for average in averaged_models(runner):
             write_masks(average, self.pruner.supernet.masks.by_key())
-
-    def _full_cost(self) -> dict[str, int]:
-        return self.pruner.cost(self.pruner.full_subnet())
 
     def _deploy(self, runner: Runner) -> None:
         """Go on with the small network."""

@@ -12,9 +12,9 @@ from mmprune.errors import InputError
 from mmprune.models import AutoSlim, Recalibration
 from mmprune.models.algorithm import calibration_batches
 from mmprune.models.demo_inputs import ConfiguredInput
+from mmprune.models.training_data import training_loss
 from mmprune.pruners import ImportancePruner, StructurePruner
 from mmprune.registry import PRUNERS
-from mmprune.training.pruning_data import training_loss
 from mmprune.wrappers import unwrap, without_wrapper
 
 

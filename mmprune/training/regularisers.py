@@ -143,13 +143,23 @@ class ScaleL1(Regulariser):
         super().__init__(weight, **kwargs)
 
     def terms(self) -> Terms:
-        """The sign of every scale of a prunable channel, times the weight."""
+        """Signs of the scales, and perhaps of the shifts, times their strengths."""
+        for group, member, parameter, local in self.of_norms():
+            on = spread(parameter.new_ones(group.num_channels), member, parameter.dim())
+            yield parameter, self.strengths[local] * on * parameter.sign()
+
+    @property
+    def strengths(self) -> dict[str, float]:
+        """How strong the penalty is on scales, ``'weight'``, and on shifts, ``'bias'``."""
+        return {'weight': self.weight}
+
+    def of_norms(self) -> Iterator[tuple[ChannelGroup, Member, nn.Parameter, str]]:
+        """Scales and shifts that are penalised, each with which of the two it is."""
         model = self.pruner.supernet.model
         for group, member, parameter in self.members():
             owner, _, local = member.tensor.rpartition('.')
-            if local == 'weight' and isinstance(model.get_submodule(owner), NORMS):
-                on = spread(parameter.new_ones(group.num_channels), member, parameter.dim())
-                yield parameter, self.weight * on * parameter.sign()
+            if local in self.strengths and isinstance(model.get_submodule(owner), NORMS):
+                yield group, member, parameter, local
 
 
 @HOOKS.register_module()

@@ -13,13 +13,11 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
 from mmprune.channels import ChannelGroup, Member
-from mmprune.channels.member_values import spread
 from mmprune.errors import InputError
 from mmprune.fileio import atomic_path
-from mmprune.layers.layer import NORMS
 from mmprune.pruners import NetworkSlimming
 from mmprune.registry import HOOKS
-from mmprune.training.regularisers import Regulariser, Terms
+from mmprune.training.regularisers import ScaleL1
 
 HISTORY_KEY = 'mmprune_scales'
 """Where a checkpoint holds the scales of the epochs until then."""
@@ -28,7 +26,7 @@ RECORDED = 2048
 
 
 @HOOKS.register_module()
-class SlimmingPenalty(Regulariser):
+class SlimmingPenalty(ScaleL1):
     """L1 on the scales and shifts of norms, weaker towards the end of training.
 
     The gradient of every scale += weight * (1 - decay * time) * sign(scale), with time the
@@ -85,25 +83,16 @@ class SlimmingPenalty(Regulariser):
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
             self.time = runner.iter / runner.max_iters
 
-    def terms(self) -> Terms:
-        """Signs of the scales and shifts of all channels that may go, by the strength of now."""
-        strengths = {
-            'weight': self.weight * (1 - self.decay * self.time),
-            'bias': self.weight * self.shift_factor,
-        }
-        for group, member, parameter, local in self._of_norms():
-            on = spread(parameter.new_ones(group.num_channels), member, parameter.dim())
-            yield parameter, strengths[local] * on * parameter.sign()
+    @property
+    def strengths(self) -> dict[str, float]:
+        """Those of now."""
+        strength = self.weight * (1 - self.decay * self.time)
+        return {'weight': strength, 'bias': self.weight * self.shift_factor}
 
-    def _of_norms(self) -> Iterator[tuple[ChannelGroup, Member, nn.Parameter, str]]:
-        """Scales and shifts, ``'weight'`` and ``'bias'``."""
-        model = self.pruner.supernet.model
+    def members(self) -> Iterator[tuple[ChannelGroup, Member, nn.Parameter]]:
+        """All parameters of the groups whose channels may go."""
         undecided = getattr(self.pruner, 'undecided', {})
-        for group, member, parameter in self.members():
-            owner, _, local = member.tensor.rpartition('.')
-            is_norm = isinstance(model.get_submodule(owner), NORMS)
-            if is_norm and local in ('weight', 'bias') and group.space_id not in undecided:
-                yield group, member, parameter, local
+        return (found for found in super().members() if found[0].space_id not in undecided)
 
     # -- how the scales develop --------------------------------------------------------
 
@@ -111,7 +100,7 @@ class SlimmingPenalty(Regulariser):
         """The absolute scales of the norms, in order, at most ``RECORDED`` of them; float32."""
         found = [
             parameter.detach()[torch.from_numpy(member.index >= 0).to(parameter.device)]
-            for _, member, parameter, local in self._of_norms()
+            for _, member, parameter, local in self.of_norms()
             if local == 'weight'
         ]
         ordered = torch.cat(found or [torch.zeros(0)]).abs().float().cpu().sort().values
@@ -170,7 +159,6 @@ def plot_scales(
         InputError: No scale was recorded.
     """
     # Imported here, because nothing else needs it.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -181,7 +169,6 @@ def plot_scales(
     edges = np.linspace(0, highest, bins + 1)
     counts = np.stack([np.histogram(scales.numpy(), edges)[0] for scales in history], axis=1)
     figure = Figure(figsize=(7, 4.5), layout='constrained')
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     epochs = np.arange(len(history) + 1) - 0.5
     shown = np.ma.masked_equal(counts, 0)

@@ -2,7 +2,7 @@
 
 from mmprune.zoo.check import Plan, ZooResult, check_model
 from mmprune.zoo.independent import zeroed
-from mmprune.zoo.models import build, images, in_type, resolve
+from mmprune.zoo.models import build, images, resolve
 from mmprune.zoo.networks import FAMILY, ZOO
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     'build',
     'check_model',
     'images',
-    'in_type',
     'resolve',
     'zeroed',
 ]

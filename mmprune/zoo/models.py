@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmprune.dependencies import require
-from mmprune.errors import InputError
+from mmprune.errors import InputError, nearest
 from mmprune.models.algorithm import build_model
 from mmprune.models.demo_inputs.poses import codec_size
 from mmprune.trace.roads import roads_of
@@ -61,9 +60,8 @@ def resolve(name: str) -> str:
         return found[0]
     if found:
         raise InputError(f"'{name}' may be any of {found}: give its folder too")
-    similar = difflib.get_close_matches(name, [*names, *(n.rpartition('/')[2] for n in names)])
-    hint = f'similar ones: {similar}' if similar else f'they are in {folder}'
-    raise InputError(f"mmcls has no model config '{name}'; {hint}")
+    known = [*names, *(n.rpartition('/')[2] for n in names)]
+    raise InputError(f"mmcls has no model config '{name}' in {folder}; {nearest(name, known)}")
 
 
 def config_of_package(name: str) -> Config:

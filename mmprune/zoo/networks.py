@@ -85,71 +85,60 @@ ZOO: dict[str, float] = {
 }
 """Model config of mmcls -> the share of its parameters that may stay at ratio 0.5."""
 
-FAMILY = (
-    *(
-        f'mmdet::{path}.py'
-        for path in (
-            'retinanet/retinanet_r18_fpn_1x_coco',
-            'fcos/fcos_r18_fpn_gn-head-center-normbbox-centeronreg-giou_8xb8-amp-lsj-200e_coco',
-            'atss/atss_r18_fpn_8xb8-amp-lsj-200e_coco',
-            'gfl/gfl_r50_fpn_1x_coco',
-            'vfnet/vfnet_r50_fpn_1x_coco',
-            'tood/tood_r50_fpn_1x_coco',
-            'yolof/yolof_r50-c5_8xb8-1x_coco',
-            'yolo/yolov3_mobilenetv2_8xb24-320-300e_coco',
-            'yolox/yolox_tiny_8xb8-300e_coco',
-            'rtmdet/rtmdet_tiny_8xb32-300e_coco',
-            'ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco',
-            'centernet/centernet_r18_8xb16-crop512-140e_coco',
-            'centernet/centernet_r18-dcnv2_8xb16-crop512-140e_coco',
-            'solo/solo_r18_fpn_8xb8-lsj-200e_coco',
-            'solov2/solov2-light_r18_fpn_ms-3x_coco',
-            'yolact/yolact_r50_1xb8-55e_coco',
-            'faster_rcnn/faster-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco',
-            'mask_rcnn/mask-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco',
-            'cascade_rcnn/cascade-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco',
-            'detr/detr_r18_8xb2-500e_coco',
-            'deformable_detr/deformable-detr_r50_16xb2-50e_coco',
-        )
+_PATHS = {
+    'mmdet': (
+        'retinanet/retinanet_r18_fpn_1x_coco',
+        'fcos/fcos_r18_fpn_gn-head-center-normbbox-centeronreg-giou_8xb8-amp-lsj-200e_coco',
+        'atss/atss_r18_fpn_8xb8-amp-lsj-200e_coco',
+        'gfl/gfl_r50_fpn_1x_coco',
+        'vfnet/vfnet_r50_fpn_1x_coco',
+        'tood/tood_r50_fpn_1x_coco',
+        'yolof/yolof_r50-c5_8xb8-1x_coco',
+        'yolo/yolov3_mobilenetv2_8xb24-320-300e_coco',
+        'yolox/yolox_tiny_8xb8-300e_coco',
+        'rtmdet/rtmdet_tiny_8xb32-300e_coco',
+        'ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco',
+        'centernet/centernet_r18_8xb16-crop512-140e_coco',
+        'centernet/centernet_r18-dcnv2_8xb16-crop512-140e_coco',
+        'solo/solo_r18_fpn_8xb8-lsj-200e_coco',
+        'solov2/solov2-light_r18_fpn_ms-3x_coco',
+        'yolact/yolact_r50_1xb8-55e_coco',
+        'faster_rcnn/faster-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco',
+        'mask_rcnn/mask-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco',
+        'cascade_rcnn/cascade-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco',
+        'detr/detr_r18_8xb2-500e_coco',
+        'deformable_detr/deformable-detr_r50_16xb2-50e_coco',
     ),
-    *(
-        f'mmseg::{path}.py'
-        for path in (
-            'pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024',
-            'fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024',
-            'deeplabv3plus/deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024',
-            'upernet/upernet_r18_4xb2-80k_cityscapes-512x1024',
-            'ocrnet/ocrnet_hr18s_4xb2-80k_cityscapes-512x1024',
-            'segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512',
-            'bisenetv1/bisenetv1_r18-d32_4xb4-160k_cityscapes-1024x1024',
-            'bisenetv2/bisenetv2_fcn_4xb4-160k_cityscapes-1024x1024',
-            'stdc/stdc1_4xb12-80k_cityscapes-512x1024',
-            'pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes',
-            'ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024',
-            'icnet/icnet_r18-d8_4xb2-80k_cityscapes-832x832',
-            'fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024',
-        )
+    'mmseg': (
+        'pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024',
+        'fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024',
+        'deeplabv3plus/deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024',
+        'upernet/upernet_r18_4xb2-80k_cityscapes-512x1024',
+        'ocrnet/ocrnet_hr18s_4xb2-80k_cityscapes-512x1024',
+        'segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512',
+        'bisenetv1/bisenetv1_r18-d32_4xb4-160k_cityscapes-1024x1024',
+        'bisenetv2/bisenetv2_fcn_4xb4-160k_cityscapes-1024x1024',
+        'stdc/stdc1_4xb12-80k_cityscapes-512x1024',
+        'pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes',
+        'ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024',
+        'icnet/icnet_r18-d8_4xb2-80k_cityscapes-832x832',
+        'fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024',
     ),
-    *(
-        f'mmpose::{path}.py'
-        for path in (
-            'body_2d_keypoint/rtmpose/coco/rtmpose-t_8xb256-420e_coco-256x192',
-            'body_2d_keypoint/topdown_heatmap/coco/td-hm_mobilenetv2_8xb64-210e_coco-256x192',
-            'body_2d_keypoint/topdown_heatmap/coco/td-hm_res50_8xb64-210e_coco-256x192',
-            'body_2d_keypoint/simcc/coco/simcc_mobilenetv2_wo-deconv-8xb64-210e_coco-256x192',
-        )
+    'mmpose': (
+        'body_2d_keypoint/rtmpose/coco/rtmpose-t_8xb256-420e_coco-256x192',
+        'body_2d_keypoint/topdown_heatmap/coco/td-hm_mobilenetv2_8xb64-210e_coco-256x192',
+        'body_2d_keypoint/topdown_heatmap/coco/td-hm_res50_8xb64-210e_coco-256x192',
+        'body_2d_keypoint/simcc/coco/simcc_mobilenetv2_wo-deconv-8xb64-210e_coco-256x192',
     ),
-    *(
-        f'mmyolo::{path}.py'
-        for path in (
-            'yolov5/yolov5_n-v61_syncbn_fast_8xb16-300e_coco',
-            'yolov6/yolov6_n_syncbn_fast_8xb32-400e_coco',
-            'yolov7/yolov7_tiny_syncbn_fast_8x16b-300e_coco',
-            'yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco',
-            'ppyoloe/ppyoloe_plus_s_fast_8xb8-80e_coco',
-        )
+    'mmyolo': (
+        'yolov5/yolov5_n-v61_syncbn_fast_8xb16-300e_coco',
+        'yolov6/yolov6_n_syncbn_fast_8xb32-400e_coco',
+        'yolov7/yolov7_tiny_syncbn_fast_8x16b-300e_coco',
+        'yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco',
+        'ppyoloe/ppyoloe_plus_s_fast_8xb8-80e_coco',
     ),
-)
+}
+FAMILY = tuple(f'{package}::{path}.py' for package in _PATHS for path in _PATHS[package])
 """Detectors, segmenters and pose estimators of other packages, by their configs there."""
 
 PLACES = 'places of the image'

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mmprune.trace.calls import tensors_in
+from mmprune.trace.model_state import modes_kept
 from mmprune.trace.roads import roads_of
 
 
@@ -29,8 +30,16 @@ def counted_run(model: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, in
     road = roads_of(model, batch)[0]
     # Full mmcv convolves by them where data are read at offsets; torch counts those that make a
     # tensor only.
-    in_place = {torch.ops.aten.addmm_: _product_flops}
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+    # Its attention on a CPU is none of those that torch counts.
+    others = {
+        torch.ops.aten.addmm_: _product_flops,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    }
+    with (
+        modes_kept(model), torch.no_grad(),
+        FlopCounterMode(display=False, custom_mapping=others) as counter,
+    ):  # fmt: skip
+        model.requires_grad_(False)  # the counter wants the graph of whatever requires grad
         parts = tensors_in(road.run(model))
     flops = int(counter.get_total_flops())
     return torch.cat([part.reshape(len(batch), -1) for part in parts], dim=1), flops // 2
@@ -39,6 +48,13 @@ def counted_run(model: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, in
 def _product_flops(into: torch.Size, one: torch.Size, other: torch.Size, **_: object) -> int:
     """Those of a product (n, k) x (k, m) that is added into a tensor, by their shapes."""
     return 2 * one[0] * one[1] * other[1]
+
+
+def _attention_flops(
+    query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object
+) -> int:
+    """Those of attention, by the shapes of its queries, keys and values."""
+    return int(sdpa_flop_count(query, key, value))
 
 
 def count_params(model: nn.Module) -> int:

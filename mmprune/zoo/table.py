@@ -18,6 +18,7 @@ from rich.table import Table
 from mmprune.datafiles import write_data
 from mmprune.errors import InputError
 from mmprune.fileio import check_outputs, write_text
+from mmprune.report.tables import long, numbers
 from mmprune.version import __version__
 from mmprune.zoo.check import DOUBLE_BAR, ENDS, SINGLE_BAR, Plan, ZooResult, check_model
 from mmprune.zoo.models import resolve
@@ -98,20 +99,16 @@ def _numbers(result: ZooResult) -> list[str]:
 
 def zoo_table(results: Sequence[ZooResult], plan: Plan) -> Table:
     """A row per network."""
+    with_peer = any(result.peer is not None for result in results)
     table = Table(
+        *(long('model'), *numbers(*COLUMNS), long('pinned')),
+        *(long(f'Torch-Pruning {name}') for name in [version()] * with_peer),
         title=f'Every group at {plan.ratio:g} of its channels, any of them; {plan.attention} of '
         'attention',
         caption='errors: largest difference to the deployed network over the largest output; '
         f'allowed are {DOUBLE_BAR:.0e} and, in float32, {SINGLE_BAR:.0e}; *: rounding tips '
         'choices of this network, float64 shows no difference',
     )
-    table.add_column('model', overflow='fold')
-    for title in COLUMNS:
-        table.add_column(title, justify='right')
-    table.add_column('pinned', overflow='fold')
-    with_peer = any(result.peer is not None for result in results)
-    if with_peer:
-        table.add_column(f'Torch-Pruning {version()}', overflow='fold')
     for result in results:
         name = f'[red]{result.model}' if result.problems else result.model
         peer = [str(result.peer)] if with_peer else []

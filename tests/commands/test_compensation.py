@@ -8,7 +8,7 @@ import torch
 
 from mmprune.commands.deploy_subnet import deploy_subnet
 from mmprune.commands.export_subnet import export_subnet, set_from_file
-from mmprune.commands.predict import predict_dataset
+from mmprune.commands.metrics import predict_dataset
 from mmprune.commands.prune import prune
 from mmprune.commands.prune_options import PruneOptions
 from mmprune.config import load_config

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmprune.checkpoint import read_checkpoint
 from mmprune.commands.deploy_subnet import VerificationError, deploy_subnet
 from mmprune.commands.export_subnet import export_subnet, set_from_file
-from mmprune.commands.predict import predict_dataset
+from mmprune.commands.metrics import predict_dataset
 from mmprune.commands.run import evaluate, train
 from mmprune.config import load_config
 from mmprune.deploy import VerifyReport

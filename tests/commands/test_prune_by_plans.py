@@ -76,9 +76,9 @@ ALL = list(range(16))
     [
         ([], r'digits\.py: prune_cfg\.plans is empty'),
         ('missing.json', r'missing\.json: cannot be read as plans'),
-        ([FIRST, dict(channels=[1])], r'plans\[1\]: needs dict\(layer=.*not \{.channels.: \[1\]'),
-        (['backbone.conv1'], r"plans\[0\]: needs dict\(layer=.*not 'backbone\.conv1'"),
-        ([dict(FIRST, amount=3)], r"plans\[0\]: plans have no option 'amount'"),
+        ([FIRST, dict(channels=[1])], r'plans\[1\] needs layer; it takes layer, channels, side'),
+        (['backbone.conv1'], r"plans\[0\]: expected a mapping, found 'backbone\.conv1'"),
+        ([dict(FIRST, amount=3)], r"plans\[0\] has no option 'amount'; it takes layer"),
         ([dict(FIRST, layer='backbone.conv9')], r"plans\[0\]: no traced layer 'backbone\.conv9'"),
         ([dict(FIRST, channels=[1, 8])], r"plans\[0\]: .*'backbone\.conv1'.*8"),
         ([dict(FIRST, layer='head.fc')], r"plans\[0\]: layer 'head\.fc': channel 1 .* is pinned"),

@@ -17,9 +17,8 @@ from mmprune.errors import InputError
 from mmprune.models import AutoSlim, Recalibration
 from mmprune.models.algorithm import calibration_batches
 from mmprune.models.norm_statistics import norms_with_statistics
-from mmprune.models.training_data import collate_function, training_data
+from mmprune.models.training_data import collate_function, training_data, training_loss
 from mmprune.registry import DATASETS
-from mmprune.training.pruning_data import training_loss
 
 SIZES = ((64, 96), (96, 64))
 

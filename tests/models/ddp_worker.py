@@ -13,7 +13,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 
 from mmprune.config import load_config
-from mmprune.models.sandwich import shared_random_subnet
+from mmprune.models.sandwich import shared_subnet
 from mmprune.registry import MODEL_WRAPPERS, MODELS
 
 CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'
@@ -51,7 +51,8 @@ def train(rank: int, port: int, folder: Path, execution: str, channel_cfgs: list
 
     # The processes draw differently; the first one's subnets count.
     np.random.seed(rank)
-    subnets = [shared_random_subnet(model.pruner, torch.device('cpu')) for _ in range(4)]
+    device = torch.device('cpu')
+    subnets = [shared_subnet(model.pruner.sample_subnet(), device) for _ in range(4)]
     np.random.seed(rank)
     logs = wrapped.train_step(batch_of(rank), OptimWrapper(sgd))
     np.random.seed(rank)

@@ -229,7 +229,7 @@ def test_as_the_usual_scripts_do_it():
         (dict(residual='drop'), "residual must be 'share' or 'skip', not 'drop'"),
         (dict(beyond='ignore'), "beyond must be 'error' or 'clamp', not 'ignore'"),
         (dict(reduction='median'), "reduction must be one of .* not 'median'"),
-        (dict(min_channels=0), 'min_channels must be a whole number above 0'),
+        (dict(min_channels=0), 'min_channels: expected a whole number from 1, found 0'),
     ],
 )
 def test_options_that_make_no_sense(options, message):

@@ -52,13 +52,13 @@ def test_labels_are_fit_for_file_names(limit: float, label: str) -> None:
 
 @pytest.mark.parametrize('limits', [{}, {'flops': 0.5}])
 def test_unknown_limits_are_refused(limits: dict[str, float]) -> None:
-    with pytest.raises(InputError, match='the keys macs and/or params'):
+    with pytest.raises(InputError, match='some of the keys macs, params, latency'):
         Budget.of(limits, FULL)
 
 
 @pytest.mark.parametrize('limit', [0, -0.5])
 def test_limits_are_above_zero(limit: float) -> None:
-    with pytest.raises(InputError, match='macs must be above 0'):
+    with pytest.raises(InputError, match='macs must be a number above 0'):
         Budget.of({'macs': limit}, FULL)
 
 

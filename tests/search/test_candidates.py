@@ -61,7 +61,7 @@ def test_by_a_number_or_under_a_budget(how: str, index: int) -> None:
         ('6', 'no candidate 6 was measured'),
         ('elbow', "'elbow' is no way to pick a candidate: give 'knee', 'best', 'best-under:"),
         ('best-under:macs', "'macs' is no budget"),
-        ('best-under:flops=0.5', 'limits are of macs, params and latency'),
+        ('best-under:flops=0.5', 'some of the keys macs, params, latency'),
         ('best-under:macs=0.09', 'none of 6 candidates is within 90 MACs; the cheapest has 100'),
     ],
 )

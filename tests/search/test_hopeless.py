@@ -10,8 +10,8 @@ import pytest
 from mmprune.config import load_config
 from mmprune.errors import InputError
 from mmprune.search import read_candidates
-from mmprune.search.hopeless import Hopeless
 from mmprune.search.judging import JudgingLoop
+from mmprune.search.sampling import Hopeless
 
 Search = Callable[..., Any]
 CONFIG = 'autoslim_resnet-tiny_1xb32_digits.py'

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from mmprune.errors import InputError
-from mmprune.search.history import check_settings
-from mmprune.search.identity import configs_of
+from mmprune.search.history import check_settings, configs_of
 from mmprune.search.storage import JOURNAL, presence
 
 

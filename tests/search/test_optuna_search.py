@@ -11,7 +11,7 @@ from mmprune.config import load_config
 from mmprune.errors import InputError
 from mmprune.models.algorithm import build_algorithm
 from mmprune.search import SearchLoop, read_candidates
-from mmprune.search.compared import main_metric, rule_of
+from mmprune.search.candidates import main_metric, rule_of
 
 Search = Callable[..., Any]
 Metrics = Callable[[dict[str, torch.Tensor]], dict[str, float]]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mmprune.commands.deploy_subnet import deploy_subnet
-from mmprune.commands.predict import predict_dataset
+from mmprune.commands.metrics import predict_dataset
 from mmprune.commands.prune_options import searchable_config
 from mmprune.commands.search_subnet import search_subnet
 from mmprune.config import load_config

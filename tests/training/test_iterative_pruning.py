@@ -115,7 +115,8 @@ def run(
     def record(self: IterativePruning, runner: Runner, subnet: Any) -> None:
         of_hook(self, runner, subnet)
         now = runner.epoch if self.by_epoch else runner.iter
-        costs[now] = self.pruner.cost()['macs'] / self._full_cost()['macs']
+        full = self.pruner.cost(self.pruner.full_subnet())
+        costs[now] = self.pruner.cost()['macs'] / full['macs']
 
     def run(**hook: Any) -> tuple[IterativePruning, dict[int, float]]:
         monkeypatch.setattr(IterativePruning, '_set', record)

@@ -166,7 +166,7 @@ def test_nothing_to_draw(history: list[torch.Tensor], tmp_path: Path) -> None:
 def test_of_many_scales_some_are_kept() -> None:
     hook = SlimmingPenalty()
     values = torch.arange(2 * RECORDED, dtype=torch.float32)
-    hook._of_norms = lambda: iter(  # type: ignore[method-assign]
+    hook.of_norms = lambda: iter(  # type: ignore[method-assign]
         [(None, SimpleNamespace(index=values.numpy()), nn.Parameter(values), 'weight')]  # type: ignore[list-item]
     )
     kept = hook.scales()

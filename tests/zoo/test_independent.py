@@ -12,6 +12,7 @@ from randomised import randomise, scattered
 from small_classifiers import SMALL
 from torch import nn
 from toy_networks import TOYS
+from toys_attention import OneHeadOfTorch
 from toys_shuffles import TOYS as SHUFFLES
 
 import mmprune.zoo.independent
@@ -25,7 +26,7 @@ from mmprune.zoo.models import build_config
 from mmprune.zoo.running import difference, run
 
 
-@pytest.mark.parametrize('toy', [*TOYS, *SHUFFLES], ids=lambda toy: toy.__name__)
+@pytest.mark.parametrize('toy', [*TOYS, *SHUFFLES, OneHeadOfTorch], ids=lambda toy: toy.__name__)
 def test_toy_networks(toy):
     model = randomise(toy().double()).eval()
     original = copy.deepcopy(model)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small_classifiers import SMALL
 from torch import nn
 
@@ -14,6 +15,7 @@ from mmprune.zoo import ZOO, Plan, ZooResult, build, check_model, images, resolv
 from mmprune.zoo.check import check_network, measure, problems_of
 from mmprune.zoo.models import build_config
 from mmprune.zoo.networks import law
+from mmprune.zoo.running import counted_run
 from mmprune.zoo.table import pinned_text, run_zoo, zoo_table
 
 # mmcv tells about a default that it changed years ago, whenever the activation is built.
@@ -96,6 +98,23 @@ def size_of_file(model: nn.Module) -> int:
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     return len(file.getvalue())
+
+
+class OneFunction(nn.Module):
+    """Attention of two heads by torch's function for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+
+    def forward(self, x):
+        query, key, value = self.qkv(x).reshape(2, 10, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        return F.scaled_dot_product_attention(query, key, value).sum(1)
+
+
+def test_attention_by_one_function_is_counted():
+    products = 2 * 10 * 8 * 24 + 2 * (2 * 2 * 10 * 10 * 4)
+    assert counted_run(OneFunction(), torch.randn(2, 10, 8))[1] == products
 
 
 def test_a_missed_bar_is_told():
@@ -186,7 +205,7 @@ def test_the_table_tells_why_groups_are_pinned():
 
 @pytest.mark.parametrize(
     ('name', 'message'),
-    [('resnet1', 'similar ones: .*resnet18'), ('nothing-like-it', 'they are in .*_base_')],
+    [('resnet1', 'did you mean .*resnet18'), ('nothing-like-it', 'in .*_base_')],
     ids=['similar', 'unlike'],
 )
 def test_an_unknown_network_is_refused_before_anything_runs(name, message, capsys):

@@ -63,7 +63,11 @@ class Peer:
             isomorphic=scope == 'isomorphic',
             pruning_ratio=ratio,
             ignored_layers=[network.get_submodule('head.fc')],
-            num_heads={each.qkv: each.heads for each in network.modules() if _attends(each)},
+            num_heads={
+                each.qkv: each.heads
+                for each in network.modules()
+                if isinstance(each, AttentionBlock)
+            },
         )
         pruner.step()
         network.zero_grad(set_to_none=True)
@@ -126,10 +130,6 @@ class Peer:
             for name, module in network.named_modules()
             if hasattr(module, '_importance')
         }
-
-
-def _attends(module: nn.Module) -> bool:
-    return isinstance(module, AttentionBlock)
 
 
 def slimmed(network: nn.Module, target: float) -> nn.Module:

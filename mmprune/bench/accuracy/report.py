@@ -22,6 +22,7 @@ from mmprune.bench.accuracy.networks import NETWORKS, TITLES
 from mmprune.bench.accuracy.plot import TALK, write_plot, write_talk_plot
 from mmprune.bench.accuracy.supernets import AUTOSLIM, EACH
 from mmprune.bench.pages import insert_between, installed_versions, markdown_table
+from mmprune.report.tables import long
 from mmprune.version import __version__
 
 BEGIN, END = '<!-- accuracies: begin -->', '<!-- accuracies: end -->'
@@ -182,9 +183,7 @@ def show(contents: Contents) -> None:
     for own in _by_data(contents).values():
         shown = columns(own)
         for title, rows in tables(own):
-            table = Table(title=title)
-            for heading in headings(shown):
-                table.add_column(heading, overflow='fold')
+            table = Table(*map(long, headings(shown)), title=title)
             for row in rows:
                 table.add_row(*cells(row, shown, '*'))
             console.print(table)

@@ -252,13 +252,8 @@ class Unit:
     def plain(self) -> nn.Module:
         """The trained network."""
         s = self.settings
-        return self._trained(
-            'plain',
-            build(self.name, s.width, self.seed),
-            lambda network: train(
-                network, self.train_images, s.epochs, s.lr, self.seed, optimizer=s.optimizer
-            ),
-        )
+        kind = dict(optimizer=s.optimizer)
+        return self._trained('plain', build(self.name, s.width, self.seed), train, **kind)
 
     @cached_property
     def full_macs(self) -> int:
@@ -269,25 +264,14 @@ class Unit:
     def with_penalty(self) -> nn.Module:
         """The network trained with a penalty on its scales."""
         s = self.settings
-        return self._trained(
-            'slimming',
-            build(self.name, s.width, self.seed),
-            lambda network: ours.train_slimming(
-                network, self.train_images, s.epochs, s.lr, self.seed, SLIMMING_PENALTY
-            ),
-        )
+        network = build(self.name, s.width, self.seed)
+        return self._trained('slimming', network, ours.train_slimming, options=SLIMMING_PENALTY)
 
     @cached_property
     def supernet(self) -> AutoSlim:
         """A supernet, trained."""
-        s = self.settings
-        supernet = supernets.supernet_of(build(self.name, s.width, self.seed))
-
-        def trained(network: nn.Module) -> nn.Module:
-            torch.manual_seed(self.seed)
-            return train(network, self.train_images, s.epochs, s.lr, self.seed)
-
-        self._trained('autoslim', supernet, trained)
+        supernet = supernets.supernet_of(build(self.name, self.settings.width, self.seed))
+        self._trained('autoslim', supernet, train)
         return supernet
 
     @cached_property
@@ -296,14 +280,16 @@ class Unit:
         return Peer(self.plain, self.seen, self.seed)
 
     def _trained(
-        self, what: str, network: nn.Module, trained: Callable[[nn.Module], nn.Module]
+        self, what: str, network: nn.Module, trained: Callable[..., nn.Module], **options: Any
     ) -> nn.Module:
         """A network with the weights of an earlier run, or trained and kept for a later one."""
         path = self.folder / f'{self.name}-seed{self.seed}-{what}.pth'
         if path.is_file():
             network.load_state_dict(torch.load(path, weights_only=True))
             return network.eval()
-        made = trained(network).eval()
+        torch.manual_seed(self.seed)  # of the widths that a supernet draws
+        s = self.settings
+        made = trained(network, self.train_images, s.epochs, s.lr, self.seed, **options).eval()
         with atomic_path(path) as unfinished:
             torch.save(made.state_dict(), unfinished)
         return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,20 +64,18 @@ class Lane:
 
 def lanes_of(rows: Sequence[Row], groups: Sequence[ChannelGroup]) -> dict[int, Lane]:
     """The lane of every group that a row has a part in, by group, in order of the first row."""
-    makes: dict[int, list[int]] = {}
-    reads: dict[int, list[int]] = {}
-    passes: dict[int, list[int]] = {}
+    makes, reads, passes = (defaultdict[int, list[int]](list) for _ in range(3))
     for number, row in enumerate(rows):
         made = {run.group for run in row.makes} - {NO_GROUP}
         for group in made:
-            (passes if row.passes else makes).setdefault(group, []).append(number)
+            (passes if row.passes else makes)[group].append(number)
         for group in row.groups - made:
-            reads.setdefault(group, []).append(number)
-    spans = {
-        group: _span([*makes.get(group, ()), *reads.get(group, ()), *passes.get(group, ())])
-        for group in sorted({*makes, *reads, *passes})
-    }
-    shared = {group for group in spans if len(makes.get(group, ())) > 1}
+            reads[group].append(number)
+    spans = {}
+    for group in sorted({*makes, *reads, *passes}):
+        own = (*makes[group], *reads[group], *passes[group])
+        spans[group] = min(own), max(own)
+    shared = {group for group in spans if len(makes[group]) > 1}
     long = {g for g, (first, last) in spans.items() if g in shared or last - first >= LONG}
     columns = _columns({g: span for g, span in spans.items() if g not in long}, 0)
     after = max(columns.values(), default=-1) + 1
@@ -87,18 +86,14 @@ def lanes_of(rows: Sequence[Row], groups: Sequence[ChannelGroup]) -> dict[int, L
             group,
             columns[group],
             colours[group],
-            tuple(makes.get(group, ())),
-            tuple(reads.get(group, ())),
-            tuple(passes.get(group, ())),
+            tuple(makes[group]),
+            tuple(reads[group]),
+            tuple(passes[group]),
             group in shared,
         )
         for group in spans
     }
     return dict(sorted(lanes.items(), key=lambda item: spans[item[0]]))
-
-
-def _span(rows: Sequence[int]) -> tuple[int, int]:
-    return min(rows), max(rows)
 
 
 def _columns(spans: dict[int, tuple[int, int]], left: int) -> dict[int, int]:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import copy
+import math
+import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from mmprune.zoo.independent.norms import norm_over_channels
+
+_GIVEN = re.compile(r'kept_along_(\d)')
+"""What a channel config calls the channels of a module's output, if it has no parameters."""
 
 
 def zeroed(original: nn.Module, channel_cfg: Mapping[str, Any]) -> nn.Module:
@@ -72,7 +78,33 @@ def _silence(network: nn.Module, name: str, entry: Mapping[str, Any]) -> None:
         _zero_inputs(module, _dropped(inputs, entry['raw_in_channels']))
     for local, parts in entry.get('tensors', {}).items():
         for key, part in parts.items():
-            _zero_positions(getattr(module, local), str(key), part)
+            given = _GIVEN.fullmatch(local)
+            if given:
+                dropped = _dropped(_numbers(part['kept'], part.get('index')), part['raw'])
+                module.register_forward_hook(partial(_zero_given, int(given[1]), dropped))
+            else:
+                _zero_positions(getattr(module, local), str(key), part)
+    if isinstance(module, nn.MultiheadAttention) and module.num_heads == 1:
+        _scale_queries(module, entry.get('tensors', {}))
+
+
+def _zero_given(
+    dim: int, dropped: torch.Tensor, module: nn.Module, args: Any, output: torch.Tensor
+) -> torch.Tensor:
+    """Zeros among the channels of a constant, such as sines of places."""
+    return output.index_fill(dim, dropped, 0)
+
+
+def _scale_queries(attention: nn.MultiheadAttention, tensors: Mapping[str, Any]) -> None:
+    """Torch divides by the root of the head's width, which is that of what is left of it."""
+    width = attention.embed_dim
+    for local in ('in_proj_weight', 'q_proj_weight'):
+        part = tensors.get(local, {}).get('0')
+        if part is not None:
+            kept = int((_numbers(part['kept'], part.get('index')) < width).sum())
+            for each in (getattr(attention, local), attention.in_proj_bias):
+                if each is not None:
+                    each[:width] *= math.sqrt(width / kept)
 
 
 def _replacement(
