@@ -1,6 +1,10 @@
 """What threads do with one network at the same time is done one after the other."""
 
+import os
+import signal
 import threading
+import time
+import warnings
 from typing import Any
 
 import pytest
@@ -65,3 +69,33 @@ def test_what_runs_while_a_subnet_is_set_is_right(execution: str, threads: int) 
     for result in found:
         assert isinstance(result, torch.Tensor), result
         assert min((result - each).abs().max().item() for each in expected) < 1e-5
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs processes that are forked')
+def test_a_fork_waits_for_what_other_threads_do() -> None:
+    """A child has no other threads, and would wait for them for ever."""
+    model, x = Small().eval(), torch.rand(2, 3, 6, 6)
+    pruner = RatioPruner([0.5, 1.0])
+    pruner.prepare_from_supernet(model, x)
+    begun = threading.Event()
+
+    def run() -> None:
+        with pruner.supernet.execution.alone:
+            begun.set()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    begun.wait()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # later Pythons warn of threads and forks
+        child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        pruner.set_min_channel()
+        with torch.no_grad():
+            model(x)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    thread.join()
+    pruner.set_min_channel()

@@ -166,8 +166,11 @@ def _written_differently(first: nn.Module, second: nn.Module) -> tuple[str, floa
         scales[owner] = max(scales.get(owner, 0.0), largest)
     worst = ('', 0.0)
     for name, tensor in tensors.items():
-        error, scale = relative_error(tensor, theirs[name]), scales[name.rpartition('.')[0]]
+        other = theirs[name].detach().to(tensor)
+        if tensor.shape == other.shape and torch.allclose(tensor, other, 0, 0, equal_nan=True):
+            continue  # what is NaN in both is no difference
+        error, scale = relative_error(tensor, other), scales[name.rpartition('.')[0]]
         if 0 < error < float('inf') and scale > 0:
-            error = float((tensor - theirs[name].detach().double()).abs().max()) / scale
+            error = float((tensor - other).abs().max()) / scale
         worst = max(worst, (name, error), key=lambda found: found[1])
     return worst

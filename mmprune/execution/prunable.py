@@ -9,6 +9,7 @@ from torch import nn
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray, Statistic, axes_of, have_any, having_any
 from mmprune.channels.propagate import Labelling
+from mmprune.errors import InputError
 from mmprune.trace import TraceGraph
 from mmprune.trace.walk import buffers_of, places_of_modules
 
@@ -43,8 +44,15 @@ class PrunableTensor:
 def prunable_tensors(
     model: nn.Module, graph: TraceGraph, labelling: Labelling, prunable: BoolArray
 ) -> list[PrunableTensor]:
-    """The tensors of ``model`` that have a prunable label, (num_labels,) bool."""
+    """The tensors of ``model`` that have a prunable label, (num_labels,) bool.
+
+    Raises:
+        InputError: The trace has made modules that the model does not have yet.
+    """
     modules = dict(places_of_modules(model))
+    made = [name for name in labelling.tensors if name.rpartition('.')[0] not in modules]
+    if made:
+        raise InputError(f"'{made[0]}' is made by the first run: run the network once before")
     buffers = buffers_of(model).keys()
     consumers, updated = graph.consumers(), graph.updated()
     found = []

@@ -9,7 +9,9 @@ as they are. A module that is called by itself looks after its own tensors.
 from __future__ import annotations
 
 import copy
+import os
 import threading
+import weakref
 from typing import Any, NamedTuple
 
 import torch
@@ -49,6 +51,10 @@ class _From(NamedTuple):
         return full is None or (full._version == self.version and full.data_ptr() == self.address)
 
 
+_every: weakref.WeakSet[Ready] = weakref.WeakSet()
+_forking: list[Ready] = []
+
+
 class Ready:
     """Whether the parts of all layers are those of the tensors of now.
 
@@ -66,6 +72,7 @@ class Ready:
         self.holds = False
         self.is_off = False
         self.alone = threading.RLock()
+        _every.add(self)
         self._taken_from: list[_From] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ready:
@@ -114,3 +121,19 @@ class Ready:
             )
             taken += sources
         self._taken_from = taken
+
+
+def _wait_for_all() -> None:
+    """Before a fork: a child must not inherit a run of another thread, which it would await."""
+    _forking.extend(_every)
+    for ready in _forking:
+        ready.alone.acquire()
+
+
+def _go_on() -> None:
+    while _forking:
+        _forking.pop().alone.release()
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(before=_wait_for_all, after_in_parent=_go_on, after_in_child=_go_on)

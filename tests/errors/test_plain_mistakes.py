@@ -228,3 +228,29 @@ def test_modules_that_are_nested_too_deeply_say_what_helps():
         network = nn.Sequential(network)
     with pytest.raises(InputError, match=r'nested deeper than .* sys\.setrecursionlimit'):
         prune(network, IMAGE.float(), ratio=0.5)
+
+
+class MadeLate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), None
+
+    def forward(self, x):
+        if self.second is None:
+            self.second = nn.Conv2d(8, 4, 1)
+        return self.second(self.first(x))
+
+
+def test_parameters_that_are_made_by_the_first_run():
+    network = MadeLate()
+    with pytest.raises(InputError, match=r"'second\.\w+' is made by the first run: run"):
+        prune(network, IMAGE.float(), ratio=0.5)
+    assert network.second is None
+    network(IMAGE.float())
+    assert prune(network, IMAGE.float(), ratio=0.5).network.first.out_channels == 4
+
+
+def test_what_is_nan_in_both_networks_is_no_difference():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1))
+    network.register_buffer('best_so_far', torch.tensor(float('nan')))
+    assert prune(network, IMAGE.float(), ratio=0.5).network[0].out_channels == 4
