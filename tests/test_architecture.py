@@ -173,7 +173,7 @@ CONTENTS = {
         mmcv.MaskedConv2dFunction mmcv.ModulatedDeformConv2dFunction
         mmcv.MultiScaleDeformableAttnFunction mmcv.PrRoIPoolFunction mmcv.RoIAlignFunction
         mmcv.RoIAlignRotatedFunction mmcv.RoIPoolFunction mmcv.RotatedFeatureAlignFunction
-        mmcv.SigmoidFocalLossFunction mmcv.SoftmaxFocalLossFunction
+        mmcv.SigmoidFocalLossFunction mmcv.SoftmaxFocalLossFunction torch.BackwardHookFunction
     """,
     'CHANNEL_RULES': """
         addmm along as_strided attention batch_norm bilinear cat cdist channel_shuffle conv

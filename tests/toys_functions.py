@@ -25,6 +25,21 @@ class FunctionToy(Toy):
         return self.head(F.relu(self.fc(x.mean((2, 3)))))
 
 
+def look(module, given, gradients):
+    """A hook on a backward pass, as tools that show what a network sees have them."""
+
+
+class LookedAt(FunctionToy):
+    """Hooks on the backward pass of some layers."""
+
+    PINNED = frozenset({'head', 'a.weight'})
+
+    def __init__(self):
+        super().__init__(lambda layer: layer)
+        for layer in (self.norm, self.b, self.fc):
+            layer.register_full_backward_hook(look)
+
+
 def old_weight_norm(layer, dim=0):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', FutureWarning)  # torch's own word about it

@@ -41,6 +41,12 @@ register(
 )  # fmt: skip
 
 
+@parser('torch.BackwardHookFunctionBackward')
+def _hooked(grad_fn: Any) -> Parsed:
+    """What a module with hooks on its backward pass is given, or gives: the same, if it is one."""
+    return 'elementwise' if len(grad_fn.next_functions) == 1 else 'opaque', {}
+
+
 @parser('MulBackward', 'DivBackward')
 def _scale(grad_fn: Any) -> Parsed:
     """A product or quotient; a constant factor's shape is known only where it was saved."""
