@@ -60,7 +60,7 @@ def resolve(name: str) -> str:
         return found[0]
     if found:
         raise InputError(f"'{name}' may be any of {found}: give its folder too")
-    known = [*names, *(n.rpartition('/')[2] for n in names)]
+    known = dict.fromkeys([*names, *(n.rpartition('/')[2] for n in names)])
     raise InputError(f"mmcls has no model config '{name}' in {folder}; {nearest(name, known)}")
 
 

@@ -205,11 +205,11 @@ def test_the_table_tells_why_groups_are_pinned():
 
 @pytest.mark.parametrize(
     ('name', 'message'),
-    [('resnet1', 'did you mean .*resnet18'), ('nothing-like-it', 'in .*_base_')],
+    [('resnet1', 'did you mean .*resnet18'), ('nothing-like-it', 'there are .*convnext-base')],
     ids=['similar', 'unlike'],
 )
 def test_an_unknown_network_is_refused_before_anything_runs(name, message, capsys):
-    with pytest.raises(InputError, match=f"no model config '{name}'; {message}"):
+    with pytest.raises(InputError, match=f"no model config '{name}' in .*; {message}"):
         run_zoo(['resnet18', name])
     assert capsys.readouterr().out == ''
 
