@@ -6,6 +6,7 @@ from torch import nn
 
 from mmprune.execution.precision import float64_input, in_float64, is_rounded
 from mmprune.registry import PRUNERS
+from mmprune.trace.in_double import in_double
 
 
 class Choices(nn.Module):
@@ -150,3 +151,13 @@ def test_a_network_that_has_no_float64_is_told_so(monkeypatch):
     assert 'Float64 would tell rounding from a mistake, but: ' in report.problem
     assert 'not implemented for Double' in report.problem
     assert report.roads == ('eval', 'train')
+
+
+def test_passes_that_end_in_another_order_leave_the_default_type_alone():
+    first, second = in_double(), in_double()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert torch.get_default_dtype() is torch.float64
+    second.__exit__(None, None, None)
+    assert torch.get_default_dtype() is torch.float32

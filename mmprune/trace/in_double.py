@@ -21,16 +21,25 @@ class InDouble(FunctionMode):
         return _double(func(*map(_double_type, args), **given))
 
 
+_before: list[torch.dtype] = []
+"""The types that numbers had by default when the contexts that are open were entered."""
+
+
 @contextlib.contextmanager
 def in_double() -> Iterator[None]:
-    """Context of ``InDouble`` in which numbers without a type are float64 too."""
-    before = torch.get_default_dtype()
+    """Context of ``InDouble`` in which numbers without a type are float64 too.
+
+    Passes that wait for each other leave it in any order: the last one out puts the type back.
+    """
+    _before.append(torch.get_default_dtype())
     torch.set_default_dtype(torch.float64)
     try:
         with InDouble():
             yield
     finally:
-        torch.set_default_dtype(before)
+        if len(_before) == 1:
+            torch.set_default_dtype(_before[0])
+        _before.pop()
 
 
 def _double_type(value: Any) -> Any:

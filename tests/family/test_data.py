@@ -114,6 +114,7 @@ def test_a_detector_of_two_stages_is_compensated_with_several_batches() -> None:
     assert report.treated[second_stage].after < report.treated[second_stage].before
     assert 'predict_by_feat' not in vars(model.rpn_head)
     assert 'predict_by_feat' not in vars(small.rpn_head)
+    assert torch.get_default_dtype() is torch.float32
 
 
 def test_a_collate_function_is_found_that_the_dataset_brings() -> None:
