@@ -103,7 +103,7 @@ def arrange(
     walk.run()
     found: dict[int, Arrangement] = {}
     spare: list[int] = []
-    held = _held(tensors, owner_of)
+    held, mixed = _held(tensors, owner_of)
     for owner, program in enumerate(walk.programs):
         try:
             if program.problem:
@@ -120,20 +120,8 @@ def arrange(
         book.constraints[:] = [c for i, c in enumerate(book.constraints) if i not in spare]
     arrangements = list(found.values())
     if arrangements:
-        arrangements[0] = replace(arrangements[0], mixed=tuple(_mixed(tensors, owner_of)))
+        arrangements[0] = replace(arrangements[0], mixed=mixed)
     return arrangements, failed
-
-
-def _mixed(tensors: Mapping[str, list[IntArray]], owner_of: IntArray) -> list[Mixed]:
-    """The rows of tensors in which channels of several shuffles, or others, stand side by side."""
-    rows: dict[bytes, Mixed] = {}
-    for factor in (factor for factors in tensors.values() for factor in factors):
-        parts = parts_of(factor, owner_of) or []
-        if not all(part.is_whole for part in parts):
-            ends = {end for p in parts for end in (p.start, p.start + p.factor.size)}
-            labels = factor.ravel()
-            rows[row_key(labels)] = Mixed(labels, tuple(sorted({0, *ends, labels.size})))
-    return list(rows.values())
 
 
 def _owners(
@@ -169,9 +157,13 @@ def _owners(
 
 def _held(
     tensors: Mapping[str, list[IntArray]], owner_of: IntArray
-) -> dict[int, list[tuple[str, IntArray]]]:
-    """The label arrays of parameters and buffers that have shuffled channels, by whose they are."""
+) -> tuple[dict[int, list[tuple[str, IntArray]]], tuple[Mixed, ...]]:
+    """The label arrays of parameters and buffers that have shuffled channels, by whose they are.
+
+    The second are the rows in which channels of several, or others, stand side by side.
+    """
     found: dict[int, list[tuple[str, IntArray]]] = {}
+    mixed: dict[bytes, Mixed] = {}
     for name, factors in tensors.items():
         for factor in factors:
             parts = parts_of(factor, owner_of)
@@ -181,7 +173,11 @@ def _held(
                 own = [(owner, factor) for owner in np.unique(owners[owners >= 0]).tolist()]
             for owner, labels in own:
                 found.setdefault(owner, []).append((name, labels))
-    return found
+            if parts and not parts[0].is_whole:
+                row = factor.ravel()
+                ends = {end for part in parts for end in (part.start, part.end)}
+                mixed[row_key(row)] = Mixed(row, tuple(sorted({0, *ends, row.size})))
+    return found, tuple(mixed.values())
 
 
 def _finished(program: Program, held: list[tuple[str, IntArray]]) -> Arrangement:

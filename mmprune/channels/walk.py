@@ -82,6 +82,7 @@ class Part:
         start: Where they begin along the dim.
         axes: The dims that have them.
         is_whole: Whether nothing stands beside them.
+        step: The step that has them, once it is known.
     """
 
     owner: int
@@ -89,6 +90,12 @@ class Part:
     start: int
     axes: tuple[int, ...]
     is_whole: bool = True
+    step: int = -1
+
+    @property
+    def end(self) -> int:
+        """Where they end along the dim."""
+        return self.start + self.factor.size
 
 
 def parts_of(factor: IntArray, owner_of: IntArray) -> list[Part] | None:
@@ -110,18 +117,6 @@ def parts_of(factor: IntArray, owner_of: IntArray) -> list[Part] | None:
     ]
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a tensor has shuffled channels: whose, of which step, along which dims, from where."""
-
-    owner: int
-    step: int
-    axes: tuple[int, ...]
-    start: int
-    size: int
-    is_whole: bool
-
-
 class Walk:
     """Visits the nodes, and writes down the steps of everything that is shuffled."""
 
@@ -138,7 +133,7 @@ class Walk:
         self.values = values
         self.owner_of = owner_of
         self.programs = [Program() for _ in range(count)]
-        self.places: dict[Edge, list[_Place]] = {}
+        self.places: dict[Edge, list[Part]] = {}
 
     def run(self) -> None:
         """Walk over the graph; a program that cannot be written gets its ``problem``."""
@@ -199,9 +194,9 @@ class Walk:
         else:
             raise UnknownMoveError('it moves them in a way of its own')
 
-    def _same(self, node: TraceNode, index: int, places: list[_Place], parts: list[Part]) -> None:
+    def _same(self, node: TraceNode, index: int, places: list[Part], parts: list[Part]) -> None:
         """What stands beside each other stays as it is."""
-        if [(p.start, p.size) for p in places] != [(p.start, p.factor.size) for p in parts]:
+        if [(p.start, p.end) for p in places] != [(p.start, p.end) for p in parts]:
             raise UnknownMoveError('it moves them in a way of its own')
         for place, part in zip(places, parts, strict=True):
             self._put(node, index, place.step, part, place.owner)
@@ -210,8 +205,7 @@ class Walk:
         """Note the step of a part of a node's output."""
         if part.owner != owner:
             raise UnknownMoveError('it loses them')
-        place = _Place(owner, step, part.axes, part.start, part.factor.size, part.is_whole)
-        self.places.setdefault((node.id, index), []).append(place)
+        self.places.setdefault((node.id, index), []).append(replace(part, step=step))
         if len(part.axes) == 1:
             self.programs[owner].made.setdefault(row_key(part.factor.ravel()), step)
 
@@ -279,10 +273,8 @@ class Walk:
         if len(parts) != 1 or base not in data or len(placed) != len(data):
             raise UnknownMoveError('it is written among others')
         (part,), (place,) = parts, self.places[base]
-        for edge in data:
-            (own,) = self._owned(self.values[edge])
-            if not np.array_equal(own.factor.ravel(), part.factor.ravel()):
-                raise UnknownMoveError('it is written in another order')
+        if any(not np.array_equal(p.factor.ravel(), part.factor.ravel()) for p in placed):
+            raise UnknownMoveError('it is written in another order')
         program = self.programs[place.owner]
         flat = [
             each.step if len(each.axes) == 1 else program.add('flat', (), [each.step])
@@ -296,13 +288,13 @@ class Walk:
         dim = node.attrs['dim'] % len(node.shapes[0])
         if any(place.axes != (dim,) for edge in data for place in self.places[edge]):
             raise UnknownMoveError('it joins blocks of them, or along another dim')
-        begin, runs = 0, list[list[_Place]]()
+        begin, runs = 0, list[list[Part]]()
         for edge in node.inputs:
             assert edge is not None
             for place in self.places.get(edge, ()):
                 moved = replace(place, start=begin + place.start)
                 last = runs[-1][-1] if runs else None
-                if last and last.owner == place.owner and last.start + last.size == moved.start:
+                if last and (last.owner, last.end) == (place.owner, moved.start):
                     runs[-1].append(moved)
                 else:
                     runs.append([moved])
@@ -316,7 +308,7 @@ class Walk:
             self._put(node, 0, step, part, part.owner)
 
     def _cut(
-        self, node: TraceNode, places: list[_Place], value: Value, outputs: list[list[Part]]
+        self, node: TraceNode, places: list[Part], value: Value, outputs: list[list[Part]]
     ) -> None:
         """Parts of a tensor along a dim."""
         dim = node.attrs['dim'] % len(node.shapes[0])
@@ -336,7 +328,7 @@ class Walk:
             for index, parts in enumerate(outputs):
                 inside = [p for p in places if begin <= p.start < begin + sizes[index]]
                 inside = [replace(place, start=place.start - begin) for place in inside]
-                if any(place.start + place.size > sizes[index] for place in inside):
+                if any(place.end > sizes[index] for place in inside):
                     raise UnknownMoveError('it cuts them where others begin')
                 self._same(node, index, inside, parts)
                 begin += sizes[index]
@@ -359,12 +351,10 @@ class Walk:
             (part,) = parts
             self._put(node, index, step, part, place.owner)
 
-    def _moved(self, node: TraceNode, place: _Place, factor: IntArray) -> int:
+    def _moved(self, node: TraceNode, place: Part, factor: IntArray) -> int:
         """The step of a tensor whose dims were cut, joined or turned."""
         step, program = place.step, self.programs[place.owner]
-        (edge,) = (edge for edge in node.inputs if edge in self.places)
-        (before,) = self._owned(self.values[edge])
-        old = before.factor.reshape([before.factor.shape[axis] for axis in place.axes])
+        old = place.factor.reshape([place.factor.shape[axis] for axis in place.axes])
         axes = axes_of(factor)
         new = factor.reshape([factor.shape[axis] for axis in axes])
         if node.op == 'channel_shuffle':
