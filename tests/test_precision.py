@@ -158,3 +158,23 @@ def test_passes_that_end_in_another_order_leave_the_default_type_alone():
     assert torch.get_default_dtype() is torch.float64
     second.__exit__(None, None, None)
     assert torch.get_default_dtype() is torch.float32
+
+
+def test_the_subnets_of_a_verification_are_drawn_by_the_seed(prepared, monkeypatch):
+    _, pruner = prepared
+    drawn = []
+    monkeypatch.setattr(
+        'mmprune.pruners.structure_pruner.verify', lambda _, alive, cfg: drawn.append(alive)
+    )
+    state = torch.get_rng_state()
+    pruner.verify_subnet()
+    pruner.verify_subnet()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (drawn[0] != drawn[1]).any()
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5]))
+    pruner.prepare_from_supernet(Choices().eval(), torch.randn(4, 3, 48, 48))
+    pruner.verify_subnet()
+    assert (drawn[0] == drawn[2]).all()
+    torch.manual_seed(1)
+    pruner.verify_subnet()
+    assert (drawn[1] != drawn[3]).any()

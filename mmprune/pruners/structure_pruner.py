@@ -91,6 +91,7 @@ class StructurePruner(MMRazorNames, Planning, Searching, Switching):
         self.round_to = checked(Count, round_to, 'round_to')
         self.restriction = Restriction(topology, leave_out)
         self.ties = [(first, second) for first, second in ties]
+        self._draws = 0
 
     # -- preparing ---------------------------------------------------------------------
 
@@ -304,14 +305,16 @@ class StructurePruner(MMRazorNames, Planning, Searching, Switching):
 
         Args:
             supernet: The prepared network; may be left out.
-            subnet: The subnet to verify; a random one if None.
+            subnet: The subnet to verify; if None a random one, another at each call, the same
+                ones after ``torch.manual_seed``. No random state is moved on.
         """
         prepared = self.supernet
         if supernet is not None and unwrap(supernet) is not prepared.model:
             raise InputError('verify_subnet: the model is not the one that was prepared')
         prepared.follow_replaced()
         if subnet is None:
-            seed = int(np.random.default_rng().integers(2**32))
+            self._draws += 1
+            seed = (torch.initial_seed() % 2**63, self._draws)
             alive = random_alive(prepared.groups, prepared.size, seed)
         else:
             alive = prepared.alive_of(subnet)

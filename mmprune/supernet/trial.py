@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -46,7 +46,11 @@ class Failure:
 
 
 def random_alive(
-    groups: Mapping[str, ChannelGroup], size: int, seed: int, low: float = 0.3, high: float = 0.8
+    groups: Mapping[str, ChannelGroup],
+    size: int,
+    seed: int | Sequence[int],
+    low: float = 0.3,
+    high: float = 0.8,
 ) -> BoolArray:
     """A random subnet whose groups keep different shares of their channels, any of them."""
     random = np.random.default_rng(seed)
