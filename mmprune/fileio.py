@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from uuid import uuid4
 
@@ -101,7 +102,8 @@ def check_outputs(
     files: Iterable[str | os.PathLike[str] | None] = (),
     folders: Iterable[str | os.PathLike[str] | None] = (),
     size: int = 0,
-    inputs: Iterable[str | os.PathLike[str] | None] = (),
+    inputs: Iterable[str | os.PathLike[str]] = (),
+    patterns: Iterable[str] = (),
 ) -> None:
     """Refuse places that cannot be written to, before the work that is to be written there.
 
@@ -110,16 +112,17 @@ def check_outputs(
         folders: Folders that files are to be written into.
         size: How many bytes will be written there at least.
         inputs: What is read, and must not be lost.
+        patterns: What the files that come into the folders are called, such as ``epoch_*.pth``.
 
     Raises:
         UnwritableError: One is a folder and should be a file, or the reverse, or nothing can be
             written there; or a file is an input, or another output too.
     """
-    taken: dict[str, str] = {}
-    for given in inputs:
-        with suppress(ValueError):  # no name of a file
-            taken[os.path.realpath(given or '')] = f'is read, as {given}'
-    wanted = []
+    taken = {os.path.realpath(given): f'is read, as {given}' for given in inputs}
+    given_folders = [each for each in folders if each is not None]
+    inside = [file for each in given_folders for file in taken if _real(each) == Path(file).parent]
+    found = [file for file in inside if any(fnmatch(Path(file).name, each) for each in patterns)]
+    files, wanted = [*files, *found], []
     for each in files:
         if each is None:
             continue
@@ -130,7 +133,7 @@ def check_outputs(
             )
         taken[str(place)] = 'is the place of another output'
         wanted.append((place.parent, each))
-    wanted += [(_real(each), each) for each in folders if each is not None]
+    wanted += [(_real(each), each) for each in given_folders]
     names: dict[Path, str | os.PathLike[str]] = {}
     for folder, name in wanted:
         while not folder.exists():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from mmprune.config import load_config
+from mmprune.config import files_of, load_config
 from mmprune.fileio import check_outputs, write_text
 
 
@@ -28,7 +28,7 @@ def print_config(
         InputError: The config cannot be read.
     """
     cfg = load_config(config, cfg_options)
-    check_outputs([out], inputs=[cfg.filename])
+    check_outputs([out], inputs=files_of(cfg))
     text = cfg.pretty_text
     print(f'# {cfg.filename}', text, sep='\n')
     if out is not None:

@@ -28,6 +28,8 @@ from mmprune.weights import check_weights
 from mmprune.wrappers import without_wrapper
 
 _AMP_TYPE = 'AmpOptimWrapper'
+_CHECKPOINTS = ('epoch_*.pth', 'iter_*.pth', 'best_*.pth')
+"""What mmengine calls those that a training writes."""
 
 
 def train(
@@ -72,7 +74,9 @@ def train(
         cfg.load_from = newest_checkpoint(cfg.work_dir) if resume == 'auto' else str(resume)
         # Without a checkpoint, mmengine would look for one itself, and find none.
         cfg.resume = cfg.load_from is not None
-    check_outputs(folders=[cfg.work_dir])
+    resumed = os.path.expanduser(str(cfg.load_from)) if cfg.get('resume') else None
+    inputs = [file for file in files_of(cfg) if file != resumed]
+    check_outputs(folders=[cfg.work_dir], inputs=inputs, patterns=_CHECKPOINTS)
     checkpoint = read_checkpoint(cfg.load_from) if cfg.get('load_from') else None
     check_belongs(cfg, checkpoint or {}, str(cfg.get('load_from')))
     if checkpoint is not None and cfg.get('resume'):
@@ -169,12 +173,14 @@ def build_runner(cfg: Config, launcher: str = 'none') -> Runner:
 def _own_file_kept(cfg: Config) -> Iterator[str | None]:
     """Let mmengine write what it runs beside a config that lies in its work directory, not over it.
 
+    Nor over another file of that name that is read, such as the config that it builds on.
+
     Yields:
         The config's file.
     """
     own = cfg.filename
-    place = Path(own or '').resolve()
-    if own and place.parent == Path(cfg.work_dir).resolve():
+    place = Path(cfg.work_dir, Path(own or '').name)
+    if own and str(place.resolve()) in map(os.path.realpath, files_of(cfg)):
         vars(cfg)['_filename'] = str(place.with_name(f'{place.stem}_as_run{place.suffix}'))
     try:
         yield own

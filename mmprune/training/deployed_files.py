@@ -226,7 +226,13 @@ def check_rebuilds(config: Path, checkpoint: Path | None, network: nn.Module) ->
         ) from error
 
 
-def check_place(folder: Path, cfg: Config, checkpoint: str | os.PathLike[str], onnx: bool) -> None:
+def check_place(
+    folder: Path,
+    cfg: Config,
+    checkpoint: str | os.PathLike[str],
+    onnx: bool,
+    channel_cfg: str | os.PathLike[str] | None = None,
+) -> None:
     """Refuse a folder that a deployed network cannot be written to, before it is computed.
 
     Args:
@@ -234,6 +240,7 @@ def check_place(folder: Path, cfg: Config, checkpoint: str | os.PathLike[str], o
         cfg: What is deployed, read from other files than those.
         checkpoint: Its weights.
         onnx: Whether ``deployed.onnx`` is written.
+        channel_cfg: The file of the subnet's channels, if there is one.
 
     Raises:
         InputError: Nothing can be written there, or a config there could not be read; or what
@@ -243,7 +250,7 @@ def check_place(folder: Path, cfg: Config, checkpoint: str | os.PathLike[str], o
         check_onnx()
     size = Path(checkpoint).stat().st_size if Path(checkpoint).is_file() else 0
     files = [folder / name for name in _names(onnx)]
-    check_outputs(files, size=size, inputs=files_of(cfg, checkpoint))
+    check_outputs(files, size=size, inputs=files_of(cfg, checkpoint, channel_cfg))
     path = Path(os.path.abspath(folder)).as_posix()
     if any(part in path for part in ('\\', '\r', '"""', '{{', '}}')):
         raise UnwritableError(
