@@ -30,7 +30,7 @@ _OF_WRITING = (
 
 
 @contextmanager
-def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_folder(folder: str | os.PathLike[str], apart: str = '') -> Iterator[Path]:
     """Write files that belong together, and rename them when all of them are complete.
 
     They are written under their own names into a folder inside of ``folder``, because a rename is
@@ -42,6 +42,8 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         folder: Where the files go. What killed processes have left in it is removed.
+        apart: Name of a file that does not say which set it is of. An old one is removed before
+            any other file is replaced, also if there is no new one, which comes last.
 
     Yields:
         The folder to write to.
@@ -59,7 +61,11 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
             files = {file: _place_of_file(target / file.name) for file in unfinished.iterdir()}
             for file in files:
                 _flush(file)
-            for file, place in sorted(files.items()):
+            if apart:
+                _place_of_file(target / apart).unlink(missing_ok=True)
+            for file, place in sorted(
+                files.items(), key=lambda item: (item[0].name == apart, item)
+            ):
                 if place.exists():
                     shutil.copymode(place, file)
                 os.replace(file, place)

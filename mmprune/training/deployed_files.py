@@ -1,5 +1,6 @@
 """The files of a deployed network: checkpoint, config, channel config, ONNX."""
 
+import hashlib
 import os
 import re
 from copy import deepcopy
@@ -97,11 +98,13 @@ def write_deployed(
     names = _names(onnx or onnx_batch is not None)
     full, kept = full_and_set_cost(algorithm)
     text = _config_text(_CONFIG_HEADER, source, plain_config(cfg), layers, loads='deployed.pth')
+    digest = _digest_of_set(layers, text, network)
+    text = text.replace(digest_of(layers), digest)
     weights = {
-        'meta': {'mmprune_version': __version__, DIGEST_KEY: digest_of(layers), **kept},
+        'meta': {'mmprune_version': __version__, DIGEST_KEY: digest, **kept},
         'state_dict': network.state_dict(),
     }
-    with atomic_folder(folder) as unfinished:
+    with atomic_folder(folder, apart='deployed.onnx') as unfinished:
         checkpoint, config, channel_cfg, *onnx_paths = (unfinished / name for name in names)
         for path in onnx_paths:
             road = exported(network, algorithm.roads[0])
@@ -262,6 +265,16 @@ def check_place(
 def _names(onnx: bool) -> list[str]:
     """The files of a deployed network, in the order of :class:`DeployedFiles`."""
     return ['deployed.pth', 'deployed.py', 'channel_cfg.yaml', *(['deployed.onnx'] * onnx)]
+
+
+def _digest_of_set(layers: dict[str, Any], text: str, network: nn.Module) -> str:
+    """What a deployed config and its checkpoint have in common: channels, then all of both."""
+    found = hashlib.sha256(text.encode())
+    for name, value in network.state_dict().items():
+        found.update(name.encode())
+        if isinstance(value, torch.Tensor):
+            found.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return f'{digest_of(layers)}-{found.hexdigest()[:16]}'
 
 
 def _config_text(
