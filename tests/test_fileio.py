@@ -156,7 +156,7 @@ def test_a_set_is_the_old_one_or_the_new_one_up_to_the_rename_at_which_it_is_kil
         if child == 0:
             replace, left = os.replace, iter(range(renamed))
 
-            def until_killed(*args: Any) -> None:
+            def until_killed(*args: Any, replace: Any = replace, left: Any = left) -> None:
                 if next(left, None) is None:
                     os._exit(9)
                 replace(*args)

@@ -45,6 +45,8 @@ def test_costs_of_a_supernet_are_those_of_the_full_network() -> None:
 
 
 def test_a_printed_config_stands_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match=r"suffix of --out must be one of '\.py', not '\.json'"):
+        print_config(CONFIG, out=tmp_path / 'whole.json')
     text = print_config(CONFIG, {'train_cfg.max_epochs': 3}, tmp_path / 'whole.py')
     assert text in capsys.readouterr().out
     whole = Config.fromfile(tmp_path / 'whole.py')
