@@ -81,7 +81,7 @@ def test_files_of_other_kinds_are_called_so(tmp_path: Path) -> None:
     (tmp_path / 'x.safetensors').write_bytes(bytes(100))
     with pytest.raises(InputError, match=r'TorchScript archives passed to ``torch\.load``\)'):
         read_checkpoint(tmp_path / 'scripted.pt')
-    with pytest.raises(InputError, match='safetensors are not read. Write a checkpoint of them'):
+    with pytest.raises(InputError, match=r'safetensors are not read\. Write a checkpoint of them'):
         read_checkpoint(tmp_path / 'x.safetensors')
 
 

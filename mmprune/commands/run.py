@@ -110,6 +110,7 @@ def evaluate(
     out: str | os.PathLike[str] | None = None,
     cfg_options: dict[str, Any] | None = None,
     launcher: str = 'none',
+    tta: bool = False,
 ) -> dict[str, float]:
     """Measure a checkpoint on the test data of its config.
 
@@ -120,6 +121,7 @@ def evaluate(
         out: A JSON file to write the metrics to.
         cfg_options: Values to set in the config, by dotted key.
         launcher: ``'none'``, ``'pytorch'`` or ``'slurm'``.
+        tta: Test each image in several forms, by the config's ``tta_model`` and ``tta_pipeline``.
 
     Returns:
         The metrics by name, such as ``{'accuracy/top1': 98.9}``.
@@ -130,6 +132,8 @@ def evaluate(
     """
     cfg = load_config(config, cfg_options)
     _require(cfg, 'test', ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'))
+    if tta:
+        _set_tta(cfg)
     cfg.work_dir = absolute(work_dir_of(cfg, work_dir))
     check_outputs([out], [cfg.work_dir], inputs=files_of(cfg, checkpoint))
     content = read_checkpoint(checkpoint)
@@ -258,6 +262,17 @@ def _set_amp(cfg: Config) -> None:
         )
     cfg.optim_wrapper.type = _AMP_TYPE
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def _set_tta(cfg: Config) -> None:
+    """Let a test see each image in several forms."""
+    _require(cfg, 'test with augmentation', ('tta_model', 'tta_pipeline'))
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.tta_pipeline
+    hook = dict(type='PrepareTTAHook', tta_cfg=cfg.tta_model)
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or ()), hook]
 
 
 def _has_accelerator() -> bool:
