@@ -188,6 +188,11 @@ def _place_of_file(path: str | os.PathLike[str]) -> Path:
 
 def _real(path: str | os.PathLike[str]) -> Path:
     """A place with all links followed."""
+    if os.fspath(path).startswith('~'):  # as --out=~/x leaves it
+        raise UnwritableError(
+            f'{path}: what ~ stands for is known to your shell alone, and not behind a =. Write '
+            'the folder out; one of that name is ./~'
+        )
     with writable(path):
         try:
             place = Path(os.path.realpath(path))

@@ -113,6 +113,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
         (Path('/dev/null'), 'is a device or a pipe'),
         (tmp_path / 'a\0b', 'no name of a file'),
         (tmp_path / ('x' * 300), 'File name too long'),
+        (Path('~/x'), 'is known to your shell alone'),
     ):
         with pytest.raises(UnwritableError, match=said):
             check_outputs([place])

@@ -13,13 +13,20 @@ from torch import nn
 from mmprune.config import enter_scope
 from mmprune.errors import InputError, MissingFileError
 from mmprune.missing_data import data_named
+from mmprune.models import AutoSlim
 from mmprune.models.demo_inputs import ConfiguredInput
 from mmprune.models.demo_inputs.poses import codec_size
 from mmprune.randomness import seeded
-from mmprune.registry import DATASETS
+from mmprune.registry import DATASETS, MODELS
 
-SUPERNETS = ('AutoSlim', 'mmprune.AutoSlim')
 _WITH_IMAGES = ('test_dataloader', 'val_dataloader', 'train_dataloader')
+
+
+def is_supernet(model: Mapping[str, Any]) -> bool:
+    """Whether the model of a config is an AutoSlim, or of a class that is made of it."""
+    kind = model.get('type')
+    found = MODELS.get(kind) if isinstance(kind, str) else kind
+    return isinstance(found, type) and issubclass(found, AutoSlim)
 
 
 def input_of(cfg: Config, network: nn.Module, shape: Sequence[int] | None) -> ConfiguredInput:
@@ -29,7 +36,7 @@ def input_of(cfg: Config, network: nn.Module, shape: Sequence[int] | None) -> Co
         InputError: The shape is none, or the config's ``demo_input`` is of an unknown type.
     """
     settings, own = cfg.get('demo_input'), None
-    if cfg.model.get('type') in SUPERNETS:
+    if is_supernet(cfg.model):
         settings, own = cfg.model.get('demo_input', settings), cfg.model.get('input_shape')
     option = 'input_shape' if own and not shape else '--input-shape'
     shape = shape or own or (settings or {}).get('input_shape')

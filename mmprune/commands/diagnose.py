@@ -17,7 +17,7 @@ from rich.progress import track
 from torch import nn
 
 from mmprune.checkpoint import check_fit, read_checkpoint
-from mmprune.commands.configured_input import SUPERNETS, input_of
+from mmprune.commands.configured_input import input_of, is_supernet
 from mmprune.config import files_of, load_config, work_dir_of
 from mmprune.datafiles import write_data
 from mmprune.deploy import VerifyReport
@@ -98,7 +98,7 @@ def network_and_pruner(cfg: Config) -> tuple[nn.Module, StructurePruner]:
     plain = deepcopy(cfg)
     own = cfg.get('pruner', {})
     settings: dict[str, Any] = {**({} if 'type' in own else DEFAULT_PRUNER), **own}
-    if cfg.model.get('type') in SUPERNETS:
+    if is_supernet(cfg.model):
         plain.model = deepcopy(cfg.model.architecture)
         settings = dict(cfg.model.pruner)
     try:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from mmprune.commands.configured_input import SUPERNETS, input_of
+from mmprune.commands.configured_input import input_of, is_supernet
 from mmprune.commands.diagnose import network_and_pruner
 from mmprune.commands.latency_report import (
     backends_table,
@@ -136,7 +136,7 @@ def _prepared(cfg: Config, options: LatencyOptions) -> SubnetTimes:
     """Build and prepare the network of a config."""
     if not cfg.get('model'):
         raise InputError(f'{cfg.filename}: there is nothing to measure: it has no model')
-    if cfg.model.get('type') not in SUPERNETS and not cfg.get('pruner'):
+    if not is_supernet(cfg.model) and not cfg.get('pruner'):
         cfg = deepcopy(cfg)
         cfg.pruner = dict(type='RatioPruner', ratios=SHARES)
     with seeded(options.seed):

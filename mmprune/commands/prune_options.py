@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from mmprune.building import options_of
-from mmprune.commands.configured_input import SUPERNETS, shape_of_images
+from mmprune.commands.configured_input import is_supernet, shape_of_images
 from mmprune.errors import InputError
 from mmprune.pruners import ImportancePruner, StructurePruner
 from mmprune.registry import PRUNERS
@@ -68,7 +68,7 @@ def prunable_config(cfg: Config, options: PruneOptions) -> Config:
     if not cfg.get('model'):
         raise InputError(f'{cfg.filename}: there is nothing to prune: the config has no model')
     cfg = deepcopy(cfg)
-    if cfg.model.get('type') in SUPERNETS:
+    if is_supernet(cfg.model):
         cfg.model.pruner = _pruner(cfg.model.pruner, options)
         if options.input_shape is not None:
             cfg.model.input_shape = image_shape(options.input_shape, '--input-shape')
@@ -91,7 +91,7 @@ def searchable_config(cfg: Config) -> Config:
             widths there are and which channels they keep: every eighth, and those of the largest
             L1 norm, if it has none.
     """
-    if not cfg.get('model') or cfg.model.get('type') in SUPERNETS:
+    if not cfg.get('model') or is_supernet(cfg.model):
         return cfg
     eighths = [eighth / 8 for eighth in range(1, 9)]
     pruner = cfg.get('pruner') or dict(type='RatioPruner', ratios=eighths, importance='L1')

@@ -1,6 +1,7 @@
 """What tools/search_subnet.py does."""
 
 import os
+from copy import deepcopy
 from typing import Any
 
 from mmengine.config import Config
@@ -84,7 +85,8 @@ def search_subnet(
     check_types(loop_class, given, f'{cfg.filename}: search_cfg')
     where = dict(storage=storage, study=study, imported=imported)
     where = {key: str(value) for key, value in where.items() if value is not None}
-    cfg.val_cfg = dict(cfg.search_cfg, resume=resume, **where)
+    cfg.val_cfg = deepcopy(cfg.search_cfg)  # a class in it stays what can be written
+    cfg.val_cfg.update(resume=resume, **where)
     cfg.work_dir = absolute(work_dir_of(cfg, work_dir, '_search'))
     check_outputs(folders=[cfg.work_dir], inputs=files_of(cfg, checkpoint), patterns=WRITTEN)
     cfg.load_from, cfg.resume = None, False

@@ -7,6 +7,7 @@ from mmengine.dataset import BaseDataset
 from numpy.typing import NDArray
 
 from mmprune.dependencies import require
+from mmprune.errors import InputError
 from mmprune.registry import DATASETS
 
 # Images of each class in the two smaller parts; the rest, 120 to 129 a class, is for training.
@@ -72,7 +73,7 @@ class Digits(BaseDataset):
 
     def __init__(self, split: str, pipeline: Any = (), **kwargs: Any) -> None:
         if split not in SIZES:
-            raise ValueError(f'Digits has the splits {", ".join(SIZES)}, but not {split!r}.')
+            raise InputError(f'Digits has the splits {", ".join(SIZES)}, but not {split!r}.')
         self.split = split
         kwargs.setdefault('test_mode', split != 'train')
         super().__init__(ann_file='', pipeline=pipeline, **kwargs)
