@@ -15,7 +15,7 @@ from mmprune.commands.metrics import metrics_of
 from mmprune.commands.prune_options import PruneOptions, prunable_config
 from mmprune.commands.tables import metrics_table, widths_table
 from mmprune.config import load_config
-from mmprune.errors import InputError
+from mmprune.errors import InputError, in_words
 from mmprune.models.algorithm import build_algorithm, let_importance_see, load_network
 from mmprune.pruners import ImportancePruner, StructurePruner
 from mmprune.report.tables import show
@@ -72,7 +72,8 @@ def prune(
     cfg = prunable_config(load_config(config, cfg_options), options)
     folder = Path(out_dir or Path(checkpoint).parent / 'pruned')
     check_place(folder, cfg, checkpoint, onnx or onnx_batch is not None)
-    algorithm = build_algorithm(cfg, checkpoint)
+    with in_words(options.own_words):
+        algorithm = build_algorithm(cfg, checkpoint)
     algorithm.pruner.set_max_channel()
     before = metrics_of(algorithm, cfg) if measure else {}
     plans = cfg.get('prune_cfg', {}).get('plans')
