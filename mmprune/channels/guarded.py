@@ -36,7 +36,7 @@ def apply_rule(
 def _as_of_one(
     node: TraceNode, inputs: list[Value | None], book: LabelBook
 ) -> tuple[TraceNode, list[Value | None], LabelBook]:
-    """An operation on no elements (an expert without tokens) as one on some: its channels are alike.
+    """An operation on no elements (an expert without tokens) as one on some: its channels are so.
 
     It costs nothing.
     """
