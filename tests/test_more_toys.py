@@ -163,14 +163,15 @@ def test_an_odd_number_of_heads_is_left_of_an_encoder_with_padding():
         def __init__(self):
             super().__init__()
             layer = torch.nn.TransformerEncoderLayer(12, 2, 8, batch_first=True)
-            self.a, self.encoder = torch.nn.Linear(6, 12), torch.nn.TransformerEncoder(layer, 2)
+            self.a, self.head = torch.nn.Linear(6, 12), torch.nn.Linear(12, 4)
+            self.encoder = torch.nn.TransformerEncoder(layer, 2)
 
         def forward(self, x, is_padding):
-            return self.encoder(self.a(x), src_key_padding_mask=is_padding)[:, :3]
+            return self.head(self.encoder(self.a(x), src_key_padding_mask=is_padding)[:, :3])
 
     is_padding = torch.arange(5) >= torch.tensor([[3], [5]])
     report = check_network(Padded(), (torch.randn(2, 5, 6), is_padding), trains=False)
-    assert report.kept < 0.8, report
+    assert report.kept < 0.45, report
 
 
 def test_removing_a_weight_norm_after_deployment():
