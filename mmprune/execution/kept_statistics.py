@@ -346,10 +346,11 @@ def _attention(mask: torch.Tensor, query: torch.Tensor, *args: Any, **kwargs: An
     return F.scaled_dot_product_attention(query, *args, **kwargs)
 
 
-def _distances(mask: torch.Tensor, *rows: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+def _distances(
+    mask: torch.Tensor, x1: torch.Tensor, x2: torch.Tensor, *args: Any, **kwargs: Any
+) -> torch.Tensor:
     """Of rows from others; buffers among them are not masked."""
-    first, second, *rest = rows
-    return torch.cdist(first * mask, second * mask, *rest, **kwargs)
+    return torch.cdist(x1 * mask, x2 * mask, *args, **kwargs)
 
 
 def _wider(mask: torch.Tensor) -> torch.Tensor:

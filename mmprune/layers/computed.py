@@ -22,7 +22,7 @@ def renew_computed_weights(model: nn.Module) -> None:
     with torch.no_grad():
         for module in modules_of(model).values():
             if isinstance(module, nn.TransformerEncoder) and hasattr(module, 'use_nested_tensor'):
-                heads = [layer.self_attn.num_heads for layer in module.layers]  # type: ignore
+                heads = [layer.self_attn.num_heads for layer in module.layers]
                 module.use_nested_tensor &= not any(number % 2 for number in heads)
             for hook in module._forward_pre_hooks.values():
                 if isinstance(hook, WeightNorm):
