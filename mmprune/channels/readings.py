@@ -322,14 +322,18 @@ class _Reader:
         Nearby are the dims that it is computed with, those that the operation reads, and those that
         have channels of what it was computed for; which it is not itself if it divides.
         """
-        number = self._raw(attribute)
         labels = np.concatenate([np.zeros(0, np.int64), *(f.ravel() for f in size.factors)])
         for own in dims + [own for own in self.book.sizes if own.module == attribute.module]:
             is_near = any(own is dim for dim in dims) or any(
                 np.isin(f, labels).any() for f in own.factors
             )
             is_quotient = divides and _same_labels(own, size)
-            if is_near and own.full == number and self.shrinks(own) and not is_quotient:
+            if (
+                is_near
+                and own.full == self._raw(attribute)
+                and self.shrinks(own)
+                and not is_quotient
+            ):
                 where = attribute.module or 'the root module'
                 self.uses[attribute] = [(own, f'{where} computes with its {attribute.name}')]
                 self._add(attribute, own)
