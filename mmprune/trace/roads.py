@@ -46,15 +46,15 @@ class Road:
     def run(self, model: nn.Module, demo_input: DemoInput | None = None) -> Any:
         """What ``model``, whose mode is the caller's, gives on this road.
 
-        On float64 images what else code makes in float32 is float64 as well, if the road packs.
+        On float64 images what else code makes in float32 is float64 as well, if the road packs or
+        ``DEMO_INPUTS`` knows the model.
         """
         given = self.input if demo_input is None else demo_input
+        is_double = isinstance(given, torch.Tensor) and given.dtype is torch.float64
+        is_known = is_double and (self.pack is not None or packer_of(model) is not None)
         try:
-            if self.pack is None:
-                return run_model(model, given)
-            is_double = isinstance(given, torch.Tensor) and given.dtype is torch.float64
-            with in_double() if is_double else contextlib.nullcontext():
-                return run_model(model, self.pack(model, given))
+            with in_double() if is_known else contextlib.nullcontext():
+                return run_model(model, given if self.pack is None else self.pack(model, given))
         finally:
             forget_walks()
 

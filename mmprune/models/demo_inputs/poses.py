@@ -17,16 +17,21 @@ from mmprune.registry import DEMO_INPUTS
 def of_pose_estimator(
     model: nn.Module, images: torch.Tensor, mode: str
 ) -> Mapping[str, Any] | None:
-    """Images with a person each, all of whose keypoints are seen."""
+    """Images with a person each, all of whose keypoints are seen.
+
+    A head without a codec finds boxes with keypoints in them, and is given these as they are.
+    """
     if mode != 'loss':
         return dict(inputs=images, data_samples=None, mode=mode)
+    from mmpose.codecs import YOLOXPoseAnnotationProcessor
+
     head = getattr(model, 'head', None)
-    codec = getattr(head, 'decoder', None)
     count = next(
         (n for n in (getattr(head, name, None) for name in _COUNTS) if isinstance(n, int)), None
     )
-    if codec is None or count is None:
+    if count is None:
         return None
+    codec = getattr(head, 'decoder', None) or YOLOXPoseAnnotationProcessor()
     samples = [_sample(codec, count, images, number) for number in range(len(images))]
     return dict(inputs=images, data_samples=samples, mode=mode)
 
