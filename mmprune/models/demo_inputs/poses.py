@@ -32,7 +32,8 @@ def of_pose_estimator(
     if count is None:
         return None
     codec = getattr(head, 'decoder', None) or YOLOXPoseAnnotationProcessor()
-    samples = [_sample(codec, count, images, number) for number in range(len(images))]
+    levels = len(set(getattr(head, 'level_indices', ())))
+    samples = [_sample(codec, count, images, number, levels) for number in range(len(images))]
     return dict(inputs=images, data_samples=samples, mode=mode)
 
 
@@ -47,7 +48,7 @@ def codec_size(model: nn.Module) -> tuple[int, int] | None:
     return None if size is None else (int(size[1]), int(size[0]))
 
 
-def _sample(codec: Any, count: int, images: torch.Tensor, number: int) -> Any:
+def _sample(codec: Any, count: int, images: torch.Tensor, number: int, levels: int) -> Any:
     from mmpose.datasets.transforms import PackPoseInputs
 
     height, width = (int(size) for size in images.shape[-2:])
@@ -74,7 +75,10 @@ def _sample(codec: Any, count: int, images: torch.Tensor, number: int) -> Any:
         dataset_keypoint_weights=np.ones(count, np.float32),
     )
     extra = {key: results.get(key) for key in getattr(codec, 'auxiliary_encode_keys', ())}
-    results.update(codec.encode(keypoints=points, keypoints_visible=visible, **extra))
+    encoded = codec.encode(keypoints=points, keypoints_visible=visible, **extra)
+    if levels:  # of heads that learn heatmaps of several sizes
+        encoded = {key: [value] * levels for key, value in encoded.items()}
+    results.update(encoded)
     for table in ('field_mapping_table', 'instance_mapping_table', 'label_mapping_table'):
         if getattr(codec, table, None):
             results[table] = getattr(codec, table)
