@@ -127,8 +127,8 @@ class DynamicFilters(Toy):
 
     GROUPS = {'a': (16, {'a', 'dynamic', 'after'}, {'c', 'dynamic'}), 'c': (5, {'c'}, {'head'})}
     REASONS = {
-        'inner.bias': 'NativeLayerNormBackward0 in inner: it meets a tensor that has positions there, '
-        'not channels',
+        'inner.bias': 'NativeLayerNormBackward0 in inner: it meets a tensor that has positions '
+        'there, not channels',
     }
     PINNED = frozenset({'head', 'a.weight', 'inner.bias'})
 
