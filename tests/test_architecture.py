@@ -209,7 +209,7 @@ CONTENTS = {
         DCFF DMCP ExactResume GroupLasso GrowingPenalty IterativePruning ProgressBarHook
         ScaleL1 SlimmingPenalty
     """,
-    'DATASETS': 'Digits',
+    'DATASETS': 'Digits Mnist',
 }
 
 
