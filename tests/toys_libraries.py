@@ -57,6 +57,20 @@ class UnusedBranch(Toy):
         return self.head(self.skip(x).mean((2, 3)))
 
 
+class UnusedSum(UnusedBranch):
+    """The same, and no module is given the sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.add = None
+
+    def forward(self, x):
+        x = self.a(x)
+        x = x + self.b(x)
+        _ = x + self.unused(x)
+        return self.head(self.skip(x).mean((2, 3)))
+
+
 class FromVector(Toy):
     """A generator begins with a vector that becomes channels of a small image."""
 
@@ -350,6 +364,7 @@ TOYS = [
     AutoEncoder,
     FusedEncoder,
     UnusedBranch,
+    UnusedSum,
     FromVector,
     CausalMask,
     SizesInTheRoot,

@@ -52,6 +52,7 @@ class EscapeRecorder(FunctionMode):
         recipes: How weights were computed from parameters.
         awaited: Statistics of norms by their ids, and their names.
         missed: Which of them other functions than norms were given.
+        joined: The nodes of tensors that were computed from several others.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class EscapeRecorder(FunctionMode):
         self.recipes = Recipes()
         self.awaited: dict[int, str] = {}
         self.missed: set[str] = set()
+        self.joined: list[Any] = []
         self.escapes: list[tuple[GradientEdge, str]] = []
         # By id; the tensor is held so that no other one gets its id.
         self._detached: dict[int, tuple[torch.Tensor, list[GradientEdge], str]] = {}
@@ -116,6 +118,9 @@ class EscapeRecorder(FunctionMode):
             result = result if shown is None else shown
             made = _tensors(result) if result is not None else given[:1]
             self.recipes.note(func, name, args, kwargs, given, made)
+            if len([grad_fn for _, grad_fn, _ in producers if grad_fn is not None]) > 1:
+                nodes = [t.grad_fn for t in made if t.grad_fn is not None]
+                self.joined += [node for node in nodes if node._sequence_nr() >= start]
             if not (made or name in _TO_PYTHON):
                 return result
             if self.awaited and not name.endswith('norm'):

@@ -312,6 +312,9 @@ def addmm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value
 def cdist(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """Distances of rows (..., n, k) from rows (..., m, k): sums over k, as of a product."""
     left, right = inputs[:2]
+    if left is not None:
+        rows = left.along(len(left.shape) - 1)
+        book.statistics += [Statistic(node.module, 'distance', (), f, node.id) for f in rows]
     if right is not None:
         swapped = [factor.swapaxes(-1, -2) for factor in right.factors]
         shape = (*right.shape[:-2], right.shape[-1], right.shape[-2])
