@@ -141,8 +141,8 @@ CONTENTS = {
         ClampMin Clone Col2Im Compared Complex Conj ConjPhysical ConstantPadNd Contiguous
         ConvDepthwise2D ConvDepthwise3D Convolution ConvolutionOverrideable CopyBackwards CopySlices
         Copysign Cos Cosh CtcLoss CudnnBatchNorm CudnnConvolution CudnnConvolutionTranspose
-        CudnnGridSampler Cummax Cummin Deg2Rad Detach Digamma Div Dot Elu Embedding EmbeddingBag Erf
-        Erfc Erfinv EuclideanDist Exp Exp2 Expand Expm1 FftC2C FftC2R FftR2C Filled Flatten Flip
+        CudnnGridSampler Cummax Cummin Cumsum Deg2Rad Detach Digamma Div Dot Elu Embedding
+        EmbeddingBag Erf Erfc Erfinv EuclideanDist Exp Exp2 Expand Expm1 FftC2C FftC2R FftR2C Filled Flatten Flip
         Floor Fmax Fmin Fmod Frac FractionalMaxPool2D FusedDropout Gather Gelu Glu GridSampler2D
         GridSampler3D GroupedMm Hardshrink Hardsigmoid Hardswish Hardtanh HuberLoss Hypot I0 Igamma
         Igammac Im2Col Index IndexAdd IndexCopy IndexFill IndexPut IndexPutImpl IndexReduce
