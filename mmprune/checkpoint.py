@@ -37,6 +37,7 @@ _BROKEN = (
     *(AssertionError, AttributeError, TypeError, MemoryError),
 )
 _FOLDER = 0x10
+_WRAPPED = re.compile(r'^((module|_orig_mod)\.)+')
 _FORCE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 _NUMPY_TYPES = ('bool', 'uint8', 'int32', 'int64', 'float16', 'float32', 'float64')
 
@@ -52,8 +53,8 @@ def read_checkpoint(
 
     Returns:
         What is in the file. The weights are under ``state_dict``, also if the
-        file is a bare state dict; a prefix ``module.``, which distributed
-        training leaves, is taken off their names.
+        file is a bare state dict; prefixes ``module.`` and ``_orig_mod.``, which distributed
+        training, averages and compiled networks leave, are taken off their names.
 
     Raises:
         MissingFileError: If there is no such file.
@@ -90,10 +91,13 @@ def read_checkpoint(
     unnamed = [name for name in weights if not isinstance(name, str)]
     if unnamed:
         raise InputError(f'{path}: weights are named by text, and one of them by {unnamed[0]!r}.')
-    state = {name.removeprefix('module.'): value for name, value in weights.items()}
-    if len(state) < len(weights):
-        twice = next(name for name in weights if f'module.{name}' in weights)
-        raise InputError(f'{path}: has both {twice} and module.{twice}: which of the two is meant?')
+    state = {}
+    for name, value in weights.items():
+        own = _WRAPPED.sub('', name)
+        if own in state:
+            other = next(each for each in weights if _WRAPPED.sub('', each) == own)
+            raise InputError(f'{path}: has both {other} and {name}: which of the two is meant?')
+        state[own] = value
     return {**checkpoint, 'state_dict': state}
 
 
@@ -277,6 +281,11 @@ def _diagnose(file: Path, error: Exception) -> str:
     """Say why torch could not read a file, and what to do, in one sentence each."""
     if isinstance(error, PermissionError):
         return 'you may not read this file.'
+    if file.suffix == '.safetensors':
+        return (
+            'safetensors are not read. Write a checkpoint of them: '
+            'torch.save(safetensors.torch.load_file(...), file).'
+        )
     if not isinstance(error, BadZipFile) and not is_zipfile(file):
         return (
             f'not a checkpoint, or cut off: its {file.stat().st_size} bytes are no complete '
@@ -291,7 +300,8 @@ def _refusal(error: Exception) -> str:
     refused = re.search(r'GLOBAL ([\w.]+)', str(error))
     if refused is None:
         reason = re.search(r'WeightsUnpickler error:\s+(.+)', str(error))
-        return f'cannot be read ({reason.group(1) if reason else error}). Write it anew.'
+        text = reason.group(1) if reason else str(error).partition('. ')[0]
+        return f'cannot be read ({text}). Write it anew.'
     return (
         f'holds more than weights and plain data ({refused.group(1)}), and mmprune runs no code '
         "from a checkpoint. Save the weights alone: torch.save({'state_dict': model.state_dict()}, "

@@ -82,19 +82,30 @@ def load_config(
     return cfg
 
 
-def files_of(cfg: Config, *others: str | os.PathLike[str]) -> list[str | os.PathLike[str]]:
-    """The config's file, all that its model may name, and others, which must not be lost."""
-    found: list[str | os.PathLike[str]] = []
-    left: list[Any] = [cfg.get('model')]
+def files_of(cfg: Config, *others: str | os.PathLike[str] | None) -> list[str]:
+    """All files that a config is read from or names, and others, which must not be lost."""
+    # mmengine puts in front of the text of each file that a config builds on where that lies.
+    found = [line for line in cfg.text.splitlines() if os.path.isabs(line)]
+    found += [os.path.expanduser(each) for each in (cfg.filename, *others) if each is not None]
+    left: list[Any] = [*cfg.values()]
     while left:
         part = left.pop()
         if isinstance(part, Mapping):
             left += part.values()
+            if isinstance(root := part.get('data_root'), str):
+                left += [os.path.join(root, v) for v in part.values() if isinstance(v, str)]
         elif isinstance(part, list | tuple):
             left += part
         elif isinstance(part, str):
-            found.append(part)
-    return [*filter(None, [cfg.filename]), *others, *found]
+            found.append(os.path.expanduser(part))
+    return [file for file in dict.fromkeys(found) if _is_file(file)]
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return os.path.isfile(name)
+    except ValueError:  # no name of a file
+        return False
 
 
 def about_mmrazor(kind: Any, key: str = '') -> str:
@@ -223,13 +234,31 @@ def _only_data() -> Iterator[None]:
         file_handlers.update(before)
 
 
+@contextmanager
+def _read_base_noted() -> Iterator[list[str]]:
+    """Note the files of configs with ``read_base()``, whose text lacks what they build on."""
+    parse, found = Config._parse_lazy_import, []
+
+    def noting(filename: str) -> Any:
+        found.append(os.path.abspath(filename))
+        return parse(filename)
+
+    Config._parse_lazy_import = staticmethod(noting)
+    try:
+        yield found
+    finally:
+        Config._parse_lazy_import = staticmethod(parse)
+
+
 def _read(file: Path, name: str) -> Config:
     """Read a config file; what it imports and inherits is read with it."""
     # What goes wrong in data is no fault of a program.
     of_data: tuple[type[Exception], ...] = () if file.suffix == '.py' else (Exception,)
     try:
-        with _only_data():
-            return Config.fromfile(file)
+        with _only_data(), _read_base_noted() as bases:
+            cfg = Config.fromfile(file)
+            vars(cfg)['_text'] = '\n'.join([*bases, cfg.text])
+            return cfg
     except FileNotFoundError as error:
         raise MissingFileError(f'{name}: a file it builds on is missing: {error}') from error
     except ImportError as error:

@@ -122,7 +122,12 @@ class _Loader(_LOADER):
         """Build a whole number."""
         return _fit(super().construct_yaml_int(node))
 
+    def construct_tuple(self, node: yaml.SequenceNode) -> tuple[Any, ...]:
+        """Build what mmengine writes into a config in YAML for a tuple."""
+        return tuple(self.construct_sequence(node, deep=True))
 
+
+_Loader.add_constructor('tag:yaml.org,2002:python/tuple', _Loader.construct_tuple)
 _Loader.add_constructor('tag:yaml.org,2002:int', _Loader.construct_yaml_int)
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,7 +20,7 @@ from torch.nn import functional as F
 from mmprune.building import options_of
 from mmprune.compensation import CompensationReport, batches_of, run_inputs
 from mmprune.deploy import VerifyReport
-from mmprune.errors import InputError, alternatives, listed
+from mmprune.errors import InputError, alternatives, in_words, listed
 from mmprune.execution import release
 from mmprune.formats import read_one_file, write_one_file
 from mmprune.pruners import ImportancePruner, RatioPruner
@@ -167,7 +166,7 @@ def prune(
         found, after, report = find(pruner.supernet), _costs(pruner), None
         if batches is not None and compensation is not None:
             run = loss_fn or run_inputs
-            with _in_own_words():
+            with in_words(_own_words):
                 report = pruner.compensate(small, batches, compensation, channel_cfg, run)
         return Pruned(small, channel_cfg, verified, before, after, found, report)
     finally:
@@ -254,7 +253,7 @@ def _prepared(
     """A pruner that has traced the network."""
     names = list(keep) if isinstance(keep, list | tuple | set) else [keep]
     config = dict(options, _scope_='mmprune', type=kind.__name__, except_start_keys=names)
-    with _in_own_words():
+    with in_words(_own_words):
         pruner = PRUNERS.build(config)
         pruner.prepare_from_supernet(network, demo_input)
     if all(layer.outputs is None for layer in pruner.supernet.layers.values()):
@@ -263,15 +262,6 @@ def _prepared(
             'convolution or a linear layer, so that nothing can be pruned'
         )
     return pruner
-
-
-@contextmanager
-def _in_own_words() -> Iterator[None]:
-    """Have pruners say what is wrong by the names that options have here."""
-    try:
-        yield
-    except InputError as error:
-        raise type(error)(_own_words(str(error))) from error
 
 
 def _own_words(text: str) -> str:

@@ -5,7 +5,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -33,6 +33,15 @@ class UnwritableError(InputError, OSError):
     """A file cannot be written where it was wanted."""
 
     __str__ = ValueError.__str__
+
+
+@contextmanager
+def in_words(put: Callable[[str], str]) -> Iterator[None]:
+    """Have messages of an :class:`InputError` say options by the names that a caller gave them."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(put(str(error))) from error
 
 
 def nearest(name: str, known: Iterable[str], most: int = 12) -> str:

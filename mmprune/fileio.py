@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from uuid import uuid4
 
@@ -29,7 +30,7 @@ _OF_WRITING = (
 
 
 @contextmanager
-def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_folder(folder: str | os.PathLike[str], apart: str = '') -> Iterator[Path]:
     """Write files that belong together, and rename them when all of them are complete.
 
     They are written under their own names into a folder inside of ``folder``, because a rename is
@@ -41,6 +42,8 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         folder: Where the files go. What killed processes have left in it is removed.
+        apart: Name of a file that does not say which set it is of. An old one is removed before
+            any other file is replaced, also if there is no new one, which comes last.
 
     Yields:
         The folder to write to.
@@ -58,7 +61,11 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
             files = {file: _place_of_file(target / file.name) for file in unfinished.iterdir()}
             for file in files:
                 _flush(file)
-            for file, place in sorted(files.items()):
+            if apart:
+                _place_of_file(target / apart).unlink(missing_ok=True)
+            for file, place in sorted(
+                files.items(), key=lambda item: (item[0].name == apart, item)
+            ):
                 if place.exists():
                     shutil.copymode(place, file)
                 os.replace(file, place)
@@ -101,7 +108,8 @@ def check_outputs(
     files: Iterable[str | os.PathLike[str] | None] = (),
     folders: Iterable[str | os.PathLike[str] | None] = (),
     size: int = 0,
-    inputs: Iterable[str | os.PathLike[str] | None] = (),
+    inputs: Iterable[str | os.PathLike[str]] = (),
+    patterns: Iterable[str] = (),
 ) -> None:
     """Refuse places that cannot be written to, before the work that is to be written there.
 
@@ -110,16 +118,17 @@ def check_outputs(
         folders: Folders that files are to be written into.
         size: How many bytes will be written there at least.
         inputs: What is read, and must not be lost.
+        patterns: What the files that come into the folders are called, such as ``epoch_*.pth``.
 
     Raises:
         UnwritableError: One is a folder and should be a file, or the reverse, or nothing can be
             written there; or a file is an input, or another output too.
     """
-    taken: dict[str, str] = {}
-    for given in inputs:
-        with suppress(ValueError):  # no name of a file
-            taken[os.path.realpath(given or '')] = f'is read, as {given}'
-    wanted = []
+    taken = {os.path.realpath(given): f'is read, as {given}' for given in inputs}
+    given_folders = [each for each in folders if each is not None]
+    inside = [file for each in given_folders for file in taken if _real(each) == Path(file).parent]
+    found = [file for file in inside if any(fnmatch(Path(file).name, each) for each in patterns)]
+    files, wanted = [*files, *found], []
     for each in files:
         if each is None:
             continue
@@ -130,7 +139,7 @@ def check_outputs(
             )
         taken[str(place)] = 'is the place of another output'
         wanted.append((place.parent, each))
-    wanted += [(_real(each), each) for each in folders if each is not None]
+    wanted += [(_real(each), each) for each in given_folders]
     names: dict[Path, str | os.PathLike[str]] = {}
     for folder, name in wanted:
         while not folder.exists():

@@ -11,15 +11,17 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def is_model_wrapper(model: nn.Module) -> bool:
-    """Whether a module is a wrapper of torch, or one that is registered with mmengine.
+    """Whether a module is a wrapper of torch, or one of mmengine: registered, or of a test.
 
     mmengine's own function comes with all of torch's distributed training, which takes a second to
     import. What is registered with mmengine is there only if ``mmengine.model`` was imported.
     """
     if isinstance(model, nn.DataParallel | DistributedDataParallel):
         return True
-    known = getattr(sys.modules.get('mmengine.model'), 'is_model_wrapper', None)
-    return known is not None and bool(known(model))
+    known: Any = sys.modules.get('mmengine.model')
+    if not hasattr(known, 'BaseTTAModel'):
+        return False
+    return isinstance(model, known.BaseTTAModel) or bool(known.is_model_wrapper(model))
 
 
 def without_wrapper(model: nn.Module) -> Any:

@@ -67,12 +67,22 @@ def test_what_mmengine_writes_is_read(tmp_path: Path, model: nn.Module) -> None:
     assert set(found['state_dict']) == set(model.state_dict())
 
 
-@pytest.mark.parametrize('prefix', ['', 'module.'])
+@pytest.mark.parametrize('prefix', ['', 'module.', '_orig_mod.', 'module._orig_mod.'])
 def test_a_bare_state_dict_is_read(tmp_path: Path, model: nn.Module, prefix: str) -> None:
     bare = {prefix + key: value for key, value in model.state_dict().items()}
     found = read_checkpoint(save(bare, tmp_path / 'bare.pth'))
     assert set(found) == {'state_dict'}
     assert set(found['state_dict']) == set(model.state_dict())
+
+
+@pytest.mark.filterwarnings('ignore:.torch.load. received a zip file', 'ignore:.torch.jit')
+def test_files_of_other_kinds_are_called_so(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(nn.Linear(1, 1)), tmp_path / 'scripted.pt')
+    (tmp_path / 'x.safetensors').write_bytes(bytes(100))
+    with pytest.raises(InputError, match=r'TorchScript archives passed to ``torch\.load``\)'):
+        read_checkpoint(tmp_path / 'scripted.pt')
+    with pytest.raises(InputError, match=r'safetensors are not read\. Write a checkpoint of them'):
+        read_checkpoint(tmp_path / 'x.safetensors')
 
 
 def test_no_code_is_run(tmp_path: Path) -> None:

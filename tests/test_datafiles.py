@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 from mmprune.config import load_config
 from mmprune.datafiles import read_data, write_data
@@ -71,6 +72,8 @@ def test_configs_of_data_run_nothing(suffix: str, tmp_path: Path) -> None:
     assert not touched.exists()
     base.write_text('a: &a {x: 1}\nb: *a\n')
     assert load_config(cfg).b == {'x': 1}
+    Config(dict(strides=(1, (2, 2)), names=['a'])).dump(base)
+    assert load_config(cfg).to_dict() == dict(strides=(1, (2, 2)), names=['a'])
     base.write_text(LAUGHS)
     with pytest.raises(InputError, match='stands for more than'):
         load_config(cfg)

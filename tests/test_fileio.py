@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -141,6 +142,38 @@ def test_files_of_a_set_appear_together(tmp_path: Path) -> None:
         (unfinished / 'b').write_text('new')
         assert names(tmp_path) == [unfinished.name, 'b']
     assert (names(tmp_path), (tmp_path / 'b').read_text()) == (['a', 'b'], 'new')
+
+
+def test_a_set_is_the_old_one_or_the_new_one_up_to_the_rename_at_which_it_is_killed(
+    tmp_path: Path,
+) -> None:
+    """What says nothing of its set is there with a whole set only."""
+    names_of_set = ('a', 'apart', 'b')
+    for renamed in range(4):
+        for name in names_of_set:
+            (tmp_path / name).write_text('old')
+        child = os.fork()
+        if child == 0:
+            replace, left = os.replace, iter(range(renamed))
+
+            def until_killed(*args: Any, replace: Any = replace, left: Any = left) -> None:
+                if next(left, None) is None:
+                    os._exit(9)
+                replace(*args)
+
+            os.replace = until_killed
+            with atomic_folder(tmp_path, apart='apart') as unfinished:
+                for name in names_of_set:
+                    (unfinished / name).write_text('new')
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        found = {name: (tmp_path / name).read_text() for name in names_of_set[:: 2 - (renamed > 2)]}
+        assert found == dict(zip(found, ['new'] * renamed + ['old'] * 3, strict=False))
+        assert (tmp_path / 'apart').exists() == (renamed == 3)
+        assert os.waitstatus_to_exitcode(status) == (0 if renamed == 3 else 9)
+    with atomic_folder(tmp_path, apart='apart') as unfinished:
+        (unfinished / 'a').write_text('newest')
+    assert names(tmp_path) == ['a', 'b']
 
 
 KILLED = """

@@ -107,6 +107,25 @@ def test_a_test_measures_what_a_plain_loop_does(trained: Path, tmp_path: Path) -
     assert metrics['accuracy/top1'] == pytest.approx((predicted == labels).float().mean() * 100)
 
 
+def test_images_are_tested_in_several_forms(trained: Path, tmp_path: Path) -> None:
+    checkpoint = trained / 'epoch_2.pth'
+    cfg = load_config(CONFIG, {'log_level': 'ERROR'})
+    with pytest.raises(InputError, match='cannot test with augmentation: the config has no tta_m'):
+        evaluate(cfg, checkpoint, tmp_path, tta=True)
+    plain = evaluate(cfg, checkpoint, tmp_path)
+    found = []
+    for share in (0.0, 1.0):
+        flips = [dict(type='RandomFlip', prob=share)]
+        packed = [dict(type='PackClsInputs')]
+        cfg.tta_pipeline = [dict(type='TestTimeAug', transforms=[flips * 2, packed])]
+        cfg.tta_model = dict(type='AverageClsScoreTTA')
+        found.append(evaluate(cfg, checkpoint, tmp_path, tta=True))
+    assert found[0] == plain != found[1]
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    cfg.model = dict(**cfg.tta_model, module=cfg.model)
+    assert evaluate(cfg, checkpoint, tmp_path) == found[1]
+
+
 def test_the_default_work_dir_is_named_after_the_config(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from torch import distributed, nn
 from toy_checks import demo_input, prepared
 from toy_networks import Chain, conv
 
+from mmprune.errors import InputError
 from mmprune.registry import PRUNERS
 
 
@@ -67,6 +68,14 @@ def test_distributed_data_parallel(execution, one_process):
     wrapped, model, data, pruner = prepared_after(nn.parallel.DistributedDataParallel, execution)
     assert list(pruner.channel_spaces) == ['a', 'b']
     assert_follows(wrapped, model, data, pruner)
+
+
+@pytest.mark.parametrize('wrap', [nn.parallel.DistributedDataParallel, nn.DataParallel])
+def test_parallel_after_it_was_prepared(wrap, one_process):
+    model, data, pruner = prepared(Chain, 'slice')
+    assert_follows(wrap(model), model, data, pruner)
+    with pytest.raises(InputError, match='DataParallel copies a network for several devices'):
+        model._replicate_for_data_parallel()(data)
 
 
 # torch's compiler looks at gradients of tensors that have none.

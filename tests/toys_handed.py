@@ -78,6 +78,35 @@ class HandedAsKeyword(Toy):
         return self.head(self.b(self.a(x), places=self.places.weight))
 
 
+class HandsOn(nn.Module):
+    """Hands a parameter of its own on, by a method that is not its forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.places, self.inner = nn.Parameter(torch.randn(5, 8)), TakesKeywords()
+
+    def projected(self, x):
+        return self.inner(x, places=self.places)
+
+
+class HandedByMethod(HandedAsKeyword):
+    """The parameter's owner is not called, nor is what is around it."""
+
+    GROUPS = {
+        'a': (8, {'a'}, {'hand.inner.project'}),
+        'hand.inner.project': (7, {'hand.inner.project'}, {'head'}),
+    }
+    PINNED = frozenset({'head', 'a.weight', 'hand.places'})
+
+    def __init__(self):
+        super().__init__()
+        del self.places, self.b
+        self.hand = HandsOn()
+
+    def forward(self, x):
+        return self.head(self.hand.projected(self.a(x)))
+
+
 class SeveralConstants(Toy):
     """Coordinates are joined to the channels, as CoordConv does."""
 
@@ -134,4 +163,11 @@ class PlacesInBuffers(Toy):
         return self.head(x), torch.cdist(x, self.centers)
 
 
-TOYS = [MethodOfAModule, HandedAsKeyword, SeveralConstants, CalledWithOthers, PlacesInBuffers]
+TOYS = [
+    MethodOfAModule,
+    HandedAsKeyword,
+    HandedByMethod,
+    SeveralConstants,
+    CalledWithOthers,
+    PlacesInBuffers,
+]

@@ -45,8 +45,7 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs='+',
         metavar='N',
-        help='shape of the input: N C H W, or C H W (default: input_shape of an AutoSlim, else '
-        '1 3 224 224)',
+        help="shape of the input: N C H W or C H W (default: AutoSlim's or the first test image's)",
     )
     parser.add_argument(
         '--subnets', type=int, default=3, help='random subnets to verify (default: %(default)s)'

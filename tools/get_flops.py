@@ -8,11 +8,12 @@ from mmprune.errors import exit_on_input_error
 
 EPILOG = """\
 MACs are the multiply-adds of convolutions, linear layers and matrix products; one MAC is two FLOPs.
-Of an AutoSlim the full network is counted, of a deployed config the small one.
+Of an AutoSlim the full network is counted, of a deployed config the small one; the table says at
+which size of input.
 
 examples:
-  python tools/get_flops.py configs/digits/resnet-small_1xb64_digits.py --input-shape 1 1 8 8
-  python tools/get_flops.py pruned/deployed.py --input-shape 1 1 8 8 --depth 3
+  python tools/get_flops.py configs/digits/resnet-small_1xb64_digits.py
+  python tools/get_flops.py pruned/deployed.py --input-shape 1 1 16 16 --depth 3
 """
 
 
@@ -28,8 +29,7 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs='+',
         metavar='N',
-        help='shape of the input: N C H W, or C H W (default: input_shape of an AutoSlim, else '
-        '1 3 224 224)',
+        help="shape of the input: N C H W or C H W (default: AutoSlim's or the first test image's)",
     )
     parser.add_argument(
         '--depth', type=int, default=2, help='parts of a name that make a row (default: 2)'

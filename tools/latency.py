@@ -63,8 +63,7 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs='+',
         metavar='N',
-        help='shape of the input: N C H W, or C H W (default: input_shape of an AutoSlim, else '
-        '1 3 224 224)',
+        help="shape of the input: N C H W or C H W (default: AutoSlim's or the first test image's)",
     )
     parser.add_argument('--device', default='cpu', help='cpu or cuda (default: %(default)s)')
     parser.add_argument('--threads', type=int, help='CPU threads of torch (default: as it likes)')

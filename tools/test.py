@@ -30,6 +30,11 @@ def parse_args() -> argparse.Namespace:
         help='where the log goes (default: work_dirs/<name of the config>)',
     )
     parser.add_argument('--out', metavar='FILE', help='write the metrics to this JSON file too')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help="test each image in several forms: the config's tta_model and tta_pipeline",
+    )
     add_cfg_options(parser, 'test_dataloader.batch_size=32')
     return parse_launched(parser)
 
@@ -45,6 +50,7 @@ def main() -> None:
             args.out,
             args.cfg_options,
             args.launcher,
+            args.tta,
         )
 
 

@@ -227,14 +227,16 @@ class _Reader:
             self._pin(first if are_shrinking[0] else second, reason)
 
     def _compare(self) -> None:
-        """An attribute that the model compares with a dim is that dim, if nothing else."""
+        """An attribute that the model compares with dims is these dims, if nothing else."""
+        compared: dict[Attribute, list[tuple[Size, str]]] = {}
         for first, second in self.graph.equal:
             for own, other in ((first, second), (second, first)):
                 if isinstance(own, Attribute) and isinstance(other, Dim) and own not in self.uses:
                     size = self.size_of(other)
                     if self.shrinks(size):
                         reason = f'{own.module} compares it with its {own.name}'
-                        self.uses[own] = [(size, reason)]
+                        compared.setdefault(own, []).append((size, reason))
+        self.uses.update(compared)
 
     def _bind(self) -> None:
         """Every attribute is the dim that it was given for; several dims keep equally many."""

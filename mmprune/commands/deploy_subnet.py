@@ -77,7 +77,7 @@ def deploy_subnet(
         raise InputError('give the channel config of a subnet, or the study that has it')
     name = re.sub(r'[^\w.=]+', '_', pick) if channel_cfg is None else Path(channel_cfg).stem
     folder = Path(out_dir or Path(checkpoint).parent / f'deployed_{name}')
-    check_place(folder, cfg, checkpoint, onnx or onnx_batch is not None)
+    check_place(folder, cfg, checkpoint, onnx or onnx_batch is not None, channel_cfg)
     algorithm = build_algorithm(cfg, checkpoint, jointly=True)
     method = None
     if study is not None:

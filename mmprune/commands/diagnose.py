@@ -17,7 +17,8 @@ from rich.progress import track
 from torch import nn
 
 from mmprune.checkpoint import check_fit, read_checkpoint
-from mmprune.config import load_config, work_dir_of
+from mmprune.commands.configured_input import SUPERNETS, input_of
+from mmprune.config import files_of, load_config, work_dir_of
 from mmprune.datafiles import write_data
 from mmprune.deploy import VerifyReport
 from mmprune.errors import InputError
@@ -42,7 +43,6 @@ from mmprune.wrappers import unwrap
 
 DEFAULT_PRUNER = dict(type='RatioPruner', ratios=[0.5])
 FILES = ('report.txt', 'report.json', 'groups.svg')
-SUPERNETS = ('AutoSlim', 'mmprune.AutoSlim')
 
 
 def diagnose(
@@ -64,7 +64,8 @@ def diagnose(
             pruner are looked at; else the settings of ``pruner`` in the config, if any.
         checkpoint: Weights, of the network or of a supernet; random ones if None.
         out_dir: Where the files go; by default ``work_dirs/<config>/diagnosis``.
-        input_shape: (N, C, H, W) or (C, H, W); by default the AutoSlim's, or 1x3x224x224.
+        input_shape: (N, C, H, W) or (C, H, W); by default the AutoSlim's, or the first
+            test image's.
         subnets: How many random subnets are verified.
         seed: Of the weights, the input and the subnets.
         cfg_options: Values to set in the config, by dotted key.
@@ -77,7 +78,7 @@ def diagnose(
     if subnets < 1:
         raise InputError(f'at least 1 subnet must be verified, not {subnets}')
     folder = Path(out_dir or work_dir_of(cfg) / 'diagnosis')
-    check_outputs([folder / name for name in FILES])
+    check_outputs([folder / name for name in FILES], inputs=files_of(cfg, checkpoint))
     with seeded(seed):
         network, pruner = network_and_pruner(cfg)
     weights = _load(network, checkpoint, seed)
@@ -88,19 +89,6 @@ def diagnose(
     wide_console().print(found.text(members=False), markup=False, highlight=False, soft_wrap=True)
     print(f'written: {", ".join(map(str, written))}')
     return found
-
-
-def input_of(cfg: Config, network: nn.Module, shape: Sequence[int] | None) -> ConfiguredInput:
-    """What the network of a config is run on: ``shape``, or as the config or the network says.
-
-    Raises:
-        InputError: The shape is none, or the config's ``demo_input`` is of an unknown type.
-    """
-    settings, own = cfg.get('demo_input'), None
-    if cfg.model.get('type') in SUPERNETS:
-        settings, own = cfg.model.get('demo_input', settings), cfg.model.get('input_shape')
-    option = 'input_shape' if own and not shape else '--input-shape'
-    return ConfiguredInput.of(network, settings, shape or own, option)
 
 
 def network_and_pruner(cfg: Config) -> tuple[nn.Module, StructurePruner]:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from mmprune.commands.diagnose import SUPERNETS, input_of, network_and_pruner
+from mmprune.commands.configured_input import SUPERNETS, input_of
+from mmprune.commands.diagnose import network_and_pruner
 from mmprune.commands.latency_report import (
     backends_table,
     comparison_table,
@@ -20,7 +21,7 @@ from mmprune.commands.latency_report import (
     rounding_table,
 )
 from mmprune.commands.subnet_times import SECONDS_PER_SUBNET, SubnetTimes, measure_backends
-from mmprune.config import load_config, work_dir_of
+from mmprune.config import files_of, load_config, work_dir_of
 from mmprune.datafiles import write_data
 from mmprune.errors import InputError, check_choice
 from mmprune.fileio import check_outputs
@@ -44,7 +45,8 @@ class LatencyOptions:
         backends: How to run the full network and the subnet.
         channel_cfg: The subnet; by default the narrowest.
         widths: So many layers are timed at neighbouring widths; 0 for none.
-        input_shape: (N, C, H, W) or (C, H, W); by default the AutoSlim's, or 1x3x224x224.
+        input_shape: (N, C, H, W) or (C, H, W); by default the AutoSlim's, or the first
+            test image's.
         device: Where to measure.
         threads: CPU threads of torch; None for as many as it has.
         seed: Of the subnets.
@@ -91,7 +93,11 @@ def estimate_latency(
     if options.plot is not None:
         check_choice('the suffix of --plot', Path(options.plot).suffix, ('.png', '.svg', '.pdf'))
     path = Path(options.table or work_dir_of(cfg) / 'latency.json')
-    check_outputs([path, options.plot, options.json], inputs=[cfg.filename, options.channel_cfg])
+    # The config may name the table already, for its pruner or for a search.
+    parts = cfg.get('search_cfg'), cfg.get('pruner'), (cfg.get('model') or {}).get('pruner')
+    tables = [part.get('latency') for part in parts if part]
+    inputs = [file for file in files_of(cfg, options.channel_cfg) if file not in tables]
+    check_outputs([path, options.plot, options.json], inputs=inputs)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = Device.of(options.device)

@@ -48,11 +48,11 @@ def export_subnet(
             fit the network, or MMRazor's format cannot say it. Nothing is written then.
     """
     cfg = load_config(config, cfg_options)
-    folders = [Path(checkpoint).parent] if out is None else []
-    check_outputs([out], folders, inputs=files_of(cfg, checkpoint))
+    name = 'subnet' if subnet is None else f'subnet_{Path(subnet).stem}'
+    path = Path(checkpoint).parent / f'{name}.yaml' if out is None else Path(out)
+    check_outputs([path], inputs=files_of(cfg, checkpoint, subnet))
     algorithm = build_algorithm(cfg, checkpoint)
-    name = select_subnet(algorithm, subnet)
-    path = Path(out) if out is not None else Path(checkpoint).parent / f'{name}.yaml'
+    select_subnet(algorithm, subnet)
     if mmrazor is None:
         save_channel_cfg(algorithm.pruner.export_subnet(), path)
     else:
@@ -63,19 +63,14 @@ def export_subnet(
     return path
 
 
-def select_subnet(algorithm: AutoSlim, subnet: str | os.PathLike[str] | None) -> str:
-    """Set the subnet that a command line names; return a name for files."""
-    pruner = algorithm.pruner
-    if subnet is None:
-        return 'subnet'
+def select_subnet(algorithm: AutoSlim, subnet: str | os.PathLike[str] | None) -> None:
+    """Set the subnet that a command line names."""
     if subnet == 'max':
-        pruner.set_max_channel()
-        return 'subnet_max'
-    if subnet == 'min':
-        pruner.set_min_channel()
-        return 'subnet_min'
-    set_from_file(algorithm, subnet)
-    return f'subnet_{Path(subnet).stem}'
+        algorithm.pruner.set_max_channel()
+    elif subnet == 'min':
+        algorithm.pruner.set_min_channel()
+    elif subnet is not None:
+        set_from_file(algorithm, subnet)
 
 
 def set_from_file(algorithm: AutoSlim, channel_cfg: str | os.PathLike[str]) -> None:

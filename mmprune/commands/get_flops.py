@@ -12,7 +12,8 @@ from mmengine.config import Config
 from rich.table import Table
 
 from mmprune.channels import propagate
-from mmprune.commands.diagnose import input_of, network_and_pruner
+from mmprune.commands.configured_input import input_of
+from mmprune.commands.diagnose import network_and_pruner
 from mmprune.config import load_config
 from mmprune.cost import CostModel
 from mmprune.errors import InputError
@@ -31,7 +32,8 @@ def get_flops(
 
     Args:
         config: Of any network, a deployed one, or an AutoSlim, of which the full network counts.
-        input_shape: (N, C, H, W) or (C, H, W); by default the AutoSlim's, or 1x3x224x224.
+        input_shape: (N, C, H, W) or (C, H, W); by default the AutoSlim's, or the first
+            test image's.
         depth: How many parts of a name make one row of the table.
         cfg_options: Values to set in the config, by dotted key.
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
-from mmprune.config import load_config
+from mmprune.config import files_of, load_config
+from mmprune.errors import check_choice
 from mmprune.fileio import check_outputs, write_text
 
 
@@ -28,7 +30,9 @@ def print_config(
         InputError: The config cannot be read.
     """
     cfg = load_config(config, cfg_options)
-    check_outputs([out], inputs=[cfg.filename])
+    if out is not None:
+        check_choice('the suffix of --out', Path(out).suffix, ('.py',))
+    check_outputs([out], inputs=files_of(cfg))
     text = cfg.pretty_text
     print(f'# {cfg.filename}', text, sep='\n')
     if out is not None:

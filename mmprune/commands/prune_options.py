@@ -11,16 +11,11 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from mmprune.building import options_of
-from mmprune.commands.diagnose import SUPERNETS
-from mmprune.config import enter_scope
+from mmprune.commands.configured_input import SUPERNETS, shape_of_images
 from mmprune.errors import InputError
-from mmprune.missing_data import data_named
 from mmprune.pruners import ImportancePruner, StructurePruner
-from mmprune.randomness import seeded
-from mmprune.registry import DATASETS, PRUNERS
+from mmprune.registry import PRUNERS
 from mmprune.trace.demo_images import image_shape
-
-_WITH_IMAGES = ('test_dataloader', 'val_dataloader', 'train_dataloader')
 
 
 @dataclass(frozen=True)
@@ -51,6 +46,12 @@ class PruneOptions:
     def has_target(self) -> bool:
         """Whether they say how much goes."""
         return self.budget is not None or self.ratio is not None
+
+    def own_words(self, text: str) -> str:
+        """A message of the pruners, by the names that these options have on the command line."""
+        for key in self.keep:
+            text = text.replace(f'except_start_keys: {key!r}', f'--keep: {key!r}')
+        return text
 
 
 def prunable_config(cfg: Config, options: PruneOptions) -> Config:
@@ -99,10 +100,11 @@ def searchable_config(cfg: Config) -> Config:
 
 def _wrapped(cfg: Config, pruner: dict[str, Any], options: PruneOptions) -> Config:
     """A plain network's config, with an AutoSlim put around the network."""
+    shape = options.input_shape or cfg.get('demo_input', {}).get('input_shape')
     cfg.model = dict(
         type='mmprune.AutoSlim',
         architecture=cfg.model,
-        input_shape=_input_shape(cfg, options),
+        input_shape=image_shape(shape or shape_of_images(cfg), '--input-shape'),
         demo_input=cfg.pop('demo_input', None),
         pruner=pruner,
     )
@@ -139,28 +141,3 @@ def _pruner(own: Mapping[str, Any], options: PruneOptions) -> dict[str, Any]:
     if options.keep:
         pruner['except_start_keys'] = [*pruner.get('except_start_keys', ()), *options.keep]
     return pruner
-
-
-def _input_shape(cfg: Config, options: PruneOptions) -> tuple[int, ...]:
-    """The shape that was given, or that of the first image that the config tests on."""
-    name = next((name for name in _WITH_IMAGES if cfg.get(name)), None)
-    given = options.input_shape or cfg.get('demo_input', {}).get('input_shape')
-    if given is not None or name is None:
-        return image_shape(given, '--input-shape')
-    with seeded(0), enter_scope(cfg), data_named(cfg):
-        sample = DATASETS.build(deepcopy(cfg[name].dataset))[0]
-    inputs = sample.get('inputs') if isinstance(sample, Mapping) else None
-    found = getattr(inputs, 'shape', None)
-    if found is None:
-        raise InputError(
-            f'{cfg.filename}: the first item of {name} has no inputs with a shape: give '
-            '--input-shape N C H W'
-        )
-    shape = (1, *found)
-    size = 'x'.join(map(str, shape))
-    print_log(
-        f'{cfg.filename}: traced, and MACs counted, on {size}, the first image of {name}; '
-        'another size: --input-shape',
-        logger='current',
-    )
-    return shape

@@ -28,6 +28,8 @@ from mmprune.weights import check_weights
 from mmprune.wrappers import without_wrapper
 
 _AMP_TYPE = 'AmpOptimWrapper'
+_CHECKPOINTS = ('epoch_*.pth', 'iter_*.pth', 'best_*.pth')
+"""What mmengine calls those that a training writes."""
 
 
 def train(
@@ -72,7 +74,9 @@ def train(
         cfg.load_from = newest_checkpoint(cfg.work_dir) if resume == 'auto' else str(resume)
         # Without a checkpoint, mmengine would look for one itself, and find none.
         cfg.resume = cfg.load_from is not None
-    check_outputs(folders=[cfg.work_dir])
+    resumed = os.path.expanduser(str(cfg.load_from)) if cfg.get('resume') else None
+    inputs = [file for file in files_of(cfg) if file != resumed]
+    check_outputs(folders=[cfg.work_dir], inputs=inputs, patterns=_CHECKPOINTS)
     checkpoint = read_checkpoint(cfg.load_from) if cfg.get('load_from') else None
     check_belongs(cfg, checkpoint or {}, str(cfg.get('load_from')))
     if checkpoint is not None and cfg.get('resume'):
@@ -106,6 +110,7 @@ def evaluate(
     out: str | os.PathLike[str] | None = None,
     cfg_options: dict[str, Any] | None = None,
     launcher: str = 'none',
+    tta: bool = False,
 ) -> dict[str, float]:
     """Measure a checkpoint on the test data of its config.
 
@@ -116,6 +121,7 @@ def evaluate(
         out: A JSON file to write the metrics to.
         cfg_options: Values to set in the config, by dotted key.
         launcher: ``'none'``, ``'pytorch'`` or ``'slurm'``.
+        tta: Test each image in several forms, by the config's ``tta_model`` and ``tta_pipeline``.
 
     Returns:
         The metrics by name, such as ``{'accuracy/top1': 98.9}``.
@@ -126,6 +132,8 @@ def evaluate(
     """
     cfg = load_config(config, cfg_options)
     _require(cfg, 'test', ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'))
+    if tta:
+        _set_tta(cfg)
     cfg.work_dir = absolute(work_dir_of(cfg, work_dir))
     check_outputs([out], [cfg.work_dir], inputs=files_of(cfg, checkpoint))
     content = read_checkpoint(checkpoint)
@@ -169,12 +177,14 @@ def build_runner(cfg: Config, launcher: str = 'none') -> Runner:
 def _own_file_kept(cfg: Config) -> Iterator[str | None]:
     """Let mmengine write what it runs beside a config that lies in its work directory, not over it.
 
+    Nor over another file of that name that is read, such as the config that it builds on.
+
     Yields:
         The config's file.
     """
     own = cfg.filename
-    place = Path(own or '').resolve()
-    if own and place.parent == Path(cfg.work_dir).resolve():
+    place = Path(cfg.work_dir, Path(own or '').name)
+    if own and str(place.resolve()) in map(os.path.realpath, files_of(cfg)):
         vars(cfg)['_filename'] = str(place.with_name(f'{place.stem}_as_run{place.suffix}'))
     try:
         yield own
@@ -252,6 +262,17 @@ def _set_amp(cfg: Config) -> None:
         )
     cfg.optim_wrapper.type = _AMP_TYPE
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def _set_tta(cfg: Config) -> None:
+    """Let a test see each image in several forms."""
+    _require(cfg, 'test with augmentation', ('tta_model', 'tta_pipeline'))
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.tta_pipeline
+    hook = dict(type='PrepareTTAHook', tta_cfg=cfg.tta_model)
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or ()), hook]
 
 
 def _has_accelerator() -> bool:

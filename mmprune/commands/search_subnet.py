@@ -11,7 +11,7 @@ from mmprune.checkpoint import read_checkpoint
 from mmprune.commands.prune_options import searchable_config
 from mmprune.commands.run import absolute, build_runner
 from mmprune.commands.tables import results_table
-from mmprune.config import about_mmrazor, load_config, work_dir_of
+from mmprune.config import about_mmrazor, files_of, load_config, work_dir_of
 from mmprune.errors import InputError, nearest
 from mmprune.fileio import check_outputs
 from mmprune.missing_data import data_named
@@ -19,6 +19,7 @@ from mmprune.models.algorithm import check_is_supernet, load_supernet
 from mmprune.registry import LOOPS
 from mmprune.report.tables import show
 from mmprune.search import SearchLoop, SearchResult
+from mmprune.search.storage import WRITTEN
 from mmprune.wrappers import without_wrapper
 
 
@@ -85,7 +86,7 @@ def search_subnet(
     where = {key: str(value) for key, value in where.items() if value is not None}
     cfg.val_cfg = dict(cfg.search_cfg, resume=resume, **where)
     cfg.work_dir = absolute(work_dir_of(cfg, work_dir, '_search'))
-    check_outputs(folders=[cfg.work_dir])
+    check_outputs(folders=[cfg.work_dir], inputs=files_of(cfg, checkpoint), patterns=WRITTEN)
     cfg.load_from, cfg.resume = None, False
     if cfg.get('train_dataloader'):  # without the others a Runner refuses its images
         cfg.setdefault('train_cfg', dict(by_epoch=True, max_epochs=1))

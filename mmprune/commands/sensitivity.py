@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 from torch import nn
 
 from mmprune.commands.metrics import measure_of
-from mmprune.commands.prune import let_importance_see
+from mmprune.commands.prune import pruner_of_importance
 from mmprune.commands.prune_options import PruneOptions, prunable_config
 from mmprune.commands.sensitivity_report import (
     Row,
@@ -27,9 +27,9 @@ from mmprune.commands.sensitivity_report import (
     write_csv,
 )
 from mmprune.compensation.progress import progress_bar
-from mmprune.config import load_config
+from mmprune.config import files_of, load_config
 from mmprune.datafiles import read_data, write_data
-from mmprune.errors import InputError
+from mmprune.errors import InputError, in_words
 from mmprune.fileio import check_outputs
 from mmprune.latency import data_of
 from mmprune.models import AutoSlim
@@ -110,14 +110,15 @@ def sensitivity(
     asked = PruneOptions(None, 1.0, options.importance, None, options.keep, options.input_shape)
     folder = Path(options.out_dir or Path(checkpoint).parent / 'sensitivity')
     names = ('sensitivity.json', 'sensitivity.csv', 'sensitivity.png', 'ratios.json')
-    check_outputs([folder / name for name in names])
     cfg = prunable_config(cfg, asked)
-    algorithm = build_algorithm(cfg, checkpoint)
+    check_outputs([folder / name for name in names], inputs=files_of(cfg, checkpoint))
+    with in_words(asked.own_words):
+        algorithm = build_algorithm(cfg, checkpoint)
     algorithm.pruner.set_max_channel()
     measure = measure_of(cfg, ('val', 'test'))
     full = measure(algorithm)
     metric = _metric(full, options.metric, str(cfg.filename))
-    let_importance_see(algorithm.pruner, cfg)
+    pruner_of_importance(algorithm.pruner, cfg)
     change = _change(algorithm, cfg, options.after)
     file, settings = folder / 'sensitivity.json', _settings(algorithm, cfg, metric, options)
     rows = [] if options.restart or not file.is_file() else _read(file, settings)

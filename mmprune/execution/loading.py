@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mmprune.channels.constraints import BoolArray
+from mmprune.errors import InputError
 from mmprune.execution.mask_buffers import MaskBuffers
 
 
@@ -51,8 +52,14 @@ class Follow:
         model.register_state_dict_pre_hook(self.see_to_modules)
         model.register_forward_pre_hook(self.see_to_modules)
 
-    def see_to_modules(self, *_: Any) -> None:
+    def see_to_modules(self, module: nn.Module, *_: Any) -> None:
         """Follow modules that were replaced, or refuse them."""
+        if getattr(module, '_is_replica', False):  # its layers would run on the first device
+            raise InputError(
+                f'{type(module).__name__}: nn.DataParallel copies a network for several devices, '
+                'which a supernet cannot follow: take DistributedDataParallel, one device '
+                '(device_ids=[0]), or deploy it first'
+            )
         if not torch.compiler.is_compiling():
             self.supernet.follow_replaced()
 

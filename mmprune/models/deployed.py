@@ -15,10 +15,10 @@ from mmprune.models.demo_inputs import ConfiguredInput
 from mmprune.registry import MODELS, PRUNERS
 
 DIGEST_KEY = 'channel_cfg_digest'
-"""Under which the meta data of a deployed checkpoint say which channels its weights are of."""
+"""Under which the meta data of a deployed checkpoint say which set of files it is of."""
 _OTHER = (
-    'belongs to another subnet than the config that names it ({}, found {}): the files were mixed, '
-    'or a deployment was killed between them. Deploy anew.'
+    'belongs to another deployment than the config that names it ({}, found {}): the files were '
+    'mixed, or one was killed between them. Deploy anew.'
 )
 
 
@@ -46,7 +46,8 @@ def deployed_model(
         channel_cfg: The channel config: a file, or its contents.
         data_preprocessor: For a ``model`` that brings none of its own, as a
             Runner fills it in.
-        digest: Of the channel config, as deploying has written it; None takes any.
+        digest: Of the channel config, and of the weights deployed with it, as deploying has written
+            it; None takes any.
         input_shape: Of an input on which the original is traced to read a unit file, as in
             ``AutoSlim``; a small image will do.
         demo_input: See there.
@@ -57,7 +58,7 @@ def deployed_model(
     """
     network, pruner = _original(model, data_preprocessor)
     cfg = as_channel_cfg(channel_cfg)
-    if digest is not None and digest_of(cfg) != digest:
+    if digest is not None and digest_of(cfg) != digest.partition('-')[0]:
         raise InputError(f'{cfg.source}: {_OTHER.format(digest, digest_of(cfg))}')
     if cfg.is_unit_file:
         given = ConfiguredInput.of(network, demo_input, input_shape)
@@ -66,7 +67,7 @@ def deployed_model(
 
 
 def check_belongs(cfg: Config, checkpoint: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Refuse the weights of another subnet than the one that a deployed config is of.
+    """Refuse the weights of another deployment than the one that a config is of.
 
     Checkpoints of a training that started from deployed weights fit by their shapes alone.
 

@@ -19,6 +19,8 @@ from mmprune.lock import only_run_in
 JOURNAL = 'study.journal'
 """The file of a study in the work directory of its search."""
 RESULTS = 'search_results.json'
+WRITTEN = (JOURNAL, RESULTS, 'subnet_*.yaml', 'search.html', 'search.png')
+"""What a search writes into its work directory."""
 
 
 class StorageError(InputError):

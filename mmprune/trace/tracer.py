@@ -367,8 +367,10 @@ class _GraphReader:
                 if owners.get(owner, False) >= is_reached and owner in owners:
                     break  # and so is what it is in
                 owners[owner] = is_reached
-        for name, inputs, outputs in self.recorder.calls:
-            yield ModuleCall(name, edges(inputs), edges(outputs), not owners.get(name, True))
+        calls = zip(self.recorder.calls, self.recorder.callers, strict=True)
+        for (name, inputs, outputs), caller in calls:
+            unreached = not owners.get(name, True)
+            yield ModuleCall(name, caller, edges(inputs), edges(outputs), unreached)
 
 
 def _topological(roots: list[GradFn], known: Collection[GradFn]) -> list[GradFn]:

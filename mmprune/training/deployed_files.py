@@ -1,5 +1,6 @@
 """The files of a deployed network: checkpoint, config, channel config, ONNX."""
 
+import hashlib
 import os
 import re
 from copy import deepcopy
@@ -97,11 +98,13 @@ def write_deployed(
     names = _names(onnx or onnx_batch is not None)
     full, kept = full_and_set_cost(algorithm)
     text = _config_text(_CONFIG_HEADER, source, plain_config(cfg), layers, loads='deployed.pth')
+    digest = _digest_of_set(layers, text, network)
+    text = text.replace(digest_of(layers), digest)
     weights = {
-        'meta': {'mmprune_version': __version__, DIGEST_KEY: digest_of(layers), **kept},
+        'meta': {'mmprune_version': __version__, DIGEST_KEY: digest, **kept},
         'state_dict': network.state_dict(),
     }
-    with atomic_folder(folder) as unfinished:
+    with atomic_folder(folder, apart='deployed.onnx') as unfinished:
         checkpoint, config, channel_cfg, *onnx_paths = (unfinished / name for name in names)
         for path in onnx_paths:
             road = exported(network, algorithm.roads[0])
@@ -226,7 +229,13 @@ def check_rebuilds(config: Path, checkpoint: Path | None, network: nn.Module) ->
         ) from error
 
 
-def check_place(folder: Path, cfg: Config, checkpoint: str | os.PathLike[str], onnx: bool) -> None:
+def check_place(
+    folder: Path,
+    cfg: Config,
+    checkpoint: str | os.PathLike[str],
+    onnx: bool,
+    channel_cfg: str | os.PathLike[str] | None = None,
+) -> None:
     """Refuse a folder that a deployed network cannot be written to, before it is computed.
 
     Args:
@@ -234,6 +243,7 @@ def check_place(folder: Path, cfg: Config, checkpoint: str | os.PathLike[str], o
         cfg: What is deployed, read from other files than those.
         checkpoint: Its weights.
         onnx: Whether ``deployed.onnx`` is written.
+        channel_cfg: The file of the subnet's channels, if there is one.
 
     Raises:
         InputError: Nothing can be written there, or a config there could not be read; or what
@@ -243,7 +253,7 @@ def check_place(folder: Path, cfg: Config, checkpoint: str | os.PathLike[str], o
         check_onnx()
     size = Path(checkpoint).stat().st_size if Path(checkpoint).is_file() else 0
     files = [folder / name for name in _names(onnx)]
-    check_outputs(files, size=size, inputs=files_of(cfg, checkpoint))
+    check_outputs(files, size=size, inputs=files_of(cfg, checkpoint, channel_cfg))
     path = Path(os.path.abspath(folder)).as_posix()
     if any(part in path for part in ('\\', '\r', '"""', '{{', '}}')):
         raise UnwritableError(
@@ -255,6 +265,16 @@ def check_place(folder: Path, cfg: Config, checkpoint: str | os.PathLike[str], o
 def _names(onnx: bool) -> list[str]:
     """The files of a deployed network, in the order of :class:`DeployedFiles`."""
     return ['deployed.pth', 'deployed.py', 'channel_cfg.yaml', *(['deployed.onnx'] * onnx)]
+
+
+def _digest_of_set(layers: dict[str, Any], text: str, network: nn.Module) -> str:
+    """What a deployed config and its checkpoint have in common: channels, then all of both."""
+    found = hashlib.sha256(text.encode())
+    for name, value in network.state_dict().items():
+        found.update(name.encode())
+        if isinstance(value, torch.Tensor):
+            found.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return f'{digest_of(layers)}-{found.hexdigest()[:16]}'
 
 
 def _config_text(

@@ -54,6 +54,8 @@ class DMCP(PrunerHook):
         InputError: An option makes no sense.
     """
 
+    writes = ('channel_cfg.yaml',)
+
     def __init__(
         self,
         begin: float = 0.2,

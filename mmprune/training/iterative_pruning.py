@@ -74,6 +74,8 @@ class IterativePruning(PrunerHook):
         InputError: An option makes no sense.
     """
 
+    writes = ('deployed.py', 'channel_cfg.yaml')
+
     def __init__(
         self,
         pruner: Mapping[str, Any] | StructurePruner | None = None,
@@ -142,6 +144,7 @@ class IterativePruning(PrunerHook):
 
     def before_train(self, runner: Runner) -> None:
         """Refuse a training that ends before the target is reached."""
+        super().before_train(runner)
         last = runner.max_epochs if self.by_epoch else runner.max_iters
         if self.end >= last and not self.is_deployed:
             unit = 'epochs' if self.by_epoch else 'iterations'

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmprune.config import files_of
 from mmprune.errors import InputError
+from mmprune.fileio import check_outputs
 from mmprune.models import AutoSlim, Recalibration
 from mmprune.models.algorithm import calibration_batches
 from mmprune.models.demo_inputs import ConfiguredInput
@@ -35,6 +38,8 @@ class PrunerHook(Hook):
 
     # Before EMAHook copies the model, and before a checkpoint is loaded.
     priority = 'VERY_HIGH'
+    writes: tuple[str, ...] = ()
+    """Files that it writes into the work directory."""
 
     def __init__(
         self,
@@ -117,6 +122,11 @@ class PrunerHook(Hook):
                 ", pruner=dict(type='ImportancePruner', ...), input_shape=...)], or to a hook "
                 'before it'
             )
+
+    def before_train(self, runner: Runner) -> None:
+        """Refuse to write over what the training reads."""
+        places = [Path(runner.work_dir, name) for name in self.writes]
+        check_outputs(places, inputs=files_of(runner.cfg))
 
 
 def pruner_of(runner: Runner) -> StructurePruner | None:

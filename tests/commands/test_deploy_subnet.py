@@ -282,8 +282,19 @@ def test_files_of_two_subnets_are_refused(
             lambda mixed=mixed: evaluate(mixed / 'deployed.py', mixed / 'deployed.pth', tmp_path),
             lambda mixed=mixed: train(mixed / 'deployed.py', tmp_path / 'work'),
         ):
-            with pytest.raises(InputError, match=rf'{name}: belongs to another subnet .*anew'):
+            with pytest.raises(InputError, match=rf'{name}: belongs to another deployment .*anew'):
                 load()
+    # Weights of the same channels are told apart too, as are those that another config is of.
+    state = read_checkpoint(untrained)['state_dict']
+    state['architecture.head.fc.bias'] += 1
+    torch.save({'state_dict': state}, tmp_path / 'other.pth')
+    other = deploy_subnet(CONFIG, tmp_path / 'other.pth', random_subnet, tmp_path / 'other')
+    data = {'data_preprocessor.mean': [1.0]}
+    later = deploy_subnet(CONFIG, untrained, random_subnet, tmp_path / 'later', cfg_options=data)
+    for files in (other, later):
+        assert files.channel_cfg.read_bytes() == one.channel_cfg.read_bytes()
+        with pytest.raises(InputError, match=r'deployed\.pth: belongs to another deployment'):
+            load_network(one.config, files.checkpoint)
 
 
 def test_from_a_search_to_a_product(

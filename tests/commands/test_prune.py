@@ -115,6 +115,8 @@ def plain_config() -> Config:
 
 
 def test_a_config_of_a_plain_network_is_pruned(plain: Path, tmp_path: Path, capsys: Any) -> None:
+    with pytest.raises(InputError, match=r"--keep: 'backbone\.conv_1' .* 'backbone\.conv1'"):
+        prune(plain_config(), plain, options=PruneOptions(ratio=0.5, keep=['backbone.conv_1']))
     options = PruneOptions(budget=dict(macs=0.4), importance='Taylor', keep=['backbone.conv1'])
     files = prune(plain_config(), plain, tmp_path, options=options)
     printed = capsys.readouterr().out

@@ -10,7 +10,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
 from tiny_models import TINY
 
-from mmprune.commands.diagnose import input_of, network_and_pruner
+from mmprune.commands.configured_input import input_of
+from mmprune.commands.diagnose import network_and_pruner
 from mmprune.config import enter_scope, load_config
 from mmprune.deploy.channel_cfg import save_channel_cfg
 from mmprune.models import AutoSlim

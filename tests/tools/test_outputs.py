@@ -92,9 +92,46 @@ def test_what_is_read_is_not_written_over(
     files = deploy_subnet(config, 'link.pth', 'channel_cfg.yaml', 'small')
     mine = Path('small/mine.py')
     shutil.copy(files.config, mine)
-    with pytest.raises(UnwritableError, match=r'channel_cfg\.yaml: is read'):
+    with pytest.raises(UnwritableError, match=r'deployed\.pth: is read'):
         prune(mine, shutil.copy(files.checkpoint, 'x.pth'), 'small', options=HALF)
     assert evaluate(mine, files.checkpoint, 'work')
+
+
+def test_nor_is_what_a_config_builds_on_or_names(
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config, base, given = Path('mine.py'), Path('work/mine.py'), Path('small.yaml')
+    base.parent.mkdir()
+    base.write_text(f'_base_ = [{str(find_config(CONFIG))!r}]\n')
+    Path('lazy.py').write_text(
+        'from mmengine.config import read_base\nwith read_base():\n    from .lazybase import *\n'
+    )
+    config.write_text("_base_ = 'work/mine.py'\nload_from = 'best_top1.pth'\n")
+    for name in ('list.txt', 'ratios.json', 'groups.svg', 'subnet_0.5.yaml', 'lazybase.py'):
+        Path(name).touch()
+    shutil.copy(untrained, 'best_top1.pth')
+    export_subnet.export_subnet(config, untrained, 'min', given)
+    data = {'data_root': '.', 'ann_file': 'list.txt'}
+    calls: list[Callable[[], Any]] = [
+        lambda: print_config(config, out=base),
+        lambda: print_config('lazy.py', out='lazybase.py'),
+        lambda: export_subnet.export_subnet(config, untrained, given, given),
+        lambda: evaluate(config, untrained, 'work', 'best_top1.pth'),
+        lambda: evaluate(config, untrained, 'work', 'list.txt', data),
+        lambda: sensitivity.sensitivity(
+            config, untrained, SensitivityOptions(out_dir='.'), {'load_from': 'ratios.json'}
+        ),
+        lambda: diagnose.diagnose(config, 'groups.svg', '.'),
+        lambda: train(config, '.'),
+        lambda: search_subnet(config, 'subnet_0.5.yaml', '.'),
+    ]
+    for call in calls:
+        with pytest.raises(UnwritableError, match=r'is read.* name another place'):
+            call()
+    own = base.read_bytes()
+    evaluate(config, 'best_top1.pth', 'work', cfg_options={'log_level': 'ERROR'})
+    assert (base.read_bytes(), Path('work/mine_as_run.py').is_file()) == (own, True)
 
 
 def test_names_that_could_not_be_used_are_told_first(untrained: Path, tmp_path: Path) -> None:

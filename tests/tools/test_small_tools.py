@@ -29,6 +29,15 @@ def test_costs_of_a_plain_config(capsys: pytest.CaptureFixture[str]) -> None:
         assert sum(int(row[column]) for row in cells.values()) == found[whole]
 
 
+def test_costs_are_counted_on_an_image_of_the_config(capsys: pytest.CaptureFixture[str]) -> None:
+    assert get_flops(CONFIG)['macs'] == 1_648_256
+    assert 'ImageClassifier on 1x1x8x8' in capsys.readouterr().out
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='CenterCrop', crop_size=(16, 8))]
+    lost = {'type': 'ImageNet', 'data_root': 'nowhere', 'pipeline': pipeline}
+    get_flops(CONFIG, cfg_options={'test_dataloader.dataset': dict(lost, _delete_=True)})
+    assert 'ImageClassifier on 1x1x8x16' in capsys.readouterr().out
+
+
 def test_costs_of_a_supernet_are_those_of_the_full_network() -> None:
     assert get_flops('autoslim_resnet-small_1xb64_digits.py')['macs'] == 1_648_256
     with pytest.raises(InputError, match='--depth counts the parts of a name'):
@@ -36,6 +45,8 @@ def test_costs_of_a_supernet_are_those_of_the_full_network() -> None:
 
 
 def test_a_printed_config_stands_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match=r"suffix of --out must be one of '\.py', not '\.json'"):
+        print_config(CONFIG, out=tmp_path / 'whole.json')
     text = print_config(CONFIG, {'train_cfg.max_epochs': 3}, tmp_path / 'whole.py')
     assert text in capsys.readouterr().out
     whole = Config.fromfile(tmp_path / 'whole.py')

@@ -53,15 +53,51 @@ def of_detector(
     if mode == 'tensor' and owner == 'SingleStageDetector':
         return None
     keywords = dict(inputs=images, data_samples=_samples(model, images), mode=mode)
-    if not any(hasattr(part, 'predict_by_feat') for part in _finders(model)):
+    if not _finders(model):
         return keywords
 
     def on_fixed_proposals(network: nn.Module) -> Any:
         with fixed_proposals(network, images) as found:
             outputs = network(**keywords)
-        return found, outputs
+        return found, _without_features(outputs)
 
     return on_fixed_proposals
+
+
+def _without_features(outputs: Any) -> Any:
+    """What heads give, but for the features that some hand on to the next stage by it."""
+    if isinstance(outputs, Mapping):
+        names = [name for name in outputs if not name.rstrip('s').endswith('feat')]
+        return {name: _without_features(outputs[name]) for name in names}
+    if isinstance(outputs, tuple | list):
+        return [_without_features(output) for output in outputs]
+    return outputs
+
+
+@DEMO_INPUTS.register_module(name='YOLODetector')
+def of_yolo_detector(model: nn.Module, images: torch.Tensor, mode: str) -> Mapping[str, Any] | None:
+    """Images with a few objects each, in one table for the batch, as mmyolo collates them.
+
+    Every object has a mask and keypoints; heads take what they learn.
+    """
+    if mode == 'tensor':
+        return None
+    corners = [random_boxes(images, _OBJECTS, number) for number in range(len(images))]
+    boxes = torch.from_numpy(np.concatenate(corners)).to(images)
+    masks = torch.from_numpy(_masks_of(np.concatenate(corners), images)).to(images)
+    numbers = torch.arange(len(boxes), device=images.device)[:, None]
+    labels = numbers % _OBJECTS % classes_of(model)
+    counts = (getattr(module, 'num_keypoints', 0) for module in model.modules())
+    steps = torch.linspace(0.1, 0.9, max(1, *counts), device=images.device)[:, None].to(images)
+    points = boxes[:, None, :2].lerp(boxes[:, None, 2:], steps)
+    objects = dict(
+        bboxes_labels=torch.cat([numbers // _OBJECTS, labels, boxes], dim=1),
+        masks=masks,
+        keypoints=points,
+        keypoints_visible=torch.ones_like(points[..., 0]),
+        img_metas=[image_metainfo(images)] * len(images),
+    )
+    return dict(inputs=images, data_samples=objects, mode=mode)
 
 
 def exported(model: nn.Module, road: Road) -> Road:
@@ -137,9 +173,7 @@ def _samples(model: nn.Module, images: torch.Tensor) -> list[Any]:
     samples = []
     for number in range(len(images)):
         boxes = random_boxes(images, _OBJECTS, number)
-        masks = np.zeros((_OBJECTS, height, width), np.uint8)
-        for mask, (left, top, right, bottom) in zip(masks, boxes.astype(int), strict=True):
-            mask[top:bottom, left:right] = 1
+        masks = _masks_of(boxes, images)
         labels = torch.arange(_OBJECTS, device=images.device) % classes
         area = masks.argmax(0)[None] % classes
         sample = DetDataSample(metainfo=image_metainfo(images))
@@ -152,3 +186,11 @@ def _samples(model: nn.Module, images: torch.Tensor) -> list[Any]:
         sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(area).to(images.device))
         samples.append(sample)
     return samples
+
+
+def _masks_of(boxes: np.ndarray, images: torch.Tensor) -> np.ndarray:
+    """The objects (n, height, width) that fill their boxes."""
+    masks = np.zeros((len(boxes), *images.shape[-2:]), np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.astype(int), strict=True):
+        mask[top:bottom, left:right] = 1
+    return masks
