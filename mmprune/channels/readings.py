@@ -329,13 +329,8 @@ class _Reader:
             is_near = any(own is dim for dim in dims) or any(
                 np.isin(f, labels).any() for f in own.factors
             )
-            is_quotient = divides and _same_labels(own, size)
-            if (
-                is_near
-                and own.full == self._raw(attribute)
-                and self.shrinks(own)
-                and not is_quotient
-            ):
+            is_it = own.full == self._raw(attribute) and not (divides and _same_labels(own, size))
+            if is_near and is_it and self.shrinks(own):
                 where = attribute.module or 'the root module'
                 self.uses[attribute] = [(own, f'{where} computes with its {attribute.name}')]
                 self._add(attribute, own)

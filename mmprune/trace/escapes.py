@@ -102,12 +102,9 @@ class EscapeRecorder(FunctionMode):
         if self.numbers is not None and self.numbers.constants.write(name, func, args, kwargs):
             return args[0]
         args = args if self.numbers is None else filters_shown(self.numbers, func, args)
-        out = kwargs.pop('out', None) if in_graph else None
-        result = self._result(func, args, kwargs)
-        if out is not None:  # which autograd refuses, and the code's own run need not
-            for target, part in zip(_tensors(out), _tensors(result), strict=True):
-                target.copy_(part)
-            result = out
+        is_written_out = in_graph and kwargs.get('out') is not None
+        run = self._written_out if is_written_out else self._result
+        result = run(func, args, kwargs)
         if self.numbers is not None:
             if func not in LIKE:
                 result = watch(self.numbers, func, args, kwargs, result)
@@ -161,6 +158,14 @@ class EscapeRecorder(FunctionMode):
             self.escapes.extend((edge, self._reason(_name_of(func))) for edge in edges)
             plain = tensor.detach()
         return self._result(func, (), {**given, refused[1]: plain})
+
+    def _written_out(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """What a call writes to ``out``: autograd refuses to, and the code's own run need not."""
+        out = kwargs.pop('out')
+        result = self._result(func, args, kwargs)
+        for target, part in zip(_tensors(out), _tensors(result), strict=True):
+            target.copy_(part)
+        return out
 
     def _is_in_function(self) -> bool:
         """Whether a function of autograd is running, which is a node of the graph by itself.
