@@ -6,7 +6,7 @@ VENV ?= .venv
 # Arguments to add, as in: make test ARGS='-k digits'
 ARGS ?=
 
-PURPOSES := runtime mmengine mmcls search digits lite onnx openmim tests dev docs
+PURPOSES := runtime mmengine mmcls search digits mnist lite onnx openmim tests dev docs
 REQUIREMENTS := $(PURPOSES:%=requirements/%.txt)
 CONSTRAINTS := requirements/constraints.txt
 READY := $(VENV)/.ready
@@ -51,7 +51,7 @@ test-family: $(READY) ## run the tests that need mmdet, mmseg and mmpose, in an 
 	test ! -x .stacks/family/bin/python || OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)" \
 		.stacks/family/bin/python -m pytest -n 2 -p no:cacheprovider -W default --disable-warnings tests/family $(ARGS)
 
-demo: $(READY) ## train, search, deploy and finetune on handwritten digits, with a table at the end
+demo: $(READY) ## train, search, deploy and finetune on images of MNIST, with a table at the end
 	$(RUN) tools/demo.py $(ARGS)
 
 docs: $(READY) ## build the site of the documentation into site/; warnings are errors

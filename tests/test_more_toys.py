@@ -27,6 +27,7 @@ from randomised import scattered
 from toy_checks import assert_exact, assert_groups, assert_plain, assert_trains, prepared
 
 from mmprune.registry import BACKWARD_PARSERS, CHANNEL_RULES, PRUNERS, table
+from mmprune.testing import check_network
 from mmprune.trace import TraceError, trace
 from mmprune.trace.checkpoints import OTHER, REENTRANT
 
@@ -152,6 +153,25 @@ def test_a_recurrent_network_in_single_precision():
     assert report.ok, report
     pruner.prepare_from_supernet(model, data.float())
     assert_groups(toy, pruner)
+
+
+@pytest.mark.filterwarnings('ignore:The PyTorch API of nested tensors')
+def test_an_odd_number_of_heads_is_left_of_an_encoder_with_padding():
+    """torch's kernel for ragged tensors takes even ones only."""
+
+    class Padded(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = torch.nn.TransformerEncoderLayer(12, 2, 8, batch_first=True)
+            self.a, self.head = torch.nn.Linear(6, 12), torch.nn.Linear(12, 4)
+            self.encoder = torch.nn.TransformerEncoder(layer, 2)
+
+        def forward(self, x, is_padding):
+            return self.head(self.encoder(self.a(x), src_key_padding_mask=is_padding)[:, :3])
+
+    is_padding = torch.arange(5) >= torch.tensor([[3], [5]])
+    report = check_network(Padded(), (torch.randn(2, 5, 6), is_padding), trains=False)
+    assert report.kept < 0.45, report
 
 
 def test_removing_a_weight_norm_after_deployment():

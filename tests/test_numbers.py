@@ -329,6 +329,29 @@ def test_a_number_that_is_compared_with_a_size_follows_it():
     assert left < 0.52
 
 
+class AssertsOfBoth(nn.Module):
+    """One number is compared with the widths of two layers, whose channels are not one."""
+
+    def __init__(self):
+        super().__init__()
+        self.expected = 16
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(6, 16)
+        self.c, self.d = nn.Linear(16, 4), nn.Linear(16, 4)
+
+    def forward(self, x):
+        a, b = self.a(x), self.b(x)
+        for y in (a, b):
+            assert y.shape[-1] == self.expected
+        return self.c(a) * self.d(b)
+
+
+def test_widths_that_one_number_is_compared_with_stay_equal():
+    pruner, small, left = pruned(AssertsOfBoth(), torch.randn(2, 6))
+    assert small.expected == 8
+    assert left < 0.52
+    assert reasons(pruner) == {}
+
+
 class LaidOut(nn.Module):
     """A size that is written in the code, or has come through a text."""
 

@@ -18,6 +18,7 @@ TESTED = (
     'mmcls',
     'search',
     'digits',
+    'mnist',
     'lite',
     'onnx',
     'openmim',
@@ -93,7 +94,7 @@ def test_the_metadata_name_every_requirement_and_extra(wheel: zipfile.ZipFile) -
     assert extras['mmpretrain'] == {'mmpretrain'} | extras['mmengine']
     assert extras['onedl'] == {'onedl-mmengine'} | extras['search']
     assert {'pytest', 'mmcv-lite', 'onnx', 'mmcls', 'scikit-learn'} <= extras['tests']
-    assert {'mypy', 'ruff', 'torch-pruning', 'mlxtend', 'scikit-image'} <= extras['dev']
+    assert {'mypy', 'ruff', 'torch-pruning', 'scikit-image'} <= extras['dev']
     assert {'sphinx', 'myst-parser'} <= extras['docs']
     assert {'sphinx', 'myst-parser'} <= extras['docs']
 

@@ -142,3 +142,15 @@ def test_masked_norms_and_functions_are_compiled_once(toy, fresh_compiler):
         with torch.no_grad():
             torch.testing.assert_close(compiled(data), deployed(data), rtol=1e-10, atol=1e-12)
     assert len(graphs) == 1
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+@pytest.mark.parametrize('execution', ['slice', 'mask'])
+def test_programs_without_tensors_stay_as_they_are(execution):
+    """An activation that is a program of torch.jit."""
+
+    def scripted(model):
+        model.norm = nn.Sequential(model.norm, torch.jit.script(nn.SiLU()))
+        return model
+
+    assert_follows(*prepared_after(scripted, execution))

@@ -70,4 +70,14 @@ class WholeRotary(PartialRotary):
     ROTARY = 8
 
 
-TOYS = [PartialRotary, WholeRotary]
+class ComplexRotary(WholeRotary):
+    """Neighbouring dims are the parts of a complex number, which is turned by another one."""
+
+    def rotated(self, x, angles):
+        numbers = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+        angles = angles[:, : numbers.shape[-1]]
+        turns = torch.view_as_complex(torch.stack([angles.cos(), angles.sin()], -1))
+        return torch.view_as_real(numbers * turns).flatten(-2)
+
+
+TOYS = [PartialRotary, WholeRotary, ComplexRotary]

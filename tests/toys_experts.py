@@ -122,4 +122,31 @@ class ExpertsOfBatches(Toy):
         return self.head(F.relu(experts.product(gate.tanh() * up, experts.down, None)))
 
 
-TOYS = [MixtureOfExperts, ExpertsOfColumns, ExpertsOfBatches]
+class IdleExpert(Toy):
+    """Each expert adds to the rows that it was chosen for; one of them was chosen for none."""
+
+    INPUT = (7, 6)
+    GROUPS = {
+        'a': (10, {'a', 'experts.0.2', 'experts.1.2', 'experts.2.2'}, {
+            'experts.0.0', 'experts.1.0', 'experts.2.0', 'head'}),
+        'experts.0.0': (8, {'experts.0.0'}, {'experts.0.2'}),
+        'experts.1.0': (8, {'experts.1.0'}, {'experts.1.2'}),
+        'experts.2.0': (8, {'experts.2.0'}, {'experts.2.2'}),
+    }  # fmt: skip
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.head = nn.Linear(6, 10), nn.Linear(10, 4)
+        layers = [(nn.Linear(10, 8), nn.GELU(), nn.Linear(8, 10)) for _ in range(3)]
+        self.experts = nn.ModuleList(nn.Sequential(*own) for own in layers)
+
+    def forward(self, x):
+        x = self.a(x)
+        out, chosen = torch.zeros_like(x), torch.arange(len(x)) % 2
+        for number, expert in enumerate(self.experts):
+            rows = torch.where(chosen == number)[0]
+            out.index_add_(0, rows, expert(x[None, rows].reshape(-1, x.shape[-1])))
+        return self.head(x + out)
+
+
+TOYS = [MixtureOfExperts, ExpertsOfColumns, ExpertsOfBatches, IdleExpert]

@@ -78,6 +78,35 @@ class HandedAsKeyword(Toy):
         return self.head(self.b(self.a(x), places=self.places.weight))
 
 
+class HandsOn(nn.Module):
+    """Hands a parameter of its own on, by a method that is not its forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.places, self.inner = nn.Parameter(torch.randn(5, 8)), TakesKeywords()
+
+    def projected(self, x):
+        return self.inner(x, places=self.places)
+
+
+class HandedByMethod(HandedAsKeyword):
+    """The parameter's owner is not called, nor is what is around it."""
+
+    GROUPS = {
+        'a': (8, {'a'}, {'hand.inner.project'}),
+        'hand.inner.project': (7, {'hand.inner.project'}, {'head'}),
+    }
+    PINNED = frozenset({'head', 'a.weight', 'hand.places'})
+
+    def __init__(self):
+        super().__init__()
+        del self.places, self.b
+        self.hand = HandsOn()
+
+    def forward(self, x):
+        return self.head(self.hand.projected(self.a(x)))
+
+
 class SeveralConstants(Toy):
     """Coordinates are joined to the channels, as CoordConv does."""
 
@@ -98,4 +127,47 @@ class SeveralConstants(Toy):
         return self.head(x.relu().mean((2, 3)))
 
 
-TOYS = [MethodOfAModule, HandedAsKeyword, SeveralConstants]
+class CalledWithOthers(Toy):
+    """A part is called with other weights in the place of its own, computed from them (MAML)."""
+
+    GROUPS = {'body.0': (8, {'body.0', 'body.1'}, {'body.2'}), 'body.2': (6, {'body.2'}, {'head'})}
+    PINNED = frozenset({'head', 'body.0.weight'})
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), conv(8, 6))
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x):
+        others = {name: own * 0.9 for name, own in self.body.named_parameters()}
+        x = torch.func.functional_call(self.body, others, (x,))
+        return self.head(x.mean((2, 3)))
+
+
+class PlacesInBuffers(Toy):
+    """Features from which a mean is taken, over a deviation; and their distances from centers."""
+
+    GROUPS = {'a': (8, {'a'}, {'b'}), 'b': (6, {'b'}, {'head'})}
+    PINNED = frozenset({'head', 'a.weight', 'centers'})
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = conv(3, 8), conv(8, 6), nn.Linear(6, 4)
+        self.register_buffer('mean', torch.randn(1, 8, 1, 1))
+        self.register_buffer('deviation', torch.rand(8) + 0.5)
+        self.register_buffer('centers', torch.randn(5, 6))
+
+    def forward(self, x):
+        x = (self.a(x) - self.mean) / self.deviation.view(1, -1, 1, 1)
+        x = self.b(x.relu()).mean((2, 3))
+        return self.head(x), torch.cdist(x, self.centers)
+
+
+TOYS = [
+    MethodOfAModule,
+    HandedAsKeyword,
+    HandedByMethod,
+    SeveralConstants,
+    CalledWithOthers,
+    PlacesInBuffers,
+]

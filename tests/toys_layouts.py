@@ -202,6 +202,43 @@ class SharedDict(SharedConfig):
     LAYER, CONFIG = _ConfiguredByDict, {'attention': dataclasses.asdict(Options())}
 
 
+class HeadsInTheBatch(Blocks):
+    """Each head is a sample of its own, and has its queries, keys and values in a row."""
+
+    GROUPS = {'a': (32, STREAM, {'qkv', 'head'}), 'qkv': (4, {'qkv'}, {'o'})}
+
+    def make(self):
+        del self.q, self.k, self.v
+        self.qkv = nn.Linear(32, 96)
+
+    def mix(self, x):
+        qkv = self.qkv(x).transpose(1, 2)
+        width = qkv.shape[1] // (3 * self.heads)
+        q, k, v = qkv.reshape(len(x) * self.heads, width * 3, -1).split(width, 1)
+        weights = (torch.einsum('bct,bcs->bts', q, k) * self.scale).softmax(-1)
+        y = torch.einsum('bts,bcs->bct', weights, v)
+        return self.o(y.reshape(len(x), -1, x.shape[1]).transpose(1, 2))
+
+
+class HeadsBelowEachOther(Blocks):
+    """Cut into heads that are joined along the batch, as many as a head has channels."""
+
+    GROUPS = {
+        'a': (32, STREAM, {'q', 'k', 'v', 'head'}),
+        'q': (8, {'q', 'k', 'v'}, {'o'}),  # four of queries and keys, and four of values
+    }
+    WIDTH = 16
+
+    def make(self):
+        self.width = self.WIDTH
+
+    def mix(self, x):
+        each = self.width // self.heads
+        q, k, v = (torch.cat(layer(x).split(each, 2)) for layer in (self.q, self.k, self.v))
+        y = (q.bmm(k.mT) / each**0.5).softmax(-1).bmm(v)
+        return self.o(torch.cat(y.split(len(x)), 2))
+
+
 TOYS = [
     HeadsLast,
     HeadsLastWithBias,
@@ -210,6 +247,8 @@ TOYS = [
     ChunkedInEachHead,
     WidthFirstOneLayer,
     StackOfHeads,
+    HeadsInTheBatch,
+    HeadsBelowEachOther,
     SharedConfig,
     SharedDict,
 ]

@@ -122,6 +122,32 @@ class Correlated(Toy):
         return self.head(torch.cat([whole, each.view(n, c, *each.shape[2:])], 1))
 
 
+class DynamicFilters(Toy):
+    """A layer makes two matrices for every sample: channels of data are read and made by them."""
+
+    GROUPS = {'a': (16, {'a', 'dynamic', 'after'}, {'c', 'dynamic'}), 'c': (5, {'c'}, {'head'})}
+    REASONS = {
+        'inner.bias': 'NativeLayerNormBackward0 in inner: it meets a tensor that has positions '
+        'there, not channels',
+    }
+    PINNED = frozenset({'head', 'a.weight', 'inner.bias'})
+
+    def __init__(self):
+        super().__init__()
+        self.width, self.inside, self.numbers = 8, 6, 8 * 6
+        self.a, self.dynamic = conv(3, 8), nn.Linear(8, 2 * 8 * 6)
+        self.inner, self.after = nn.LayerNorm(6), nn.LayerNorm(8)
+        self.c, self.head = nn.Linear(8, 5), nn.Linear(5, 4)
+
+    def forward(self, x):
+        x = F.relu(self.a(x)).flatten(2).transpose(1, 2)
+        made = self.dynamic(x.mean(1))
+        first = made[:, : self.numbers].view(-1, self.width, self.inside)
+        second = made[:, -self.numbers :].view(-1, self.inside, self.width)
+        x = F.relu(self.inner(torch.bmm(x, first)))
+        return self.head(F.relu(self.c(F.relu(self.after(torch.bmm(x, second))))))
+
+
 class FixedFilters(Toy):
     """Wavelets and edges: constant filters, repeated for as many channels as there are."""
 

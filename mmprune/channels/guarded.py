@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mmprune.channels.labels import LabelBook, Value, pin_all
@@ -15,21 +16,40 @@ def apply_rule(
 ) -> list[Value]:
     """The labels that a rule gives the outputs of a node.
 
-    Tensors without elements have none. Where the rule fails, its inputs are pinned with what went
-    wrong as the reason, and nothing is said of its outputs.
+    Where the rule fails, its inputs are pinned with what went wrong as the reason, and nothing is
+    said of its outputs.
     """
-    if all(0 in shape for shape in node.shapes):
-        return _unlabelled(node, book, 'has no elements')
+    given = node, inputs, book
+    is_empty = all(0 in shape for shape in node.shapes)
     try:
-        found = rule(node, inputs, book)
+        found = rule(*_as_of_one(*given) if is_empty else given)
         outputs: Sequence[Value] = found if isinstance(found, list) else [found]
-        return [_without_empty(value) for value in outputs]
+        return [_with_shape(*pair) for pair in zip(outputs, node.shapes, strict=True)]
     except InputError:
         raise
     except Exception as error:  # whatever it is, the rest of the network can be pruned
-        why = failed(node, error)
+        why = 'has no elements' if is_empty else failed(node, error)
         pin_all(inputs, book, why)
         return _unlabelled(node, book, why)
+
+
+def _as_of_one(
+    node: TraceNode, inputs: list[Value | None], book: LabelBook
+) -> tuple[TraceNode, list[Value | None], LabelBook]:
+    """An operation on no elements (an expert without tokens) as one on some: its channels are so.
+
+    It costs nothing.
+    """
+    ones = [tuple(size or 1 for size in shape) for shape in node.shapes]
+    values = [v and replace(v, shape=tuple(size or 1 for size in v.shape)) for v in inputs]
+    return replace(node, shapes=tuple(ones)), values, replace(book, products=[])
+
+
+def _with_shape(value: Value, shape: tuple[int, ...]) -> Value:
+    """A value of a shape that may be without elements, and without labels along such dims."""
+    if 0 not in shape:
+        return value
+    return replace(value, shape=shape, factors=[f for f in value.factors if 0 not in f.shape])
 
 
 def failed(node: TraceNode, error: Exception) -> str:
@@ -41,9 +61,3 @@ def failed(node: TraceNode, error: Exception) -> str:
 def _unlabelled(node: TraceNode, book: LabelBook, reason: str) -> list[Value]:
     fixed = book.fixed(reason)
     return [Value(shape, [], fixed) for shape in node.shapes]
-
-
-def _without_empty(value: Value) -> Value:
-    if 0 in value.shape:
-        return Value(value.shape, [], value.fixed)
-    return value

@@ -23,6 +23,7 @@ from mmprune.trace.expressions import (
     Computed,
     Dim,
     Expression,
+    evaluate,
     is_product,
     leaves,
     text,
@@ -147,8 +148,11 @@ class _Reader:
                 self._pin(size, _reason(reading))
         self._compare()
         self._bind()
+        given: dict[Expression, Size] = {}
         for index, size, expression, failures in computed:
             reading = self.graph.readings[index]
+            if failures:  # what one number was given for keeps equally many
+                self._equate(given.setdefault(expression, size), size, _reason(reading))
             if failures != GUESS or not self._take_part(size, reading):
                 dims = self._read_by(reading.edge) if failures == GUESS else None
                 self._follow(size, expression, dims)
@@ -223,14 +227,16 @@ class _Reader:
             self._pin(first if are_shrinking[0] else second, reason)
 
     def _compare(self) -> None:
-        """An attribute that the model compares with a dim is that dim, if nothing else."""
+        """An attribute that the model compares with dims is these dims, if nothing else."""
+        compared: dict[Attribute, list[tuple[Size, str]]] = {}
         for first, second in self.graph.equal:
             for own, other in ((first, second), (second, first)):
                 if isinstance(own, Attribute) and isinstance(other, Dim) and own not in self.uses:
                     size = self.size_of(other)
                     if self.shrinks(size):
                         reason = f'{own.module} compares it with its {own.name}'
-                        self.uses[own] = [(size, reason)]
+                        compared.setdefault(own, []).append((size, reason))
+        self.uses.update(compared)
 
     def _bind(self) -> None:
         """Every attribute is the dim that it was given for; several dims keep equally many."""
@@ -264,6 +270,7 @@ class _Reader:
         """Let an attribute of which a dim has some times as much be one of as many equal parts."""
         expression = reading.expression
         own = list(leaves(expression)) if expression and is_product(expression) else []
+        own = [d for d in own if isinstance(d, Attribute) or self.shrinks(self.size_of(d))]
         is_plain = len(size.factors) == 1 and size.factors[0].size == size.full
         if len(own) != 1 or not isinstance(own[0], Attribute) or not is_plain:
             return False
@@ -299,21 +306,31 @@ class _Reader:
                 self.found.read.add((leaf.module, leaf.name))
                 is_guess = read is not None and leaf not in self.uses
                 if is_guess and not NO_SIZE.search(leaf.name):
-                    self._guess(leaf, size, dims + (read or []))
+                    self._guess(leaf, size, dims + (read or []), self._divides(leaf, expression))
 
-    def _guess(self, attribute: Attribute, size: Size, dims: list[Size]) -> None:
+    def _divides(self, attribute: Attribute, expression: Computed) -> bool:
+        """Whether a number gets smaller as an attribute that it is computed from gets larger."""
+        full: dict[Dim | Attribute, int] = {
+            leaf: self.size_of(leaf).full if isinstance(leaf, Dim) else self._raw(leaf)
+            for leaf in leaves(expression)
+        }
+        now = evaluate(expression, full.__getitem__)
+        then = evaluate(expression, {**full, attribute: 2 * full[attribute]}.__getitem__)
+        return now is not None and then is not None and then < now
+
+    def _guess(self, attribute: Attribute, size: Size, dims: list[Size], divides: bool) -> None:
         """An attribute that is only ever computed with is a dim of its size nearby.
 
         Nearby are the dims that it is computed with, those that the operation reads, and those that
-        have channels of what it was computed for.
+        have channels of what it was computed for; which it is not itself if it divides.
         """
-        number = self._raw(attribute)
         labels = np.concatenate([np.zeros(0, np.int64), *(f.ravel() for f in size.factors)])
         for own in dims + [own for own in self.book.sizes if own.module == attribute.module]:
             is_near = any(own is dim for dim in dims) or any(
                 np.isin(f, labels).any() for f in own.factors
             )
-            if is_near and own.full == number and self.shrinks(own):
+            is_it = own.full == self._raw(attribute) and not (divides and _same_labels(own, size))
+            if is_near and is_it and self.shrinks(own):
                 where = attribute.module or 'the root module'
                 self.uses[attribute] = [(own, f'{where} computes with its {attribute.name}')]
                 self._add(attribute, own)

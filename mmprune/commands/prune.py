@@ -16,9 +16,7 @@ from mmprune.commands.prune_options import PruneOptions, prunable_config
 from mmprune.commands.tables import metrics_table, widths_table
 from mmprune.config import load_config
 from mmprune.errors import InputError, in_words
-from mmprune.models import Recalibration
-from mmprune.models.algorithm import build_algorithm, calibration_batches, load_network
-from mmprune.models.training_data import training_loss
+from mmprune.models.algorithm import build_algorithm, let_importance_see, load_network
 from mmprune.pruners import ImportancePruner, StructurePruner
 from mmprune.report.tables import show
 from mmprune.schema import checked
@@ -82,8 +80,7 @@ def prune(
     if plans is not None:
         carry_out(algorithm.pruner, plans, str(cfg.filename))
     else:
-        let_importance_see(algorithm.pruner, cfg)
-        algorithm.pruner.prune()
+        pruner_of_importance(algorithm.pruner, cfg).prune()
     default = 'LeastSquares' if options.compensate else None
     change = compensation_of(algorithm, cfg, default)
     recalibrate_unless(change, algorithm, cfg)
@@ -128,18 +125,16 @@ def carry_out(pruner: StructurePruner, plans: str | Sequence[Mapping[str, Any]],
     plan.execute()
 
 
-def let_importance_see(pruner: StructurePruner, cfg: Config) -> None:
-    """Show an importance that looks at data the training images of a config.
+def pruner_of_importance(pruner: StructurePruner, cfg: Config) -> ImportancePruner:
+    """The pruner, whose importance has seen what it has to see.
 
     Raises:
-        InputError: The pruner is none by importance.
+        InputError: It is none by importance.
     """
     if not isinstance(pruner, ImportancePruner):
         raise InputError(
             f'{cfg.filename}: pruning needs model.pruner=dict(type="ImportancePruner", ...), not a '
             f'{type(pruner).__name__}, or plans to carry out, prune_cfg=dict(plans=...)'
         )
-    if pruner.needs_data:
-        images = Recalibration(**{'num_batches': 8, **cfg.get('prune_cfg', {}).get('collect', {})})
-        seen = pruner.collect(calibration_batches(cfg, images), training_loss)
-        print_log(f'{type(pruner.importance).__name__} has seen {seen} batches', logger='current')
+    let_importance_see(pruner, cfg)
+    return pruner

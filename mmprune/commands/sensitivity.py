@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 from torch import nn
 
 from mmprune.commands.metrics import measure_of
-from mmprune.commands.prune import let_importance_see
+from mmprune.commands.prune import pruner_of_importance
 from mmprune.commands.prune_options import PruneOptions, prunable_config
 from mmprune.commands.sensitivity_report import (
     Row,
@@ -118,7 +118,7 @@ def sensitivity(
     measure = measure_of(cfg, ('val', 'test'))
     full = measure(algorithm)
     metric = _metric(full, options.metric, str(cfg.filename))
-    let_importance_see(algorithm.pruner, cfg)
+    pruner_of_importance(algorithm.pruner, cfg)
     change = _change(algorithm, cfg, options.after)
     file, settings = folder / 'sensitivity.json', _settings(algorithm, cfg, metric, options)
     rows = [] if options.restart or not file.is_file() else _read(file, settings)

@@ -72,7 +72,7 @@ class KeptElements:
             ``'reader'`` for a layer whose weight may have other columns than zeros where its
             input has channels that are not kept; ``'weight_norm'``; ``'attention'`` for queries
             whose width scales, ``'one_head'`` for the rows of the weight that makes them in
-            torch's module.
+            torch's module; ``'distance'`` for rows of which others have a distance.
         dims: The dims that are reduced, counted from the end; empty where the operation says.
         kept: Which elements are kept, bool, of the tensor's rank, size 1 where it makes no
             difference.
@@ -204,7 +204,7 @@ class KeptStatistics(FunctionMode):
             rows = [element.kept for element in self.elements if element.kind == 'one_head']
             run = partial(_one_head, rows[0].to(args[0])) if rows else func
             return run(*args, **kwargs)
-        name = 'query' if 'query' in kwargs else 'input'
+        name = next((own for own in ('query', 'x1') if own in kwargs), 'input')
         data = args[0] if args else kwargs.pop(name)
         kind, run = _NORMS.get(func, ('reader', None))
         mask = self._mask(kind, None, data)
@@ -346,6 +346,13 @@ def _attention(mask: torch.Tensor, query: torch.Tensor, *args: Any, **kwargs: An
     return F.scaled_dot_product_attention(query, *args, **kwargs)
 
 
+def _distances(
+    mask: torch.Tensor, x1: torch.Tensor, x2: torch.Tensor, *args: Any, **kwargs: Any
+) -> torch.Tensor:
+    """Of rows from others; buffers among them are not masked."""
+    return torch.cdist(x1 * mask, x2 * mask, *args, **kwargs)
+
+
 def _wider(mask: torch.Tensor) -> torch.Tensor:
     """The root of how often the kept channels along the last dim go into all of them."""
     return (mask.shape[-1] / mask.sum(-1, keepdim=True).clamp(min=1)).sqrt()
@@ -381,5 +388,6 @@ _NORMS: dict[Any, tuple[str, Any]] = {
     torch.group_norm: ('group_norm', _group_norm),
     _WEIGHT_NORM: ('weight_norm', _weight_norm),
     F.scaled_dot_product_attention: ('attention', _attention),
+    torch.cdist: ('distance', _distances),
 }
 _KEPT = frozenset({*_REDUCTIONS, *_DISTANCES, *_NORMS, *_READERS, _TORCHS_ATTENTION})

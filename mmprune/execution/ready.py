@@ -105,11 +105,19 @@ class Ready:
     def _take(self) -> None:
         self.forget()
         taken: list[_From] = []
+        # A module may be called with something in the place of what another one uses.
+        used_elsewhere = {
+            place
+            for _, instrument in self.modules
+            if len(instrument.own) < len(instrument.swaps)
+            for swap in set(instrument.swaps).difference(instrument.own.values())
+            for place in swap.owners
+        }
         for module, instrument in self.modules:
             if instrument.is_idle or not instrument.runs_kernel:
                 continue
             sources = [_From.of(module, name) for name in instrument.kernel[1]]
-            if not all(source.is_seen for source in sources):
+            if not all([s.is_seen and (module, s.name) not in used_elsewhere for s in sources]):
                 continue
             if any(source.full is None for source in sources[len(AFFINE) :]):
                 continue  # a norm without statistics of its own

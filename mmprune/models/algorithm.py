@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch.utils.data import DataLoader, Subset
 
@@ -17,7 +18,8 @@ from mmprune.errors import InputError
 from mmprune.missing_data import data_named
 from mmprune.models.autoslim import AutoSlim, Recalibration
 from mmprune.models.deployed import check_belongs
-from mmprune.models.training_data import collate_function
+from mmprune.models.training_data import collate_function, training_loss
+from mmprune.pruners import StructurePruner
 from mmprune.randomness import seeded
 from mmprune.registry import DATASETS, MODELS
 
@@ -119,6 +121,18 @@ def check_is_supernet(model: Any, config: str, jointly: bool = False) -> None:
             f'{config}: its model retrains {len(model.subnets)} given subnets jointly, each with '
             'norms of its own; use the config of the supernet, or tools/deploy_subnet.py.'
         )
+
+
+def let_importance_see(pruner: StructurePruner, cfg: Config) -> None:
+    """Show an importance that looks at data training images of a config: its ``prune_cfg.collect``.
+
+    Raises:
+        InputError: The config has none.
+    """
+    if pruner.needs_data:
+        images = Recalibration(**{'num_batches': 8, **cfg.get('prune_cfg', {}).get('collect', {})})
+        seen = pruner.collect(calibration_batches(cfg, images), training_loss)
+        print_log(f'{type(pruner.importance).__name__} has seen {seen} batches', logger='current')
 
 
 def calibration_batches(cfg: Config, recalibration: Recalibration) -> list[Any]:

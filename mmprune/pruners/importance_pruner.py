@@ -126,30 +126,12 @@ class ImportancePruner(StructurePruner):
 
     # -- data --------------------------------------------------------------------------
 
-    @property
-    def needs_data(self) -> bool:
-        """Whether ``collect`` must be called before ``prune``."""
-        return callable(getattr(self.importance, 'collect', None))
-
     def collect(
         self, batches: Iterable[Any], loss_fn: Callable[[nn.Module, Any], torch.Tensor]
     ) -> int:
-        """Let an importance that looks at data see batches.
-
-        Args:
-            batches: As ``loss_fn`` takes them.
-            loss_fn: ``loss_fn(model, batch)`` runs the network on a batch and returns its loss.
-
-        Returns:
-            How many batches have been seen in all.
-
-        Raises:
-            InputError: The importance looks at no data, or there are no batches.
-        """
-        if not self.needs_data:
-            raise InputError(f'{type(self.importance).__name__} looks at no data')
+        """Let an importance that looks at data see batches, see ``StructurePruner``."""
         self._pruned = None
-        return self.importance.collect(self.supernet.model, self.channel_groups, batches, loss_fn)
+        return super().collect(batches, loss_fn)
 
     # -- subnets -----------------------------------------------------------------------
 
@@ -228,8 +210,9 @@ class ImportancePruner(StructurePruner):
     def _find(self, progress: float, regrow: bool) -> tuple[dict[str, int], SubnetCosts]:
         """Channels to keep by group, and what says which ones."""
         groups = self.supernet.prunable_groups
+        scores_of = self._scores if self.scope == 'local' else self.comparable_scores
         with shared_sums():
-            scores = {s: self._comparable(self._scores(group)) for s, group in groups.items()}
+            scores = {space_id: scores_of(group) for space_id, group in groups.items()}
         if self.score_per is not None:
             alive = np.ones_like(self.supernet.alive) if regrow else self.supernet.alive
             scores = self._per_cost(scores, alive, self.score_per)
@@ -267,11 +250,6 @@ class ImportancePruner(StructurePruner):
             pattern: 1 + progress * (share - 1) for pattern, share in (self.ratios or {}).items()
         }
         return order.counts_of_shares(lambda pool: kept.get(pool[0], 1.0)), costs
-
-    def _comparable(self, scores: np.ndarray) -> np.ndarray:
-        """One group's scores, as they go into the list of the scope."""
-        made = getattr(self.importance, 'comparable', None)
-        return made(scores) if self.scope != 'local' and made is not None else scores
 
     def _per_cost(
         self, scores: Mapping[str, np.ndarray], alive: BoolArray, column: str

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import abc
 import marshal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from mmprune.channels import ChannelGroup
 from mmprune.channels.constraints import BoolArray
 from mmprune.cost import CostTable
+from mmprune.errors import InputError
 from mmprune.formats.cfg_codec import write_cfg
 from mmprune.pruners.arguments import checked_counts, checked_scores
 from mmprune.pruners.rounding import select_rounded
@@ -112,6 +114,39 @@ class Prepared(abc.ABC):
         if self.importance is None:
             return -np.arange(group.num_channels, dtype=np.float64)
         return checked_scores(group, self.importance.scores(group, self.supernet.model))
+
+    def comparable_scores(self, group: ChannelGroup) -> np.ndarray:
+        """One score per channel, (C,), as those of several groups are compared."""
+        made = getattr(self.importance, 'comparable', None)
+        return self._scores(group) if made is None else made(self._scores(group))
+
+    # -- data --------------------------------------------------------------------------
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether ``collect`` must be called before channels are chosen."""
+        return callable(getattr(self.importance, 'collect', None))
+
+    def collect(
+        self, batches: Iterable[Any], loss_fn: Callable[[nn.Module, Any], torch.Tensor]
+    ) -> int:
+        """Let an importance that looks at data see batches.
+
+        Args:
+            batches: As ``loss_fn`` takes them.
+            loss_fn: ``loss_fn(model, batch)`` runs the network on a batch and returns its loss.
+
+        Returns:
+            How many batches have been seen in all.
+
+        Raises:
+            InputError: The importance looks at no data, or there are no batches.
+        """
+        if not self.needs_data:
+            raise InputError(f'{type(self.importance).__name__} looks at no data')
+        return self.importance.collect(self.supernet.model, self.channel_groups, batches, loss_fn)
+
+    # -- subnets -----------------------------------------------------------------------
 
     def export_subnet(self) -> dict[str, Any]:
         """The channel config of the subnet that is set."""

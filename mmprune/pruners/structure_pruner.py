@@ -115,11 +115,12 @@ class StructurePruner(MMRazorNames, Planning, Searching, Switching):
             raise InputError(f'a network is a torch.nn.Module, found {type(supernet).__name__}')
         check_demo_input(demo_input)
         model = unwrap(supernet)
-        if isinstance(model, torch.jit.ScriptModule):
-            raise InputError(
-                f'{type(model).__name__}: a program of torch.jit, whose layers cannot be cut: give '
-                'the module that it was made from, and script what comes back'
-            )
+        for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule) and module.state_dict():
+                raise InputError(
+                    f'{name or type(model).__name__}: a program of torch.jit, whose layers cannot '
+                    'be cut: give the module that it was made from, and script what comes back'
+                )
         check_weights(model, type(model).__name__)
         if demo_input is None:
             demo_input = default_input(model)

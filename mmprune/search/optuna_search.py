@@ -21,6 +21,7 @@ from mmprune.search.judging import Subnet
 from mmprune.search.progress import in_words
 from mmprune.search.sampling import Hopeless, Sampling
 from mmprune.search.search_loop import POLL, SearchLoop
+from mmprune.search.starts import BY_IMPORTANCE, start_point
 from mmprune.search.study import on_main
 
 # How many proposals in a row may be known already before a search ends.
@@ -54,8 +55,10 @@ class OptunaSearchLoop(SearchLoop):
             other values of the evaluator by name; and ``'macs'``, ``'params'`` and ``'latency'``,
             of which less is better. With several, all subnets are written that no other one beats
             in all of them.
-        start: What is evaluated first: ``'uniform'`` (all groups as wide as the budget lets them be
-            together), ``'smallest'``, and files of channel configs; each brought within the budget.
+        start: What is evaluated first, each brought within the budget: ``'uniform'`` or
+            ``'largest'`` (all groups as wide as the budget lets them be together), ``'smallest'``,
+            ``'importance'`` (the lowest scores of all groups go until the budget is met), files of
+            channel configs, and of ratios, as ``tools/sensitivity.py`` writes them.
         shares: The shares of a group's channels to choose from; the pruner's own if None.
         hopeless: Leave a candidate that promises nothing after a few batches, as a pruner of
             Optuna's says: the arguments of :class:`Hopeless`. It is compared with others of its
@@ -113,7 +116,7 @@ class OptunaSearchLoop(SearchLoop):
         self.candidates = candidates
         self.sampler, self.sampler_options = sampler, dict(sampler_options or {})
         self.start = [start] if isinstance(start, str) else list(start)
-        self._starts = {each: self._wish(each) for each in self.start}
+        self._starts = {each: start_point(each, self.pruner, self.space) for each in self.start}
         self._sampling()  # refuses what it does not know before anything is evaluated
 
     def settings(self) -> dict[str, Any]:
@@ -125,7 +128,10 @@ class OptunaSearchLoop(SearchLoop):
             'sampler': self.sampler,
             'sampler_options': repr(sorted(self.sampler_options.items(), key=lambda item: item[0])),
             'objectives': self.objectives,
-            'start': list(self._starts.values()),
+            'start': [
+                each if each == BY_IMPORTANCE else wish(lambda _: True)
+                for each, wish in self._starts.items()
+            ],
             'space': {space_id: list(widths) for space_id, widths in self.space.items()},
             'budgets': [str(budget) for budget in self.budgets],
             **({} if self.hopeless is None else {'hopeless': repr(self._hopeless)}),
@@ -229,23 +235,19 @@ class OptunaSearchLoop(SearchLoop):
 
     def _within(self, budget: Budget, wish: Choices) -> list[int]:
         """Return the levels nearest to a wish that are within the budget."""
-
-        def fits(rows: Sequence[Sequence[int]]) -> list[bool]:
-            subnets = [self.space.subnet_at(levels) for levels in rows]
-            return [budget.fits(cost) for cost in self.costs(subnets, self.space.widths_at(rows))]
-
-        found = nearest_within(self.space, wish, fits)
+        found = nearest_within(self.space, wish, partial(self._fit, budget))
         assert found is not None  # the smallest subnet is
         return self.space.levels(found)
 
-    def _wish(self, start: str) -> dict[str, int]:
-        """Return the choices that a start point stands for, before any budget."""
-        if start == 'uniform':
-            return self.space.at([len(widths) - 1 for widths in self.space.values()])
-        if start == 'smallest':
-            return self.space.at([0] * len(self.space))
-        subnet = self.pruner.load_channel_cfg(start)
-        return {space_id: int(mask.sum()) for space_id, mask in subnet.items()}
+    def _fit(self, budget: Budget, rows: Sequence[Sequence[int]]) -> list[bool]:
+        """Whether each of several subnets, by their levels, is within a budget."""
+        subnets = [self.space.subnet_at(levels) for levels in rows]
+        return [budget.fits(cost) for cost in self.costs(subnets, self.space.widths_at(rows))]
+
+    def _begin_at(self, budget: Budget, start: str) -> list[int]:
+        """Return the levels of a start point within the budget."""
+        wish = self._starts[start](lambda wish: self._fit(budget, [self.space.levels(wish)])[0])
+        return self._within(budget, wish)
 
     def _subnet(self, evaluation: Evaluation) -> Subnet:
         return self.space.subnet(evaluation.channels)
@@ -278,7 +280,7 @@ class _Proposals:
 
     def __init__(self, loop: OptunaSearchLoop, budget: Budget) -> None:
         self.loop, self.budget = loop, budget
-        self.starts = {name: loop._within(budget, each) for name, each in loop._starts.items()}
+        self.starts = {name: loop._begin_at(budget, name) for name in loop.start}
         self._begin()
 
     def _begin(self, seed: int | None = None) -> None:

@@ -22,7 +22,11 @@ from mmprune.deploy.channel_cfg import save_channel_cfg
 from mmprune.errors import InputError
 from mmprune.latency import TableLatency
 from mmprune.models import AutoSlim, Recalibration, kept_norm_statistics
-from mmprune.models.algorithm import calibration_batches, check_is_supernet
+from mmprune.models.algorithm import (
+    calibration_batches,
+    check_is_supernet,
+    let_importance_see,
+)
 from mmprune.models.training_data import TrainingData
 from mmprune.search.budget import Budget, Cost
 from mmprune.search.candidates import Candidates, Rule
@@ -140,6 +144,7 @@ class SearchLoop(JudgingLoop):
             raise InputError(f"The rule of a search is 'greater', 'less' or 'auto', got {rule!r}.")
         self.algorithm: AutoSlim = model
         self.pruner = model.pruner
+        let_importance_see(self.pruner, runner.cfg)
         if recalibration is not None:
             check_options(Recalibration, recalibration, 'search_cfg.recalibration')
             model.recalibration = Recalibration(**recalibration)

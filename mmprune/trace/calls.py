@@ -72,6 +72,7 @@ class CallRecorder:
 
     Attributes:
         calls: (module, tensors given, tensors returned), in order of the ends of the calls.
+        callers: Module that was running at each of them.
         handed: Leaves of the graph that a module was called with, and the name of the module
             that called it.
         recomputing: Names of the modules that have parts of them recomputed in the backward
@@ -86,6 +87,7 @@ class CallRecorder:
         self.starts = [0]
         self.running = ['']
         self.calls: list[tuple[str, list[torch.Tensor], list[torch.Tensor]]] = []
+        self.callers: list[str] = []
         self.handed: list[tuple[torch.Tensor, str]] = []
         self.recomputing: dict[str, None] = {}
         self.constants: dict[tuple[str, tuple[int, ...]], None] = {}
@@ -110,6 +112,7 @@ class CallRecorder:
         """The forward of ``module`` has ended."""
         if module in self.names:
             self.calls.append((self.stack[-1], tensors_in(args), tensors_in(output)))
+            self.callers.append(self.stack[-2])
             if self.stack[-1] and _gives_constants(module, output, self.token):
                 self.constants.setdefault((self.stack[-1], tuple(output.shape)))
             self.stack.pop()

@@ -166,10 +166,8 @@ class ModelState:
         with torch._C.DisableTorchFunction():
             held = [tensor for tensor, _ in self._snapshot.tensors]
             self._copies.watch(held)
-            # What compiled code writes to, nobody sees.
-            is_seen = not any(isinstance(module, torch.jit.ScriptModule) for module in modules)
             for tensor in held:
-                if contents is None or not is_seen or not isinstance(tensor, nn.Parameter):
+                if contents is None or not isinstance(tensor, nn.Parameter):
                     self._copies.keep(tensor)
 
     def is_written(self, tensor: torch.Tensor) -> bool:

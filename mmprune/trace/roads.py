@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -44,17 +44,17 @@ class Road:
 
     @walking()
     def run(self, model: nn.Module, demo_input: DemoInput | None = None) -> Any:
-        """What ``model``, whose mode is the caller's, gives on this road.
+        """What ``model``, whose mode is the caller's, gives on this road, late in training.
 
-        On float64 images what else code makes in float32 is float64 as well, if the road packs.
+        On float64 images what else code makes in float32 is float64 as well, if the road packs or
+        ``DEMO_INPUTS`` knows the model.
         """
         given = self.input if demo_input is None else demo_input
+        is_double = isinstance(given, torch.Tensor) and given.dtype is torch.float64
+        is_known = is_double and (self.pack is not None or packer_of(model) is not None)
         try:
-            if self.pack is None:
-                return run_model(model, given)
-            is_double = isinstance(given, torch.Tensor) and given.dtype is torch.float64
-            with in_double() if is_double else contextlib.nullcontext():
-                return run_model(model, self.pack(model, given))
+            with in_double() if is_known else contextlib.nullcontext(), _late_in_training():
+                return run_model(model, given if self.pack is None else self.pack(model, given))
         finally:
             forget_walks()
 
@@ -69,6 +69,24 @@ class Road:
         if not isinstance(self.input, torch.Tensor | tuple | list | Mapping):
             return self
         return replace(self, input=tree_map(function, self.input))
+
+
+@contextlib.contextmanager
+def _late_in_training() -> Iterator[None]:
+    """Context in which heads that ask mmengine how far training is are told: all but over."""
+    if 'mmengine.logging' not in sys.modules:
+        yield
+        return
+    from mmengine.logging import MessageHub
+
+    told = MessageHub.get_current_instance().runtime_info
+    missing = [name for name in ('epoch', 'iter') if name not in told]
+    told.update(dict.fromkeys(missing, 10**6))
+    try:
+        yield
+    finally:
+        for name in missing:
+            told.pop(name, None)
 
 
 class OnRoad(nn.Module):
@@ -162,7 +180,11 @@ def packed_roads(
     plain, loss = partial(packer, mode='tensor'), partial(packer, mode='loss')
     pack = None if plain(model, demo_input) is None else plain
     roads = _both_modes(demo_input, '', pack)
-    if loss(model, demo_input) is not None:
+    try:
+        is_known = loss(model, demo_input) is not None
+    except Exception:  # whatever code that makes targets raises is told when the road is walked
+        is_known = True
+    if is_known:
         return (*roads, Road('loss', demo_input, training=True, pack=loss))
     return (*roads, *_loss_road(model, demo_input))
 

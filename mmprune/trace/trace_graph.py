@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -90,10 +90,12 @@ class UsedWeights:
 class ModuleCall:
     """Traced tensors that went in and out of one call of a module.
 
-    ``is_unreached`` says that the module owns parameters, none of which the graph reaches.
+    ``is_unreached`` says that the module owns parameters, none of which the graph reaches, and
+    ``caller`` in which module's forward it was called, perhaps by a method of another module.
     """
 
     module: str
+    caller: str
     inputs: tuple[Edge, ...]
     outputs: tuple[Edge, ...]
     is_unreached: bool
@@ -216,12 +218,15 @@ class TraceGraph:
         """Parameter name -> modules whose forward reads it, in order of use."""
         names = {node.id: node.attrs['name'] for node in self.nodes if node.op == 'parameter'}
         found: dict[str, dict[str, None]] = {name: {} for name in names.values()}
+        callers: dict[str, dict[str, None]] = {}
+        for call in self.calls:
+            callers.setdefault(call.module, {}).setdefault(call.caller)
         for node in self.nodes:
             if 'is_update' in node.attrs:
                 continue  # it is about the full parameters, in every subnet
             for edge in node.inputs:
                 if edge is not None and edge[0] in names:
-                    for module in self._readers(names[edge[0]], node.module):
+                    for module in self._readers(names[edge[0]], node.module, callers):
                         found[names[edge[0]]].setdefault(module)
             for name in node.attrs.get('buffers', ()):
                 found.setdefault(name, {}).setdefault(node.module)
@@ -236,16 +241,23 @@ class TraceGraph:
         edges = [edge for node in updates for edge in node.inputs if edge is not None]
         return frozenset(names[edge[0]] for edge in edges if edge[0] in names)
 
-    def _readers(self, name: str, module: str) -> Iterator[str]:
+    def _readers(
+        self, name: str, module: str, callers: Mapping[str, Iterable[str]]
+    ) -> Iterator[str]:
         """``module`` and, if it has got a parameter that it does not own, who may have read it.
 
         An outer module takes it from its owner and hands it on, perhaps as a keyword.
         """
-        yield module
         owners = [alias.rpartition('.')[0] for alias in self.aliases.get(name, (name,))]
-        while module and not any(f'{owner}.'.startswith(f'{module}.') for owner in owners if owner):
-            module = module.rpartition('.')[0]
+        found = {module: None}
+        pending = [module]
+        while pending:
+            module = pending.pop()
             yield module
+            if module and not any(f'{owner}.'.startswith(f'{module}.') for owner in owners):
+                outer = [caller for caller in callers.get(module, ('',)) if caller not in found]
+                found.update(dict.fromkeys(outer))
+                pending += outer
 
     def made_of_parameters(self) -> frozenset[int]:
         """Ids of the nodes that depend on parameters and constants alone."""

@@ -139,7 +139,7 @@ def _trace(
             escapes.use(tensor)
         input_leaves = [*input_leaves, log.token]
         reader = _GraphReader(model, buffers, recorder, escapes, input_leaves, session)
-        graph = reader.read(found, writes.sums)
+        graph = reader.read(found, [t.grad_fn for t in writes.sums])
         session.calls.keep(made)
         session.order, session.recipe = list(reader.ids), reader.recipe
         if not road.training:
@@ -211,23 +211,23 @@ class _GraphReader:
         self.order: list[GradFn] = []
         self.ids: dict[GradFn, int] = {}
 
-    def read(self, outputs: list[torch.Tensor], written: list[torch.Tensor]) -> TraceGraph:
+    def read(self, outputs: list[torch.Tensor], updates: list[GradFn]) -> TraceGraph:
         """Build the graph that ends in ``outputs``, and in what is written to parameters."""
         known, start = self.session.known, self.session.stop
         edges = [get_gradient_edge(t) for t in outputs if t.requires_grad]
         roots: list[GradFn] = [edge.node for edge in edges]
         order = _topological(roots, known)
         behind_outputs = set(order)
-        escaped = [edge.node for edge, _ in self.escapes.escapes]
-        # What a module gives and nobody uses is computed all the same, and must fit.
-        given_to = [t.grad_fn for _, _, given in self.recorder.calls for t in given]
-        unused = [node for node in given_to if node is not None and node not in behind_outputs]
+        # What is computed and nobody uses must fit all the same.
+        made = [t.grad_fn for _, _, given in self.recorder.calls for t in given]
+        written_by = set(_topological(updates, known))
+        made += [node for node in self.escapes.joined if node not in written_by]
+        unused = [node for node in made if node is not None and node not in behind_outputs]
         unused += self.escapes.numbers.nodes() if self.escapes.numbers else []
+        escaped = [edge.node for edge, _ in self.escapes.escapes]
         roots += [node for node in escaped + unused if node not in behind_outputs]
         order = order if len(roots) == len(edges) else _topological(roots, known)
-        computed = set(order)
-        updates = [tensor.grad_fn for tensor in written]
-        order = _topological(roots + updates, known) if updates else order
+        computed, order = set(order), _topological(roots + updates, known) if updates else order
         self.order, self.ids = order, {g: start + index for index, g in enumerate(order)}
         nodes = tuple(self._read_node(grad_fn, grad_fn not in computed) for grad_fn in order)
         leaves = {
@@ -367,8 +367,10 @@ class _GraphReader:
                 if owners.get(owner, False) >= is_reached and owner in owners:
                     break  # and so is what it is in
                 owners[owner] = is_reached
-        for name, inputs, outputs in self.recorder.calls:
-            yield ModuleCall(name, edges(inputs), edges(outputs), not owners.get(name, True))
+        calls = zip(self.recorder.calls, self.recorder.callers, strict=True)
+        for (name, inputs, outputs), caller in calls:
+            unreached = not owners.get(name, True)
+            yield ModuleCall(name, caller, edges(inputs), edges(outputs), unreached)
 
 
 def _topological(roots: list[GradFn], known: Collection[GradFn]) -> list[GradFn]:

@@ -141,4 +141,4 @@ def _is_changed(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
 
 def is_opaque_to_readers(model: nn.Module) -> bool:
     """Whether parts of a model are compiled, so that nobody sees what they ask."""
-    return any(isinstance(module, torch.jit.ScriptModule) for module in modules_of(model).values())
+    return any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+_LEFT_OUT = (type(None), torch.jit.ScriptModule)
+"""What stands among modules and is none, or is a program, which has no tensors of its own here."""
 _walked: ContextVar[dict[Any, dict[str, Any]] | None] = ContextVar('_walked', default=None)
 
 
@@ -51,7 +53,7 @@ def _modules_of(model: nn.Module) -> dict[str, nn.Module]:
     while rest:
         prefix, inside = rest[-1]
         for local, module in inside:
-            if module is None or module in seen:
+            if module in seen or isinstance(module, _LEFT_OUT):
                 continue
             seen.add(module)
             name = prefix + local
@@ -73,7 +75,7 @@ def places_of_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
         if module._modules:
             prefix = f'{name}.' if name else ''
             inside = reversed(module._modules.items())
-            pending += [(prefix + n, m) for n, m in inside if m is not None]
+            pending += [(prefix + n, m) for n, m in inside if not isinstance(m, _LEFT_OUT)]
     return found
 
 

@@ -273,7 +273,7 @@ def _digest_of_set(layers: dict[str, Any], text: str, network: nn.Module) -> str
     for name, value in network.state_dict().items():
         found.update(name.encode())
         if isinstance(value, torch.Tensor):
-            found.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            found.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return f'{digest_of(layers)}-{found.hexdigest()[:16]}'
 
 

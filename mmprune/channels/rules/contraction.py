@@ -258,7 +258,8 @@ def matmul(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
     contracted, kept_left = _by_axis(left.factors, rank - 1)
     summed, kept_right = _by_axis(right.factors, rank - 2)
     contracted, summed = (unjoined(f, book, node.where) for f in (contracted, summed))
-    blocks = _unite_contracted(contracted, left, summed, right, book, node)
+    is_right, weight = _weight_of(node, left, right, book)
+    blocks = _unite_contracted(contracted, left, summed, right, book, node, weight is None)
     sides, joined = [], []
     for value, factors, own, dim in (
         (left, kept_left, blocks[0], rank - 1),
@@ -269,7 +270,6 @@ def matmul(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Valu
         sides.append(Value((*full[:dim], 1, *full[dim + 1 :]), factors + own, value.fixed))
     result = meet(sides, node.shapes[0], book, node.where)
     result.factors += joined
-    is_right, weight = _weight_of(node, left, right, book)
     layer = layer_of(node, weight, book)
     if weight is not None:
         inside = channels_along(left, rank - 1, book)
@@ -308,17 +308,6 @@ def addmm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value
     return meet([product, *added], node.shapes[0], book, node.where) if added else product
 
 
-@CHANNEL_RULES.register_module(name='cdist')
-def cdist(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """Distances of rows (..., n, k) from rows (..., m, k): sums over k, as of a product."""
-    left, right = inputs[:2]
-    if right is not None:
-        swapped = [factor.swapaxes(-1, -2) for factor in right.factors]
-        shape = (*right.shape[:-2], right.shape[-1], right.shape[-2])
-        right = replace(right, shape=shape, factors=swapped, parameter=None)
-    return matmul(node, [left, right], replace(book, products=[], sites=[]))
-
-
 @CHANNEL_RULES.register_module(name=['mv', 'dot'])
 def of_vectors(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """(n, k) or (k,) times (k,): of matrices with one column, or with one row and one column."""
@@ -351,14 +340,20 @@ def _unite_contracted(
     right: Value,
     book: LabelBook,
     node: TraceNode,
+    of_data: bool,
 ) -> tuple[list[IntArray], list[IntArray]]:
     """Unite the labels along the dim that is summed over, (..., 1, k) and (..., k, 1).
+
+    Of a matrix that a layer makes for each sample (dynamic filters) the rows that meet channels
+    of data go with these.
 
     Returns:
         For each side the labels of blocks of channels (heads) that have a product each, and go
         whole.
     """
-    ours, theirs = _rows_decided(contracted, 1, book), _rows_decided(summed, 2, book)
+    alike = [of_data and any(len(axes_of(f)) == 1 for f in fs) for fs in (contracted, summed)]
+    ours = _rows_decided(contracted, 1, book, alike[1])
+    theirs = _rows_decided(summed, 2, book, alike[0])
     sides = [[f.swapaxes(-1, -2) for f in ours[0]], theirs[0]]
     dim = len(node.shapes[0]) - 2
     decide_blocks(sides, [{dim}, {dim}], book, node.where)
@@ -381,7 +376,7 @@ def _unite_contracted(
 
 
 def _rows_decided(
-    factors: list[IntArray], from_end: int, book: LabelBook
+    factors: list[IntArray], from_end: int, book: LabelBook, alike: bool
 ) -> tuple[list[IntArray], list[IntArray]]:
     """Factors along the dim that is summed over, and blocks of channels that lie along the other.
 
@@ -393,7 +388,7 @@ def _rows_decided(
         inside = factor.ndim - from_end
         if factor.shape[from_end - 3] == 1:
             summed.append(factor)
-        elif book.goes_by_heads():
+        elif book.goes_by_heads() and not alike:
             whole.append(book.whole_blocks(factor, inside))
         else:
             summed.append(book.alike_blocks(factor, inside))

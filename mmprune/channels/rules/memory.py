@@ -16,7 +16,7 @@ from mmprune.channels.labels import (
     squeeze_constant,
 )
 from mmprune.channels.meet import meet
-from mmprune.channels.rules.arithmetic import without
+from mmprune.channels.rules.arithmetic import per_channel, without
 from mmprune.channels.rules.shapes import view
 from mmprune.channels.rules.single import of_one
 from mmprune.registry import CHANNEL_RULES
@@ -263,9 +263,8 @@ def rows(node: TraceNode, value: Value, book: LabelBook) -> list[Value]:
 
 @of_one('view_as_complex')
 def view_as_complex(node: TraceNode, value: Value, book: LabelBook) -> Value:
-    """The last dim, real and imaginary part, becomes one number."""
-    last = len(value.shape) - 1
-    factors = without(value, {last}, book, COMPLEX)
+    """The last dim, real and imaginary part, becomes one number; of a pair of channels both go."""
+    factors = per_channel(value, {len(value.shape) - 1}, book, COMPLEX)
     return Value(node.shapes[0], [f[..., 0] for f in factors], value.fixed)
 
 

@@ -18,7 +18,11 @@ and that of subclasses; or by any name, which ``demo_input=dict(type=...)`` of a
 
 from mmprune.models.demo_inputs.classifiers import of_classifier
 from mmprune.models.demo_inputs.configured import ConfiguredInput
-from mmprune.models.demo_inputs.detectors import exported, of_detector
+from mmprune.models.demo_inputs.detectors import (
+    exported,
+    of_detector,
+    of_yolo_detector,
+)
 from mmprune.models.demo_inputs.poses import of_pose_estimator
 from mmprune.models.demo_inputs.segmentors import of_segmentor
 
@@ -29,4 +33,5 @@ __all__ = [
     'of_detector',
     'of_pose_estimator',
     'of_segmentor',
+    'of_yolo_detector',
 ]

@@ -30,8 +30,8 @@ class _Proposer:
     def __init__(self) -> None:
         self.passes = 0
 
-    def __call__(self, *outputs: Any, **_: Any) -> list[Any]:
-        return _proposing.get()(*outputs)
+    def __call__(self, *outputs: Any, batch_img_metas: Any = None, **_: Any) -> list[Any]:
+        return _proposing.get()(outputs, batch_img_metas)
 
 
 @DEMO_INPUTS.register_module(name='BaseDetector')
@@ -53,15 +53,51 @@ def of_detector(
     if mode == 'tensor' and owner == 'SingleStageDetector':
         return None
     keywords = dict(inputs=images, data_samples=_samples(model, images), mode=mode)
-    if not any(hasattr(part, 'predict_by_feat') for part in _finders(model)):
+    if not _finders(model):
         return keywords
 
     def on_fixed_proposals(network: nn.Module) -> Any:
         with fixed_proposals(network, images) as found:
             outputs = network(**keywords)
-        return found, outputs
+        return found, _without_features(outputs)
 
     return on_fixed_proposals
+
+
+def _without_features(outputs: Any) -> Any:
+    """What heads give, but for the features that some hand on to the next stage by it."""
+    if isinstance(outputs, Mapping):
+        names = [name for name in outputs if not name.rstrip('s').endswith('feat')]
+        return {name: _without_features(outputs[name]) for name in names}
+    if isinstance(outputs, tuple | list):
+        return [_without_features(output) for output in outputs]
+    return outputs
+
+
+@DEMO_INPUTS.register_module(name='YOLODetector')
+def of_yolo_detector(model: nn.Module, images: torch.Tensor, mode: str) -> Mapping[str, Any] | None:
+    """Images with a few objects each, in one table for the batch, as mmyolo collates them.
+
+    Every object has a mask and keypoints; heads take what they learn.
+    """
+    if mode == 'tensor':
+        return None
+    corners = [random_boxes(images, _OBJECTS, number) for number in range(len(images))]
+    boxes = torch.from_numpy(np.concatenate(corners)).to(images)
+    masks = torch.from_numpy(_masks_of(np.concatenate(corners), images)).to(images)
+    numbers = torch.arange(len(boxes), device=images.device)[:, None]
+    labels = numbers % _OBJECTS % classes_of(model)
+    counts = (getattr(module, 'num_keypoints', 0) for module in model.modules())
+    steps = torch.linspace(0.1, 0.9, max(1, *counts), device=images.device)[:, None].to(images)
+    points = boxes[:, None, :2].lerp(boxes[:, None, 2:], steps)
+    objects = dict(
+        bboxes_labels=torch.cat([numbers // _OBJECTS, labels, boxes], dim=1),
+        masks=masks,
+        keypoints=points,
+        keypoints_visible=torch.ones_like(points[..., 0]),
+        img_metas=[image_metainfo(images)] * len(images),
+    )
+    return dict(inputs=images, data_samples=objects, mode=mode)
 
 
 def exported(model: nn.Module, road: Road) -> Road:
@@ -84,19 +120,13 @@ def fixed_proposals(model: nn.Module, images: torch.Tensor) -> Iterator[list[Any
 
     Gives a list, to which what the first stage computed is added.
     """
-    from mmengine.structures import InstanceData
-
     found: list[Any] = []
 
-    def propose(*outputs: Any) -> list[Any]:
+    def propose(outputs: Any, metainfo: Any) -> list[Any]:
         found.append(outputs)
-        proposals = []
-        for number in range(len(images)):
-            boxes = torch.from_numpy(random_boxes(images, _PROPOSALS, 100 + number)).to(images)
-            labels = torch.zeros(len(boxes), dtype=torch.long, device=images.device)
-            scores = boxes.new_ones(len(boxes))
-            proposals.append(InstanceData(bboxes=boxes, scores=scores, labels=labels))
-        return proposals
+        # Of branches of several dilations each has the images for itself.
+        count = len(images) if metainfo is None else len(metainfo)
+        return [_proposals(images, number % len(images)) for number in range(count)]
 
     token = _proposing.set(propose)
     with ExitStack() as stack:
@@ -105,6 +135,15 @@ def fixed_proposals(model: nn.Module, images: torch.Tensor) -> Iterator[list[Any
             if hasattr(part, 'predict_by_feat'):
                 stack.enter_context(_replaced(vars(part)))
         yield found
+
+
+def _proposals(images: torch.Tensor, number: int) -> Any:
+    """What a first stage would find in an image of this number."""
+    from mmengine.structures import InstanceData
+
+    boxes = torch.from_numpy(random_boxes(images, _PROPOSALS, 100 + number)).to(images)
+    labels = torch.zeros(len(boxes), dtype=torch.long, device=images.device)
+    return InstanceData(bboxes=boxes, scores=boxes.new_ones(len(boxes)), labels=labels)
 
 
 @contextmanager
@@ -137,9 +176,7 @@ def _samples(model: nn.Module, images: torch.Tensor) -> list[Any]:
     samples = []
     for number in range(len(images)):
         boxes = random_boxes(images, _OBJECTS, number)
-        masks = np.zeros((_OBJECTS, height, width), np.uint8)
-        for mask, (left, top, right, bottom) in zip(masks, boxes.astype(int), strict=True):
-            mask[top:bottom, left:right] = 1
+        masks = _masks_of(boxes, images)
         labels = torch.arange(_OBJECTS, device=images.device) % classes
         area = masks.argmax(0)[None] % classes
         sample = DetDataSample(metainfo=image_metainfo(images))
@@ -149,6 +186,15 @@ def _samples(model: nn.Module, images: torch.Tensor) -> list[Any]:
             found.masks = BitmapMasks(masks, height, width)
             ignored.masks = BitmapMasks([], height, width)
         sample.gt_instances, sample.ignored_instances = found, ignored
+        sample.proposals = _proposals(images, number)  # for detectors without a first stage
         sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(area).to(images.device))
         samples.append(sample)
     return samples
+
+
+def _masks_of(boxes: np.ndarray, images: torch.Tensor) -> np.ndarray:
+    """The objects (n, height, width) that fill their boxes."""
+    masks = np.zeros((len(boxes), *images.shape[-2:]), np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.astype(int), strict=True):
+        mask[top:bottom, left:right] = 1
+    return masks
