@@ -27,8 +27,7 @@ class SmallImages(BaseDataset):
             ``indices`` to use only the first few images.
 
     Raises:
-        InputError: If there is no such split.
-        InputError: If the package that has the images is not installed.
+        InputError: There is no such split, or the package that has the images is not installed.
     """
 
     METAINFO = {'classes': tuple('0123456789')}  # noqa: RUF012  (mmengine's protocol)

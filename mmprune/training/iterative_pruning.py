@@ -177,6 +177,14 @@ class IterativePruning(PrunerHook):
         """Take in what was heard."""
         self._listening.close()
 
+    def after_train(self, runner: Runner) -> None:
+        """Say that a training that something else has ended did not reach the target."""
+        if self._now(runner) <= self.end and not self.is_deployed:
+            runner.logger.warning(
+                f'IterativePruning: training ended before end={self.end}, at which the target is '
+                'reached: the model is not as small as it was to be'
+            )
+
     def _now(self, runner: Runner) -> int:
         return runner.epoch if self.by_epoch else runner.iter
 

@@ -246,6 +246,16 @@ def test_an_end_that_is_never_reached(tmp_path: Path) -> None:
     assert not list(tmp_path.glob('*.pth'))
 
 
+def test_a_training_that_ends_before_the_target_says_so(tmp_path: Path, capfd: Any) -> None:
+    cfg = tiny(end=3)
+    stop = dict(type='EarlyStoppingHook', monitor='accuracy/top1', patience=0, min_delta=100)
+    cfg.custom_hooks.append(stop)
+    cfg.train_cfg.val_interval = 1
+    assert not hook_of(train(cfg, tmp_path)).is_deployed
+    assert 'training ended before end=3' in capfd.readouterr().out
+    assert not (tmp_path / 'deployed.py').exists()
+
+
 def test_a_pruner_without_a_target(tmp_path: Path) -> None:
     pruner = dict(type='RatioPruner', ratios=[0.5])
     with pytest.raises(InputError, match='needs an ImportancePruner, not a RatioPruner'):
