@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from torch import nn
 
 from mmprune.config import enter_scope
-from mmprune.errors import InputError, MissingFileError
+from mmprune.errors import InputError
 from mmprune.missing_data import data_named
 from mmprune.models import AutoSlim
 from mmprune.models.demo_inputs import ConfiguredInput
@@ -32,6 +32,9 @@ def is_supernet(model: Mapping[str, Any]) -> bool:
 def input_of(cfg: Config, network: nn.Module, shape: Sequence[int] | None) -> ConfiguredInput:
     """What the network of a config is run on: ``shape``, or as the config or the network says.
 
+    Where neither does, it is the size of the first image that the config tests on, or, where its
+    data cannot be read, what its pipeline crops or resizes images to.
+
     Raises:
         InputError: The shape is none, or the config's ``demo_input`` is of an unknown type.
     """
@@ -41,39 +44,52 @@ def input_of(cfg: Config, network: nn.Module, shape: Sequence[int] | None) -> Co
     option = 'input_shape' if own and not shape else '--input-shape'
     shape = shape or own or (settings or {}).get('input_shape')
     if shape is None and codec_size(network) is None:
-        shape = shape_of_images(cfg)
+        try:
+            shape = shape_of_images(cfg)
+        except Exception:  # whatever a dataset raises: nobody has asked for its images
+            shape = _shape_of_pipeline(cfg)
     return ConfiguredInput.of(network, settings, shape, option)
 
 
 def shape_of_images(cfg: Config) -> tuple[int, ...] | None:
-    """(1, C, H, W) of the first image that a config tests on, or of what its pipeline says.
-
-    The pipeline is asked where the data are not there, and says it if it ends in a crop, or in a
-    resize to both sides. None: nothing says it.
+    """(1, C, H, W) of the first image that a config tests on; None without any.
 
     Raises:
-        InputError: The first item has no image of a shape.
+        InputError: The data are not there, or the first item has no image of a shape.
     """
-    name = next((name for name in _WITH_IMAGES if isinstance(cfg.get(name), Mapping)), None)
+    name = _with_images(cfg)
     if name is None:
         return None
-    dataset = deepcopy(cfg[name].dataset)
-    try:
-        with seeded(0), enter_scope(cfg), data_named(cfg):
-            sample = DATASETS.build(deepcopy(dataset))[0]
-    except MissingFileError:
-        found, source = _of_pipeline(cfg, dataset), f'the size of the pipeline of {name}'
-        if found is None:
-            return None
-    else:
-        inputs, source = sample.get('inputs') if isinstance(sample, Mapping) else None, ''
-        found, source = getattr(inputs, 'shape', None), f'the first image of {name}'
-        if found is None:
-            raise InputError(
-                f'{cfg.filename}: the first item of {name} has no inputs with a shape: give '
-                '--input-shape N C H W'
-            )
-    shape = (1, *found)
+    with seeded(0), enter_scope(cfg), data_named(cfg):
+        sample = DATASETS.build(deepcopy(cfg[name].dataset))[0]
+    inputs = sample.get('inputs') if isinstance(sample, Mapping) else None
+    found = getattr(inputs, 'shape', None)
+    if found is None:
+        raise InputError(
+            f'{cfg.filename}: the first item of {name} has no inputs with a shape: give '
+            '--input-shape N C H W'
+        )
+    return _told(cfg, (1, *found), f'the first image of {name}')
+
+
+def _shape_of_pipeline(cfg: Config) -> tuple[int, ...] | None:
+    """What images are cropped to, or resized to on both sides, at last; None if that may differ."""
+    name = _with_images(cfg)
+    preprocessor = cfg.get('data_preprocessor') or cfg.model.get('data_preprocessor') or {}
+    for step in reversed((name and cfg[name].dataset.get('pipeline')) or ()):
+        size = step.get('crop_size') or step.get('scale')
+        if size is not None and not step.get('keep_ratio'):
+            width, height = (size, size) if isinstance(size, int) else size
+            channels = len(preprocessor.get('mean') or range(3))
+            return _told(cfg, (1, channels, height, width), f'as the pipeline of {name} makes them')
+    return None
+
+
+def _with_images(cfg: Config) -> str | None:
+    return next((name for name in _WITH_IMAGES if isinstance(cfg.get(name), Mapping)), None)
+
+
+def _told(cfg: Config, shape: tuple[int, ...], source: str) -> tuple[int, ...]:
     size = 'x'.join(map(str, shape))
     print_log(
         f'{cfg.filename}: traced, and MACs counted, on {size}, {source}; another size: '
@@ -81,14 +97,3 @@ def shape_of_images(cfg: Config) -> tuple[int, ...] | None:
         logger='current',
     )
     return shape
-
-
-def _of_pipeline(cfg: Config, dataset: Mapping[str, Any]) -> tuple[int, int, int] | None:
-    """(C, H, W) of what a pipeline crops or resizes images to at last, where that is fixed."""
-    preprocessor = cfg.get('data_preprocessor') or cfg.model.get('data_preprocessor') or {}
-    for step in reversed(dataset.get('pipeline') or ()):
-        size = step.get('crop_size') or step.get('scale')
-        if size is not None and not step.get('keep_ratio'):
-            width, height = (size, size) if isinstance(size, int) else size
-            return len(preprocessor.get('mean') or range(3)), height, width
-    return None

@@ -37,7 +37,7 @@ def test_help_explains(run, capsys):
 
 
 def test_a_prunable_network(run, tmp_path, capsys):
-    assert run(CONFIG, *SHAPE, '--subnets', 1, '--out-dir', tmp_path / 'out') == 0
+    assert run(CONFIG, '--subnets', 1, '--out-dir', tmp_path / 'out') == 0
     printed = capsys.readouterr().out
     assert printed.startswith('diagnosis of ')
     assert 'PRUNABLE: 99.99% of the parameters' in printed
@@ -46,8 +46,8 @@ def test_a_prunable_network(run, tmp_path, capsys):
     assert names == {'report.txt', 'report.json', 'groups.svg'}
 
 
-def test_a_network_that_does_not_take_the_default_input(run, tmp_path, capsys):
-    assert run(CONFIG, '--out-dir', tmp_path / 'out') == 1
+def test_a_network_that_does_not_take_the_input(run, tmp_path, capsys):
+    assert run(CONFIG, '--input-shape', 3, 8, 8, '--out-dir', tmp_path / 'out') == 1
     printed = capsys.readouterr().out
     assert 'where: backbone.conv1 (Conv2d)' in printed
     assert 'give --input-shape' in printed
