@@ -39,7 +39,8 @@ def test_help_explains(run, capsys):
 def test_a_prunable_network(run, tmp_path, capsys):
     assert run(CONFIG, '--subnets', 1, '--out-dir', tmp_path / 'out') == 0
     printed = capsys.readouterr().out
-    assert printed.startswith('diagnosis of ')
+    assert 'on 1x1x8x8, the first image of test_dataloader' in printed
+    assert 'diagnosis of ' in printed
     assert 'PRUNABLE: 99.99% of the parameters' in printed
     assert str(tmp_path / 'out' / 'groups.svg') in printed
     names = {path.name for path in (tmp_path / 'out').iterdir()}
