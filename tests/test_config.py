@@ -125,7 +125,7 @@ CONFIGS = [path for path in SOURCE_CONFIGS.rglob('*.py') if '_base_' not in path
 # OpenMMLab's: algorithm, model, GPUs times batch size, dataset; a mere network has no last two.
 CONVENTION = re.compile(
     r'([a-z-]+_)?[a-z0-9.-]+(_[a-z0-9.-]+)*_(\d+xb\d+(-\d+[ek])?|1x)'
-    r'_(in1k|digits|shapes|coco|cityscapes|ade20k)(-\d+x\d+)?\.py'
+    r'_(in1k|digits|mnist|shapes|coco|cityscapes|ade20k)(-\d+x\d+)?\.py'
 )
 
 
