@@ -125,11 +125,11 @@ def check_outputs(
             written there; or a file is an input, or another output too.
     """
     taken = {os.path.realpath(given): f'is read, as {given}' for given in inputs}
-    given_folders = [each for each in folders if each is not None]
-    inside = [file for each in given_folders for file in taken if _real(each) == Path(file).parent]
-    found = [file for file in inside if any(fnmatch(Path(file).name, each) for each in patterns)]
-    files, wanted = [*files, *found], []
-    for each in files:
+    places = [(_real(each), each) for each in folders if each is not None]
+    inside = [Path(file) for file in taken if any(Path(file).parent == p for p, _ in places)]
+    found = [file for file in inside if any(fnmatch(file.name, each) for each in patterns)]
+    wanted = []
+    for each in [*files, *found]:
         if each is None:
             continue
         place = _place_of_file(each)
@@ -139,7 +139,7 @@ def check_outputs(
             )
         taken[str(place)] = 'is the place of another output'
         wanted.append((place.parent, each))
-    wanted += [(_real(each), each) for each in given_folders]
+    wanted += places
     names: dict[Path, str | os.PathLike[str]] = {}
     for folder, name in wanted:
         while not folder.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +13,17 @@ from torch.nn.parameter import is_lazy
 from mmprune.errors import InputError
 
 _LISTED = 5
+
+
+def digest_of_weights(state: Mapping[str, Any]) -> str:
+    """What tells the tensors of a state dict, by names and values, from others."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        if isinstance(state[name], Tensor):
+            digest.update(name.encode())
+            value = state[name].detach().cpu().contiguous().reshape(-1)
+            digest.update(value.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def check_weights(model: nn.Module, source: str, given: Mapping[str, Any] | None = None) -> None:

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from mmprune.datafiles import parse_json, read_text
@@ -22,6 +21,7 @@ from mmprune.errors import InputError
 from mmprune.execution import MASK_NAMES
 from mmprune.fileio import write_text
 from mmprune.schema import Amount, Count, Metric, Whole, checked
+from mmprune.weights import digest_of_weights
 
 FORMAT = 'mmprune search history 1'
 # How many changed settings a message lists.
@@ -140,13 +140,7 @@ def subnet_key(subnet: Mapping[str, Tensor]) -> str:
 
 def weights_key(state: Mapping[str, Tensor]) -> str:
     """Return a digest of a state dict's values, leaving out the masks."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        if not name.endswith(MASK_NAMES):
-            digest.update(name.encode())
-            value = state[name].detach().cpu().contiguous().reshape(-1)
-            digest.update(value.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return digest_of_weights({n: v for n, v in state.items() if not n.endswith(MASK_NAMES)})
 
 
 def configs_of(cfg: Mapping[str, Any], dataloader: Any, evaluator: Any) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from mmprune.report.tables import before_and_after_table, show
 from mmprune.training.compensation import Change
 from mmprune.training.pruner_hook import PrunerHook
 from mmprune.version import __version__
+from mmprune.weights import digest_of_weights
 
 # Settings that belong to the supernet and mean nothing to a plain network.
 _SUPERNET_SETTINGS = ('search_cfg', 'prune_cfg', 'model_wrapper_cfg', 'find_unused_parameters')
@@ -98,8 +99,10 @@ def write_deployed(
     names = _names(onnx or onnx_batch is not None)
     full, kept = full_and_set_cost(algorithm)
     text = _config_text(_CONFIG_HEADER, source, plain_config(cfg), layers, loads='deployed.pth')
-    digest = _digest_of_set(layers, text, network)
-    text = text.replace(digest_of(layers), digest)
+    channels = digest_of(layers)
+    both = text + digest_of_weights(network.state_dict())
+    digest = f'{channels}-{hashlib.sha256(both.encode()).hexdigest()[:16]}'
+    text = text.replace(channels, digest)
     weights = {
         'meta': {'mmprune_version': __version__, DIGEST_KEY: digest, **kept},
         'state_dict': network.state_dict(),
@@ -265,16 +268,6 @@ def check_place(
 def _names(onnx: bool) -> list[str]:
     """The files of a deployed network, in the order of :class:`DeployedFiles`."""
     return ['deployed.pth', 'deployed.py', 'channel_cfg.yaml', *(['deployed.onnx'] * onnx)]
-
-
-def _digest_of_set(layers: dict[str, Any], text: str, network: nn.Module) -> str:
-    """What a deployed config and its checkpoint have in common: channels, then all of both."""
-    found = hashlib.sha256(text.encode())
-    for name, value in network.state_dict().items():
-        found.update(name.encode())
-        if isinstance(value, torch.Tensor):
-            found.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return f'{digest_of(layers)}-{found.hexdigest()[:16]}'
 
 
 def _config_text(
