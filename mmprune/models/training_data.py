@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.registry import FUNCTIONS
 from torch import nn
@@ -18,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from mmprune.errors import InputError
 from mmprune.randomness import seeded
 from mmprune.trace.chance import without_chance
+from mmprune.trace.roads import told_progress
 
 
 def training_data(preprocessor: nn.Module, batch: Any) -> Mapping[str, Any]:
@@ -113,15 +113,11 @@ def _unmixed(preprocessor: nn.Module) -> Iterator[None]:
             if augments is not None:
                 vars(preprocessor)['batch_augments'] = augments
         return
-    hub, before = MessageHub.get_current_instance(), [dict(vars(m)) for m in augments.modules()]
-    is_running = 'iter' in hub.runtime_info
-    if not is_running:
-        hub.update_info('iter', 0)
+    before = [dict(vars(module)) for module in augments.modules()]
     try:
-        yield
+        with told_progress(iter=0):
+            yield
     finally:
-        if not is_running:
-            hub.pop_info('iter')
         for module, own in zip(augments.modules(), before, strict=True):
             vars(module).update(own)
 

@@ -22,6 +22,8 @@ from mmprune.trace.walking import walking
 
 DemoInput = torch.Tensor | tuple | list | Mapping | Callable[[nn.Module], Any]
 DEMO_INPUTS_ARE = 'a tensor, a tuple of arguments, a dict of keywords or a callable(model)'
+_LATE = 10**6
+"""Epochs and iterations after which every warm-up is over."""
 Pack = Callable[[nn.Module, Any], DemoInput]
 """From a model and the input of a road to what the model is called with."""
 
@@ -53,7 +55,8 @@ class Road:
         is_double = isinstance(given, torch.Tensor) and given.dtype is torch.float64
         is_known = is_double and (self.pack is not None or packer_of(model) is not None)
         try:
-            with in_double() if is_known else contextlib.nullcontext(), _late_in_training():
+            told = told_progress(epoch=_LATE, iter=_LATE)
+            with in_double() if is_known else contextlib.nullcontext(), told:
                 return run_model(model, given if self.pack is None else self.pack(model, given))
         finally:
             forget_walks()
@@ -72,16 +75,20 @@ class Road:
 
 
 @contextlib.contextmanager
-def _late_in_training() -> Iterator[None]:
-    """Context in which heads that ask mmengine how far training is are told: all but over."""
+def told_progress(**progress: int) -> Iterator[None]:
+    """Context in which mmengine says so to code that asks how far training is, where none runs.
+
+    Args:
+        progress: ``epoch`` and ``iter``.
+    """
     if 'mmengine.logging' not in sys.modules:
         yield
         return
     from mmengine.logging import MessageHub
 
     told = MessageHub.get_current_instance().runtime_info
-    missing = [name for name in ('epoch', 'iter') if name not in told]
-    told.update(dict.fromkeys(missing, 10**6))
+    missing = [name for name in progress if name not in told]
+    told.update({name: progress[name] for name in missing})
     try:
         yield
     finally:
