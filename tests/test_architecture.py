@@ -189,7 +189,7 @@ CONTENTS = {
         EmbeddingBag GroupNorm KeptOutputs LayerNorm Linear PReLU RMSNorm RNNBase RNNCellBase
         _BatchNorm _NormBase torch.nn.modules.activation.MultiheadAttention
     """,
-    'DEMO_INPUTS': 'BaseDetector BasePoseEstimator BaseSegmentor ImageClassifier',
+    'DEMO_INPUTS': 'BaseDetector BasePoseEstimator BaseSegmentor ImageClassifier YOLODetector',
     'PRUNERS': 'ImportancePruner MarkovPruner NetworkSlimming RatioPruner StructurePruner',
     'IMPORTANCE': """
         APoZImportance ActivationImportance BNScaleImportance FPGMImportance FusionImportance
@@ -210,7 +210,7 @@ CONTENTS = {
         DCFF DMCP ExactResume GroupLasso GrowingPenalty IterativePruning ProgressBarHook
         ScaleL1 SlimmingPenalty
     """,
-    'DATASETS': 'Digits',
+    'DATASETS': 'Digits Mnist',
 }
 
 

@@ -115,9 +115,7 @@ class EscapeRecorder(FunctionMode):
             result = result if shown is None else shown
             made = _tensors(result) if result is not None else given[:1]
             self.recipes.note(func, name, args, kwargs, given, made)
-            if len([grad_fn for _, grad_fn, _ in producers if grad_fn is not None]) > 1:
-                nodes = [t.grad_fn for t in made if t.grad_fn is not None]
-                self.joined += [node for node in nodes if node._sequence_nr() >= start]
+            self._note_joined(producers, made, start)
             if not (made or name in _TO_PYTHON):
                 return result
             if self.awaited and not name.endswith('norm'):
@@ -137,6 +135,12 @@ class EscapeRecorder(FunctionMode):
             elif producers and (name in _TO_PYTHON or not is_seen):
                 self._note_detached(name, given, made, _edges(producers))
         return result
+
+    def _note_joined(self, producers: list[Any], made: list[torch.Tensor], start: int) -> None:
+        """Remember what was computed, since ``start``, of several tensors."""
+        if len([grad_fn for _, grad_fn, _ in producers if grad_fn is not None]) > 1:
+            nodes = [t.grad_fn for t in made if t.grad_fn is not None]
+            self.joined += [node for node in nodes if node._sequence_nr() >= start]
 
     def _result(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         """What a call gives; arguments that must not require grad escape into it.

@@ -180,7 +180,11 @@ def packed_roads(
     plain, loss = partial(packer, mode='tensor'), partial(packer, mode='loss')
     pack = None if plain(model, demo_input) is None else plain
     roads = _both_modes(demo_input, '', pack)
-    if loss(model, demo_input) is not None:
+    try:
+        is_known = loss(model, demo_input) is not None
+    except Exception:  # whatever code that makes targets raises is told when the road is walked
+        is_known = True
+    if is_known:
         return (*roads, Road('loss', demo_input, training=True, pack=loss))
     return (*roads, *_loss_road(model, demo_input))
 

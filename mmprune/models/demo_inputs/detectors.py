@@ -30,8 +30,8 @@ class _Proposer:
     def __init__(self) -> None:
         self.passes = 0
 
-    def __call__(self, *outputs: Any, **_: Any) -> list[Any]:
-        return _proposing.get()(*outputs)
+    def __call__(self, *outputs: Any, batch_img_metas: Any = None, **_: Any) -> list[Any]:
+        return _proposing.get()(outputs, batch_img_metas)
 
 
 @DEMO_INPUTS.register_module(name='BaseDetector')
@@ -120,19 +120,13 @@ def fixed_proposals(model: nn.Module, images: torch.Tensor) -> Iterator[list[Any
 
     Gives a list, to which what the first stage computed is added.
     """
-    from mmengine.structures import InstanceData
-
     found: list[Any] = []
 
-    def propose(*outputs: Any) -> list[Any]:
+    def propose(outputs: Any, metainfo: Any) -> list[Any]:
         found.append(outputs)
-        proposals = []
-        for number in range(len(images)):
-            boxes = torch.from_numpy(random_boxes(images, _PROPOSALS, 100 + number)).to(images)
-            labels = torch.zeros(len(boxes), dtype=torch.long, device=images.device)
-            scores = boxes.new_ones(len(boxes))
-            proposals.append(InstanceData(bboxes=boxes, scores=scores, labels=labels))
-        return proposals
+        # Of branches of several dilations each has the images for itself.
+        count = len(images) if metainfo is None else len(metainfo)
+        return [_proposals(images, number % len(images)) for number in range(count)]
 
     token = _proposing.set(propose)
     with ExitStack() as stack:
@@ -141,6 +135,15 @@ def fixed_proposals(model: nn.Module, images: torch.Tensor) -> Iterator[list[Any
             if hasattr(part, 'predict_by_feat'):
                 stack.enter_context(_replaced(vars(part)))
         yield found
+
+
+def _proposals(images: torch.Tensor, number: int) -> Any:
+    """What a first stage would find in an image of this number."""
+    from mmengine.structures import InstanceData
+
+    boxes = torch.from_numpy(random_boxes(images, _PROPOSALS, 100 + number)).to(images)
+    labels = torch.zeros(len(boxes), dtype=torch.long, device=images.device)
+    return InstanceData(bboxes=boxes, scores=boxes.new_ones(len(boxes)), labels=labels)
 
 
 @contextmanager
@@ -183,6 +186,7 @@ def _samples(model: nn.Module, images: torch.Tensor) -> list[Any]:
             found.masks = BitmapMasks(masks, height, width)
             ignored.masks = BitmapMasks([], height, width)
         sample.gt_instances, sample.ignored_instances = found, ignored
+        sample.proposals = _proposals(images, number)  # for detectors without a first stage
         sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(area).to(images.device))
         samples.append(sample)
     return samples

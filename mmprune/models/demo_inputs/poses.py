@@ -44,12 +44,15 @@ _COUNTS = ('num_keypoints', 'num_joints', 'out_channels')
 def codec_size(model: nn.Module) -> tuple[int, int] | None:
     """Height and width of the images that a pose estimator's codec is made for."""
     codec = getattr(getattr(model, 'head', None), 'decoder', None)
-    size = getattr(codec, 'input_size', None)
+    parts = (codec, *vars(codec).values()) if codec is not None else ()  # some are made of others
+    size = next((part.input_size for part in parts if hasattr(part, 'input_size')), None)
     return None if size is None else (int(size[1]), int(size[0]))
 
 
 def _sample(codec: Any, count: int, images: torch.Tensor, number: int, levels: int) -> Any:
+    from mmpose.codecs import DecoupledHeatmap
     from mmpose.datasets.transforms import PackPoseInputs
+    from mmpose.structures.bbox import bbox_xyxy2corner
 
     height, width = (int(size) for size in images.shape[-2:])
     random = np.random.default_rng(number)
@@ -75,11 +78,17 @@ def _sample(codec: Any, count: int, images: torch.Tensor, number: int, levels: i
         dataset_keypoint_weights=np.ones(count, np.float32),
     )
     extra = {key: results.get(key) for key in getattr(codec, 'auxiliary_encode_keys', ())}
+    if isinstance(codec, DecoupledHeatmap):
+        extra['bbox'] = bbox_xyxy2corner(boxes)
     encoded = codec.encode(keypoints=points, keypoints_visible=visible, **extra)
+    heatmap = getattr(codec, 'heatmap_size', None)
+    if heatmap is not None:
+        encoded['heatmap_mask'] = np.ones((int(heatmap[1]), int(heatmap[0])), np.float32)
     if levels:  # of heads that learn heatmaps of several sizes
         encoded = {key: [value] * levels for key, value in encoded.items()}
     results.update(encoded)
     for table in ('field_mapping_table', 'instance_mapping_table', 'label_mapping_table'):
         if getattr(codec, table, None):
-            results[table] = getattr(codec, table)
+            results[table] = dict(getattr(codec, table))
+    results.get('field_mapping_table', {}).setdefault('heatmap_mask', 'heatmap_mask')
     return PackPoseInputs()(results)['data_samples'].to(images.device)

@@ -43,10 +43,13 @@ def of_segmentor(
 def _in_eval_mode(model: nn.Module, images: torch.Tensor) -> Callable[[Any], Any] | None:
     """What prediction calls, where the tensor mode fails: several heads, and heads of queries."""
     head = getattr(model, 'decode_head', None)
-    is_cascade = isinstance(head, nn.ModuleList)
-    if head is None or not (
-        is_cascade or 'batch_data_samples' in inspect.signature(head.forward).parameters
-    ):
+    if head is None or not (isinstance(head, nn.ModuleList) or _takes_more(head)):
         return None
     metainfo = [image_metainfo(images)] * len(images)
     return lambda network: network.encode_decode(images, metainfo)
+
+
+def _takes_more(head: nn.Module) -> bool:
+    """Whether a head cannot be called with features alone."""
+    parameters = inspect.signature(head.forward).parameters.values()
+    return sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters) > 1
