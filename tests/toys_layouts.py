@@ -1,6 +1,7 @@
 """Toy networks whose layers lay heads out in other orders, and their expected groups."""
 
 import dataclasses
+import typing
 
 import torch
 from torch import nn
@@ -196,6 +197,24 @@ class SharedConfig(Toy):
         return self.head(self.second(self.first(self.a(x))))
 
 
+class Sizes(typing.NamedTuple):
+    dim: int = 32
+    heads: int = 4
+
+
+class _ConfiguredByTuple(_Configured):
+    """The config is a tuple with names, of which no part can be set."""
+
+    def numbers(self):
+        return self.config.dim, self.config.heads, self.config.dim
+
+
+class SharedTuple(SharedConfig):
+    """The same of a named tuple."""
+
+    LAYER, CONFIG = _ConfiguredByTuple, Sizes()
+
+
 class SharedDict(SharedConfig):
     """The same of a dict in a dict."""
 
@@ -250,5 +269,6 @@ TOYS = [
     HeadsInTheBatch,
     HeadsBelowEachOther,
     SharedConfig,
+    SharedTuple,
     SharedDict,
 ]

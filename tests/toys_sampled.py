@@ -120,6 +120,28 @@ class WrittenOut(Toy):
         return self.head(F.relu(self.c(a + made)).mean((2, 3)))
 
 
+class PlacesOfMaxima(Toy):
+    """Where the largest of each channel was, another layer's features are put, or taken from."""
+
+    GROUPS = {
+        'a': (6, {'a', 'b', 'c'}, {'b', 'c', 'd'}),
+        'd': (5, {'d'}, {'head'}),
+    }
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = conv(3, 6), conv(6, 6), conv(6, 6), conv(6, 5)
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x):
+        x = self.a(x)
+        pooled, places = F.max_pool2d(x, 2, return_indices=True)
+        y = F.max_unpool2d(self.b(pooled), places, 2)
+        places = x.flatten(2).topk(5, 2).indices
+        z = self.c(x).flatten(2).gather(2, places).mean(2)
+        return self.head(self.d(y * z[:, :, None, None]).mean((2, 3)))
+
+
 class SortedPlaces(Toy):
     """Places in the order of a score, the best of them, and the others' largest values."""
 

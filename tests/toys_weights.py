@@ -122,6 +122,44 @@ class Correlated(Toy):
         return self.head(torch.cat([whole, each.view(n, c, *each.shape[2:])], 1))
 
 
+class FiltersOfFeatures(Toy):
+    """A depthwise convolution with filters that a layer makes: a channel is as many of its outputs
+    as the kernel has places.
+    """
+
+    GROUPS = {'a': (8, {'a', 'k'}, {'', 'b', 'k'}), 'b': (6, {'b'}, {'head'})}
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.k, self.b = conv(3, 8), nn.Conv2d(8, 8 * 9, 1), conv(8, 6)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = F.relu(self.a(x))
+        n, c, h, w = x.shape
+        filters = self.k(x.mean((2, 3), keepdim=True)).view(n * c, 1, 3, 3)
+        x = F.conv2d(x.reshape(1, n * c, h, w), filters, padding=1, groups=n * c)
+        return self.head(self.b(x.view(n, c, h, w)).mean((2, 3)))
+
+
+class Divided(Toy):
+    """Features over a parameter, and weights that are rounded in steps of one (LSQ)."""
+
+    GROUPS = {'a': (8, {'a'}, {''}), 'head.weight': (6, set(), {'head'})}
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = conv(3, 8), conv(8, 6), nn.Linear(6, 4)
+        self.scale, self.step = (nn.Parameter(torch.rand(n)) for n in (8, 6))
+
+    def forward(self, x):
+        x = F.relu(self.a(x)) / self.scale.view(1, -1, 1, 1)
+        step = self.step.abs().sqrt().view(-1, 1, 1, 1) + 1
+        steps = self.b.weight / step / self.scale.log().cosh().view(1, -1, 1, 1)
+        steps = steps + (steps.round() - steps).detach()
+        return self.head(F.conv2d(x, steps * step, self.b.bias).mean((2, 3)))
+
+
 class DynamicFilters(Toy):
     """A layer makes two matrices for every sample: channels of data are read and made by them."""
 

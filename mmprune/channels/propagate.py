@@ -97,7 +97,7 @@ class Labelling:
     num_labels: int
     has_escapes: bool = False
     masked: frozenset[str] = frozenset()
-    unmasked: frozenset[tuple[str, int]] = frozenset()
+    unmasked: frozenset[tuple[str | int, ...]] = frozenset()
     exposed: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
     canonical: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     ways: Ways = field(default_factory=Ways)
@@ -193,7 +193,8 @@ def propagate(graph: TraceGraph, wishes: Wishes = Wishes()) -> Labelling:
         num_labels=leaves.num_labels,
         has_escapes=bool(graph.escapes),
         masked=frozenset(rest.silence.masked),
-        unmasked=frozenset(book.unmasked),
+        unmasked=frozenset[tuple[str | int, ...]](book.unmasked)
+        | {(n, *axes_of(f)) for n in rest.silence.divisors for f in tensors[n]},
         exposed=rest.silence.exposed_labels(leaves.num_labels),
         canonical=rest.canonical,
         ways=ways,

@@ -34,6 +34,9 @@ KEEPS_ZERO = frozenset({
     'SubBackward', 'Relu6Backward',
 })  # fmt: skip
 PRODUCT = 'MulBackward'
+QUOTIENT = 'DivBackward'
+# They are not finite at 0, or have no finite gradient there.
+UNLIKE_AT_ZERO = frozenset({'ReciprocalBackward', 'RsqrtBackward', 'LogBackward', 'SqrtBackward'})
 BOUNDED = 'HardtanhBackward'
 REDUCES_ZERO = frozenset({'mean', 'sum', 'max', 'amax'})
 
@@ -48,11 +51,15 @@ class Silence:
         exposed: Labels that some operation reads together with others. All tensors that have
             them are masked.
         zero: Edges that are 0 in removed channels.
+        divisors: Parameters that must not be 0 there, since something is divided by what is made
+            of them.
     """
 
     masked: set[str] = field(default_factory=set)
     exposed: list[IntArray] = field(default_factory=list)
     zero: set[Edge] = field(default_factory=set)
+    divisors: set[str] = field(default_factory=set)
+    _made_of: dict[Edge, set[str]] = field(default_factory=dict)
 
     def visit(
         self, node: TraceNode, inputs: Sequence[Value | None], outputs: Sequence[Value]
@@ -60,6 +67,7 @@ class Silence:
         """Take note of one operation."""
         if node.op in ('parameter', 'input'):
             return
+        self._note_divisors(node, inputs, len(outputs))
         try:
             reads = self._reads_as_layer(node, inputs)
             is_silent = reads or self._stays_in_channel(node, inputs)
@@ -70,6 +78,23 @@ class Silence:
             self.expose([value for value in (*inputs, *outputs) if value is not None])
         if gives_zero:
             self.zero.update((node.id, index) for index in range(len(outputs)))
+
+    def _note_divisors(self, node: TraceNode, inputs: Sequence[Value | None], outputs: int) -> None:
+        """Note what is made of parameters, and whether something is divided by it.
+
+        Each channel of its own: a norm of several is not 0 where some are.
+        """
+        made_of = [
+            self._made_of.get(edge, {name} if (name := _name(value)) else set())
+            for edge, value in zip(node.inputs, inputs, strict=True)
+            if edge is not None
+        ]
+        source = node.source.rstrip('0123456789')
+        if source in UNLIKE_AT_ZERO or (source == QUOTIENT and node.inputs[-1] is not None):
+            self.divisors |= made_of[-1]
+        if made_of and all(made_of) and node.op in PER_CHANNEL:
+            found = set().union(*made_of)
+            self._made_of.update(((node.id, index), found) for index in range(outputs))
 
     def expose(self, values: Sequence[Value]) -> None:
         """These need zeros wherever they have no channel."""

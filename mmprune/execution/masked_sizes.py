@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmprune.trace.expressions import FUNCTIONS
+from mmprune.trace.stored import sequence_like
 from mmprune.trace.traced_int import TracedInt
 
 
@@ -37,4 +38,4 @@ def masked_sizes(full: Any, kept: Any) -> Any:
     """A number, or several, in full size that know what is kept of each."""
     if isinstance(full, int):
         return MaskedSize(full, kept)
-    return type(full)([masked_sizes(own, part) for own, part in zip(full, kept, strict=True)])
+    return sequence_like(full, list(map(masked_sizes, full, kept)))

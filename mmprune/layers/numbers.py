@@ -9,7 +9,7 @@ from torch import nn
 
 from mmprune.channels.sizes import Numbers, SizeAttribute
 from mmprune.layers.slicers import slicer_of
-from mmprune.trace.stored import stored_values
+from mmprune.trace.stored import sequence_like, stored_values
 from mmprune.trace.walk import modules_of
 
 CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -112,4 +112,4 @@ def mended_numbers(
 
 def like(own: Any, value: Any) -> Any:
     """``value`` in the kind of sequence that ``own`` is."""
-    return list(value) if isinstance(own, list) else value
+    return sequence_like(own, value) if isinstance(own, list | tuple) else value

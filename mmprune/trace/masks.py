@@ -3,6 +3,9 @@
 Autograd knows no bools, so its graph does not show what was chosen by what. In a trace a mask has a
 *shadow*, a float tensor of the same numbers that is part of the graph: what arithmetic is given
 in its place, and what the results of other functions are joined with, element by element.
+
+So have places that are found for every channel (of maxima, of what is sorted): what is picked by
+them, or put there, is of the same channels.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ MOVING = frozenset({
     'transpose', 'flatten', 'unflatten', 'getitem', 'repeat', 'cat', 'stack', 'sum', 'clone',
     'contiguous', 'detach', 'to',
 })  # fmt: skip
+PICKING = frozenset({'gather', 'take_along_dim'})
 CHOOSING = frozenset({'where', 'masked_fill'})
 ARITHMETIC = frozenset({
     'to', 'float', 'double', 'half', 'bfloat16', 'type_as', 'mul', 'rmul', 'imul', 'multiply',
@@ -58,6 +62,8 @@ def as_called(name: str, function: Any, args: tuple, kwargs: dict) -> tuple[Any,
     """What a trace calls where a model calls ``function`` with a mask: by its shadow, if it can."""
     if name.strip('_') in ARITHMETIC and _gives_floats(name, args, kwargs):
         return function, _by_shadows(args), _by_shadows(kwargs)
+    if 'max_unpool' in name and len(args) > 1 and shadow_of(args[1]) is not None:
+        return function, (_joined(args[0], args[0], shadow_of(args[1])), *args[1:]), kwargs
     if name == '__setitem__' and shadow_of(args[1]) is not None:
         is_number = not isinstance(args[2], torch.Tensor) or args[2].dim() == 0
         if is_number and args[1].shape == args[0].shape:
@@ -99,6 +105,7 @@ def followed(
         It, or None where the graph cannot show what the call does with a mask.
     """
     if not isinstance(result, torch.Tensor):
+        _note_places(result)
         return None
     name = name.strip('_')
     shadows = [shadow for shadow in map(shadow_of, masks) if shadow is not None]
@@ -108,6 +115,10 @@ def followed(
             value = result.to(sources[0].dtype)
             _give_shadow(result, Compared.apply({}, (value,), *sources))
             return result
+    elif shadows and 'max_unpool' in name:
+        return result
+    elif shadows and name in PICKING and result.shape == shadows[0].shape:
+        return _joined(result, result, shadows[0])
     elif shadows and name in CHOOSING and result.is_floating_point():
         if any(result is tensor for tensor in given):
             return result.add_(Compared.apply({}, (torch.zeros_like(result.detach()),), *shadows))
@@ -119,6 +130,21 @@ def followed(
             _give_shadow(result, moved)
             return result
     return None
+
+
+def _note_places(result: Any) -> None:
+    """Give the places of values the values for a shadow."""
+    values, places = result if isinstance(result, tuple) and len(result) == 2 else (None, None)
+    if not (isinstance(values, torch.Tensor) and isinstance(places, torch.Tensor)):
+        return
+    if values.requires_grad and places.dtype is torch.int64 and places.shape == values.shape:
+        _give_shadow(places, values)
+
+
+def _joined(data: torch.Tensor, *sources: torch.Tensor | None) -> torch.Tensor:
+    """The same numbers, as made from these tensors element by element."""
+    result: torch.Tensor = Compared.apply({}, (data.detach(),), *sources)
+    return result
 
 
 def _has_masks(index: Any) -> bool:

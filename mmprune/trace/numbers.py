@@ -29,7 +29,7 @@ from mmprune.trace.expressions import (
     leaves,
 )
 from mmprune.trace.kinds import CONVS
-from mmprune.trace.stored import store
+from mmprune.trace.stored import sequence_like, store
 from mmprune.trace.stored import stored as stored_in
 from mmprune.trace.trace_graph import Reading
 from mmprune.trace.traced_int import TracedInt
@@ -193,7 +193,7 @@ class NumberLog:
                 self._stored(part, Attribute(place.module, place.name, index))
                 for index, part in enumerate(value)
             ]
-            return torch.Size(parts) if isinstance(value, torch.Size) else type(value)(parts)
+            return sequence_like(value, parts)
         is_size = isinstance(value, int) and not isinstance(value, bool) and value > 1
         return Number(value, place, self) if is_size else value
 

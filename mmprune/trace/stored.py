@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -30,6 +30,11 @@ def _values(fields: dict[Any, Any], prefix: str, depth: int) -> Iterator[tuple[s
             yield prefix + name, value
         elif depth > 1:
             yield from _values(_fields(value), f'{prefix}{name}.', depth - 1)
+
+
+def sequence_like(own: Any, parts: Sequence[Any]) -> Any:
+    """These parts in the kind of sequence that ``own`` is, a named tuple too."""
+    return own._make(parts) if hasattr(own, '_make') else type(own)(parts)
 
 
 def stored(module: nn.Module, path: str) -> Any:

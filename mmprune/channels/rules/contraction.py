@@ -50,7 +50,7 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
         pin_all(inputs, book, f'{node.where}: its weight or its input is a constant')
         return Value(node.shapes[0], [], book.fixed(f'comes from {node.where}'))
     groups, transposed = node.attrs['groups'], node.attrs['transposed']
-    data, summed, factors = _data_of(node, data, weight, book)
+    data, weight, summed, factors = _data_of(node, data, weight, book)
     inside = channels_along(data, 1, book)
     if weight.parameter is None:
         # A function of a masked weight need not be 0 where the weight is.
@@ -78,20 +78,21 @@ def conv(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
 
 def _data_of(
     node: TraceNode, data: Value, weight: Value, book: LabelBook
-) -> tuple[Value, dict[int, IntArray], list[IntArray]]:
-    """What a convolution reads: its data, channels that the kernel sums, those beside the channels.
+) -> tuple[Value, Value, dict[int, IntArray], list[IntArray]]:
+    """What a convolution reads: data, weight, channels that the kernel sums, and those beside them.
 
-    What it does with positions in space is noted.
+    What it does with positions in space is noted. Of a weight that is made of features a channel
+    is as many of them as the kernel has places.
     """
     summed: dict[int, IntArray] = {}
     is_plain = all([axes_of(factor) == (1,) for factor in data.factors])  # as most are
     if not is_plain:
         data, summed = _summed_with_kernel(node, data, weight, book)
     space = set(range(2, len(data.shape)))
-    for factor in [f for dim in space - summed.keys() for f in weight.along(dim)]:
-        book.pin(factor, KERNEL)
+    kernels = per_channel(weight, space - summed.keys(), book, KERNEL)
+    weight = replace(weight, factors=kernels)
     if is_plain:
-        return data, summed, []
+        return data, weight, summed, []
     along = f'{node.where} convolves along the channels'
     is_moved = node.attrs['transposed']
     apart = {dim for dim in space if not is_moved and _is_pointwise(node, data, weight, dim)}
@@ -101,7 +102,7 @@ def _data_of(
     for factor in data.factors:
         if axes_of(factor) not in {(1,), *beside}:
             book.pin(factor, along)
-    return data, summed, [factor for factor in data.factors if axes_of(factor) in beside]
+    return data, weight, summed, [f for f in data.factors if axes_of(f) in beside]
 
 
 def _summed_with_kernel(
