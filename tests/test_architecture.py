@@ -188,7 +188,7 @@ CONTENTS = {
         EmbeddingBag GroupNorm KeptOutputs LayerNorm Linear PReLU RMSNorm RNNBase RNNCellBase
         _BatchNorm _NormBase torch.nn.modules.activation.MultiheadAttention
     """,
-    'DEMO_INPUTS': 'BaseDetector BasePoseEstimator BaseSegmentor ImageClassifier',
+    'DEMO_INPUTS': 'BaseDetector BasePoseEstimator BaseSegmentor ImageClassifier YOLODetector',
     'PRUNERS': 'ImportancePruner MarkovPruner NetworkSlimming RatioPruner StructurePruner',
     'IMPORTANCE': """
         APoZImportance ActivationImportance BNScaleImportance FPGMImportance FusionImportance
