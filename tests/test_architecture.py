@@ -141,39 +141,40 @@ CONTENTS = {
         ClampMin Clone Col2Im Compared Complex Conj ConjPhysical ConstantPadNd Contiguous
         ConvDepthwise2D ConvDepthwise3D Convolution ConvolutionOverrideable CopyBackwards CopySlices
         Copysign Cos Cosh CtcLoss CudnnBatchNorm CudnnConvolution CudnnConvolutionTranspose
-        CudnnGridSampler Cummax Cummin Deg2Rad Detach Digamma Div Dot Elu Embedding EmbeddingBag Erf
-        Erfc Erfinv EuclideanDist Exp Exp2 Expand Expm1 FftC2C FftC2R FftR2C Filled Flatten Flip
-        Floor Fmax Fmin Fmod Frac FractionalMaxPool2D FusedDropout Gather Gelu Glu GridSampler2D
-        GridSampler3D GroupedMm Hardshrink Hardsigmoid Hardswish Hardtanh HuberLoss Hypot I0 Igamma
-        Igammac Im2Col Index IndexAdd IndexCopy IndexFill IndexPut IndexPutImpl IndexReduce
-        IndexSelect InstanceNorm Kept KlDiv Kthvalue Ldexp LeakyRelu Lerp Lgamma LinalgVectorNorm
-        Log Log10 Log1P Log2 LogSigmoid LogSoftmax Logaddexp Logaddexp2 Logcumsumexp Logit Logsumexp
-        MaskedFill Max MaxPool1D MaxPool2DWithIndices MaxPool3DWithIndices MaxUnpool2D MaxUnpool3D
-        Maximum Mean Min Minimum MiopenBatchNorm MiopenConvolution Mish MkldnnConvolution Mm Mode
-        MseLoss Mul MultiMarginLoss MultilabelMarginLoss Mv Mvlgamma NanToNum NativeBatchNorm
-        NativeBatchNormLegit NativeBatchNormLegitNoTraining NativeDropout NativeGroupNorm
-        NativeLayerNorm Neg Nextafter NllLoss NllLoss2D NllLossNd NnpackSpatialConvolution Norm
-        PackPaddedSequence PadPackedSequence Permute PixelShuffle PixelUnshuffle Polar Polygamma Pow
-        PreluKernel Prod Rad2Deg Reciprocal Recurrent ReflectionPad1D ReflectionPad2D
-        ReflectionPad3D Relu Relu6 Remainder Repeat ReplicationPad1D ReplicationPad2D
-        ReplicationPad3D Reshape ReshapeAlias RmsNorm Roll Round RreluWithNoise Rsqrt Rsub
-        SafeSoftmax ScaledDotProductCudnnAttention ScaledDotProductEfficientAttention
-        ScaledDotProductFlashAttention ScaledDotProductFlashAttentionForCpu
-        ScaledDotProductFusedAttentionOverrideable Scatter ScatterAdd ScatterReduce Select Selu Sgn
-        Sigmoid Sign Silu Sin Sinh Slice SlowConv2D SlowConv3D SmoothL1Loss SoftMarginLoss Softmax
-        Softplus Softshrink Sort SpecialEntr SpecialErfcx SpecialI0E SpecialI1 SpecialI1E
-        SpecialLogNdtr SpecialNdtri SpecialXlog1Py SpecialZeta Split SplitWithSizes Sqrt Squeeze
-        Stack Std StdMean Stepwise Sub Sum T Tan Tanh ThnnConv2D Threshold ToCopy Topk Transpose
-        Tril Trilinear Triu Trunc Unbind Unflatten Unfold UnsafeIndex UnsafeIndexPut UnsafeSplit
-        UnsafeSplitWithSizes UnsafeView Unsqueeze UpsampleBicubic2D UpsampleBicubic2DAa
-        UpsampleBilinear2D UpsampleBilinear2DAa UpsampleLinear1D UpsampleNearest1D UpsampleNearest2D
-        UpsampleNearest3D UpsampleNearestExact2D UpsampleTrilinear3D Var VarMean Vdot View
-        ViewAsComplex ViewAsReal WeightNorm Where Xlogy mmcv.BezierAlignFunction mmcv.CARAFEFunction
-        mmcv.CARAFENaiveFunction mmcv.DeformConv2dFunction mmcv.DeformRoIPoolFunction
-        mmcv.MaskedConv2dFunction mmcv.ModulatedDeformConv2dFunction
-        mmcv.MultiScaleDeformableAttnFunction mmcv.PrRoIPoolFunction mmcv.RoIAlignFunction
-        mmcv.RoIAlignRotatedFunction mmcv.RoIPoolFunction mmcv.RotatedFeatureAlignFunction
-        mmcv.SigmoidFocalLossFunction mmcv.SoftmaxFocalLossFunction torch.BackwardHookFunction
+        CudnnGridSampler Cummax Cummin Cumsum Deg2Rad Detach Digamma Div Dot Elu Embedding
+        EmbeddingBag Erf Erfc Erfinv EuclideanDist Exp Exp2 Expand Expm1 FftC2C FftC2R FftR2C Filled
+        Flatten Flip Floor Fmax Fmin Fmod Frac FractionalMaxPool2D FusedDropout Gather Gelu Glu
+        GridSampler2D GridSampler3D GroupedMm Hardshrink Hardsigmoid Hardswish Hardtanh HuberLoss
+        Hypot I0 Igamma Igammac Im2Col Index IndexAdd IndexCopy IndexFill IndexPut IndexPutImpl
+        IndexReduce IndexSelect InstanceNorm Kept KlDiv Kthvalue Ldexp LeakyRelu Lerp Lgamma
+        LinalgVectorNorm Log Log10 Log1P Log2 LogSigmoid LogSoftmax Logaddexp Logaddexp2
+        Logcumsumexp Logit Logsumexp MaskedFill Max MaxPool1D MaxPool2DWithIndices
+        MaxPool3DWithIndices MaxUnpool2D MaxUnpool3D Maximum Mean Min Minimum MiopenBatchNorm
+        MiopenConvolution Mish MkldnnConvolution Mm Mode MseLoss Mul MultiMarginLoss
+        MultilabelMarginLoss Mv Mvlgamma NanToNum NativeBatchNorm NativeBatchNormLegit
+        NativeBatchNormLegitNoTraining NativeDropout NativeGroupNorm NativeLayerNorm Neg Nextafter
+        NllLoss NllLoss2D NllLossNd NnpackSpatialConvolution Norm PackPaddedSequence
+        PadPackedSequence Permute PixelShuffle PixelUnshuffle Polar Polygamma Pow PreluKernel Prod
+        Rad2Deg Reciprocal Recurrent ReflectionPad1D ReflectionPad2D ReflectionPad3D Relu Relu6
+        Remainder Repeat ReplicationPad1D ReplicationPad2D ReplicationPad3D Reshape ReshapeAlias
+        RmsNorm Roll Round RreluWithNoise Rsqrt Rsub SafeSoftmax ScaledDotProductCudnnAttention
+        ScaledDotProductEfficientAttention ScaledDotProductFlashAttention
+        ScaledDotProductFlashAttentionForCpu ScaledDotProductFusedAttentionOverrideable Scatter
+        ScatterAdd ScatterReduce Select Selu Sgn Sigmoid Sign Silu Sin Sinh Slice SlowConv2D
+        SlowConv3D SmoothL1Loss SoftMarginLoss Softmax Softplus Softshrink Sort SpecialEntr
+        SpecialErfcx SpecialI0E SpecialI1 SpecialI1E SpecialLogNdtr SpecialNdtri SpecialXlog1Py
+        SpecialZeta Split SplitWithSizes Sqrt Squeeze Stack Std StdMean Stepwise Sub Sum T Tan Tanh
+        ThnnConv2D Threshold ToCopy Topk Transpose Tril Trilinear Triu Trunc Unbind Unflatten Unfold
+        UnsafeIndex UnsafeIndexPut UnsafeSplit UnsafeSplitWithSizes UnsafeView Unsqueeze
+        UpsampleBicubic2D UpsampleBicubic2DAa UpsampleBilinear2D UpsampleBilinear2DAa
+        UpsampleLinear1D UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D
+        UpsampleNearestExact2D UpsampleTrilinear3D Var VarMean Vdot View ViewAsComplex ViewAsReal
+        WeightNorm Where Xlogy mmcv.BezierAlignFunction mmcv.CARAFEFunction mmcv.CARAFENaiveFunction
+        mmcv.DeformConv2dFunction mmcv.DeformRoIPoolFunction mmcv.MaskedConv2dFunction
+        mmcv.ModulatedDeformConv2dFunction mmcv.MultiScaleDeformableAttnFunction
+        mmcv.PrRoIPoolFunction mmcv.RoIAlignFunction mmcv.RoIAlignRotatedFunction
+        mmcv.RoIPoolFunction mmcv.RotatedFeatureAlignFunction mmcv.SigmoidFocalLossFunction
+        mmcv.SoftmaxFocalLossFunction torch.BackwardHookFunction
     """,
     'CHANNEL_RULES': """
         addmm along as_strided attention batch_norm bilinear cat cdist channel_shuffle conv
@@ -209,7 +210,7 @@ CONTENTS = {
         DCFF DMCP ExactResume GroupLasso GrowingPenalty IterativePruning ProgressBarHook
         ScaleL1 SlimmingPenalty
     """,
-    'DATASETS': 'Digits',
+    'DATASETS': 'Digits Mnist',
 }
 
 

@@ -69,8 +69,8 @@ def test_the_page_imports_nothing_else_of_mmprune():
 def test_parts_of_the_page_pass_the_checks(config):
     page = import_module('my_pruning')
     networks = {
-        'cumsum': torch.nn.Sequential(
-            torch.nn.Conv2d(3, 16, 3), page.Cumsum(3), torch.nn.Conv2d(16, 4, 3)
+        'cumprod': torch.nn.Sequential(
+            torch.nn.Conv2d(3, 16, 3), page.Cumprod(3), torch.nn.Conv2d(16, 4, 3)
         ),
         'elementwise': torch.nn.Sequential(
             torch.nn.Conv2d(3, 16, 3), page.Sinc(), page.Scale(16), torch.nn.Conv2d(16, 4, 3)
@@ -115,14 +115,14 @@ WITHOUT = {
         'goes through SincBackward0, which mmprune does not know, in body.0',
     ),
     'parser of the rule': (
-        ('BACKWARD_PARSERS', 'CumsumBackward'),
+        ('BACKWARD_PARSERS', 'CumprodBackward'),
         'stem',
-        'goes through CumsumBackward0, which mmprune does not know, in body.2',
+        'goes through CumprodBackward0, which mmprune does not know, in body.2',
     ),
     'rule': (
-        ('CHANNEL_RULES', 'cumsum'),
+        ('CHANNEL_RULES', 'cumprod'),
         'stem',
-        'goes through CumsumBackward0, which mmprune does not know, in body.2',
+        'goes through CumprodBackward0, which mmprune does not know, in body.2',
     ),
     'slicer': (
         ('SLICERS', 'Scale'),
@@ -153,7 +153,7 @@ def test_without_one_of_them_its_group_is_pinned_and_the_rest_is_not(
     assert found.is_verified
     if name == 'rule':
         (unknown,) = found.findings.unknown
-        assert (unknown.operation, unknown.lacks) == ('cumsum', 'channel rule')
+        assert (unknown.operation, unknown.lacks) == ('cumprod', 'channel rule')
 
 
 def test_without_the_tie_the_layers_are_two_groups(config, tmp_path):

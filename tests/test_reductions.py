@@ -50,7 +50,7 @@ PINNED = {
         'takes the linalgvectornorm over the channels',
     ),
     'median': (lambda x: x.median(1, keepdim=True)[0], 'MedianBackward1, which mmprune does not'),
-    'cumsum': (lambda x: x.cumsum(1), 'CumsumBackward0, which mmprune does not know'),
+    'cumprod': (lambda x: x.cumprod(1), 'CumprodBackward0, which mmprune does not know'),
     'softmax': (lambda x: x.softmax(1), 'normalises over the channels'),
     'sort': (lambda x: x.sort(1)[0], 'SortBackward0 in the root module goes along the channels'),
 }

@@ -28,7 +28,7 @@ ALIASES = """
     CudnnBatchNormBackward0 PreluKernelBackward0 ScaledDotProductFlashAttentionBackward0
     ScaledDotProductEfficientAttentionBackward0 ScaledDotProductFlashAttentionForCpuBackward0
 """
-NOT_ELEMENTWISE = 'CumsumBackward0 CumprodBackward0 MedianBackward1 UnheardOfBackward3'
+NOT_ELEMENTWISE = 'CumprodBackward0 MedianBackward1 UnheardOfBackward3'
 
 
 # -- reading ---------------------------------------------------------------------------
@@ -215,59 +215,59 @@ class Summing(nn.Module):
         self.head = conv(6, 4)
 
     def forward(self, x):
-        return self.head(self.summer(self.inner(x)).cumprod(-1))
+        return self.head(self.summer(self.inner(x)).sinc())
 
 
 class Summer(nn.Module):
     def forward(self, x):
-        return x.cumsum(dim=1)
+        return x.cumprod(dim=1)
 
 
 def test_an_unknown_operation_is_reported_with_its_module_and_pins_what_reaches_it():
     model, pruner = prepare(Summing())
     assert pruner.supernet.graph.opaque == {
-        'CumsumBackward0': ('summer',),
-        'CumprodBackward0': ('',),
+        'CumprodBackward0': ('summer',),
+        'SincBackward0': ('',),
     }
     assert list(pruner.channel_spaces) == ['inner.0']
     reason = pruner.channel_groups['inner.2'].reason
-    assert reason == 'goes through CumsumBackward0, which mmprune does not know, in summer'
+    assert reason == 'goes through CumprodBackward0, which mmprune does not know, in summer'
     report = pruner.report()
-    assert 'operation without parser: CumsumBackward0 in summer' in report
-    assert 'operation without parser: CumprodBackward0 in the root module' in report
+    assert 'operation without parser: CumprodBackward0 in summer' in report
+    assert 'operation without parser: SincBackward0 in the root module' in report
     assert_exact(model, pruner)
 
 
 OPERATION = '''
-    """An operation of one's own: the running sum along a dim that holds no channels."""
+    """An operation of one's own: the running product along a dim that holds no channels."""
 
     from mmprune.channels.rules.arithmetic import without
     from mmprune.channels.labels import Value
     from mmprune.registry import BACKWARD_PARSERS, CHANNEL_RULES
 
-    @BACKWARD_PARSERS.register_module(name='CumsumBackward')
+    @BACKWARD_PARSERS.register_module(name='CumprodBackward')
     def read(grad_fn):
-        return 'running_sum', {'dim': grad_fn._saved_dim}
+        return 'running_product', {'dim': grad_fn._saved_dim}
 
-    @CHANNEL_RULES.register_module(name='running_sum')
+    @CHANNEL_RULES.register_module(name='running_product')
     def carry(node, inputs, book):
         value = inputs[0]
         dim = node.attrs['dim'] % len(value.shape)
-        return Value(value.shape, without(value, {dim}, book, 'it is summed up'), value.fixed)
+        return Value(value.shape, without(value, {dim}, book, 'it is multiplied'), value.fixed)
 '''
 
 
-class RunningSum(nn.Module):
+class RunningProduct(nn.Module):
     def __init__(self, dim):
         super().__init__()
         self.a, self.b, self.dim = conv(3, 8), conv(8, 4), dim
 
     def forward(self, x):
-        return self.b(self.a(x).cumsum(self.dim))
+        return self.b(self.a(x).cumprod(self.dim))
 
 
 def test_an_operation_from_custom_imports_is_used(tmp_path, monkeypatch):
-    assert list(prepare(RunningSum(3))[1].channel_spaces) == []
+    assert list(prepare(RunningProduct(3))[1].channel_spaces) == []
     (tmp_path / 'my_operation.py').write_text(textwrap.dedent(OPERATION))
     (tmp_path / 'config.py').write_text("custom_imports = dict(imports=['my_operation'])\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -275,11 +275,11 @@ def test_an_operation_from_custom_imports_is_used(tmp_path, monkeypatch):
         monkeypatch.setattr(registry, '_module_dict', dict(registry.module_dict))
     Config.fromfile(tmp_path / 'config.py')
     monkeypatch.delitem(sys.modules, 'my_operation')
-    model, pruner = prepare(RunningSum(3))
+    model, pruner = prepare(RunningProduct(3))
     assert list(pruner.channel_spaces) == ['a']
     assert_exact(model, pruner)
-    model, pruner = prepare(RunningSum(1))
-    assert pruner.channel_groups['a'].reason == 'it is summed up'
+    model, pruner = prepare(RunningProduct(1))
+    assert pruner.channel_groups['a'].reason == 'it is multiplied'
     assert_exact(model, pruner)
 
 

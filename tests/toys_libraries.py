@@ -37,6 +37,32 @@ class FusedEncoder(Toy):
         return self.head(self.encoder(self.a(x)))
 
 
+class PooledByAttention(Toy):
+    """torch's function of attention, which is given weights of layers of one's own (CLIP)."""
+
+    INPUT = (2, 5, 6)
+    UNCOUNTED = -2 * 2 * (2 * 2 * 1 * 5) * 4
+    GROUPS = {'a': (20, {'a', 'q', 'k', 'v'}, {'q', 'k', 'v', 'head'})}  # 16 channels, 4 heads
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.head, self.heads = nn.Linear(6, 16), nn.Linear(16, 4), 4
+        self.q, self.k, self.v = (nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x):
+        x = self.a(x).transpose(0, 1)
+        layers = self.q, self.k, self.v
+        names = ('q_proj_weight', 'k_proj_weight', 'v_proj_weight')
+        weights = {name: layer.weight for name, layer in zip(names, layers, strict=True)}
+        pooled, _ = F.multi_head_attention_forward(
+            x.mean(0, keepdim=True), x, x, x.shape[-1], self.heads, None,
+            torch.cat([layer.bias for layer in layers]), None, None, False, 0.0,
+            self.head.weight, self.head.bias, self.training,
+            need_weights=False, use_separate_proj_weight=True, **weights,
+        )  # fmt: skip
+        return pooled[0]
+
+
 class UnusedBranch(Toy):
     """The last block of a WaveNet computes a sum that nobody reads; it must fit all the same."""
 
@@ -239,7 +265,7 @@ class RunningSums(Toy):
         self.a, self.b, self.head = nn.Linear(6, 8), nn.Linear(8, 7), nn.Linear(7, 4)
 
     def forward(self, x):
-        x = self.a(x).logcumsumexp(1).tanh()
+        x = self.a(x).logcumsumexp(1).cumsum(1).tanh()
         x = self.b(x.cummax(1).values)
         return self.head(x.topk(3, dim=1).values.sum(1))
 
@@ -363,6 +389,7 @@ class AutoEncoder(Toy):
 TOYS = [
     AutoEncoder,
     FusedEncoder,
+    PooledByAttention,
     UnusedBranch,
     UnusedSum,
     FromVector,

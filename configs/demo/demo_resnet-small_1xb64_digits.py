@@ -1,4 +1,4 @@
-# What `make demo` trains and searches: the supernet of the digits, with bars instead of logs.
+# A demo for a third of the time: the supernet of the digits, with bars instead of logs.
 _base_ = ['../autoslim/autoslim_resnet-small_1xb64_digits.py']
 
 train_cfg = dict(val_interval=20)

@@ -92,6 +92,16 @@ class Size:
         index = tuple(slice(None) if d == self.dim else 0 for d in range(factor.ndim))
         return factor[index]
 
+    def is_same(self, other: Size) -> bool:
+        """Whether two dims have the same channels in the same order, so that they are one."""
+        if len(self.factors) != len(other.factors):
+            return False
+        mine, others = (
+            [np.moveaxis(f, size.dim, 0).reshape(size.full, -1) for f in size.factors]
+            for size in (self, other)
+        )
+        return all(np.array_equal(a, b) for a, b in zip(mine, others, strict=True))
+
 
 @dataclass(frozen=True)
 class Statistic:

@@ -162,7 +162,7 @@ class _Reader:
 
     def _check(self, index: int, size: Size, expression: Expression) -> None:
         """Whether it is right is seen in random subnets, where it is not plain to see."""
-        if isinstance(expression, Dim) and _same_labels(size, self.size_of(expression)):
+        if isinstance(expression, Dim) and size.is_same(self.size_of(expression)):
             return
         origins: dict[Dim | Attribute, Size | int] = {
             leaf: self.size_of(leaf) if isinstance(leaf, Dim) else self._raw(leaf)
@@ -216,7 +216,7 @@ class _Reader:
 
     def _equate(self, first: Size, second: Size, reason: str) -> None:
         """Two dims keep equally many channels."""
-        if _same_labels(first, second):
+        if first.is_same(second):
             return
         are_shrinking = self.shrinks(first), self.shrinks(second)
         if all(are_shrinking):
@@ -329,13 +329,8 @@ class _Reader:
             is_near = any(own is dim for dim in dims) or any(
                 np.isin(f, labels).any() for f in own.factors
             )
-            is_quotient = divides and _same_labels(own, size)
-            if (
-                is_near
-                and own.full == self._raw(attribute)
-                and self.shrinks(own)
-                and not is_quotient
-            ):
+            is_it = own.full == self._raw(attribute) and not (divides and own.is_same(size))
+            if is_near and is_it and self.shrinks(own):
                 where = attribute.module or 'the root module'
                 self.uses[attribute] = [(own, f'{where} computes with its {attribute.name}')]
                 self._add(attribute, own)
@@ -366,19 +361,6 @@ class _Reader:
                     self.book.pin(first, reason)
                 from_end = (size.dim - len(size.shape),)
                 self.book.statistics.append(Statistic(module, 'size', from_end, factor))
-
-
-def _same_labels(first: Size, second: Size) -> bool:
-    """Whether two dims have the same channels in the same order, so that they are one."""
-    if len(first.factors) != len(second.factors):
-        return False
-    rows = [
-        np.moveaxis(factor, size.dim, 0).reshape(size.full, -1)
-        for size in (first, second)
-        for factor in size.factors
-    ]
-    half = len(rows) // 2
-    return all(np.array_equal(a, b) for a, b in zip(rows[:half], rows[half:], strict=True))
 
 
 def _reason(reading: Reading) -> str:

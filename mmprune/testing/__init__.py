@@ -1,7 +1,7 @@
 """What mmprune's own parts are checked by, for those of other people.
 
     check_network(network, demo_input)          # supernet, masked and sliced, and deployed are one
-    check_rule('cumsum', network, demo_input)   # a channel rule, in a network that uses it
+    check_rule('cumprod', network, demo_input)  # a channel rule, in a network that uses it
     check_importance(MyImportance())            # an importance
     check_pruner(dict(type='MyPruner'))         # a pruner
 

@@ -102,12 +102,9 @@ class EscapeRecorder(FunctionMode):
         if self.numbers is not None and self.numbers.constants.write(name, func, args, kwargs):
             return args[0]
         args = args if self.numbers is None else filters_shown(self.numbers, func, args)
-        out = kwargs.pop('out', None) if in_graph else None
-        result = self._result(func, args, kwargs)
-        if out is not None:  # which autograd refuses, and the code's own run need not
-            for target, part in zip(_tensors(out), _tensors(result), strict=True):
-                target.copy_(part)
-            result = out
+        is_written_out = in_graph and kwargs.get('out') is not None
+        run = self._written_out if is_written_out else self._result
+        result = run(func, args, kwargs)
         if self.numbers is not None:
             if func not in LIKE:
                 result = watch(self.numbers, func, args, kwargs, result)
@@ -118,9 +115,7 @@ class EscapeRecorder(FunctionMode):
             result = result if shown is None else shown
             made = _tensors(result) if result is not None else given[:1]
             self.recipes.note(func, name, args, kwargs, given, made)
-            if len([grad_fn for _, grad_fn, _ in producers if grad_fn is not None]) > 1:
-                nodes = [t.grad_fn for t in made if t.grad_fn is not None]
-                self.joined += [node for node in nodes if node._sequence_nr() >= start]
+            self._note_joined(producers, made, start)
             if not (made or name in _TO_PYTHON):
                 return result
             if self.awaited and not name.endswith('norm'):
@@ -140,6 +135,12 @@ class EscapeRecorder(FunctionMode):
             elif producers and (name in _TO_PYTHON or not is_seen):
                 self._note_detached(name, given, made, _edges(producers))
         return result
+
+    def _note_joined(self, producers: list[Any], made: list[torch.Tensor], start: int) -> None:
+        """Remember what was computed, since ``start``, of several tensors."""
+        if len([grad_fn for _, grad_fn, _ in producers if grad_fn is not None]) > 1:
+            nodes = [t.grad_fn for t in made if t.grad_fn is not None]
+            self.joined += [node for node in nodes if node._sequence_nr() >= start]
 
     def _result(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         """What a call gives; arguments that must not require grad escape into it.
@@ -161,6 +162,14 @@ class EscapeRecorder(FunctionMode):
             self.escapes.extend((edge, self._reason(_name_of(func))) for edge in edges)
             plain = tensor.detach()
         return self._result(func, (), {**given, refused[1]: plain})
+
+    def _written_out(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """What a call writes to ``out``: autograd refuses to, and the code's own run need not."""
+        out = kwargs.pop('out')
+        result = self._result(func, args, kwargs)
+        for target, part in zip(_tensors(out), _tensors(result), strict=True):
+            target.copy_(part)
+        return out
 
     def _is_in_function(self) -> bool:
         """Whether a function of autograd is running, which is a node of the graph by itself.

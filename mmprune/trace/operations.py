@@ -8,7 +8,7 @@ contract of a row:
 
 An operation that takes from one to any number of inputs, and has one attribute, which is a dim of
 its largest tensor. Inputs count whether they are traced or constants. An operation without a row is
-not checked; who adds one adds a row for it, ``OPERATIONS['cumsum'] = takes(1, dim=DIM)``.
+not checked; who adds one adds a row for it, ``OPERATIONS['cumprod'] = takes(1, dim=DIM)``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,3 +81,32 @@ def _differentiable(demo_input: DemoInput) -> tuple[DemoInput, list[torch.Tensor
     if isinstance(demo_input, torch.Tensor | tuple | list | Mapping):
         return tree_map(copy, demo_input), leaves
     return demo_input, leaves
+
+
+def topological(roots: list[GradFn], known: Collection[GradFn]) -> list[GradFn]:
+    """All grad_fns behind ``roots`` but known ones, producers first, ties by order of execution."""
+    order: list[GradFn] = []
+    done: set[GradFn] = set(known)
+    stack: list[tuple[GradFn, bool]] = [(root, False) for root in reversed(roots)]
+    while stack:
+        grad_fn, expanded = stack.pop()
+        if expanded:
+            order.append(grad_fn)
+        elif grad_fn not in done:
+            done.add(grad_fn)
+            stack.append((grad_fn, True))
+            stack.extend(
+                (parent, False)
+                for parent, _ in grad_fn.next_functions
+                if parent is not None and parent not in done
+            )
+    sequences = {g: g._sequence_nr() if g.next_functions else -1 for g in order}
+    executed = sorted(order, key=sequences.__getitem__)
+    position = {grad_fn: index for index, grad_fn in enumerate(executed)}
+    in_order = all(
+        position[parent] < position[grad_fn]
+        for grad_fn in executed
+        for parent, _ in grad_fn.next_functions
+        if parent in position
+    )
+    return executed if in_order else order

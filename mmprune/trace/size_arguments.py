@@ -137,10 +137,20 @@ def _grouped(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> None:
         log.read(data, data.dim() - dim, groups, 'the groups of a convolution')
 
 
+_ATTENDED = (
+    'query', 'key', 'value', 'embed_dim_to_check', 'num_heads', 'in_proj_weight', 'in_proj_bias',
+    'bias_k', 'bias_v', 'add_zero_attn', 'dropout_p', 'out_proj_weight',
+)  # fmt: skip
+
+
 def _attended(log: NumberLog, args: tuple, kwargs: Kwargs, result: Any) -> None:
-    """Queries are as wide as the module says."""
-    given = dict(zip(('query', 'key', 'value', 'embed_dim_to_check'), args, strict=False), **kwargs)
-    log.read(given['query'], -1, given['embed_dim_to_check'], 'attention')
+    """Queries are as wide as the module says, and as all heads together."""
+    given = dict(zip(_ATTENDED, args, strict=False), **kwargs)
+    query, heads, weight = (given[name] for name in ('query', 'num_heads', 'out_proj_weight'))
+    log.read(query, -1, given['embed_dim_to_check'], 'attention')
+    log.read(query, -1, log.size(weight, weight.shape)[1], 'attention')
+    if isinstance(heads, Number):
+        log.read(weight, 1, heads * (weight.shape[1] // int(heads)), 'attention')
 
 
 def _both(*names: str) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from mmprune.trace.requiring_grad import constant_buffers, requiring_grad, runni
 from mmprune.trace.roads import DemoInput as DemoInput
 from mmprune.trace.roads import Road, describe_input
 from mmprune.trace.roads import run_model as run_model
-from mmprune.trace.session import GradFn, Session
+from mmprune.trace.session import GradFn, Session, topological
 from mmprune.trace.stand_ins import ALL, FAITHFUL, StandIns
 from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode, UsedWeights
 from mmprune.trace.training import noted_readers, train, who_differ
@@ -216,18 +216,18 @@ class _GraphReader:
         known, start = self.session.known, self.session.stop
         edges = [get_gradient_edge(t) for t in outputs if t.requires_grad]
         roots: list[GradFn] = [edge.node for edge in edges]
-        order = _topological(roots, known)
+        order = topological(roots, known)
         behind_outputs = set(order)
         # What is computed and nobody uses must fit all the same.
         made = [t.grad_fn for _, _, given in self.recorder.calls for t in given]
-        written_by = set(_topological(updates, known))
+        written_by = set(topological(updates, known))
         made += [node for node in self.escapes.joined if node not in written_by]
         unused = [node for node in made if node is not None and node not in behind_outputs]
         unused += self.escapes.numbers.nodes() if self.escapes.numbers else []
         escaped = [edge.node for edge, _ in self.escapes.escapes]
         roots += [node for node in escaped + unused if node not in behind_outputs]
-        order = order if len(roots) == len(edges) else _topological(roots, known)
-        computed, order = set(order), _topological(roots + updates, known) if updates else order
+        order = order if len(roots) == len(edges) else topological(roots, known)
+        computed, order = set(order), topological(roots + updates, known) if updates else order
         self.order, self.ids = order, {g: start + index for index, g in enumerate(order)}
         nodes = tuple(self._read_node(grad_fn, grad_fn not in computed) for grad_fn in order)
         leaves = {
@@ -243,7 +243,7 @@ class _GraphReader:
                 'the output of the model does not depend on any of its parameters: there is '
                 'nothing to trace. Does the forward pass run in inference mode, or leave torch?'
             )
-        behind_unused = set(_topological(unused + updates, known))
+        behind_unused = set(topological(unused + updates, known))
         found = used.union(name for name, leaf in leaves.items() if leaf in behind_unused)
         buffers = frozenset(leaves) - self.parameter_shapes.keys()
         # Those of later roads are found where all nodes are together.
@@ -371,32 +371,3 @@ class _GraphReader:
         for (name, inputs, outputs), caller in calls:
             unreached = not owners.get(name, True)
             yield ModuleCall(name, caller, edges(inputs), edges(outputs), unreached)
-
-
-def _topological(roots: list[GradFn], known: Collection[GradFn]) -> list[GradFn]:
-    """All grad_fns behind ``roots`` but known ones, producers first, ties by order of execution."""
-    order: list[GradFn] = []
-    done: set[GradFn] = set(known)
-    stack: list[tuple[GradFn, bool]] = [(root, False) for root in reversed(roots)]
-    while stack:
-        grad_fn, expanded = stack.pop()
-        if expanded:
-            order.append(grad_fn)
-        elif grad_fn not in done:
-            done.add(grad_fn)
-            stack.append((grad_fn, True))
-            stack.extend(
-                (parent, False)
-                for parent, _ in grad_fn.next_functions
-                if parent is not None and parent not in done
-            )
-    sequences = {g: g._sequence_nr() if g.next_functions else -1 for g in order}
-    executed = sorted(order, key=sequences.__getitem__)
-    position = {grad_fn: index for index, grad_fn in enumerate(executed)}
-    in_order = all(
-        position[parent] < position[grad_fn]
-        for grad_fn in executed
-        for parent, _ in grad_fn.next_functions
-        if parent in position
-    )
-    return executed if in_order else order

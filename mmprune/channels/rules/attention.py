@@ -1,4 +1,4 @@
-"""Rule of fused attention kernels: two matrix products with a softmax between them."""
+"""Rules of fused attention kernels and of distances: products of rows with rows."""
 
 from __future__ import annotations
 
@@ -31,6 +31,22 @@ def _constants(node: TraceNode, shape: tuple[int, ...], book: LabelBook) -> list
     ]
 
 
+def _turned(rows: Value) -> Value:
+    """The last two dims in the other order."""
+    shape = (*rows.shape[:-2], rows.shape[-1], rows.shape[-2])
+    return Value(shape, [factor.swapaxes(-1, -2) for factor in rows.factors], rows.fixed)
+
+
+@CHANNEL_RULES.register_module(name='cdist')
+def cdist(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
+    """Distances of rows (..., n, k) from rows (..., m, k): sums over k, as of a product."""
+    left, right = inputs[:2]
+    rows = left.along(len(left.shape) - 1) if left else []
+    book.statistics += [Statistic(node.module, 'distance', (), f, node.id) for f in rows]
+    pair = [left, right and _turned(right)]
+    return matmul(node, pair, replace(book, products=[], sites=[]))
+
+
 @CHANNEL_RULES.register_module(name='attention')
 def attention(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> list[Value]:
     """softmax(q k^T scale + bias) v, with the heads before the last two dims.
@@ -44,11 +60,7 @@ def attention(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> l
     rank = len(query.shape)
     heads = query.shape[-3] if rank > 2 else 1
     key, value = (_shared_by(heads, side) for side in (key, value))
-    keys = Value(
-        (*key.shape[:-2], key.shape[-1], key.shape[-2]),
-        [factor.swapaxes(-1, -2) for factor in key.factors],
-        key.fixed,
-    )
+    keys = _turned(key)
     shape = (*query.shape[:-1], key.shape[-2])
     weights = matmul(replace(node, shapes=(shape,)), [query, keys], book)
     if node.attrs['is_scaled_by_width']:

@@ -308,20 +308,6 @@ def addmm(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value
     return meet([product, *added], node.shapes[0], book, node.where) if added else product
 
 
-@CHANNEL_RULES.register_module(name='cdist')
-def cdist(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
-    """Distances of rows (..., n, k) from rows (..., m, k): sums over k, as of a product."""
-    left, right = inputs[:2]
-    if left is not None:
-        rows = left.along(len(left.shape) - 1)
-        book.statistics += [Statistic(node.module, 'distance', (), f, node.id) for f in rows]
-    if right is not None:
-        swapped = [factor.swapaxes(-1, -2) for factor in right.factors]
-        shape = (*right.shape[:-2], right.shape[-1], right.shape[-2])
-        right = replace(right, shape=shape, factors=swapped, parameter=None)
-    return matmul(node, [left, right], replace(book, products=[], sites=[]))
-
-
 @CHANNEL_RULES.register_module(name=['mv', 'dot'])
 def of_vectors(node: TraceNode, inputs: list[Value | None], book: LabelBook) -> Value:
     """(n, k) or (k,) times (k,): of matrices with one column, or with one row and one column."""

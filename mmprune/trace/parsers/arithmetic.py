@@ -92,7 +92,7 @@ register('softmax', 'SoftmaxBackward', 'LogSoftmaxBackward', 'SafeSoftmaxBackwar
 register(
     'along',
     'CummaxBackward', 'CumminBackward', 'LogcumsumexpBackward', 'TopkBackward',
-    'KthvalueBackward', 'ModeBackward', 'SortBackward',
+    'KthvalueBackward', 'ModeBackward', 'SortBackward', 'CumsumBackward',
     dim='dim',
 )  # fmt: skip
 # A number of all elements and of targets.
