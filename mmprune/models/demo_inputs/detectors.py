@@ -42,11 +42,12 @@ class _Proposer:
 class _Placer(_Proposer):
     """In the place of a first stage's boxes that are weights: as many others, and its features."""
 
-    def __call__(self, *_: Any, x: Any, batch_data_samples: Any, **__: Any) -> list[Any]:
-        found: list[Any] = getattr(type(self.part), _LEARNED)(self.part, x, batch_data_samples)
+    def __call__(self, *_: Any, x: Any = (), **given: Any) -> list[Any]:
+        found: list[Any] = getattr(type(self.part), _LEARNED)(self.part, x=x, **given)
         for number, proposals in enumerate(found):
             shares = random_boxes(torch.empty(1, 1), len(proposals.bboxes), 100 + number)
-            proposals.bboxes = torch.from_numpy(shares).to(x[0]) * proposals.imgs_whwh
+            boxes = torch.from_numpy(shares).to(x[0]) * proposals.imgs_whwh
+            proposals.bboxes = boxes + 0 * proposals.bboxes  # they are read all the same
         return found
 
 
