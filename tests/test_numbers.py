@@ -352,6 +352,21 @@ def test_widths_that_one_number_is_compared_with_stay_equal():
     assert reasons(pruner) == {}
 
 
+class AssertsOfShapes(AssertsOfBoth):
+    """Two layers whose channels are not one must be as wide as each other."""
+
+    def forward(self, x):
+        a, b = self.a(x), self.b(x)
+        assert a.shape == b.shape
+        return self.c(a) * self.d(b)
+
+
+def test_widths_that_are_compared_with_each_other_stay_equal():
+    pruner, _, left = pruned(AssertsOfShapes(), torch.randn(2, 6))
+    assert left < 0.52
+    assert reasons(pruner) == {}
+
+
 class LaidOut(nn.Module):
     """A size that is written in the code, or has come through a text."""
 

@@ -99,6 +99,25 @@ class Parts(nn.Module):
         return self.head(self.body(x).mean((2, 3)))
 
 
+class WithAFunction(Parts):
+    """A function that its forward calls is compiled, and none of its modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.pooled = torch.compile(lambda x: (x.relu() + 1).mean((2, 3)), backend='eager')
+
+    def forward(self, x):
+        return self.head(self.pooled(self.body(x)))
+
+
+def test_a_compiled_function_is_looked_into(fresh_compiler):
+    model = WithAFunction().double()
+    pruner = PRUNERS.build(dict(type='RatioPruner', ratios=[0.5]))
+    pruner.prepare_from_supernet(model, torch.rand(2, 3, 8, 8).double())
+    assert list(pruner.channel_spaces) == ['body.0', 'body.3']
+    assert pruner.verify_subnet(model).ok
+
+
 def compile_a_part(model):
     model.body = torch.compile(model.body, backend='eager')
     return model

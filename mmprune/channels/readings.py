@@ -227,9 +227,16 @@ class _Reader:
             self._pin(first if are_shrinking[0] else second, reason)
 
     def _compare(self) -> None:
-        """An attribute that the model compares with dims is these dims, if nothing else."""
+        """An attribute that the model compares with dims is these dims, if nothing else.
+
+        Two dims that it finds equal keep equally many.
+        """
         compared: dict[Attribute, list[tuple[Size, str]]] = {}
         for first, second in self.graph.equal:
+            if isinstance(first, Dim) and isinstance(second, Dim):
+                sizes = self.size_of(first), self.size_of(second)
+                if all(map(self.shrinks, sizes)):
+                    self._equate(*sizes, 'the model compares their number with that of others')
             for own, other in ((first, second), (second, first)):
                 if isinstance(own, Attribute) and isinstance(other, Dim) and own not in self.uses:
                     size = self.size_of(other)

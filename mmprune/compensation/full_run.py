@@ -87,7 +87,7 @@ class FullRun(Observer):
             jobs: Each runs a model on one batch.
             tick: Called after each.
         """
-        with untouched(self.full, {}), torch.no_grad(), plain_paths(), eagerly(self.full):
+        with untouched(self.full, {}), torch.no_grad(), plain_paths(), eagerly():
             self.full.eval()
             for self.batch, job in enumerate(jobs):
                 self.uses.clear()

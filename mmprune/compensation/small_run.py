@@ -62,7 +62,7 @@ class SmallRun:
         while self.pending:
             self.collecting = None
             lock = LockStep(self._settle)
-            with plain_paths(), eagerly(self.small):
+            with plain_paths(), eagerly():
                 lock.run([partial(self._watched, lock, n, job) for n, job in enumerate(jobs)])
             if self.collecting is None:
                 for unit in self.pending.values():

@@ -87,7 +87,7 @@ def observed_run(
     fork = torch.random.fork_rng(devices=[])
     as_used = without_chance() if road.training else torch.no_grad()
     try:
-        with modes_kept(model), plain_paths(), eagerly(model), fork, as_used:
+        with modes_kept(model), plain_paths(), eagerly(), fork, as_used:
             set_mode(model, road.training)
             _seed(modules_of(model).values())
             found = tensors_in(road.run(model))

@@ -1,30 +1,36 @@
-"""Run a model as Python, whatever parts of it are compiled."""
+"""Run a model as Python, whatever it has compiled."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
 
-from mmprune.trace.walk import modules_of
+_running: list[contextlib.AbstractContextManager] = []
+"""One for each context of ``eagerly`` that is open; the first is torch's."""
 
 
-def eagerly(model: nn.Module) -> contextlib.AbstractContextManager:
-    """Context in which ``torch.compile``'d parts of ``model`` run uncompiled.
+@contextlib.contextmanager
+def eagerly() -> Iterator[None]:
+    """Context in which what ``torch.compile`` has made, modules and functions, runs uncompiled.
 
     Hooks and modes that observe a run would be compiled along, or not be called. Before torch
-    2.6 there is no such context, and they are.
+    2.6 there is no such context, and they are. Passes that wait for each other leave it in any
+    order: the last one out lets torch compile again.
     """
-    is_compiled = any(
-        module.__dict__.get('_compiled_call_impl') is not None or '_orig_mod' in module._modules
-        for module in modules_of(model).values()
-    )
-    if is_compiled and hasattr(torch.compiler, 'set_stance'):
-        return torch.compiler.set_stance('force_eager')
-    return contextlib.nullcontext()
+    if 'torch._dynamo' not in sys.modules or not hasattr(torch.compiler, 'set_stance'):
+        yield  # nothing has been compiled
+        return
+    _running.append(_running[0] if _running else torch.compiler.set_stance('force_eager'))
+    try:
+        yield
+    finally:
+        stance = _running.pop()
+        if not _running:
+            stance.__exit__(None, None, None)
 
 
 @contextlib.contextmanager

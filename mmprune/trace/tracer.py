@@ -120,7 +120,7 @@ def _trace(
         escapes.awaited = {id(buffer): name for name, buffer in statistics.items()}
         with contextlib.ExitStack() as stack:
             for context in (
-                warnings.catch_warnings(), torch.enable_grad(), eagerly(model), interpreted(),
+                warnings.catch_warnings(), torch.enable_grad(), eagerly(), interpreted(),
                 log.installed(model, session.stored),
                 without_chance() if road.training else contextlib.nullcontext(),
             ):  # fmt: skip

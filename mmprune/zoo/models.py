@@ -127,15 +127,13 @@ def randomise(model: nn.Module) -> nn.Module:
 
     Weights keep the size of a signal (He et al., Delving Deep into Rectifiers, 2015, sec. 2.2):
     larger ones make networks with gates chaotic, so that rounding alone would differ.
-    Scales are drawn around 1, and so are boxes, none of which is turned inside out. Shifts are
-    drawn around 0: with a shift of 0 a removed channel stays 0
+    Scales are drawn around 1, shifts around 0: with a shift of 0 a removed channel stays 0
     behind a norm, and a layer scale of 1e-6 hides a whole branch.
     """
     with torch.no_grad():
         for module in model.modules():
             for name, parameter in module.named_parameters(recurse=False):
-                is_box = isinstance(module, nn.Embedding) and parameter.shape[1] == 4
-                if parameter.dim() > 1 and name in WEIGHTS and not is_box:
+                if parameter.dim() > 1 and name in WEIGHTS:
                     parameter.normal_(0, math.sqrt(2 / parameter[0].numel()))
                 elif 'bias' in name:
                     parameter.normal_(0, 0.3)

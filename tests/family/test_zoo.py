@@ -11,16 +11,14 @@ from mmprune.zoo.check import check_network
 from mmprune.zoo.models import drawn
 from mmprune.zoo.running import counted_run
 
-SPARSE = 'Sparse R-CNN'
 
-
-@pytest.mark.parametrize('name', ['Faster R-CNN', 'SimCC', 'DETR', 'Deformable DETR', SPARSE])
+@pytest.mark.parametrize('name', ['Faster R-CNN', 'SimCC', 'DETR', 'Deformable DETR'])
 def test_exact_and_counted_right(name: str) -> None:
     result = check_network(drawn(lambda: tiny(name), seed=0), name, Plan(size=64))
     assert result.problems == ()
     assert result.size == (192 if name == 'SimCC' else 64)
     assert result.independent_error < 1e-10
-    assert result.kept < (0.3 if name == SPARSE else 1)
+    assert result.kept < 1
 
 
 def test_configs_are_named_as_a_base_is() -> None:

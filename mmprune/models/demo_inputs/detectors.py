@@ -21,17 +21,34 @@ _FINDER = 'rpn_head'
 _proposing: ContextVar[Callable[..., list[Any]]] = ContextVar('_proposing')
 
 
+_LEARNED = '_decode_init_proposals'
+"""The method of a first stage whose boxes are weights, which a network with any numbers has turned
+inside out."""
+
+
 class _Proposer:
     """In the place of a first stage's ``predict_by_feat``: what this context proposes.
 
     Several passes through a network may wait for each other, each with images of its own.
     """
 
-    def __init__(self) -> None:
-        self.passes = 0
+    def __init__(self, part: nn.Module) -> None:
+        self.part, self.passes = part, 0
 
     def __call__(self, *outputs: Any, batch_img_metas: Any = None, **_: Any) -> list[Any]:
         return _proposing.get()(outputs, batch_img_metas)
+
+
+class _Placer(_Proposer):
+    """In the place of a first stage's boxes that are weights: as many others, and its features."""
+
+    def __call__(self, *_: Any, x: Any = (), **given: Any) -> list[Any]:
+        found: list[Any] = getattr(type(self.part), _LEARNED)(self.part, x=x, **given)
+        for number, proposals in enumerate(found):
+            shares = random_boxes(torch.empty(1, 1), len(proposals.bboxes), 100 + number)
+            boxes = torch.from_numpy(shares).to(x[0]) * proposals.imgs_whwh
+            proposals.bboxes = boxes + 0 * proposals.bboxes  # they are read all the same
+        return found
 
 
 @DEMO_INPUTS.register_module(name='BaseDetector')
@@ -132,8 +149,9 @@ def fixed_proposals(model: nn.Module, images: torch.Tensor) -> Iterator[list[Any
     with ExitStack() as stack:
         stack.callback(_proposing.reset, token)
         for part in _finders(model):
-            if hasattr(part, 'predict_by_feat'):
-                stack.enter_context(_replaced(vars(part)))
+            for name, kind in (('predict_by_feat', _Proposer), (_LEARNED, _Placer)):
+                if hasattr(part, name):
+                    stack.enter_context(_replaced(part, name, kind))
         yield found
 
 
@@ -147,16 +165,17 @@ def _proposals(images: torch.Tensor, number: int) -> Any:
 
 
 @contextmanager
-def _replaced(own: dict[str, Any]) -> Iterator[None]:
-    """Context in which a part's ``predict_by_feat`` proposes; the last one out puts it back."""
-    proposer = own.setdefault('predict_by_feat', _Proposer())
+def _replaced(part: nn.Module, name: str, kind: type[_Proposer]) -> Iterator[None]:
+    """Context in which a method of a part is another one; the last one out puts it back."""
+    own = vars(part)
+    proposer = own.setdefault(name, kind(part))
     proposer.passes += 1
     try:
         yield
     finally:
         proposer.passes -= 1
         if not proposer.passes:
-            own.pop('predict_by_feat', None)
+            own.pop(name, None)
 
 
 def _finders(model: nn.Module) -> list[nn.Module]:
