@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,22 +12,27 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
+import mmengine
 from mmengine.config import Config
-from mmengine.config.utils import ConfigParsingError
 from mmengine.fileio import BaseFileHandler
 from mmengine.fileio.io import file_handlers
 from mmengine.logging import print_log
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import init_default_scope
 
-from mmprune.building import refuse_options
+from mmprune.building import check_parts, refuse_options
 from mmprune.datafiles import parse_json, parse_yaml
 from mmprune.dependencies import require
 from mmprune.errors import InputError, MissingFileError, nearest
+from mmprune.fileio import no_file
+from mmprune.registry import DATASETS, HOOKS, LOOPS, MODELS
 from mmprune.renamed_configs import RENAMED
 
 _PACKAGE = Path(__file__).resolve().parent
+# Whose code is no config's: Python's, that of packages, and this one.
+_LIBRARIES = tuple(
+    map(str, (Path(os.__file__).parent, Path(mmengine.__file__).parents[1], _PACKAGE))
+)
 # In a normal install, and in a source tree.
 CONFIG_ROOTS = (_PACKAGE / '.mim' / 'configs', _PACKAGE.parent / 'configs')
 
@@ -125,9 +131,9 @@ def find_config(config: str | os.PathLike[str]) -> Path:
     Raises:
         MissingFileError: If there is none; the message offers similar names.
     """
-    path = Path(config).expanduser()
-    if path.is_file():
-        return path
+    if not no_file(config):
+        return Path(config).expanduser()
+    path = Path(str(config))
     own = [
         (file, root)
         for root in CONFIG_ROOTS
@@ -182,6 +188,7 @@ def enter_scope(cfg: Config) -> Iterator[None]:
     # What mmcv-lite says at every import. A network that needs those operators says so itself.
     warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention``')
     init_default_scope(scope)
+    check_parts(cfg, (MODELS, HOOKS, LOOPS, DATASETS), cfg.filename or 'the config')
     try:
         yield
     except ImportError as error:
@@ -252,8 +259,6 @@ def _read_base_noted() -> Iterator[list[str]]:
 
 def _read(file: Path, name: str) -> Config:
     """Read a config file; what it imports and inherits is read with it."""
-    # What goes wrong in data is no fault of a program.
-    of_data: tuple[type[Exception], ...] = () if file.suffix == '.py' else (Exception,)
     try:
         with _only_data(), _read_base_noted() as bases:
             cfg = Config.fromfile(file)
@@ -263,16 +268,14 @@ def _read(file: Path, name: str) -> Config:
         raise MissingFileError(f'{name}: a file it builds on is missing: {error}') from error
     except ImportError as error:
         raise InputError(f'{name}: {error}') from error
-    except (
-        OSError,
-        SyntaxError,
-        ConfigParsingError,
-        ValueError,
-        RecursionError,
-        yaml.YAMLError,
-        *of_data,
-    ) as error:
+    except Exception as error:  # it is a program
         reason = ' '.join(str(error).split()).rstrip('!.')
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
+        if own:
+            reason = (
+                f'line {own[-1].lineno} of {own[-1].filename}: {type(error).__name__}: {reason}'
+            )
         raise InputError(
             f'{name}: not a config file: {reason}. A config is a Python, YAML or JSON file of '
             'settings, such as configs/digits/resnet-small_1xb64_digits.py.'

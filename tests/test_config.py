@@ -53,6 +53,7 @@ def test_a_missing_config_is_refused_with_the_nearest_names() -> None:
         ('notes.txt', 'my notes', 'not a config file: Only py/yml/yaml/json'),
         ('broken.py', 'x = = 2', 'not a config file: invalid syntax'),
         ('cut.py', 'model = dict(\n    type=', 'not a config file'),
+        ('raises.py', 'a = 1\nb = null', r"line 2 of .*raises\.py: NameError: name 'null'"),
         ('broken.yaml', 'a: [1', 'not a config file'),
         ('broken.json', '{"a": ', 'not a config file'),
         ('orphan.py', "_base_ = './nothing.py'", 'a file it builds on is missing.*nothing.py'),
