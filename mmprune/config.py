@@ -107,6 +107,38 @@ def files_of(cfg: Config, *others: str | os.PathLike[str] | None) -> list[str]:
     return [file for file in dict.fromkeys(found) if _is_file(file)]
 
 
+def plain(value: Any) -> Any:
+    """A part of a config as data that JSON can hold; the same for two of equal meaning."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, str | int | float | None):
+        return value
+    named = getattr(value, '__qualname__', None)
+    return f'{value.__module__}.{named}' if named else re.sub(' at 0x[0-9a-f]+', '', repr(value))
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """What differs in plain settings: dotted names -> ``was ..., is ...``."""
+    old, new = dict(_leaves(before)), dict(_leaves(now))
+    return {
+        key: f'was {old.get(key)}, is {new.get(key)}'
+        for key in new | old
+        if new.get(key) != old.get(key)
+    }
+
+
+def _leaves(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
+    """The values in nested settings by dotted names."""
+    if isinstance(value, Mapping | list | tuple) and value:
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, each in items:
+            yield from _leaves(each, f'{name}.{key}' if name else str(key))
+    else:
+        yield name, [] if isinstance(value, Mapping | list | tuple) else value
+
+
 def _is_file(name: str) -> bool:
     try:
         return os.path.isfile(name)
@@ -188,7 +220,7 @@ def enter_scope(cfg: Config) -> Iterator[None]:
     # What mmcv-lite says at every import. A network that needs those operators says so itself.
     warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention``')
     init_default_scope(scope)
-    check_parts(cfg, (MODELS, HOOKS, LOOPS, DATASETS), cfg.filename or 'the config')
+    check_parts(dict(cfg.items()), (MODELS, HOOKS, LOOPS, DATASETS), cfg.filename or 'the config')
     try:
         yield
     except ImportError as error:

@@ -199,6 +199,30 @@ def test_an_option_that_a_class_does_not_have_is_told(
         built(tmp_path, model=model, default_scope='mmcls')
 
 
+@pytest.mark.parametrize(
+    ('part', 'message'),
+    [
+        (
+            dict(custom_hooks=[dict(type='mmprune.IterativePruning', end='x')]),
+            "custom_hooks: 0: IterativePruning: end: expected a whole number, found 'x'",
+        ),
+        (
+            dict(data=dict(dataset=dict(type='mmprune.Digits', max_refetch=1.5, pipeline=[]))),
+            'data: dataset: Digits: max_refetch: expected a whole number, found 1.5',
+        ),
+        (
+            dict(custom_hooks=[dict(type='mmprune.DMCP', slack=float('nan'))]),
+            'custom_hooks: 0: DMCP: slack: expected a number, found nan',
+        ),
+    ],
+)
+def test_an_option_of_another_type_is_told_before_anything_is_built(
+    part: dict, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=f'mine.py: {message}'):
+        built(tmp_path, model=dict(type='ResNet_CIFAR', depth=18), default_scope='mmcls', **part)
+
+
 def test_an_optimizer_that_there_is_not_is_told() -> None:
     wrapper = dict(optimizer=dict(type='SGDD', lr=0.1))
     told = r"the config: there is no optimizer 'SGDD'; did you mean 'SGD'"

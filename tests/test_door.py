@@ -239,7 +239,12 @@ def test_data_make_up_for_what_was_removed() -> None:
         (dict(latency=0.5, latency_of=lambda *_: None), r'latency\(pruner, subnet\) failed'),
         (dict(ratio=0.5, data=[DEMO], compensation=3), 'expected a config with a type.*found 3'),
         (
-            dict(ratio=0.5, data=[DEMO, 'x'], importance='Taylor', loss_fn=lambda net, x: net(x).sum()),
+            dict(
+                ratio=0.5,
+                data=[DEMO, 'x'],
+                importance='Taylor',
+                loss_fn=lambda net, x: net(x).sum(),
+            ),
             'loss_fn.model, batch. failed for batch 1: TypeError',
         ),
         (dict(flops=0.5), "no option 'flops'.* two FLOPs: .*; it takes ratio, macs, params"),

@@ -12,8 +12,9 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmprune.deploy import ChannelCfg, deploy_in_place
+from mmprune.deploy import deploy_in_place
 from mmprune.deploy.carry_over import carry_average, carry_optimizer, check_states
+from mmprune.deploy.channel_cfg import as_channel_cfg
 from mmprune.errors import InputError
 from mmprune.wrappers import unwrap
 
@@ -34,7 +35,7 @@ def deploy_in_training(runner: Runner, channel_cfg: Mapping[str, Any]) -> None:
         InputError: An optimizer's state, or the wrapper of the model, cannot be carried over.
             Nothing is changed then.
     """
-    cfg = ChannelCfg(channel_cfg)
+    cfg = as_channel_cfg(channel_cfg, f'{runner._load_from}: its channel config')
     optimizers = optimizers_of(runner.optim_wrapper)
     for optimizer in optimizers:
         check_states(optimizer)
