@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from importlib.util import find_spec
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from mmprune.errors import InputError, MissingFileError, nearest
 from mmprune.fileio import no_file
 from mmprune.registry import DATASETS, HOOKS, LOOPS, MODELS
 from mmprune.renamed_configs import RENAMED
+from mmprune.schema import checked
 
 _PACKAGE = Path(__file__).resolve().parent
 # Whose code is no config's: Python's, that of packages, and this one.
@@ -36,6 +38,18 @@ _LIBRARIES = tuple(
 # In a normal install, and in a source tree.
 CONFIG_ROOTS = (_PACKAGE / '.mim' / 'configs', _PACKAGE.parent / 'configs')
 
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(('model', 'data_preprocessor', 'pruner', 'prune_cfg', 'search_cfg'), Mapping),
+    **{
+        f'{part}_{what}': Mapping
+        for part in ('train', 'val', 'test')
+        for what in ('cfg', 'dataloader')
+    },
+    **dict.fromkeys(('optim_wrapper', 'default_hooks', 'randomness', 'env_cfg'), Mapping),
+    **dict.fromkeys(('default_scope', 'load_from', 'work_dir', 'log_level'), str),
+    **dict(custom_hooks=list, param_scheduler=Mapping | list, resume=bool),
+}
+"""What some settings must be."""
 _DISTILLED = "model=dict(type='mmprune.DistilledModel', architecture=..., teacher=..., ...)"
 _HERE = {
     'algorithm': "model=dict(type='mmprune.AutoSlim', architecture=<the network>, pruner=...)",
@@ -56,6 +70,10 @@ _HERE = {
     ),
 }
 """What MMRazor calls it -> what it is here."""
+# What mmengine says of settings when it builds something.
+_OF_SETTINGS = re.compile(
+    'must contain the key "type"|type must be a str or valid type|should be either all None'
+)
 
 
 def load_config(
@@ -81,6 +99,11 @@ def load_config(
         cfg.merge_from_dict(cfg_options or {})
     except (KeyError, TypeError) as error:
         raise InputError(f'{name}: --cfg-options {cfg_options} do not fit: {error}') from error
+    for key, kind in _KINDS.items():
+        checked(kind | None, cfg.get(key), f'{name}: {key}')
+    unnamed = [key for key in cfg if not str(key).isidentifier() or iskeyword(str(key))]
+    if unnamed:
+        raise InputError(f'{name}: not a config: {unnamed[0]!r} cannot be the name of a setting')
     for key in ('algorithm', 'searcher'):
         # It would be trained or pruned without them, and nobody would know.
         if isinstance(cfg.get(key), Mapping) and cfg[key].get('type'):
@@ -225,13 +248,15 @@ def enter_scope(cfg: Config) -> Iterator[None]:
         yield
     except ImportError as error:
         raise InputError(f'{where}: {error}. Install what is missing.') from error
-    except TypeError as error:
-        refuse_options(error, cfg.filename or 'the config')
-        raise
-    except KeyError as error:
+    except (TypeError, ValueError, KeyError) as error:
+        if isinstance(error, TypeError):
+            refuse_options(error, cfg.filename or 'the config')
         unknown = re.search(r'([\w.]+) is not in the [\w. -]+::[\w. -]+ registry', str(error))
         if unknown is None:
-            raise
+            if isinstance(error, InputError) or not _OF_SETTINGS.search(str(error)):
+                raise
+            reason = ' '.join(str(error).split())
+            raise InputError(f'{cfg.filename or "the config"}: {reason}') from error
         razor = about_mmrazor(unknown[1])
         if razor:
             raise InputError(f'{cfg.filename or "the config"}: dict({razor}') from error
