@@ -88,6 +88,8 @@ def search_subnet(
     cfg.val_cfg = deepcopy(cfg.search_cfg)  # a class in it stays what can be written
     cfg.val_cfg.update(resume=resume, **where)
     cfg.work_dir = absolute(work_dir_of(cfg, work_dir, '_search'))
+    if storage is not None and '://' not in str(storage):
+        check_outputs([storage])
     check_outputs(folders=[cfg.work_dir], inputs=files_of(cfg, checkpoint), patterns=WRITTEN)
     cfg.load_from, cfg.resume = None, False
     if cfg.get('train_dataloader'):  # without the others a Runner refuses its images

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from mmprune.dependencies import require
 from mmprune.errors import InputError
+from mmprune.fileio import no_file
 from mmprune.lock import only_run_in
 
 JOURNAL = 'study.journal'
@@ -21,6 +22,10 @@ JOURNAL = 'study.journal'
 RESULTS = 'search_results.json'
 WRITTEN = (JOURNAL, RESULTS, 'subnet_*.yaml', 'search.html', 'search.png')
 """What a search writes into its work directory."""
+
+
+_BEGIN = b'{"op_code"'
+"""How each line of a journal begins."""
 
 
 class StorageError(InputError):
@@ -45,6 +50,7 @@ def open_storage(where: str) -> Iterator[Any]:
             storage = optuna.storages.get_storage(database)
         else:
             database = None
+            _check_journal(where)
             Path(where).parent.mkdir(parents=True, exist_ok=True)
             journal = optuna.storages.journal.JournalFileBackend(where, lock_obj=_FileLock(where))
             storage = optuna.storages.JournalStorage(journal)
@@ -54,6 +60,24 @@ def open_storage(where: str) -> Iterator[Any]:
         if database is not None:
             database.remove_session()
             database.engine.dispose()
+
+
+def _check_journal(path: str) -> None:
+    """Refuse a file that is none, before a line is taken off or added.
+
+    Raises:
+        StorageError: It is something else.
+    """
+    if not os.path.lexists(path):
+        return
+    problem = no_file(path)
+    if not problem:
+        with open(path, 'rb') as file:
+            begin = file.read(len(_BEGIN))
+        # A killed process may have left only a part of a line.
+        problem = '' if _BEGIN.startswith(begin) else 'holds something else'
+    if problem:
+        raise StorageError(f'{path}: not the study of a search: it {problem}.')
 
 
 def _database(url: str) -> Any:

@@ -1,6 +1,7 @@
 """A study that several workers share: who evaluates what, who is dead, and what is written."""
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -175,9 +176,15 @@ def test_a_full_disk_is_told_and_nothing_is_lost(
 def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match='no such file of a search'):
         read_candidates(tmp_path)
-    (tmp_path / 'study.journal').write_text('{"format": "other"}\n')
-    with pytest.raises(StorageError, match='not the study of a search'):
-        read_candidates(tmp_path)
+    for other in ('{"format": "other"}\n', 'half a line', 'a: 1\nhalf'):
+        (tmp_path / 'study.journal').write_text(other)
+        for use in (read_candidates, opened):
+            with pytest.raises(StorageError, match='not the study of a search'):
+                use(str(tmp_path / 'study.journal'))
+        assert (tmp_path / 'study.journal').read_text() == other
+    os.mkfifo(tmp_path / 'pipe')
+    with pytest.raises(StorageError, match='is a device or a pipe'):
+        opened(str(tmp_path / 'pipe'))
     with pytest.raises(StorageError, match=r'nobase://me:\*\*\*@here/x: the study cannot be read'):
         read_candidates('nobase://me:secret@here/x')
     (tmp_path / 'file').write_text('')
