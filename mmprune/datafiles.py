@@ -104,7 +104,7 @@ def parse_yaml(text: str) -> Any:
 
 def write_data(content: Any, path: str | os.PathLike[str]) -> None:
     """Write plain data, as JSON or YAML by the name; read again before it gets that name."""
-    is_json = Path(path).suffix not in ('.yaml', '.yml')
+    is_json = not str(path).endswith(('.yaml', '.yml'))
     text = json.dumps(content, indent=1) if is_json else yaml.safe_dump(content, width=100)
     write_text(text if text.endswith('\n') else f'{text}\n', path)
 

@@ -201,6 +201,8 @@ def _place_of_file(path: str | os.PathLike[str]) -> Path:
 
 def _real(path: str | os.PathLike[str]) -> Path:
     """A place with all links followed."""
+    if not isinstance(path, str | os.PathLike):
+        raise UnwritableError(f'{path!r}: no name of a file, but a {type(path).__name__}.')
     if os.fspath(path).startswith('~'):  # as --out=~/x leaves it
         raise UnwritableError(
             f'{path}: what ~ stands for is known to your shell alone, and not behind a =. Write '

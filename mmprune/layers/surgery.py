@@ -121,6 +121,8 @@ def kept_after(where: str, size: int, index: Iterable[int], at_least: int = 1) -
         InputError: There is no such channel, or fewer than ``at_least`` would be left; ``where``
             begins the message.
     """
+    if not isinstance(index, Iterable):
+        raise InputError(f'{where}: expected numbers of channels, found {index!r}')
     numbers = index.tolist() if isinstance(index, torch.Tensor | np.ndarray) else list(index)
     wrong = [
         i

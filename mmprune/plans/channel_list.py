@@ -11,12 +11,14 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
+import torch
 
 from mmprune.deploy.channel_cfg import marked
 from mmprune.deploy.deployer import layers_with_channels, raw_channels
 from mmprune.deploy.shortcuts import sampled_index
 from mmprune.errors import InputError
 from mmprune.layers.layer import CONVS
+from mmprune.schema import checked
 from mmprune.supernet.supernet import Supernet
 from mmprune.trace import TraceNode
 
@@ -67,7 +69,10 @@ def widths_of_list(
             width of its layer.
     """
     layers = listed_layers(supernet, skip)
-    entries = list(channels)[int(has_input) : len(channels) - unused]
+    channels = channels.tolist() if isinstance(channels, torch.Tensor | np.ndarray) else channels
+    entries = checked(list, channels, 'channels, a list of widths')[
+        int(has_input) : len(channels) - unused
+    ]
     if len(entries) != len(layers):
         raise InputError(
             f'the list has {len(entries)} widths'

@@ -152,8 +152,7 @@ class StructurePruner(MMRazorNames, Planning, Searching, Switching):
 
     def get_max_channel_bins(self, max_channel_bins: int) -> dict[str, torch.Tensor]:
         """All bins of every group: ``{space_id: ones(n)}``."""
-        if max_channel_bins < 1:
-            raise InputError(f'at least 1 bin is needed, not {max_channel_bins}')
+        checked(Count, max_channel_bins, 'max_channel_bins')
         return {space_id: torch.ones(max_channel_bins) for space_id in self.channel_spaces}
 
     def bins_to_subnet(self, bins: Mapping[str, torch.Tensor], max_channel_bins: int) -> Subnet:
@@ -163,6 +162,7 @@ class StructurePruner(MMRazorNames, Planning, Searching, Switching):
         at least one channel stays.
         """
         counts = {}
+        checked(dict[str, torch.Tensor], bins, 'bins')
         for space_id, group in self.supernet.prunable_groups.items():
             if space_id not in bins or bins[space_id].numel() != max_channel_bins:
                 found = bins[space_id].numel() if space_id in bins else 'none'
@@ -195,6 +195,8 @@ class StructurePruner(MMRazorNames, Planning, Searching, Switching):
             ChannelCfgError: The config does not fit the model; nothing is changed.
             InputError: A subnet is given in the place of a channel config, or none is set.
         """
+        if not isinstance(supernet, nn.Module):
+            raise InputError(f'deploy_subnet takes a network, not a {type(supernet).__name__}')
         model = unwrap(supernet)
         prepared = self._supernet
         is_prepared = prepared is not None and prepared.model is model

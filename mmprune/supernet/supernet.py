@@ -41,6 +41,7 @@ from mmprune.trace import Road
 from mmprune.trace.model_state import Contents, untouched
 from mmprune.trace.roads import DemoInput, roads_of
 from mmprune.trace.walk import modules_of, walked_once
+from mmprune.weights import unusable
 
 Subnet = dict[str, torch.Tensor]
 """Kept channels of every prunable group: space_id -> 0/1 mask of the group's channels."""
@@ -338,10 +339,9 @@ class Supernet:
             return alive
         for space_id, group in groups.items():
             mask = subnet[space_id]
-            if not isinstance(mask, torch.Tensor):
-                raise SubnetError(
-                    f"subnet: the mask of '{space_id}' is no tensor, but a {type(mask).__name__}"
-                )
+            unfit = unusable(mask)
+            if unfit:
+                raise SubnetError(f"subnet: the mask of '{space_id}' {unfit}")
             values = mask.detach().cpu().numpy().ravel()
             keeps = values.astype(bool)
             if not np.array_equal(values, keeps):
@@ -358,9 +358,9 @@ class Supernet:
         labels, starts, bound = self._decided
         if not masks or not all([isinstance(mask, torch.Tensor) for mask in masks]):
             return False
-        kinds = {(mask.dtype, mask.device) for mask in masks}
+        kinds = {(mask.dtype, mask.device, mask.layout) for mask in masks}
         sizes = [mask.numel() for mask in masks]
-        if len(kinds) > 1 or [0, *accumulate(sizes)] != starts:
+        if len(kinds) > 1 or [0, *accumulate(sizes)] != starts or unusable(masks[0]):
             return False
         values = torch.cat([mask.detach().reshape(-1) for mask in masks]).cpu().numpy()
         keeps = values.astype(bool)

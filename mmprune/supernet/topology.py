@@ -194,7 +194,8 @@ def checked_options(leave_out: Sequence[str]) -> tuple[str, ...]:
     Raises:
         InputError: One is unknown.
     """
-    names = [leave_out] if isinstance(leave_out, str) else list(leave_out)
+    given = [leave_out] if isinstance(leave_out, str) else leave_out
+    names = checked(list[str], given, 'leave_out')
     unknown = [name for name in names if name not in _REASONS]
     if unknown:
         raise InputError(f'leave_out: {unknown[0]!r} is none of {", ".join(_REASONS)}')

@@ -49,8 +49,10 @@ ONES = torch.ones(1, 12, 1, 1)
         (put(INSIDE, 0.5 * ONES), "'expand' has values other than 0 and 1"),
         (put(INSIDE, 2 * ONES), "'expand' has values other than 0 and 1"),
         (put(INSIDE, float('nan') * ONES), "'expand' has values other than 0 and 1"),
-        (put(INSIDE, [1] * 12), "'expand' is no tensor, but a list"),
-        (put(INSIDE, None), "'expand' is no tensor, but a NoneType"),
+        (put(INSIDE, [1] * 12), "'expand' is a list, not a tensor"),
+        (put(INSIDE, None), "'expand' is a NoneType, not a tensor"),
+        (put(INSIDE, ONES.to_sparse()), "'expand' is of the layout torch.sparse_coo"),
+        (put(INSIDE, ONES.to('meta')), "'expand' has no numbers"),
     ],
 )
 def test_a_subnet_that_does_not_fit_is_refused(alter, message):
@@ -69,7 +71,19 @@ def test_a_subnet_that_does_not_fit_is_refused(alter, message):
 
 def test_something_else_than_a_subnet():
     model, pruner = prepared()
+    wrong = {
+        'bins: expected a mapping, found 3': lambda: pruner.set_channel_bins(3, 2),
+        'max_channel_bins: expected a whole number': lambda: pruner.get_max_channel_bins(1.5),
+        'leave_out: expected a list, found 3': lambda: pruner.topology(3),
+        'a list of widths: expected a list, found 3': lambda: pruner.channel_list_cfg(3),
+        "layer 'stem.0', outputs: expected numbers": lambda: pruner.plan('stem.0', 3),
+        'takes a network, not a str': lambda: pruner.deploy_subnet('x', pruner.export_subnet()),
+        'None: no name of a file, but a NoneType': lambda: pruner.save_plans(None),
+    }
     with nothing_changes(model, pruner):
+        for message, use in wrong.items():
+            with pytest.raises(InputError, match=message):
+                use()
         with pytest.raises(InputError, match='expected a dict of masks, not a list'):
             pruner.set_subnet([torch.ones(8)])
         with pytest.raises(InputError, match='2 of 2 groups are missing'):
