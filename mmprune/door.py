@@ -21,7 +21,7 @@ from mmprune.building import options_of
 from mmprune.compensation import CompensationReport, batches_of, run_inputs
 from mmprune.deploy import VerifyReport
 from mmprune.errors import InputError, alternatives, in_words, listed
-from mmprune.execution import release
+from mmprune.execution import preparing, release
 from mmprune.formats import read_one_file, write_one_file
 from mmprune.pruners import ImportancePruner, RatioPruner
 from mmprune.pruners.budget import UNITS, about_macs
@@ -83,6 +83,7 @@ class Pruned:
     __repr__ = __str__
 
 
+@preparing()
 def prune(
     network: nn.Module,
     demo_input: DemoInput,

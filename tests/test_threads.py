@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import mmprune
 from mmprune.pruners import RatioPruner
 
 
@@ -61,6 +62,11 @@ def test_what_runs_while_a_subnet_is_set_is_right(execution: str, threads: int) 
     try:
         for index in range(200):
             pruner.set_subnet(subnets[index % 3])
+            if index % 40 == 0:
+                assert pruner.verify_subnet(subnet=subnets[1]).ok
+                with torch.no_grad():
+                    small = pruner.deploy_subnet(model)(x)
+                assert (small - expected[index % 3]).abs().max() < 1e-5
     finally:
         is_over.set()
         for thread in running:
@@ -69,6 +75,26 @@ def test_what_runs_while_a_subnet_is_set_is_right(execution: str, threads: int) 
     for result in found:
         assert isinstance(result, torch.Tensor), result
         assert min((result - each).abs().max().item() for each in expected) < 1e-5
+
+
+def test_networks_are_pruned_in_several_threads() -> None:
+    """Each its own, and all the same one, which stays as it is."""
+    shared, found = Small().eval(), []
+
+    def prune(network: nn.Module) -> None:
+        try:
+            found.append(mmprune.prune(network, torch.rand(2, 3, 6, 6), ratio=0.5).verified.ok)
+        except Exception as error:
+            found.append(error)
+
+    networks = [Small().eval(), Small().eval(), shared, shared]
+    threads = [threading.Thread(target=prune, args=(network,)) for network in networks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 4
+    assert not [module for module in shared.modules() if 'forward' in vars(module)]
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs processes that are forked')

@@ -5,6 +5,7 @@ from mmprune.execution.instrument import local_tensors
 from mmprune.execution.loading import Follow
 from mmprune.execution.mask_buffers import MASK_NAMES, MaskBuffers
 from mmprune.execution.prunable import prunable_statistics, prunable_tensors
+from mmprune.execution.ready import preparing
 from mmprune.execution.release import plain_copy, release, replaced_preparation
 from mmprune.execution.switchable_norms import SwitchableNorms
 
@@ -16,6 +17,7 @@ __all__ = [
     'SwitchableNorms',
     'local_tensors',
     'plain_copy',
+    'preparing',
     'prunable_statistics',
     'prunable_tensors',
     'release',

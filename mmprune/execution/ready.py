@@ -12,6 +12,8 @@ import copy
 import os
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -51,6 +53,7 @@ class _From(NamedTuple):
         return full is None or (full._version == self.version and full.data_ptr() == self.address)
 
 
+_preparing = threading.RLock()
 _every: weakref.WeakSet[Ready] = weakref.WeakSet()
 _forking: list[Ready] = []
 
@@ -131,8 +134,16 @@ class Ready:
         self._taken_from = taken
 
 
+@contextmanager
+def preparing() -> Iterator[None]:
+    """Trace, deploy or verify while no other thread does: all modules share what that changes."""
+    with _preparing:
+        yield
+
+
 def _wait_for_all() -> None:
     """Before a fork: a child must not inherit a run of another thread, which it would await."""
+    _preparing.acquire()
     _forking.extend(_every)
     for ready in _forking:
         ready.alone.acquire()
@@ -141,6 +152,7 @@ def _wait_for_all() -> None:
 def _go_on() -> None:
     while _forking:
         _forking.pop().alone.release()
+    _preparing.release()
 
 
 if hasattr(os, 'register_at_fork'):

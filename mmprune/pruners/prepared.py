@@ -5,7 +5,9 @@ from __future__ import annotations
 import abc
 import marshal
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from contextlib import nullcontext
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,10 +17,14 @@ from mmprune.channels import ChannelGroup
 from mmprune.channels.constraints import BoolArray
 from mmprune.cost import CostTable
 from mmprune.errors import InputError
+from mmprune.execution import preparing
 from mmprune.formats.cfg_codec import write_cfg
 from mmprune.pruners.arguments import checked_counts, checked_scores
 from mmprune.pruners.rounding import select_rounded
 from mmprune.supernet.supernet import Subnet, Supernet
+
+P = ParamSpec('P')
+T = TypeVar('T')
 
 
 class Exported:
@@ -47,6 +53,18 @@ def _written(cfg: Any) -> bytes | None:
         return marshal.dumps(cfg, 2) if type(cfg) is dict else None
     except ValueError:  # something in it is no plain data
         return None
+
+
+def alone(method: Callable[P, T]) -> Callable[P, T]:
+    """A method of a pruner during which its network runs in no other thread, and none prepares."""
+
+    @wraps(method)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        supernet = cast(Prepared, args[0])._supernet
+        with preparing(), nullcontext() if supernet is None else supernet.execution.alone:
+            return method(*args, **kwargs)
+
+    return run
 
 
 class Prepared(abc.ABC):

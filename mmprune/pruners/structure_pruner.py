@@ -22,6 +22,7 @@ from mmprune.formats.cfg_codec import read_cfg, write_cfg
 from mmprune.pruners.arguments import built_importance, default_input, refuse_subnet
 from mmprune.pruners.mmrazor_names import MMRazorNames
 from mmprune.pruners.planning import Planning
+from mmprune.pruners.prepared import alone
 from mmprune.pruners.searching import Searching
 from mmprune.pruners.switching import ChannelCfgLike, Switching
 from mmprune.registry import PRUNERS
@@ -95,6 +96,7 @@ class StructurePruner(MMRazorNames, Planning, Searching, Switching):
 
     # -- preparing ---------------------------------------------------------------------
 
+    @alone
     def prepare_from_supernet(
         self, supernet: nn.Module, demo_input: DemoInput | None = None
     ) -> None:
@@ -179,6 +181,7 @@ class StructurePruner(MMRazorNames, Planning, Searching, Switching):
 
     # -- channel configs ---------------------------------------------------------------
 
+    @alone
     def deploy_subnet(
         self, supernet: nn.Module, channel_cfg: ChannelCfgLike | None = None
     ) -> nn.Module:
@@ -227,6 +230,7 @@ class StructurePruner(MMRazorNames, Planning, Searching, Switching):
             )
         return deploy(model, cfg)
 
+    @alone
     def deploy_in_place(
         self,
         channel_cfg: Mapping[str, Any] | str | Path | None = None,
@@ -298,6 +302,7 @@ class StructurePruner(MMRazorNames, Planning, Searching, Switching):
 
     # -- checking ----------------------------------------------------------------------
 
+    @alone
     def verify_subnet(
         self, supernet: nn.Module | None = None, subnet: Mapping[str, torch.Tensor] | None = None
     ) -> VerifyReport:

@@ -101,7 +101,9 @@ def test_bins_that_do_not_fit(bins, count, message):
     model, pruner = prepared()
     with nothing_changes(model, pruner), pytest.raises(InputError, match=message):
         pruner.set_channel_bins(bins, count)
-    with pytest.raises(InputError, match='at least 1 bin is needed, not 0'):
+    with pytest.raises(
+        InputError, match='max_channel_bins: expected a whole number from 1, found 0'
+    ):
         pruner.get_max_channel_bins(0)
 
 
