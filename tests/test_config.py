@@ -56,6 +56,9 @@ def test_a_missing_config_is_refused_with_the_nearest_names() -> None:
         ('raises.py', 'a = 1\nb = null', r"line 2 of .*raises\.py: NameError: name 'null'"),
         ('broken.yaml', 'a: [1', 'not a config file'),
         ('broken.json', '{"a": ', 'not a config file'),
+        ('five.py', 'model = 5', 'model: expected a mapping, found 5'),
+        ('loader.yaml', 'train_dataloader: 5', 'train_dataloader: expected a mapping, found 5'),
+        ('subnet.yaml', 'backbone.conv1: {}', "'backbone.conv1' cannot be the name of a setting"),
         ('orphan.py', "_base_ = './nothing.py'", 'a file it builds on is missing.*nothing.py'),
         ('stranger.py', "custom_imports = dict(imports=['no_such_module'])", 'no_such_module'),
     ],
@@ -221,6 +224,15 @@ def test_an_option_of_another_type_is_told_before_anything_is_built(
 ) -> None:
     with pytest.raises(InputError, match=f'mine.py: {message}'):
         built(tmp_path, model=dict(type='ResNet_CIFAR', depth=18), default_scope='mmcls', **part)
+
+
+@pytest.mark.parametrize(
+    ('model', 'message'),
+    [(None, 'has no model'), ({}, 'must contain the key "type"'), ({'type': 3}, 'must be a str')],
+)
+def test_a_model_without_a_type_is_told(model: object, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f'mine.py: .*{message}'):
+        built(tmp_path, model=model, default_scope='mmcls')
 
 
 def test_an_optimizer_that_there_is_not_is_told() -> None:

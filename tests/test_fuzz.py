@@ -29,7 +29,8 @@ from mmprune.latency import Device, LatencyTable
 from mmprune.latency.shapes import shape_of
 from mmprune.latency.table import MeasuredLayer
 from mmprune.pruners.patterns import checked_ratios
-from mmprune.search.history import read_history
+from mmprune.search.history import Evaluation, read_history
+from mmprune.search.study import Study, read_candidates
 from mmprune.supernet.topology import LISTS, read_topology
 from mmprune.training.saved_state import check_saved
 
@@ -137,6 +138,16 @@ def table() -> LatencyTable:
     return LatencyTable(Device.of(), 'Net', '1x3x8x8', {'a': 8}, [('a', 0)], layers)
 
 
+def study(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a study with one evaluation."""
+    candidate = Evaluation(-1, 'random', 'key', 10, 5, 0.5, {'conv': 3}, metrics={'top1': 0.5})
+    own = Study(str(folder / 'study.journal'), 'one', {'weights': 'w'}, ['maximize'], folder)
+    own.claim(candidate)
+    own.finish(candidate, [0.5])
+    own.close()
+    return [json.loads(line) for line in (folder / 'study.journal').read_text().splitlines()]
+
+
 def formats(folder: Path) -> dict[str, Format]:
     """All of them, by name, with a good file of each in ``folder``."""
     _, pruner = prepared()
@@ -186,6 +197,7 @@ def formats(folder: Path) -> dict[str, Format]:
             'history.jsonl',
             lambda path: read_history(path, {}),
         ),
+        'study': Format(study(folder), 'study.journal', read_candidates),
         'config, YAML': Format(
             {'model': {'type': 'A', 'x': [1, {'y': 2}]}, 'custom_imports': {'imports': ['json']}},
             'config.yaml',
@@ -196,7 +208,7 @@ def formats(folder: Path) -> dict[str, Format]:
 
 NAMES = [
     *('channel config, YAML', 'channel config, JSON', 'units', 'plans', 'topology'),
-    *('latency table', 'ratios', 'sensitivities', 'history', 'config, YAML'),
+    *('latency table', 'ratios', 'sensitivities', 'history', 'study', 'config, YAML'),
 ]
 
 

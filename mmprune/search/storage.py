@@ -113,7 +113,7 @@ def storage_errors(where: str) -> Iterator[None]:
             f'{hidden(where)}: the study cannot be read or written ({type(error).__name__}: '
             f'{cause}). What it holds is safe: when this is mended, the search goes on from it.'
         ) from error
-    except (ValueError, KeyError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
         raise StorageError(f'{hidden(where)}: not the study of a search ({error!r}).') from error
 
 

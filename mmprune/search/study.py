@@ -25,6 +25,7 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from mmprune.dependencies import require
 from mmprune.errors import InputError, MissingFileError
 from mmprune.fileio import no_file
+from mmprune.schema import checked
 from mmprune.search.history import Evaluation, check_settings, read_history, write_history
 from mmprune.search.storage import (
     JOURNAL,
@@ -97,7 +98,8 @@ class Study:
         def read() -> tuple[list[Evaluation], dict[str, Evaluation]]:
             self._read()
             fresh, self._fresh = self._fresh, []
-            return fresh, {key: _evaluation(trial) for key, trial in self._running.items()}
+            with storage_errors(self.where):
+                return fresh, {key: _evaluation(trial) for key, trial in self._running.items()}
 
         fresh, self.claims = on_main(read)
         for evaluation in fresh:
@@ -169,7 +171,9 @@ class Study:
     def _read(self) -> None:
         """Put what is new into ``_fresh``, and what living workers are at into ``_running``."""
         with storage_errors(self.where):
-            trials = self._storage.get_all_trials(self._id, deepcopy=False)
+            self._take(self._storage.get_all_trials(self._id, deepcopy=False))
+
+    def _take(self, trials: Iterable[Any]) -> None:
         self._running = {}
         for trial in trials:
             if trial.number in self._settled or _CANDIDATE not in trial.user_attrs:
@@ -328,14 +332,15 @@ def read_candidates(
             )
         trials = storage.get_all_trials(found[name], deepcopy=False)
         settings = storage.get_study_user_attrs(found[name]).get(_SETTINGS, {})
-    if weights and settings.get('weights', weights) != weights:
+        own = settings.get('weights', weights)
+        is_done = [t.state.name == 'COMPLETE' and _CANDIDATE in t.user_attrs for t in trials]
+        evaluations = [*map(_evaluation, compress(trials, is_done))]
+    if weights and own != weights:
         raise InputError(
             f'{hidden(where)}: its candidates were evaluated with other weights than those of this '
             'checkpoint: give the checkpoint that was searched'
         )
-    is_done = [each.state.name == 'COMPLETE' and _CANDIDATE in each.user_attrs for each in trials]
-    evaluations = map(_evaluation, compress(trials, is_done))
-    return list({each.key: each for each in reversed([*evaluations])}.values())[::-1]
+    return list({each.key: each for each in reversed(evaluations)}.values())[::-1]
 
 
 def _given(evaluation: Evaluation) -> dict[str, Any]:
@@ -352,7 +357,12 @@ def _evaluation(trial: Any) -> Evaluation:
     """A trial's candidate, with what was found of it."""
     attrs = trial.user_attrs
     found = {key: value for key, value in attrs.get(_FOUND, {}).items() if key in _RESULTS}
-    return Evaluation(**{'metric': None, **attrs[_CANDIDATE], **found, 'index': trial.number})
+    given = {'metric': None, **attrs[_CANDIDATE], **found, 'index': trial.number}
+    try:
+        evaluation: Evaluation = checked(Evaluation, given, f'trial {trial.number}')
+    except InputError as error:
+        raise ValueError(str(error)) from None
+    return evaluation
 
 
 def _host() -> str:
