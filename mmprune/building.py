@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, get_type_hints
 
 from mmengine.registry import OPTIMIZERS, Registry, build_from_cfg
@@ -36,7 +37,9 @@ def build_checked(cfg: Any, registry: Registry, *args: Any, **kwargs: Any) -> An
     check_options(found, given, name)
     try:
         return build_from_cfg(cfg, registry, *args, **kwargs)
-    except TypeError as error:
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        if not isinstance(error, InputError):
+            check_types(found, {key: cfg[key] for key in given}, name)
         # A class that hands options on may set some of them itself.
         if 'multiple values for keyword argument' not in str(error):
             raise
@@ -94,11 +97,38 @@ def refuse_options(error: TypeError, source: str) -> None:
             ) from error
 
 
-def check_types(target: type, given: Mapping[str, Any], where: str) -> None:
-    """Refuse options of other types than a class says that it takes.
+def check_parts(config: Any, registries: Sequence[Registry], where: str) -> None:
+    """Refuse options of other types than mmprune's own classes say that they take.
 
     Args:
-        target: Options that it hands on are looked up in its bases.
+        config: All of a config, or a part.
+        registries: Where classes are that it calls ``mmprune.<name>``.
+        where: What the message calls it.
+
+    Raises:
+        InputError: Names the option, what is expected, and what was found.
+    """
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(config, Mapping):
+        items = config.items()
+        scope, _, name = str(config.get('type')).rpartition('.')
+        if scope == 'mmprune':
+            tables = map(_entries, registries)
+            found = next((table[name] for table in tables if name in table), object)
+            given = {key: value for key, value in items if key not in ('type', '_scope_')}
+            check_types(found, given, f'{where}: {name}')
+    elif isinstance(config, list | tuple):
+        items = enumerate(config)
+    for key, value in items:
+        if isinstance(value, Mapping | list | tuple):
+            check_parts(value, registries, f'{where}: {key}')
+
+
+def check_types(target: Callable[..., Any], given: Mapping[str, Any], where: str) -> None:
+    """Refuse options of other types than a class or function says that it takes.
+
+    Args:
+        target: Options that a class hands on are looked up in its bases.
         given: The options; those whose type is not said are not looked at.
         where: What the message calls them.
 
@@ -106,9 +136,12 @@ def check_types(target: type, given: Mapping[str, Any], where: str) -> None:
         InputError: Names the option, what is expected, and what was found.
     """
     hints: dict[str, Any] = {}
-    for each in reversed(target.__mro__):
-        if '__init__' in vars(each):
-            hints.update(get_type_hints(vars(each)['__init__']))
+    makers: list[Any] = [target]
+    if inspect.isclass(target):
+        makers = [vars(each).get('__init__') for each in reversed(target.__mro__)]
+    for maker in filter(inspect.isfunction, makers):
+        with suppress(NameError):  # a type that is imported for checkers alone
+            hints.update(get_type_hints(maker))
     for key, value in given.items():
         checked(hints.get(key, Any), value, f'{where}: {key}')
 

@@ -25,7 +25,7 @@ from mmengine.logging import HistoryBuffer, print_log
 from torch import Tensor, nn
 
 from mmprune.errors import InputError, MissingFileError, UnwritableError
-from mmprune.fileio import atomic_path
+from mmprune.fileio import atomic_path, no_file
 from mmprune.weights import check_weights, unusable
 from mmprune.wrappers import without_wrapper
 
@@ -61,10 +61,10 @@ def read_checkpoint(
         InputError: If it is not a checkpoint, is cut off, or holds something
             other than weights and plain data.
     """
+    problem = no_file(path)
+    if problem:
+        raise MissingFileError(f'{path}: the checkpoint {problem}.')
     file = Path(path).expanduser()
-    if not file.is_file():
-        what = 'is a folder' if file.is_dir() else 'does not exist'
-        raise MissingFileError(f'{path}: the checkpoint {what}.')
     torch.serialization.add_safe_globals(_allowed_globals())
     try:
         _check_sums(file)

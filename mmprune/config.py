@@ -3,33 +3,53 @@
 import logging
 import os
 import re
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from importlib.util import find_spec
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
-import yaml
+import mmengine
 from mmengine.config import Config
-from mmengine.config.utils import ConfigParsingError
 from mmengine.fileio import BaseFileHandler
 from mmengine.fileio.io import file_handlers
 from mmengine.logging import print_log
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import init_default_scope
 
-from mmprune.building import refuse_options
+from mmprune.building import check_parts, refuse_options
 from mmprune.datafiles import parse_json, parse_yaml
 from mmprune.dependencies import require
 from mmprune.errors import InputError, MissingFileError, nearest
+from mmprune.fileio import no_file
+from mmprune.registry import DATASETS, HOOKS, LOOPS, MODELS
 from mmprune.renamed_configs import RENAMED
+from mmprune.schema import checked
 
 _PACKAGE = Path(__file__).resolve().parent
+# Whose code is no config's: Python's, that of packages, and this one.
+_LIBRARIES = tuple(
+    map(str, (Path(os.__file__).parent, Path(mmengine.__file__).parents[1], _PACKAGE))
+)
 # In a normal install, and in a source tree.
 CONFIG_ROOTS = (_PACKAGE / '.mim' / 'configs', _PACKAGE.parent / 'configs')
 
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(('model', 'data_preprocessor', 'pruner', 'prune_cfg', 'search_cfg'), Mapping),
+    **{
+        f'{part}_{what}': Mapping
+        for part in ('train', 'val', 'test')
+        for what in ('cfg', 'dataloader')
+    },
+    **dict.fromkeys(('optim_wrapper', 'default_hooks', 'randomness', 'env_cfg'), Mapping),
+    **dict.fromkeys(('default_scope', 'load_from', 'work_dir', 'log_level'), str),
+    **dict(custom_hooks=list, param_scheduler=Mapping | list, resume=bool),
+}
+"""What some settings must be."""
 _DISTILLED = "model=dict(type='mmprune.DistilledModel', architecture=..., teacher=..., ...)"
 _HERE = {
     'algorithm': "model=dict(type='mmprune.AutoSlim', architecture=<the network>, pruner=...)",
@@ -50,6 +70,10 @@ _HERE = {
     ),
 }
 """What MMRazor calls it -> what it is here."""
+# What mmengine says of settings when it builds something.
+_OF_SETTINGS = re.compile(
+    'must contain the key "type"|type must be a str or valid type|should be either all None'
+)
 
 
 def load_config(
@@ -75,6 +99,11 @@ def load_config(
         cfg.merge_from_dict(cfg_options or {})
     except (KeyError, TypeError) as error:
         raise InputError(f'{name}: --cfg-options {cfg_options} do not fit: {error}') from error
+    for key, kind in _KINDS.items():
+        checked(kind | None, cfg.get(key), f'{name}: {key}')
+    unnamed = [key for key in cfg if not str(key).isidentifier() or iskeyword(str(key))]
+    if unnamed:
+        raise InputError(f'{name}: not a config: {unnamed[0]!r} cannot be the name of a setting')
     for key in ('algorithm', 'searcher'):
         # It would be trained or pruned without them, and nobody would know.
         if isinstance(cfg.get(key), Mapping) and cfg[key].get('type'):
@@ -101,6 +130,38 @@ def files_of(cfg: Config, *others: str | os.PathLike[str] | None) -> list[str]:
     return [file for file in dict.fromkeys(found) if _is_file(file)]
 
 
+def plain(value: Any) -> Any:
+    """A part of a config as data that JSON can hold; the same for two of equal meaning."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, str | int | float | None):
+        return value
+    named = getattr(value, '__qualname__', None)
+    return f'{value.__module__}.{named}' if named else re.sub(' at 0x[0-9a-f]+', '', repr(value))
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """What differs in plain settings: dotted names -> ``was ..., is ...``."""
+    old, new = dict(_leaves(before)), dict(_leaves(now))
+    return {
+        key: f'was {old.get(key)}, is {new.get(key)}'
+        for key in new | old
+        if new.get(key) != old.get(key)
+    }
+
+
+def _leaves(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
+    """The values in nested settings by dotted names."""
+    if isinstance(value, Mapping | list | tuple) and value:
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, each in items:
+            yield from _leaves(each, f'{name}.{key}' if name else str(key))
+    else:
+        yield name, [] if isinstance(value, Mapping | list | tuple) else value
+
+
 def _is_file(name: str) -> bool:
     try:
         return os.path.isfile(name)
@@ -125,9 +186,9 @@ def find_config(config: str | os.PathLike[str]) -> Path:
     Raises:
         MissingFileError: If there is none; the message offers similar names.
     """
-    path = Path(config).expanduser()
-    if path.is_file():
-        return path
+    if not no_file(config):
+        return Path(config).expanduser()
+    path = Path(str(config))
     own = [
         (file, root)
         for root in CONFIG_ROOTS
@@ -182,17 +243,20 @@ def enter_scope(cfg: Config) -> Iterator[None]:
     # What mmcv-lite says at every import. A network that needs those operators says so itself.
     warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention``')
     init_default_scope(scope)
+    check_parts(dict(cfg.items()), (MODELS, HOOKS, LOOPS, DATASETS), cfg.filename or 'the config')
     try:
         yield
     except ImportError as error:
         raise InputError(f'{where}: {error}. Install what is missing.') from error
-    except TypeError as error:
-        refuse_options(error, cfg.filename or 'the config')
-        raise
-    except KeyError as error:
+    except (TypeError, ValueError, KeyError) as error:
+        if isinstance(error, TypeError):
+            refuse_options(error, cfg.filename or 'the config')
         unknown = re.search(r'([\w.]+) is not in the [\w. -]+::[\w. -]+ registry', str(error))
         if unknown is None:
-            raise
+            if isinstance(error, InputError) or not _OF_SETTINGS.search(str(error)):
+                raise
+            reason = ' '.join(str(error).split())
+            raise InputError(f'{cfg.filename or "the config"}: {reason}') from error
         razor = about_mmrazor(unknown[1])
         if razor:
             raise InputError(f'{cfg.filename or "the config"}: dict({razor}') from error
@@ -252,8 +316,6 @@ def _read_base_noted() -> Iterator[list[str]]:
 
 def _read(file: Path, name: str) -> Config:
     """Read a config file; what it imports and inherits is read with it."""
-    # What goes wrong in data is no fault of a program.
-    of_data: tuple[type[Exception], ...] = () if file.suffix == '.py' else (Exception,)
     try:
         with _only_data(), _read_base_noted() as bases:
             cfg = Config.fromfile(file)
@@ -263,16 +325,14 @@ def _read(file: Path, name: str) -> Config:
         raise MissingFileError(f'{name}: a file it builds on is missing: {error}') from error
     except ImportError as error:
         raise InputError(f'{name}: {error}') from error
-    except (
-        OSError,
-        SyntaxError,
-        ConfigParsingError,
-        ValueError,
-        RecursionError,
-        yaml.YAMLError,
-        *of_data,
-    ) as error:
+    except Exception as error:  # it is a program
         reason = ' '.join(str(error).split()).rstrip('!.')
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
+        if own:
+            reason = (
+                f'line {own[-1].lineno} of {own[-1].filename}: {type(error).__name__}: {reason}'
+            )
         raise InputError(
             f'{name}: not a config file: {reason}. A config is a Python, YAML or JSON file of '
             'settings, such as configs/digits/resnet-small_1xb64_digits.py.'

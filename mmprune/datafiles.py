@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from mmprune.errors import InputError, MissingFileError
-from mmprune.fileio import write_text
+from mmprune.fileio import no_file, write_text
 
 DEEPEST = 64
 """How deep lists and mappings may be nested."""
@@ -54,15 +54,14 @@ def read_text(path: str | os.PathLike[str], what: str, error: type[InputError] =
     Raises:
         InputError: It is missing, no text, or may not be read.
     """
-    file = Path(path)
+    problem = no_file(path)
+    if problem:
+        kind = MissingFileError if error is InputError else error
+        raise kind(f'{path}: cannot be read as {what}: it {problem}')
     try:
-        if not file.is_file():
-            raise FileNotFoundError('it is a folder' if file.is_dir() else 'there is no such file')
-        return file.read_text(encoding='utf-8')
+        return Path(path).expanduser().read_text(encoding='utf-8')
     except (OSError, ValueError) as reason:
-        missing = isinstance(reason, FileNotFoundError) and error is InputError
-        kind = MissingFileError if missing else error
-        raise kind(f'{path}: cannot be read as {what}: {reason}') from reason
+        raise error(f'{path}: cannot be read as {what}: {reason}') from reason
 
 
 def parse_json(text: str) -> Any:

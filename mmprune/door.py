@@ -297,7 +297,7 @@ def _costs(pruner: ImportancePruner) -> dict[str, float]:
     """What the width that is set costs."""
     found: dict[str, float] = dict(pruner.cost())
     if pruner.latency is not None:
-        found['latency'] = float(pruner.latency(pruner, pruner.current_subnet()))
+        found['latency'] = pruner.measured_latency(pruner.current_subnet())
     return found
 
 

@@ -44,6 +44,22 @@ def in_words(put: Callable[[str], str]) -> Iterator[None]:
         raise type(error)(put(str(error))) from error
 
 
+@contextmanager
+def of_others(problem: str, advice: str) -> Iterator[None]:
+    """Tell what code of a user's raises as an :class:`InputError`: it is the finding.
+
+    Args:
+        problem: What could not be done, such as run a network on some data.
+        advice: What to give instead.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f'{problem}: {type(error).__name__}: {error}. {advice}') from error
+
+
 def nearest(name: str, known: Iterable[str], most: int = 12) -> str:
     """What a message offers in the place of an unknown name.
 

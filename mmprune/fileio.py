@@ -160,6 +160,19 @@ def check_outputs(
             )
 
 
+def no_file(path: str | os.PathLike[str]) -> str:
+    """Why a path is none of a file that can be read; empty if it is."""
+    try:
+        place = Path(path).expanduser()
+        if place.is_file():
+            return ''
+        if place.is_dir():
+            return 'is a folder'
+        return 'is a device or a pipe' if place.exists() else 'does not exist'
+    except (TypeError, ValueError, OSError, RuntimeError) as error:
+        return f'is no name of a file ({error})'
+
+
 @contextmanager
 def writable(name: str | os.PathLike[str]) -> Iterator[None]:
     """Turn what the system says about a place where nothing can be written into one message."""

@@ -53,6 +53,7 @@ def test_a_missing_config_is_refused_with_the_nearest_names() -> None:
         ('notes.txt', 'my notes', 'not a config file: Only py/yml/yaml/json'),
         ('broken.py', 'x = = 2', 'not a config file: invalid syntax'),
         ('cut.py', 'model = dict(\n    type=', 'not a config file'),
+        ('raises.py', 'a = 1\nb = null', r"line 2 of .*raises\.py: NameError: name 'null'"),
         ('broken.yaml', 'a: [1', 'not a config file'),
         ('broken.json', '{"a": ', 'not a config file'),
         ('orphan.py', "_base_ = './nothing.py'", 'a file it builds on is missing.*nothing.py'),
@@ -196,6 +197,30 @@ def test_an_option_that_a_class_does_not_have_is_told(
     """Of any class, at any depth of the config, and also where it hands options on to its base."""
     with pytest.raises(InputError, match=message):
         built(tmp_path, model=model, default_scope='mmcls')
+
+
+@pytest.mark.parametrize(
+    ('part', 'message'),
+    [
+        (
+            dict(custom_hooks=[dict(type='mmprune.IterativePruning', end='x')]),
+            "custom_hooks: 0: IterativePruning: end: expected a whole number, found 'x'",
+        ),
+        (
+            dict(data=dict(dataset=dict(type='mmprune.Digits', max_refetch=1.5, pipeline=[]))),
+            'data: dataset: Digits: max_refetch: expected a whole number, found 1.5',
+        ),
+        (
+            dict(custom_hooks=[dict(type='mmprune.DMCP', slack=float('nan'))]),
+            'custom_hooks: 0: DMCP: slack: expected a number, found nan',
+        ),
+    ],
+)
+def test_an_option_of_another_type_is_told_before_anything_is_built(
+    part: dict, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=f'mine.py: {message}'):
+        built(tmp_path, model=dict(type='ResNet_CIFAR', depth=18), default_scope='mmcls', **part)
 
 
 def test_an_optimizer_that_there_is_not_is_told() -> None:

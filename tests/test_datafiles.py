@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from mmprune.checkpoint import read_checkpoint
 from mmprune.config import load_config
 from mmprune.datafiles import read_data, write_data
 from mmprune.errors import InputError, MissingFileError
+from mmprune.search.study import read_candidates
 
 DEEP = 10**5
 LAUGHS = 'a0: &a0 [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]\n' + ''.join(
@@ -80,13 +82,27 @@ def test_configs_of_data_run_nothing(suffix: str, tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError, match=r'none\.yaml: cannot be read as data: there is no'):
-        read_data(tmp_path / 'none.yaml', 'data')
-    with pytest.raises(InputError, match='it is a folder'):
-        read_data(tmp_path, 'data')
-    os.mkfifo(tmp_path / 'pipe.json')
-    with pytest.raises(InputError, match='there is no such file'):
-        read_data(tmp_path / 'pipe.json', 'data')
+    os.mkfifo(tmp_path / 'pipe')
+    os.symlink('loop', tmp_path / 'loop')
+    places = {
+        tmp_path / 'none': 'does not exist',
+        tmp_path / 'loop': 'does not exist',
+        tmp_path: 'is a folder',
+        tmp_path / 'pipe': 'is a device or a pipe',
+        tmp_path / ('x' * 300): 'is no name of a file',
+        '~nobody-of-this-name/x': 'is no name of a file',
+        None: 'is no name of a file',
+        3: 'is no name of a file',
+    }
+    for place, problem in places.items():
+        for read in (lambda path: read_data(path, 'data'), read_checkpoint):
+            with pytest.raises(MissingFileError, match=problem):
+                read(place)
+    for place in ('x' * 300, '~nobody-of-this-name/x', None):
+        with pytest.raises(MissingFileError, match='no such config file'):
+            load_config(place)
+        with pytest.raises(MissingFileError, match='no such file of a search'):
+            read_candidates(place)
 
 
 @pytest.mark.parametrize('name', ['a.yaml', 'a.json', 'it\'s "a"\nname.json'])

@@ -23,7 +23,7 @@ from mmprune.missing_data import data_named
 from mmprune.models.deployed import check_belongs
 from mmprune.training.iterative_pruning import follow_checkpoint
 from mmprune.training.resuming import ExactResume, check_resumable, newest_checkpoint
-from mmprune.training.saved_state import check_optimizer, check_saved
+from mmprune.training.saved_state import check_optimizer, check_saved, warn_of_changes
 from mmprune.weights import check_weights
 from mmprune.wrappers import without_wrapper
 
@@ -83,6 +83,7 @@ def train(
         check_resumable(checkpoint, cfg.load_from)
         check_saved(checkpoint, cfg.load_from)
         # Samplers and workers are built with it, before mmengine reads it.
+        seed = cfg.get('randomness', {}).get('seed')
         cfg.randomness = {**cfg.get('randomness', {}), 'seed': checkpoint['meta'].get('seed')}
     with alone_in(cfg.work_dir, 'a training', launcher):
         runner = build_runner(cfg, launcher)
@@ -91,6 +92,7 @@ def train(
                 follow_checkpoint(runner, checkpoint)
                 check_fit(runner.model, checkpoint['state_dict'], cfg.load_from)
                 check_optimizer(runner, checkpoint, cfg.load_from)
+                warn_of_changes(runner, seed, checkpoint, cfg.load_from)
             else:
                 _check_overlap(runner, checkpoint['state_dict'], cfg.load_from)
             del checkpoint

@@ -19,7 +19,7 @@ from mmprune.compensation.units import Unit, units_of
 from mmprune.deploy import ChannelCfg, deploy
 from mmprune.deploy.channel_cfg import FORMAT, as_channel_cfg
 from mmprune.deploy.entries import FORMAT_KEY
-from mmprune.errors import InputError
+from mmprune.errors import InputError, of_others
 from mmprune.execution.instrument import STATE
 from mmprune.registry import COMPENSATIONS
 from mmprune.trace.kinds import CONVS, TRANSPOSED_CONVS
@@ -93,8 +93,10 @@ def built_method(method: str | Mapping[str, Any] | Compensation) -> Compensation
     """
     if isinstance(method, Compensation):
         return method
-    config = dict(type=method) if isinstance(method, str) else dict(method)
-    return COMPENSATIONS.build({'_scope_': 'mmprune', **config})
+    config = dict(type=method) if isinstance(method, str) else method
+    if isinstance(config, Mapping):
+        config = {'_scope_': 'mmprune', **config}
+    return COMPENSATIONS.build(config)
 
 
 def run_inputs(model: nn.Module, batch: Any) -> Any:
@@ -127,17 +129,13 @@ def _job(number: int, batch: Any, run: Forward) -> Callable[[nn.Module], Any]:
         if tensors and not any(leaf.numel() for leaf in tensors):
             raise InputError(f'data: batch {number} is empty')
         device = next((p.device for p in model.parameters()), torch.device('cpu'))
-        try:
+        with of_others(
+            f'data: {type(model).__name__} cannot be run on batch {number}',
+            'A batch is what the model takes, without labels; otherwise say what to run: '
+            'forward=lambda model, batch: model(batch[0])',
+        ):
             moved = tree_map(lambda v: v.to(device) if isinstance(v, torch.Tensor) else v, batch)
             return run(model, moved)
-        except InputError:
-            raise
-        except Exception as error:  # whatever a user's model raises is the finding
-            raise InputError(
-                f'data: {type(model).__name__} cannot be run on batch {number}: '
-                f'{type(error).__name__}: {error}. A batch is what the model takes, without '
-                'labels; otherwise say what to run: forward=lambda model, batch: model(batch[0])'
-            ) from error
 
     return job
 

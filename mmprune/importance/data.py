@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mmprune.channels import ChannelGroup, Member
-from mmprune.errors import InputError
+from mmprune.errors import InputError, of_others
 from mmprune.importance.base import Importance, MemberScores, ordered_members, scored
 from mmprune.trace.model_state import modes_kept
 
@@ -81,9 +81,17 @@ class DataImportance(Importance):
         prunable = {space_id: group for space_id, group in groups.items() if group.prunable}
         fresh: dict[Key, torch.Tensor] = {}
         count = 0
+
+        def run(model: nn.Module, batch: Any) -> torch.Tensor:
+            with of_others(
+                f'{self.name}: loss_fn(model, batch) failed for batch {count}',
+                'Give batches that it takes, or another loss_fn.',
+            ):
+                return loss_fn(model, batch)
+
         with _evaluating(model):
             for batch in batches:
-                for key, values in self.watch(model, prunable, loss_fn, batch).items():
+                for key, values in self.watch(model, prunable, run, batch).items():
                     values = values.cpu()
                     self._check(prunable[key[0]], key, values)
                     fresh[key] = fresh[key] + values if key in fresh else values

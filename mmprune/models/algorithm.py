@@ -96,6 +96,8 @@ def load_network(config: str | Path | Config, checkpoint: str | Path) -> BaseMod
 
 def build_model(cfg: Config) -> BaseModel:
     """Build the model of a config as a Runner does, data preprocessor included."""
+    if not isinstance(cfg.get('model'), Mapping):
+        raise InputError(f'{cfg.filename}: has no model: expected model=dict(type=..., ...)')
     model = deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)

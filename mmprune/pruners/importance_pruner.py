@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray
 from mmprune.channels.member_values import shared_sums
 from mmprune.cost import COLUMNS
-from mmprune.errors import InputError, check_choice
+from mmprune.errors import InputError, check_choice, of_others
 from mmprune.latency import TableLatency
 from mmprune.pruners.allocation import allocate_counts
 from mmprune.pruners.budget import (
@@ -102,7 +103,9 @@ class ImportancePruner(StructurePruner):
         latency: Latency | str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(importance=importance or dict(type='L1Importance'), **kwargs)
+        super().__init__(
+            importance=dict(type='L1Importance') if importance is None else importance, **kwargs
+        )
         if (ratio is None) == (budget is None):
             raise InputError('an ImportancePruner needs either ratio or budget')
         check_choice('scope', scope, SCOPES)
@@ -241,7 +244,7 @@ class ImportancePruner(StructurePruner):
             scores,
             self.budget or (),
             self.select,
-            self._measured_latency,
+            self.measured_latency,
             self._predicted_latencies,
         )
         if self.budget is not None:
@@ -300,9 +303,17 @@ class ImportancePruner(StructurePruner):
         warn_if_far(limits, costs.of(counts), TOLERANCE)
         return counts
 
-    def _measured_latency(self, subnet: Subnet) -> float:
-        assert callable(self.latency)
-        return self.latency(self, subnet)
+    def measured_latency(self, subnet: Subnet) -> float:
+        """What ``latency`` says of a subnet.
+
+        Raises:
+            InputError: It is no time.
+        """
+        with of_others('latency(pruner, subnet) failed', 'It must return the time of a subnet.'):
+            found = float(cast(Any, self.latency)(self, subnet))
+        if not 0 < found < math.inf:
+            raise InputError(f'latency(pruner, subnet) gave {found}, which is no time')
+        return found
 
     def _predicted_latencies(self, widths: IntArray) -> np.ndarray:
         assert isinstance(self.latency, TableLatency)

@@ -231,7 +231,7 @@ class NetworkSlimming(ImportancePruner):
         counts = {space_id: group.num_channels for space_id, group in groups.items()}
         counts.update({space_id: int((own >= value).sum()) for space_id, own in decided.items()})
         scores = {name: decided.get(name, np.zeros(g.num_channels)) for name, g in groups.items()}
-        return counts, SubnetCosts(self.supernet, scores, (), self.select, self._measured_latency)
+        return counts, SubnetCosts(self.supernet, scores, (), self.select, self.measured_latency)
 
     # -- subnets -----------------------------------------------------------------------
 

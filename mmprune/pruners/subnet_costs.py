@@ -12,7 +12,6 @@ from mmprune.channels import ChannelGroup
 from mmprune.channels.constraints import BoolArray
 from mmprune.channels.labels import IntArray
 from mmprune.cost import CostError
-from mmprune.errors import InputError
 from mmprune.supernet.supernet import Subnet, Supernet
 
 _OPTIONS = 64
@@ -69,7 +68,7 @@ class SubnetCosts:
             measures: dict[str, Callable[[], float]] = {
                 'macs': lambda: self.supernet.cost_model.macs(alive),
                 'params': lambda: self.supernet.cost_model.params(alive),
-                'latency': lambda: self._latency(alive),
+                'latency': lambda: self.latency(self.supernet.subnet_of(alive)),
             }
             self._costs[key] = {name: measures[name]() for name in self.names}
         return self._costs[key]
@@ -113,12 +112,6 @@ class SubnetCosts:
     def worth(self, space_id: str, count: int) -> float:
         """The sum of the scores that a count of channels keeps."""
         return float(self.scores[space_id][self.mask(space_id, count)].sum())
-
-    def _latency(self, alive: BoolArray) -> float:
-        found = float(self.latency(self.supernet.subnet_of(alive)))
-        if not 0 < found < float('inf'):
-            raise InputError(f'latency(pruner, subnet) gave {found}, which is no time')
-        return found
 
     def towards(self, counts: dict[str, int], space_id: str, ends: Counts) -> dict[str, int] | None:
         """Counts in which a group is another width, the next one on the way to an end.

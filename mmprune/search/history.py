@@ -8,14 +8,14 @@ power cut may have left at the end is dropped when the file is read.
 import hashlib
 import json
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
+from mmprune.config import changes, plain
 from mmprune.datafiles import parse_json, read_text
 from mmprune.errors import InputError
 from mmprune.execution import MASK_NAMES
@@ -118,14 +118,12 @@ def check_settings(of: str, wanted: dict[str, Any], found: dict[str, Any]) -> No
     Raises:
         InputError: They differ.
     """
-    wanted, found = dict(leaves(wanted)), dict(leaves(found))
-    changed = [key for key in wanted | found if wanted.get(key) != found.get(key)]
+    changed = changes(found, wanted)
     if changed:
-        key, more = changed[0], ', ...' if len(changed) > _LISTED else ''
+        key, more = next(iter(changed)), ', ...' if len(changed) > _LISTED else ''
         raise InputError(
-            f'{of}: is of another search: {", ".join(changed[:_LISTED])}{more} changed ({key} was '
-            f'{found.get(key)}, is {wanted.get(key)}). Start anew: without --resume, or with '
-            'another --study.'
+            f'{of}: is of another search: {", ".join([*changed][:_LISTED])}{more} changed ({key} '
+            f'{changed[key]}). Start anew: without --resume, or with another --study.'
         )
 
 
@@ -154,34 +152,12 @@ def configs_of(cfg: Mapping[str, Any], dataloader: Any, evaluator: Any) -> dict[
 
     def images_of(loader: Any) -> dict[str, Any]:
         given = loader if isinstance(loader, Mapping) else {'dataset': loader}
-        return {key: _plain(given.get(key)) for key in ('dataset', 'collate_fn')}
+        return {key: plain(given.get(key)) for key in ('dataset', 'collate_fn')}
 
     train = cfg.get('train_dataloader') or {}
     return {
-        **{key: _plain(cfg.get(key)) for key in ('model', 'data_preprocessor')},
+        **{key: plain(cfg.get(key)) for key in ('model', 'data_preprocessor')},
         'images': images_of(dataloader),
-        'evaluator': _plain(evaluator),
+        'evaluator': plain(evaluator),
         'training_images': {**images_of(train), 'batch_size': train.get('batch_size')},
     }
-
-
-def _plain(value: Any) -> Any:
-    """A part of a config as data that JSON can hold; the same for two of equal meaning."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, str | int | float | None):
-        return value
-    named = getattr(value, '__qualname__', None)
-    return f'{value.__module__}.{named}' if named else re.sub(' at 0x[0-9a-f]+', '', repr(value))
-
-
-def leaves(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
-    """The values in nested settings by dotted names."""
-    if isinstance(value, Mapping | list | tuple) and value:
-        items = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for key, each in items:
-            yield from leaves(each, f'{name}.{key}' if name else str(key))
-    else:
-        yield name, [] if isinstance(value, Mapping | list | tuple) else value

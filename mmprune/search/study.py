@@ -24,6 +24,7 @@ from mmengine.dist import broadcast_object_list, is_main_process
 
 from mmprune.dependencies import require
 from mmprune.errors import InputError, MissingFileError
+from mmprune.fileio import no_file
 from mmprune.search.history import Evaluation, check_settings, read_history, write_history
 from mmprune.search.storage import (
     JOURNAL,
@@ -312,12 +313,12 @@ def read_candidates(
     """
     where = str(source)
     if '://' not in where:
-        path = Path(source) / JOURNAL if Path(source).is_dir() else Path(source)
-        if path.suffix == '.jsonl':
-            return read_history(path)
-        if not path.is_file():
-            raise MissingFileError(f'{path}: there is no such file of a search.')
-        where = str(path)
+        where = os.path.join(where, JOURNAL) if os.path.isdir(where) else where
+        if where.endswith('.jsonl'):
+            return read_history(Path(where))
+        problem = no_file(where)
+        if problem:
+            raise MissingFileError(f'{where}: there is no such file of a search: it {problem}.')
     with open_storage(where) as storage, storage_errors(where):
         found = {each.study_name: each._study_id for each in storage.get_all_studies()}
         name = next(iter(found), '') if study is None and len(found) == 1 else study

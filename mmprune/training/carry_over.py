@@ -12,8 +12,8 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmprune.deploy import ChannelCfg
 from mmprune.deploy.carry_over import deploy_with_training
+from mmprune.deploy.channel_cfg import as_channel_cfg
 from mmprune.errors import InputError
 from mmprune.wrappers import unwrap
 
@@ -34,6 +34,7 @@ def deploy_in_training(runner: Runner, channel_cfg: Mapping[str, Any]) -> None:
         InputError: An optimizer's state, or the wrapper of the model, cannot be carried over.
             Nothing is changed then.
     """
+    cfg = as_channel_cfg(channel_cfg, f'{runner._load_from}: its channel config')
     model = runner.model
     wrapped = is_model_wrapper(model)
     if wrapped and not isinstance(model, DistributedDataParallel):
@@ -42,7 +43,7 @@ def deploy_in_training(runner: Runner, channel_cfg: Mapping[str, Any]) -> None:
             'Set deploy=False, and deploy the checkpoint after training'
         )
     optimizers, averages = optimizers_of(runner.optim_wrapper), averaged_models(runner)
-    deploy_with_training(unwrap(model), ChannelCfg(channel_cfg), optimizers, averages)
+    deploy_with_training(unwrap(model), cfg, optimizers, averages)
     if wrapped:
         runner.model = runner.wrap_model(runner.cfg.get('model_wrapper_cfg'), model.module)
 

@@ -12,6 +12,7 @@ from mmprune.errors import InputError
 from mmprune.pruners import StructurePruner
 from mmprune.registry import HOOKS
 from mmprune.training.iterative_pruning import IterativePruning
+from mmprune.training.saved_state import check_tensors, saved_by_hook
 
 SHARES_KEY = 'mmprune_shares'
 """Where a checkpoint has the shares in which its filters are mixed."""
@@ -142,14 +143,14 @@ class DCFF(IterativePruning):
         super().after_load_checkpoint(runner, checkpoint)
         if self.is_deployed:
             return
-        self._shares = checkpoint.get(SHARES_KEY, {})
-        for name, logs in self._shares.items():
-            group = self.pruner.channel_groups.get(name)
-            if group is None or logs.shape != (group.num_channels, group.num_channels):
-                raise InputError(
-                    f'{runner._load_from}: mixes {len(logs)} filters of {name}, of which the '
-                    f'network has {getattr(group, "num_channels", "none")}'
-                )
+        path = runner._load_from
+        found = saved_by_hook(checkpoint, SHARES_KEY, dict[str, torch.Tensor], path)
+        if found is not None:
+            supernet = self.pruner.supernet
+            own = self.target.importance.all_shares(supernet.groups, supernet.model)
+            shapes = {name: shares.shape for name, shares in own.items()}
+            check_tensors({**dict.fromkeys(shapes), **found}, shapes, f'{path}: {SHARES_KEY}')
+        self._shares = found or {}
 
     def _mix_again(self) -> None:
         if self._shares and not self._mixings and not self.is_deployed:

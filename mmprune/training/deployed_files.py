@@ -22,7 +22,7 @@ from mmprune.deploy.onnx_contract import describe_onnx
 from mmprune.deploy.onnx_export import check_onnx, export_onnx
 from mmprune.errors import InputError, UnwritableError
 from mmprune.execution import MASK_NAMES
-from mmprune.fileio import atomic_folder, check_outputs, write_text
+from mmprune.fileio import atomic_folder, check_outputs, no_file, write_text
 from mmprune.models import AutoSlim
 from mmprune.models.algorithm import build_model, full_and_set_cost
 from mmprune.models.demo_inputs import exported
@@ -254,7 +254,7 @@ def check_place(
     """
     if onnx:
         check_onnx()
-    size = Path(checkpoint).stat().st_size if Path(checkpoint).is_file() else 0
+    size = 0 if no_file(checkpoint) else Path(checkpoint).expanduser().stat().st_size
     files = [folder / name for name in _names(onnx)]
     check_outputs(files, size=size, inputs=files_of(cfg, checkpoint, channel_cfg))
     path = Path(os.path.abspath(folder)).as_posix()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,21 @@ from mmprune.models.norm_statistics import kept_norm_statistics
 from mmprune.models.training_data import training_data
 from mmprune.pruners import MarkovPruner
 from mmprune.registry import HOOKS
+from mmprune.schema import Amount
 from mmprune.training.carry_over import averaged_models, loss_scale_of, write_masks
 from mmprune.training.pruner_hook import PrunerHook
+from mmprune.training.saved_state import check_state, check_tensors, saved_by_hook
 from mmprune.wrappers import without_wrapper
 
 STATE_KEY = 'mmprune_dmcp'
 """Where a checkpoint has the chains and the state of their optimizer."""
+
+
+@dataclass(frozen=True)
+class _State:
+    logits: torch.Tensor
+    optimizer: dict[str, Any]
+    first: dict[str, Amount] | None
 
 
 @HOOKS.register_module()
@@ -178,10 +188,18 @@ class DMCP(PrunerHook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Go on with the chains, if the training goes on."""
-        state = checkpoint.get(STATE_KEY)
+        where = f'{runner._load_from}: {STATE_KEY}'
+        state = saved_by_hook(checkpoint, STATE_KEY, _State, runner._load_from)
         if state is None or not runner._resume:
             return
+        logits = self.chains.logits
+        check_tensors({'logits': state.logits}, {'logits': logits.shape}, where, any_numbers=True)
+        if not torch.equal(state.logits.isfinite(), logits.isfinite().cpu()):
+            raise InputError(f'{where}: logits has numbers that are none')
+        check_state(self.optimizer, state.optimizer, f'{where}: ')
+        if state.first is not None and state.first.keys() != self.chains.limits.limits.keys():
+            raise InputError(f'{where}: first is of {", ".join(state.first)}, the budget is not')
         with torch.no_grad():
-            self.chains.logits.copy_(state['logits'])
-        self.optimizer.load_state_dict(state['optimizer'])
-        self.first = state['first']
+            logits.copy_(state.logits)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.first = state.first

@@ -15,6 +15,7 @@ from mmprune.errors import InputError
 from mmprune.models.sandwich import shared_subnet
 from mmprune.pruners import StructurePruner, Subnet
 from mmprune.registry import HOOKS
+from mmprune.schema import Whole
 from mmprune.training.carry_over import (
     averaged_models,
     deploy_in_training,
@@ -23,6 +24,7 @@ from mmprune.training.carry_over import (
 )
 from mmprune.training.deployed_files import write_deployed_config
 from mmprune.training.pruner_hook import PrunerHook, check_not_slimmable
+from mmprune.training.saved_state import check_tensors, saved_by_hook
 from mmprune.wrappers import without_wrapper
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -34,6 +36,7 @@ CHANNEL_CFG_KEY = 'mmprune_channel_cfg'
 """Where a checkpoint of a model that was deployed in place says which channels it has."""
 HEARD_KEY = 'mmprune_heard'
 """Where a checkpoint has what was heard since the last removal."""
+_HEARD = tuple[dict[tuple[str, str, tuple[int, ...]], torch.Tensor], Whole]
 
 
 @HOOKS.register_module()
@@ -270,9 +273,19 @@ class IterativePruning(PrunerHook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Deploy the model as in the training that the checkpoint is of, or go on listening."""
         self.follow(runner, checkpoint)
-        if HEARD_KEY in checkpoint and runner._resume and self.listen:
-            self.target.importance.reset()
-            self.target.importance.add(*checkpoint[HEARD_KEY])
+        path = runner._load_from
+        found = saved_by_hook(checkpoint, HEARD_KEY, _HEARD, path)
+        if found is None or not runner._resume or not self.listen:
+            return
+        sums, batches = found
+        shapes = {
+            key: (self.pruner.channel_groups[key[0]].num_channels, *values.shape[1:])
+            for key, values in sums.items()
+            if key[0] in self.pruner.channel_groups
+        }
+        check_tensors(sums, shapes, f'{path}: {HEARD_KEY}')
+        self.target.importance.reset()
+        self.target.importance.add(sums, batches)
 
     def follow(self, runner: Runner, checkpoint: Mapping[str, Any]) -> None:
         """Deploy a runner's model, if a checkpoint is that of a deployed one and it is not yet."""

@@ -19,6 +19,7 @@ from mmprune.pruners import StructurePruner, Subnet
 from mmprune.registry import HOOKS
 from mmprune.training.carry_over import optimizers_of
 from mmprune.training.pruner_hook import PrunerHook, check_not_slimmable
+from mmprune.training.saved_state import saved_by_hook
 
 CHOSEN_KEY = 'mmprune_chosen'
 """Where a checkpoint holds what stays of the channels that a growing penalty has chosen from."""
@@ -293,4 +294,5 @@ class GrowingPenalty(Regulariser):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Choose no others, if the training goes on."""
         if runner._resume:
-            self.chosen = checkpoint.get(CHOSEN_KEY)
+            path, kind = runner._load_from, dict[str, torch.Tensor]
+            self.chosen = saved_by_hook(checkpoint, CHOSEN_KEY, kind, path)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from mmengine.dist import get_rank
@@ -22,7 +22,16 @@ from mmprune.errors import InputError, MissingFileError
 from mmprune.fileio import atomic_path
 from mmprune.randomness import draw_by
 from mmprune.registry import HOOKS
-from mmprune.training.saved_state import OPTIMIZER_KEY
+from mmprune.schema import Metric, Range, Whole
+from mmprune.training.saved_state import (
+    OPTIMIZER_KEY,
+    SETTINGS_KEY,
+    check_schedulers,
+    check_tensors,
+    saved_by_hook,
+    schedules_in,
+    settings_of,
+)
 
 GRADIENTS_KEY = 'mmprune_gradients'
 """Where a checkpoint holds gradients that wait for the other batches of their step."""
@@ -30,8 +39,13 @@ DONE_KEY = 'mmprune_batches_done'
 """Where a checkpoint says how many batches of its epoch are done."""
 PATIENCE_KEY = 'mmprune_patience'
 """Where a checkpoint holds what each ``EarlyStoppingHook`` has counted."""
-_PATIENCE = ('wait_count', 'best_score')
 _NEEDED = ('meta', 'optimizer', 'message_hub')
+
+
+@dataclass
+class _Patience:
+    wait_count: Whole
+    best_score: Metric
 
 
 @HOOKS.register_module()
@@ -109,10 +123,11 @@ class ExactResume(Hook):
         """Keep how far the epoch is, and gradients that wait for other batches of their step."""
         checkpoint[DONE_KEY] = self._done
         checkpoint[PATIENCE_KEY] = [
-            {name: getattr(hook, name) for name in _PATIENCE} for hook in _early_stopping(runner)
+            {name: getattr(hook, name) for name in _Patience.__annotations__}
+            for hook in _early_stopping(runner)
         ]
-        saved = checkpoint.get('param_schedulers', [])
-        for state in itertools.chain(*(saved.values() if isinstance(saved, dict) else [saved])):
+        checkpoint[SETTINGS_KEY] = settings_of(runner.cfg)
+        for state in schedules_in(checkpoint.get('param_schedulers')):
             # OneCycleLR keeps a function, which would be code in the checkpoint; it has it anyway.
             for key in [key for key, value in state.items() if callable(value)]:
                 del state[key]
@@ -127,13 +142,20 @@ class ExactResume(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Take all of it, if the training goes on."""
-        if runner._resume:
-            self._done = checkpoint.get(DONE_KEY, 0)
-            for hook, counted in zip(
-                _early_stopping(runner), checkpoint.get(PATIENCE_KEY, ()), strict=False
-            ):
-                vars(hook).update(counted)
-            self._gradients = checkpoint.get(GRADIENTS_KEY, {})
+        if not runner._resume:
+            return
+        path = runner._load_from
+        check_schedulers(runner.param_schedulers, checkpoint.get('param_schedulers'), path)
+        so_far = Annotated[int, Range(0, checkpoint['meta']['iter'])]
+        self._done = saved_by_hook(checkpoint, DONE_KEY, so_far, path) or 0
+        counted = saved_by_hook(checkpoint, PATIENCE_KEY, list[_Patience], path) or ()
+        for hook, patience in zip(_early_stopping(runner), counted, strict=False):
+            vars(hook).update(vars(patience))
+        found = saved_by_hook(checkpoint, GRADIENTS_KEY, dict[str, torch.Tensor], path) or {}
+        shapes = {name: value.shape for name, value in runner.model.named_parameters()}
+        # They may be infinite: a gradient scaler leaves out the step.
+        check_tensors(found, shapes, f'{path}: {GRADIENTS_KEY}', any_numbers=True)
+        self._gradients = found
 
     def _draw(self, runner: Runner, what: str) -> None:
         device = next(runner.model.parameters()).device

@@ -18,6 +18,7 @@ from mmprune.fileio import atomic_path
 from mmprune.pruners import NetworkSlimming
 from mmprune.registry import HOOKS
 from mmprune.training.regularisers import ScaleL1
+from mmprune.training.saved_state import check_tensors, saved_by_hook
 
 HISTORY_KEY = 'mmprune_scales'
 """Where a checkpoint holds the scales of the epochs until then."""
@@ -140,8 +141,12 @@ class SlimmingPenalty(ScaleL1):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Go on recording, if the training goes on."""
-        if runner._resume:
-            self.history = list(checkpoint.get(HISTORY_KEY, []))
+        path = runner._load_from
+        found = saved_by_hook(checkpoint, HISTORY_KEY, list[torch.Tensor], path)
+        if runner._resume and found is not None:
+            shapes = dict.fromkeys(range(len(found)), self.scales().shape)
+            check_tensors(dict(enumerate(found)), shapes, f'{path}: {HISTORY_KEY}')
+            self.history = found
 
 
 def plot_scales(

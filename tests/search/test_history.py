@@ -42,7 +42,7 @@ def test_what_is_written_is_read_whatever_the_settings(tmp_path: Path) -> None:
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError, match='history of a search: there is no such file'):
+    with pytest.raises(MissingFileError, match='history of a search: it does not exist'):
         read_history(tmp_path / 'history.jsonl')
 
 

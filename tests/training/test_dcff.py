@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from pruned_network import IMAGE, Network
 from randomised import randomise
+from spoiled_states import assert_spoiled_states_are_refused
 from torch.func import functional_call
 
 from mmprune.checkpoint import read_checkpoint
@@ -154,6 +155,7 @@ def test_a_training_stopped_between_two_looks_goes_on_with_the_same_mixtures(
     train(cfg, tmp_path / 'resumed', resume=tmp_path / 'whole' / 'iter_8.pth')
     whole, resumed = (read_checkpoint(tmp_path / f / 'iter_12.pth') for f in ('whole', 'resumed'))
     torch.testing.assert_close(resumed['state_dict'], whole['state_dict'], rtol=0, atol=0)
+    assert_spoiled_states_are_refused(lambda: cfg, tmp_path / 'whole' / 'iter_8.pth', SHARES_KEY)
 
 
 @pytest.mark.parametrize('epoch', [1, 2])
@@ -175,7 +177,9 @@ def test_mixtures_of_another_network(trained: tuple[Runner, Path], tmp_path: Pat
     shares = content[SHARES_KEY]
     shares[next(iter(shares))] = torch.zeros(3, 3)
     torch.save(content, tmp_path / 'x.pth')
-    with pytest.raises(InputError, match=r'mixes 3 filters of .* of which the network has 8'):
+    with pytest.raises(
+        InputError, match=r'x\.pth: mmprune_shares: .* is of shape \(3, 3\), not \(8, 8\)'
+    ):
         evaluate(small(), tmp_path / 'x.pth', tmp_path)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from spoiled_states import assert_spoiled_states_are_refused
 from two_processes import in_two_processes
 
 from mmprune.checkpoint import read_checkpoint
@@ -78,6 +79,7 @@ def test_a_resumed_training_ends_like_one_that_ran_through(
     for key in ('state_dict', 'ema_state_dict', 'optimizer', 'mmprune_dmcp'):
         torch.testing.assert_close(found[key], expected[key], rtol=0, atol=0)
     assert found['mmprune_dmcp']['optimizer']['state'][0]['step'] == 8
+    assert_spoiled_states_are_refused(lambda: cfg, tmp_path / 'start.pth', 'mmprune_dmcp')
 
 
 def test_the_norms_know_nothing_of_it(trained: tuple[Any, Path], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A training that is stopped and resumed ends like one that ran through, to the last bit."""
 
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from mmengine.config import Config
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.registry import TRANSFORMS
 from mmengine.runner import CheckpointLoader
+from spoiled_states import assert_spoiled_states_are_refused
 from torch.utils.data import DataLoader, TensorDataset
 
 from mmprune.checkpoint import read_checkpoint
@@ -138,6 +140,14 @@ KINDS: dict[str, tuple[Callable[[], Config], str]] = {
 }
 
 
+# What of a hook is in its checkpoints.
+KEPT = {
+    'slimming': 'mmprune_scales',
+    'pruned by what it hears': 'mmprune_heard',
+    'gradients that wait': 'mmprune_gradients',
+}
+
+
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_resumed_training_ends_like_one_that_ran_through(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -159,6 +169,26 @@ def test_a_resumed_training_ends_like_one_that_ran_through(
     for key in whole.keys() & {'state_dict', 'ema_state_dict', 'optimizer', 'mmprune_gradients'}:
         torch.testing.assert_close(resumed[key], whole[key], rtol=0, atol=0)
     assert resumed['meta']['iter'] == whole['meta']['iter'] > before['meta']['iter']
+    if kind in KEPT:
+        assert_spoiled_states_are_refused(make, tmp_path / 'whole' / f'{stopped}.pth', KEPT[kind])
+
+
+def test_other_settings_are_told_and_other_schedules_refused(tmp_path: Path) -> None:
+    schedule = [dict(type='CosineAnnealingLR', T_max=4), dict(type='LinearLR', end=2)]
+    train(small(param_scheduler=schedule), tmp_path)
+    more = {'optim_wrapper.optimizer.lr': 7.0, 'randomness.seed': 5, 'log_level': 'WARNING'}
+    given = small(param_scheduler=schedule, **more)
+    runner = train(given, tmp_path / 'other', resume=tmp_path / 'epoch_3.pth')
+    (log,) = (tmp_path / 'other').rglob('*.log')
+    told = r'\.lr was 0\.1, is 7\.0, .*\.seed was 0, is 5\. What(.|\n)*nothing is left'
+    assert re.search(told, log.read_text())
+    assert runner.seed == 0
+    for other, message in (
+        (schedule[:1], 'are 2, and the config has 1'),
+        (schedule[::-1], 'are of another kind than LinearLR'),
+    ):
+        with pytest.raises(InputError, match=f'epoch_3.pth: its param_schedulers {message}'):
+            train(small(param_scheduler=other), tmp_path / 'x', resume=tmp_path / 'epoch_3.pth')
 
 
 def test_a_kill_while_saving_loses_no_checkpoint(
