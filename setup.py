@@ -85,7 +85,7 @@ setup(
     license='Apache-2.0',
     keywords=['channel pruning', 'slimmable networks', 'model compression', 'OpenMMLab'],
     packages=find_packages(include=['mmprune', 'mmprune.*']),
-    package_data={'mmprune': ['py.typed']},
+    package_data={'mmprune': ['py.typed', 'search/page.html']},
     cmdclass={'build_py': BuildWithMim},
     python_requires='>=3.10',
     install_requires=read_requirements('runtime'),

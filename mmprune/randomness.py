@@ -2,12 +2,24 @@
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import nn
+
+
+@contextmanager
+def random_state_kept(devices: Iterable[torch.device | int]) -> Iterator[None]:
+    """Put the random states of Python, numpy and torch, also on devices, back at the end."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=list(devices)):
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
 
 
 @contextmanager
@@ -20,16 +32,11 @@ def seeded(seed: int) -> Iterator[None]:
     Args:
         seed: Any integer that is not negative.
     """
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with random_state_kept(range(torch.cuda.device_count())):
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
+        yield
 
 
 def draw_by(*key: int | str, device: torch.device | None = None) -> None:

@@ -58,7 +58,7 @@ def project_files(
 
 
 def test_a_wheel_has_the_package_and_what_mim_needs(wheel: zipfile.ZipFile) -> None:
-    expected = project_files('mmprune', ['.py', '.typed'])
+    expected = project_files('mmprune', ['.html', '.py', '.typed'])
     for folder in ('configs', 'tools'):
         expected |= {f'mmprune/.mim/{name}' for name in project_files(folder)}
     expected.add('mmprune/.mim/model-index.yml')

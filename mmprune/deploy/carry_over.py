@@ -11,9 +11,42 @@ from torch import nn
 from mmprune.deploy.deployer import Replaced, deploy_in_place
 from mmprune.deploy.entries import ChannelCfg
 from mmprune.errors import InputError
+from mmprune.wrappers import unwrap
 
 
-def check_states(optimizer: torch.optim.Optimizer) -> None:
+def deploy_with_training(
+    model: nn.Module,
+    cfg: ChannelCfg,
+    optimizers: Iterable[torch.optim.Optimizer],
+    averages: Iterable[nn.Module],
+) -> None:
+    """Make a network the plain one of a channel config, with all that a training holds of it.
+
+    Args:
+        model: The network.
+        cfg: Fits it.
+        optimizers: Get the new parameters, with the states and gradients of the old ones.
+        averages: Copies of the network, or what holds one as ``.module``, which are cut like it.
+
+    Raises:
+        ChannelCfgError: The config does not fit. Nothing is changed then.
+        InputError: The state of an optimizer cannot be cut, or an average is no copy of the
+            network. Nothing is changed then.
+    """
+    optimizers = list(optimizers)
+    networks = [(average, unwrap(getattr(average, 'module', average))) for average in averages]
+    for optimizer in optimizers:
+        _check_states(optimizer)
+    for _, network in networks:
+        _check_average(network, model)
+    replaced = deploy_in_place(model, cfg)
+    for optimizer in optimizers:
+        _carry_optimizer(optimizer, replaced)
+    for average, network in networks:
+        _carry_average(average, network, cfg)
+
+
+def _check_states(optimizer: torch.optim.Optimizer) -> None:
     """Refuse an optimizer whose state does not say where a parameter's elements are.
 
     Raises:
@@ -29,7 +62,7 @@ def check_states(optimizer: torch.optim.Optimizer) -> None:
                 )
 
 
-def check_average(average: nn.Module, model: nn.Module) -> None:
+def _check_average(average: nn.Module, model: nn.Module) -> None:
     """Refuse an averaged network that is no copy of the model.
 
     Raises:
@@ -46,11 +79,11 @@ def check_average(average: nn.Module, model: nn.Module) -> None:
             )
 
 
-def carry_optimizer(optimizer: torch.optim.Optimizer, replaced: Iterable[Replaced]) -> None:
+def _carry_optimizer(optimizer: torch.optim.Optimizer, replaced: Iterable[Replaced]) -> None:
     """Give an optimizer the new parameters, with the states and gradients of the old ones.
 
     Args:
-        optimizer: Any whose state ``check_states`` accepts.
+        optimizer: Any whose state ``_check_states`` accepts.
         replaced: What ``deploy_in_place`` has replaced.
     """
     by_old = {id(entry.old): entry for entry in replaced}
@@ -71,14 +104,8 @@ def carry_optimizer(optimizer: torch.optim.Optimizer, replaced: Iterable[Replace
                 }
 
 
-def carry_average(average: Any, network: nn.Module, cfg: ChannelCfg) -> None:
-    """Cut an averaged model like the model that it averages.
-
-    Args:
-        average: A copy of the network, or what holds one as ``.module``.
-        network: The copy.
-        cfg: What the model was cut by.
-    """
+def _carry_average(average: Any, network: nn.Module, cfg: ChannelCfg) -> None:
+    """Cut an averaged model, which holds a copy of the network, like the model that it averages."""
     deploy_in_place(network, cfg)
     if hasattr(average, 'avg_parameters'):  # mmengine's hold their tensors a second time
         average.avg_parameters = (

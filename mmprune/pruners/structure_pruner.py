@@ -14,8 +14,8 @@ from mmprune.channels import Wishes
 from mmprune.channels.constraints import round_half_up
 from mmprune.compensation import Compensation, CompensationReport, compensate
 from mmprune.compensation.compensate import Forward
-from mmprune.deploy import ChannelCfgError, VerifyReport, deploy, deploy_in_place, deploy_parts
-from mmprune.deploy.carry_over import carry_average, carry_optimizer, check_average, check_states
+from mmprune.deploy import ChannelCfgError, VerifyReport, deploy, deploy_parts
+from mmprune.deploy.carry_over import deploy_with_training
 from mmprune.deploy.channel_cfg import ChannelCfg, as_channel_cfg
 from mmprune.errors import InputError, check_choice
 from mmprune.formats.cfg_codec import read_cfg, write_cfg
@@ -258,23 +258,13 @@ class StructurePruner(MMRazorNames, Planning, Searching, Switching):
                 network. Nothing is changed then.
         """
         supernet = self.supernet
-        optimizers = list(optimizers)
-        networks = [(average, unwrap(getattr(average, 'module', average))) for average in averages]
         alive = (
             supernet.alive
             if channel_cfg is None
             else read_cfg(supernet, as_channel_cfg(channel_cfg))
         )
         cfg = ChannelCfg(write_cfg(supernet, alive))
-        for optimizer in optimizers:
-            check_states(optimizer)
-        for _, network in networks:
-            check_average(network, supernet.model)
-        replaced = deploy_in_place(supernet.model, cfg)
-        for optimizer in optimizers:
-            carry_optimizer(optimizer, replaced)
-        for average, network in networks:
-            carry_average(average, network, cfg)
+        deploy_with_training(supernet.model, cfg, optimizers, averages)
         return supernet.model
 
     def compensate(

@@ -9,6 +9,7 @@ from html import escape
 from io import StringIO
 from logging import WARNING
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from mmengine.logging import print_log
@@ -19,89 +20,8 @@ from mmprune.search.picture import SearchPicture, draw_search, write_png
 
 SECONDS, SHARE = 60.0, 0.02
 """A search that runs is drawn no more often, and takes no larger share of its time for it."""
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
-body {{ margin: 2em auto; max-width: 1200px; padding: 0 1em; color: #222; background: #fff }}
-body, svg text {{ font-family: system-ui, 'DejaVu Sans', sans-serif !important }}
-svg {{ width: 100%; height: auto }}
-#front > *, #history > * {{ cursor: pointer }}
-.here {{ stroke: #000; stroke-width: 2px; opacity: 1 !important }}
-table {{ border-collapse: collapse; font-size: 90% }}
-th, td {{ padding: .3em 1em; text-align: right; border-bottom: 1px solid #ddd }}
-th:first-child, td:first-child, th:last-child, td:last-child {{ text-align: left }}
-#tip {{ position: absolute; display: none; pointer-events: none; padding: .7em 1em; font-size: 12px;
-  background: #fff; border: 1px solid #999; border-radius: 6px; box-shadow: 0 3px 14px #0003 }}
-#tip .groups {{ margin-top: .5em }}
-#tip .many span {{ min-width: 7em !important }}
-#tip .group {{ display: flex; gap: .5em; break-inside: avoid }}
-#tip .group span {{ flex: 1; min-width: 15em; overflow: hidden; text-overflow: ellipsis;
-  white-space: nowrap }}
-#tip .bar {{ width: 6em; height: .8em; background: #e4e7eb; align-self: center }}
-#tip .bar i {{ display: block; height: 100%; background: #4c78a8 }}
-#tip .number {{ min-width: 5em; text-align: right; white-space: nowrap }}
-</style>
-</head>
-<body>
-{picture}
-{table}
-<p>Point at a candidate to see its channels.</p>
-<div id="tip"></div>
-<script>
-const found = {data}
-const tip = document.getElementById('tip')
-const points = ['front', 'history'].map(name => {{
-  const group = document.getElementById(name), used = group.querySelectorAll('use')
-  return used.length ? [...used] : [...group.querySelectorAll(':scope > path, :scope > g path')]
-}})
-function element(kind, text, parent) {{
-  const made = document.createElement('div')
-  made.className = kind
-  made.textContent = text
-  parent.append(made)
-  return made
-}}
-function show(index, event) {{
-  const candidate = found.candidates[index]
-  tip.replaceChildren()
-  element('', candidate.what, tip).style.fontWeight = 'bold'
-  element('', candidate.cost, tip)
-  const columns = Math.min(4, Math.ceil(found.groups.length / 12))
-  const groups = element(columns > 2 ? 'groups many' : 'groups', '', tip)
-  groups.style.columns = columns
-  found.groups.forEach(([name, full], place) => {{
-    const row = element('group', '', groups), kept = candidate.channels[place]
-    row.append(Object.assign(document.createElement('span'), {{textContent: name}}))
-    const bar = document.createElement('i')
-    bar.style.width = `${{100 * kept / full}}%`
-    element('bar', '', row).append(bar)
-    element('number', `${{kept}} of ${{full}}`, row)
-  }})
-  tip.style.display = 'block'
-  const room = document.documentElement.clientWidth - tip.offsetWidth - 10
-  tip.style.left = `${{Math.max(0, Math.min(event.pageX + 14, scrollX + room))}}px`
-  tip.style.top = `${{event.pageY + 14}}px`
-}}
-points.forEach(all => all.forEach((point, index) => {{
-  const alike = points.map(each => each[index])
-  point.addEventListener('pointerenter', event => {{
-    alike.forEach(each => each.classList.add('here'))
-    show(index, event)
-  }})
-  point.addEventListener('pointerleave', () => {{
-    alike.forEach(each => each.classList.remove('here'))
-    tip.style.display = 'none'
-  }})
-}}))
-</script>
-</body>
-</html>
-"""
+_PAGE = Path(__file__).with_name('page.html')
+"""The page's template: in it ``$title`` and others stand for what is put in."""
 
 
 class SearchFiles:
@@ -142,7 +62,7 @@ def write_page(figure: Any, picture: SearchPicture, path: Path) -> None:
         picture: The search.
         path: The file.
     """
-    text = _PAGE.format(
+    text = Template(_PAGE.read_text(encoding='utf-8')).substitute(
         title=escape(picture.heading),
         picture=_as_svg(figure),
         table=_table(picture),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import operator
-import random
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -17,6 +16,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from mmprune.errors import InputError
+from mmprune.randomness import random_state_kept
 from mmprune.trace.copies import Contents, Copies
 from mmprune.trace.walk import forget_walks, modules_of, parameters_of
 
@@ -128,18 +128,6 @@ def _has_contents(tensor: torch.Tensor) -> bool:
     return not is_lazy(tensor) and not tensor.is_meta and tensor.layout is torch.strided
 
 
-@contextlib.contextmanager
-def _random_state_kept(devices: set[torch.device]) -> Iterator[None]:
-    """Restore the random state of torch, numpy and Python on leaving."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=list(devices)):
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
-
-
 class ModelState:
     """The state of a model as it is now, to be put back as often as wanted.
 
@@ -183,7 +171,7 @@ class ModelState:
         Yields:
             Has to be told of parameters before they are written to, if ``contents`` are given.
         """
-        with _random_state_kept(self._devices):
+        with random_state_kept(self._devices):
             try:
                 yield self._copies
             finally:

@@ -29,7 +29,7 @@ from mmprune.trace.requiring_grad import constant_buffers, requiring_grad, runni
 from mmprune.trace.roads import DemoInput as DemoInput
 from mmprune.trace.roads import Road, describe_input
 from mmprune.trace.roads import run_model as run_model
-from mmprune.trace.session import GradFn, Session, topological
+from mmprune.trace.session import GradFn, RecipeOf, Session, topological
 from mmprune.trace.stand_ins import ALL, FAITHFUL, StandIns
 from mmprune.trace.trace_graph import Edge, ModuleCall, TraceGraph, TraceNode, UsedWeights
 from mmprune.trace.training import noted_readers, train, who_differ
@@ -208,6 +208,7 @@ class _GraphReader:
         self.buffer_names = {(b.data_ptr(), b.shape): name for name, b in named.items()}
         self.parsers = table(BACKWARD_PARSERS)
         self.types: set[torch.dtype] = set()
+        self.recipe = self._recipes()
         self.order: list[GradFn] = []
         self.ids: dict[GradFn, int] = {}
 
@@ -273,14 +274,11 @@ class _GraphReader:
             **self._numbers(),
         )
 
-    def recipe(self, grad_fn: GradFn, output: int) -> Recipe | None:
-        """How a tensor of this road was computed from parameters, if that was seen."""
-
-        def name(tensor: torch.Tensor) -> str | None:
-            names = self.names.get(id(tensor))
-            return names[0] if names else self.all_buffers.get(id(tensor))
-
-        return self.escapes.recipes.of((grad_fn, output), name)
+    def _recipes(self) -> RecipeOf:
+        """Tells how tensors of this road were computed; holds what was seen of that alone."""
+        recipes = self.escapes.recipes
+        names = {**self.all_buffers, **{key: names[0] for key, names in self.names.items()}}
+        return lambda grad_fn, output: recipes.of((grad_fn, output), lambda t: names.get(id(t)))
 
     def _recipe_at(self, order: list[GradFn]) -> Callable[[Edge], Recipe | None]:
         return lambda edge: self.recipe(order[edge[0]], edge[1])

@@ -12,8 +12,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmprune.deploy import deploy_in_place
-from mmprune.deploy.carry_over import carry_average, carry_optimizer, check_states
+from mmprune.deploy.carry_over import deploy_with_training
 from mmprune.deploy.channel_cfg import as_channel_cfg
 from mmprune.errors import InputError
 from mmprune.wrappers import unwrap
@@ -36,9 +35,6 @@ def deploy_in_training(runner: Runner, channel_cfg: Mapping[str, Any]) -> None:
             Nothing is changed then.
     """
     cfg = as_channel_cfg(channel_cfg, f'{runner._load_from}: its channel config')
-    optimizers = optimizers_of(runner.optim_wrapper)
-    for optimizer in optimizers:
-        check_states(optimizer)
     model = runner.model
     wrapped = is_model_wrapper(model)
     if wrapped and not isinstance(model, DistributedDataParallel):
@@ -46,12 +42,8 @@ def deploy_in_training(runner: Runner, channel_cfg: Mapping[str, Any]) -> None:
             f'a {type(model).__name__} cannot be deployed in place: its shards would not follow. '
             'Set deploy=False, and deploy the checkpoint after training'
         )
-    averages = averaged_models(runner)
-    replaced = deploy_in_place(unwrap(model), cfg)
-    for optimizer in optimizers:
-        carry_optimizer(optimizer, replaced)
-    for average in averages:
-        carry_average(average, unwrap(average.module), cfg)
+    optimizers, averages = optimizers_of(runner.optim_wrapper), averaged_models(runner)
+    deploy_with_training(unwrap(model), cfg, optimizers, averages)
     if wrapped:
         runner.model = runner.wrap_model(runner.cfg.get('model_wrapper_cfg'), model.module)
 
