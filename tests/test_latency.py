@@ -250,7 +250,7 @@ def test_broken_tables_are_refused(fake, tmp_path, change, message):
     file.write_text(text)
     with pytest.raises(LatencyError, match=rf'table\.json: .*{message}'):
         LatencyTable.load(file)
-    with pytest.raises(InputError, match=r'missing\.json: .*tools/latency.* no such'):
+    with pytest.raises(InputError, match=r'missing\.json: .*tools/latency.* does not exist'):
         LatencyTable.load(tmp_path / 'missing.json')
 
 

@@ -129,6 +129,7 @@ def verdict(contents: Contents) -> list[str]:
         difference = mean_difference(rows, measure)
         if difference is not None:
             text += f'; {difference.signed} percentage points ahead on average'
+            text += f' of the rows of {len(difference.values)} seeds'
         lines.append(text)
     return lines
 
