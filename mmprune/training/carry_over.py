@@ -34,7 +34,7 @@ def deploy_in_training(runner: Runner, channel_cfg: Mapping[str, Any]) -> None:
         InputError: An optimizer's state, or the wrapper of the model, cannot be carried over.
             Nothing is changed then.
     """
-    cfg = as_channel_cfg(channel_cfg, f'{runner._load_from}: its channel config')
+    cfg = as_channel_cfg(channel_cfg)
     model = runner.model
     wrapped = is_model_wrapper(model)
     if wrapped and not isinstance(model, DistributedDataParallel):

@@ -11,6 +11,7 @@ import torch
 from mmengine.dist import all_reduce, is_main_process
 from mmengine.runner import Runner
 
+from mmprune.deploy.channel_cfg import as_channel_cfg
 from mmprune.errors import InputError
 from mmprune.models.sandwich import shared_subnet
 from mmprune.pruners import StructurePruner, Subnet
@@ -291,7 +292,8 @@ class IterativePruning(PrunerHook):
         """Deploy a runner's model, if a checkpoint is that of a deployed one and it is not yet."""
         channel_cfg = checkpoint.get(CHANNEL_CFG_KEY)
         if channel_cfg is not None and not self.is_deployed:
-            deploy_in_training(runner, channel_cfg)
+            source = f'{runner._load_from}: its channel config'
+            deploy_in_training(runner, as_channel_cfg(channel_cfg, source))
             self.channel_cfg = dict(channel_cfg)
 
 
