@@ -489,7 +489,7 @@ def test_behind_means_by_more_than_the_spread():
     assert row.margin('finetuned') < -1
     right_after, _, finetuned = verdict(contents())
     assert right_after.endswith(
-        'in 0, behind in 0; -3.00 ± 0.00 percentage points ahead on average of the rows of 1 seeds'
+        'in 0, behind in 0; -3.00 ± 0.00 percentage points ahead on average of the rows of 2 seeds'
     )
     assert 'in 0, behind in 1 (ResNet at 50%, L1, local); -3.02 ± 0.02 percentage' in finetuned
     text = markdown(contents())
