@@ -325,6 +325,8 @@ def _read(file: Path, name: str) -> Config:
         raise MissingFileError(f'{name}: a file it builds on is missing: {error}') from error
     except ImportError as error:
         raise InputError(f'{name}: {error}') from error
+    except UnboundLocalError as error:  # mmengine copies it to a temporary folder
+        raise InputError(f'{name}: cannot be read: {error.__context__ or error}') from error
     except Exception as error:  # it is a program
         reason = ' '.join(str(error).split()).rstrip('!.')
         frames = traceback.extract_tb(error.__traceback__)

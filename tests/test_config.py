@@ -1,5 +1,6 @@
 """Configs are found by path and by name, and what is none is refused with its name."""
 
+import errno
 import re
 import warnings
 from pathlib import Path
@@ -45,6 +46,15 @@ def test_an_installed_config_comes_before_a_source_tree(
 def test_a_missing_config_is_refused_with_the_nearest_names() -> None:
     with pytest.raises(FileNotFoundError, match=f'resnet_smal_digits.py: no such.*{NAME}'):
         load_config('resnet_smal_digits.py')
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr('tempfile.mkdtemp', full)
+    with pytest.raises(InputError, match=f'{NAME}: cannot be read: .*No space left'):
+        load_config(NAME)
 
 
 @pytest.mark.parametrize(
