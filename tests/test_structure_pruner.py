@@ -255,7 +255,7 @@ def test_bins_keep_their_share_of_every_group():
 
 def test_wrong_bins_are_refused():
     _, pruner = prepared()
-    with pytest.raises(InputError, match='at least 1 bin'):
+    with pytest.raises(InputError, match='max_channel_bins: expected a whole number from 1'):
         pruner.get_max_channel_bins(0)
     bins = pruner.get_max_channel_bins(3)
     with pytest.raises(InputError, match="'stem': expected 4 bins, found 3"):
