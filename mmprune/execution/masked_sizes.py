@@ -38,4 +38,5 @@ def masked_sizes(full: Any, kept: Any) -> Any:
     """A number, or several, in full size that know what is kept of each."""
     if isinstance(full, int):
         return MaskedSize(full, kept)
-    return sequence_like(full, list(map(masked_sizes, full, kept)))
+    parts = [masked_sizes(own, part) for own, part in zip(full, kept, strict=True)]
+    return sequence_like(full, parts)
